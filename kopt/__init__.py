@@ -1,0 +1,30 @@
+"""kopt: take a Keras 3 model from "it trains" to "it is small, fast and deployed".
+
+Importing kopt is light and changes nothing in the process: subpackages, and TensorFlow with them, load on first use.
+"""
+
+import importlib
+from typing import Any
+
+from kopt.core.errors import KoptError
+from kopt.core.records import Budget
+from kopt.version import __version__
+
+_SUBPACKAGES = ("core", "data", "export", "graph", "measure", "profile", "report")
+_FUNCTIONS = {"load_model": "kopt.graph", "optimize": "kopt.search"}
+
+__all__ = ["Budget", "KoptError", "__version__", *_SUBPACKAGES, *_FUNCTIONS]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"kopt.{name}")
+    if name in _FUNCTIONS:
+        value = getattr(importlib.import_module(_FUNCTIONS[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'kopt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

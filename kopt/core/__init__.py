@@ -1,0 +1,1 @@
+"""Records, configs, schemes, errors and files: NumPy and the standard library, never TensorFlow."""

@@ -1,0 +1,92 @@
+"""Everything kopt raises on purpose.
+
+```
+KoptError
+├── InputError (ValueError)              what the caller passed cannot be used; nothing was written
+│   ├── ConfigError                      an unknown or impossible setting
+│   ├── DataError                        arrays, folders or data sets that do not fit
+│   ├── NonFiniteError                   NaN or infinity in weights or data
+│   └── UnsupportedModelError            a model (or layer) this operation has no way to treat
+├── LoadError                            a file that cannot be opened as what it claims to be
+│   └── UnsafeModelError                 opening it would run code stored in the file
+├── OutputError (OSError)                a path that cannot be written
+│   └── OutputExistsError
+├── ExportError                          a converter failed or died
+│   └── ParityError                      the exported file does not compute what the model computes
+├── MeasurementError                     a runtime refused to run or to be measured
+└── MissingDependencyError (ImportError) an optional package is not installed
+```
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class KoptError(Exception):
+    """Base of every error that kopt raises on purpose."""
+
+
+class InputError(KoptError, ValueError):
+    """An argument cannot be used: the message says what was received, what is accepted and how to fix it."""
+
+
+class ConfigError(InputError):
+    """A setting is unknown or out of range."""
+
+
+class DataError(InputError):
+    """Data does not fit the model, or does not fit itself."""
+
+
+class NonFiniteError(InputError):
+    """NaN or infinity where only finite numbers make sense."""
+
+
+class UnsupportedModelError(InputError):
+    """The operation cannot treat this model; the message gives the reason and what works instead."""
+
+
+class LoadError(KoptError):
+    """A file is missing, damaged or not what its name says."""
+
+
+class UnsafeModelError(LoadError):
+    """Opening the file would execute code that is stored in it."""
+
+
+class OutputError(KoptError, OSError):
+    """An output path cannot be written."""
+
+
+class OutputExistsError(OutputError):
+    """The output path is taken and `overwrite` was not given."""
+
+
+class ExportError(KoptError):
+    """A converter failed.
+
+    Attributes:
+        log_tail: the last lines that the converter printed, newest last.
+    """
+
+    def __init__(self, message: str, log_tail: str = ""):
+        super().__init__(f"{message}\n{log_tail}" if log_tail else message)
+        self.log_tail = log_tail
+
+
+class ParityError(ExportError):
+    """The exported file opens but does not compute what the model computes."""
+
+
+class MeasurementError(KoptError):
+    """A file cannot be run or measured."""
+
+
+class MissingDependencyError(KoptError, ImportError):
+    """An optional package is missing; the message carries the command that adds it."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `" Did you mean 'x'?"` for the known name closest to `name`, or `""` if none is close."""
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,174 @@
+"""Files that are either whole or absent.
+
+Everything kopt writes goes to a temporary name beside the target, is flushed to the disk and renamed, so that a kill at
+any moment leaves the old file or the new one, never half of one.
+"""
+
+import contextlib
+import errno
+import gzip
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from kopt.core.errors import OutputError, OutputExistsError
+
+_CHUNK = 1 << 20
+_TEMPORARY = ".kopt-tmp"
+_CANNOT_WRITE = frozenset(
+    (
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.ENOTDIR,
+        errno.ENOENT,
+        errno.EFBIG,
+    )
+)
+
+
+def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Make sure that `path` can be written, before any long work starts. Leaves nothing behind.
+
+    Raises:
+        OutputExistsError: `path` exists and `overwrite` is false.
+        OutputError: the parent directory cannot be written, or could not be created.
+    """
+    path = Path(path).absolute()
+    with _as_output_error(path):
+        if not overwrite and path.exists():
+            raise OutputExistsError(
+                f"{path} exists. Choose another path, or replace it: `overwrite=True`, or `--force` on the command line."
+            )
+        place = next(ancestor for ancestor in path.parents if ancestor.exists())
+        with tempfile.NamedTemporaryFile(dir=place, prefix=".", suffix=_TEMPORARY) as probe:
+            probe.write(b"\0" * 4096)
+            probe.flush()
+            os.fsync(probe.fileno())
+    return path
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; what is written there becomes `path` when the block ends without error.
+
+    The block may create a file or a directory at the temporary path. On an error the temporary path is removed and
+    `path` is as it was.
+
+    Raises:
+        OutputExistsError: `path` exists and `overwrite` is false.
+        OutputError: the disk is full or the place cannot be written.
+    """
+    path = check_output(path, overwrite=overwrite)
+    with _as_output_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        holder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=_TEMPORARY))
+    staged = holder / path.name
+    try:
+        with _as_output_error(path):
+            yield staged
+            _flush(staged)
+            if path.is_dir():
+                # A directory cannot be replaced in one step: the old one steps aside and goes with the holder.
+                path.rename(holder / "replaced")
+            staged.replace(path)
+            _flush_directory(path.parent)
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def atomic_write(path: str | os.PathLike[str], content: str | bytes, *, overwrite: bool = False) -> Path:
+    """Write `content` (text as UTF-8) to `path` in one step. See `atomic_path` for what it raises."""
+    data = content.encode() if isinstance(content, str) else content
+    with atomic_path(path, overwrite=overwrite) as staged:
+        staged.write_bytes(data)
+    return Path(path)
+
+
+def remove_leftovers(directory: str | os.PathLike[str]) -> None:
+    """Remove the temporary files of writers that were killed in `directory`."""
+    for leftover in Path(directory).glob(f".*{_TEMPORARY}"):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+
+
+def size_bytes(path: str | os.PathLike[str]) -> int:
+    """Return the size of a file, or of all files in a directory, in bytes."""
+    return sum(file.stat().st_size for file in _files(Path(path)))
+
+
+def gzip_bytes(path: str | os.PathLike[str]) -> int:
+    """Return the size in bytes of a file or directory after gzip (level 6): what a download would cost."""
+    total = 0
+    for file in _files(Path(path)):
+        counter = _Counter()
+        with (
+            open(file, "rb") as source,
+            gzip.GzipFile(fileobj=counter, mode="wb", compresslevel=6, mtime=0) as sink,
+        ):
+            shutil.copyfileobj(source, sink, _CHUNK)
+        total += counter.count
+    return total
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file; of a directory, that of its sorted relative names and contents."""
+    path = Path(path)
+    digest = hashlib.sha256()
+    for file in _files(path):
+        if path.is_dir():
+            digest.update(file.relative_to(path).as_posix().encode() + b"\0")
+        with open(file, "rb") as source:
+            while chunk := source.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+class _Counter(io.RawIOBase):
+    """A sink that only counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        self.count += len(data)
+        return len(data)
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+@contextlib.contextmanager
+def _as_output_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, OutputError) or error.errno not in _CANNOT_WRITE:
+            raise
+        raise OutputError(
+            f"Cannot write {path}: {error.strerror or error}. Choose a place that you may write to and that has room."
+        ) from error
+
+
+def _flush(path: Path) -> None:
+    for file in _files(path):
+        with open(file, "rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def _flush_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

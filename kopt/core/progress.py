@@ -1,0 +1,29 @@
+"""How long work tells the caller where it stands."""
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Receives the steps of long work; the renderings are in `kopt.report`."""
+
+    def start(self, total: int) -> None:
+        """Announce the number of steps."""
+
+    def step(self, description: str) -> None:
+        """Announce that the step called `description` begins; the one before it is done."""
+
+    def finish(self) -> None:
+        """Announce that all steps are done, or that the work stopped."""
+
+
+class Silent:
+    """Says nothing."""
+
+    def start(self, total: int) -> None:
+        """Ignore."""
+
+    def step(self, description: str) -> None:
+        """Ignore."""
+
+    def finish(self) -> None:
+        """Ignore."""

@@ -10,17 +10,17 @@ from kopt.core.errors import KoptError
 from kopt.core.records import Budget
 from kopt.version import __version__
 
-_SUBPACKAGES = ("core", "data", "export", "graph", "measure", "profile", "report")
-_FUNCTIONS = {"load_model": "kopt.graph", "optimize": "kopt.search"}
+_SUBPACKAGES = ("core", "data", "export", "graph", "measure", "profile", "report", "search")
+_ATTRIBUTES = {"load_model": "kopt.graph", "optimize": "kopt.search"}
 
-__all__ = ["Budget", "KoptError", "__version__", *_SUBPACKAGES, *_FUNCTIONS]
+__all__ = ["Budget", "KoptError", "__version__", *_SUBPACKAGES, *_ATTRIBUTES]
 
 
 def __getattr__(name: str) -> Any:
     if name in _SUBPACKAGES:
         return importlib.import_module(f"kopt.{name}")
-    if name in _FUNCTIONS:
-        value = getattr(importlib.import_module(_FUNCTIONS[name]), name)
+    if name in _ATTRIBUTES:
+        value = getattr(importlib.import_module(_ATTRIBUTES[name]), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module 'kopt' has no attribute {name!r}")

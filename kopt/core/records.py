@@ -371,3 +371,23 @@ class OptimizationResult(Record):
     def pareto(self) -> tuple[Candidate, ...]:
         """The candidates that no other beats in metric, latency and size at once."""
         return tuple(candidate for candidate in self.candidates if candidate.pareto)
+
+
+@dataclasses.dataclass(frozen=True)
+class Check(Record):
+    """One line of what an installation has and lacks.
+
+    Attributes:
+        status: `"ok"`, `"missing"` (a feature is off) or `"warning"` (it works, but not well).
+        found: version or fact, in words.
+        remedy: what to do about it, e.g. a pip command; empty if nothing is to be done.
+    """
+
+    name: str
+    status: str
+    found: str
+    remedy: str = ""
+
+    def __post_init__(self) -> None:
+        if self.status not in ("ok", "missing", "warning"):
+            raise ConfigError(f"`status` must be ok, missing or warning. Received: {self.status!r}.")

@@ -1,0 +1,65 @@
+"""Export a model to .tflite, .onnx or a SavedModel directory, verified against the model."""
+
+import argparse
+from pathlib import Path
+
+import kopt
+from kopt.cli.common import show, show_text
+from kopt.core.errors import ConfigError
+from kopt.core.schemes import SCHEMES, get_scheme
+
+_FORMATS = {".tflite": "tflite", ".onnx": "onnx", "": "saved_model"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("model", metavar="MODEL", help=".keras, .h5 (Keras 3 or legacy) or SavedModel directory")
+    parser.add_argument("output", metavar="OUTPUT", help="x.tflite, x.onnx, or a directory for a SavedModel")
+    # No `choices`: the library's own error names the nearest scheme.
+    parser.add_argument("--scheme", default="float32", help=f"{', '.join(SCHEMES)} (.tflite only)")
+    parser.add_argument("--data", help="calibration data: .npz, a folder of class folders of images, a packaged name")
+    parser.add_argument("--samples", type=int, default=100, help="calibration examples")
+    parser.add_argument("--io-dtype", help="type of inputs and outputs: float32, int8, uint8 or int16")
+    parser.add_argument("--fallback", nargs="+", default=(), metavar="LAYER", help="layers that stay in float")
+    parser.add_argument("--batch-size", type=int, help="fixed number of examples a call (.tflite)")
+    parser.add_argument("--opset", type=int, default=17, help="ONNX operator set")
+    parser.add_argument("--force", action="store_true", help="replace OUTPUT if it exists")
+    parser.add_argument("--unsafe", action="store_true", help="open a model file that stores Python code, and run it")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    artifact = _export(options)
+    if options.json:
+        show_text(artifact.to_json())
+    else:
+        show(kopt.report.artifact_table(artifact))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> kopt.core.records.Artifact:
+    format = _FORMATS.get(Path(options.output).suffix)
+    if format is None:
+        raise ConfigError(f"OUTPUT ends in .tflite or .onnx, or is a directory name. Received: {options.output!r}.")
+    get_scheme(options.scheme)
+    if format != "tflite" and options.scheme != "float32":
+        raise ConfigError(f"Only .tflite files have schemes; {options.output!r} is float32. Leave out --scheme.")
+    model = kopt.export.open_model(options.model, safe_mode=not options.unsafe)
+    data = None
+    if options.data:
+        data = kopt.data.open_data(options.data, image_shape=kopt.measure.load(model).inputs[0].shape[1:]).train
+    if format == "saved_model":
+        return kopt.export.saved_model(model, options.output, data=data, overwrite=options.force)
+    if format == "onnx":
+        return kopt.export.onnx(model, options.output, data=data, opset=options.opset, overwrite=options.force)
+    return kopt.export.tflite(
+        model,
+        options.output,
+        scheme=options.scheme,
+        calibration=data,
+        samples=options.samples,
+        fallback=options.fallback,
+        io_dtype=options.io_dtype,
+        batch_size=options.batch_size,
+        overwrite=options.force,
+    )

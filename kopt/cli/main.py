@@ -1,0 +1,66 @@
+"""Parsing, the choice of subcommand, and what an error looks like."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from kopt.cli import bench, demo, doctor, export, optimize, report
+from kopt.core.errors import InputError, KoptError, LoadError
+from kopt.version import __version__
+
+COMMANDS = (demo, optimize, export, bench, report, doctor)
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Returns:
+        0 if what was asked was done, 1 if it failed or found nothing, 2 if the request cannot be carried out as it
+        stands, 130 if interrupted.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except KoptError as error:
+        if options.debug:
+            raise
+        _show(error, as_json=options.json)
+        return EXIT_USAGE if isinstance(error, (InputError, LoadError)) else EXIT_FAILED
+    except KeyboardInterrupt:
+        print("kopt: interrupted; start the same command again to go on", file=sys.stderr)  # noqa: T201
+        return EXIT_INTERRUPTED
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors end in the way to help, and nothing else."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\nSee `{self.prog} --help`.\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="kopt", description="Take a Keras 3 model from 'it trains' to 'it is small, fast and deployed'."
+    )
+    parser.add_argument("--version", action="version", version=f"kopt {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    for command in COMMANDS:
+        name = command.__name__.rpartition(".")[2]
+        summary = (command.__doc__ or "").strip().splitlines()[0]
+        sub = commands.add_parser(name, help=summary, description=summary)
+        command.add_arguments(sub)
+        sub.add_argument("--json", action="store_true", help="print the result as JSON on standard output, no progress")
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        sub.set_defaults(run=command.run)
+    return parser
+
+
+def _show(error: KoptError, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"error": type(error).__name__, "message": str(error)}))  # noqa: T201
+    print(f"kopt: error: {error}", file=sys.stderr)  # noqa: T201

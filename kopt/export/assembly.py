@@ -1,0 +1,80 @@
+"""The steps that all exporters share: from a converted file to a verified artifact with its manifest."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from kopt.core.environment import versions
+from kopt.core.files import atomic_path, gzip_bytes, sha256, size_bytes
+from kopt.core.records import Artifact, OperatorCount
+from kopt.core.schemes import Scheme
+from kopt.export.manifest import write_manifest
+from kopt.export.source import Source
+from kopt.export.verification import open_exported, parity_with_source, require_parity, require_same_signature
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """What a conversion says of the file it wrote."""
+
+    operators: tuple[OperatorCount, ...]
+    output_step: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+def assemble(
+    source: Source,
+    path: str | os.PathLike[str],
+    *,
+    format: str,
+    scheme: Scheme,
+    convert: Callable[[Path], Converted],
+    examples: Mapping[str, np.ndarray],
+    options: dict[str, str],
+    overwrite: bool,
+) -> Artifact:
+    """Convert to a temporary path, verify there, and only then give the file its name and its manifest.
+
+    Args:
+        source: the traced model.
+        path: final path.
+        format: of the record.
+        scheme: numeric scheme of the file.
+        convert: writes the file at the path it is given.
+        examples: arrays by input name on which file and model are compared.
+        options: settings for the manifest.
+        overwrite: replace what is at `path`.
+
+    Raises:
+        ExportError: the conversion failed, or the file does not do what the model does.
+        OutputError: `path` cannot be written.
+    """
+    with atomic_path(path, overwrite=overwrite) as staged:
+        converted = convert(staged)
+        runner = open_exported(staged)
+        require_same_signature(runner, source)
+        parity = parity_with_source(runner, source, examples)
+        require_parity(parity, scheme, converted.output_step)
+        artifact = Artifact(
+            path=os.fspath(path),
+            format=format,
+            scheme=scheme.name,
+            size_bytes=size_bytes(staged),
+            gzip_bytes=gzip_bytes(staged),
+            sha256=sha256(staged),
+            source_sha256=source.sha256,
+            inputs=runner.inputs,
+            outputs=runner.outputs,
+            operators=converted.operators,
+            options=options,
+            versions=versions(),
+            parity=parity,
+            notes=converted.notes,
+        )
+        # A manifest of an older file must not outlive it, even if the process dies between the two writes.
+        artifact.manifest_path.unlink(missing_ok=True)
+    write_manifest(artifact)
+    return artifact

@@ -1,0 +1,104 @@
+"""SavedModel to `.tflite`. Runs in the conversion child process only."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from ai_edge_litert import schema_py_generated as schema
+from tensorflow.lite.python import convert as tf_convert
+
+_IO_TYPES = {"float32": tf.float32, "int8": tf.int8, "uint8": tf.uint8, "int16": tf.int16}
+_OPS = tf.lite.OpsSet
+
+
+def convert(
+    saved_model: str,
+    signature: str,
+    output: str,
+    scheme: str,
+    io_dtype: str,
+    calibration: str | None,
+    keep_float: list[str],
+    select_ops: bool,
+    fused_rnn: bool,
+) -> None:
+    """Write the file.
+
+    Args:
+        saved_model: directory.
+        signature: key of the signature to convert.
+        output: path to write.
+        scheme: one of `kopt.core.schemes`, but `int4`, which starts from a finished `.tflite`.
+        io_dtype: type of inputs and outputs that are float in the model.
+        calibration: `.npz` of arrays by input name, first axis the samples; `None` if the scheme needs none.
+        keep_float: regular expressions; operators whose output tensor matches one stay in float.
+        select_ops: allow operators of the TensorFlow runtime in the file.
+        fused_rnn: the model holds a fused LSTM: only the converter's older quantizer treats it right.
+    """
+    converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=[signature])
+    _configure(converter, scheme, io_dtype, select_ops)
+    if calibration is not None:
+        converter.representative_dataset = _representative_dataset(calibration)
+    if fused_rnn and calibration is not None:
+        converter.experimental_new_quantizer = False
+    content = _convert_with_fallback(converter, scheme, keep_float) if keep_float else converter.convert()
+    Path(output).write_bytes(content)
+
+
+def _configure(converter: Any, scheme: str, io_dtype: str, select_ops: bool) -> None:
+    operators = [_OPS.TFLITE_BUILTINS]
+    if scheme != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if scheme == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    elif scheme == "int8":
+        operators = [_OPS.TFLITE_BUILTINS_INT8]
+    elif scheme == "int16x8":
+        operators = [_OPS.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8]
+    if io_dtype != "float32":
+        converter.inference_input_type = converter.inference_output_type = _IO_TYPES[io_dtype]
+    converter.target_spec.supported_ops = operators + ([_OPS.SELECT_TF_OPS] if select_ops else [])
+
+
+def _representative_dataset(path: str) -> Callable[[], Iterator[dict[str, np.ndarray]]]:
+    arrays = dict(np.load(path))
+
+    def samples() -> Iterator[dict[str, np.ndarray]]:
+        for index in range(len(next(iter(arrays.values())))):
+            yield {name: array[index : index + 1] for name, array in arrays.items()}
+
+    return samples
+
+
+def _convert_with_fallback(converter: Any, scheme: str, keep_float: list[str]) -> bytes:
+    """Quantize all operators but those whose output tensor matches `keep_float`.
+
+    The converter's public interface has no such switch; calibration and quantization are its two own steps.
+    """
+    converter._experimental_calibrate_only = True
+    calibrated = converter.convert()
+    names = output_names(calibrated)
+    kept = [name for name in names if any(re.search(pattern, name) for pattern in keep_float)]
+    for pattern in keep_float:
+        if not any(re.search(pattern, name) for name in names):
+            raise ValueError(f"no operator of the converted model matches {pattern!r}; it has {names}")
+    return tf_convert.mlir_quantize(
+        calibrated,
+        inference_type=_types_pb2(tf.int16 if scheme == "int16x8" else tf.int8),
+        input_data_type=converter.inference_input_type,
+        output_data_type=converter.inference_output_type,
+        denylisted_nodes=kept,
+    )
+
+
+def _types_pb2(dtype: tf.DType) -> int:
+    return tf_convert.convert_inference_tf_type_to_tflite_type(dtype, "inference_type")
+
+
+def output_names(content: bytes) -> list[str]:
+    """Return the names of the tensors that the operators of a `.tflite` file write, in order."""
+    graph = schema.ModelT.InitFromPackedBuf(content, 0).subgraphs[0]
+    return [graph.tensors[index].name.decode() for operator in graph.operators for index in operator.outputs]

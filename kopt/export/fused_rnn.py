@@ -1,0 +1,72 @@
+"""The one way to an integer LSTM: a tf_keras twin, whose LSTM the converter fuses into a single operator.
+
+The loop that a Keras 3 RNN becomes crashes the int8 calibrator of the TFLite converter
+(https://github.com/tensorflow/tensorflow/issues/75140). tf_keras marks its LSTM in the graph, and the converter turns
+the mark into UNIDIRECTIONAL_SEQUENCE_LSTM, which it quantizes. There is no such operator for the other RNN layers.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kopt.core.errors import UnsupportedModelError
+from kopt.core.schemes import Scheme
+from kopt.export.source import SIGNATURE, Source
+from kopt.graph import GraphView, to_tf_keras
+
+_ACCEPTED = "Accepted for such a model: the schemes float32, float16, dynamic and int4."
+
+
+def trace_fused(source: Source, directory: Path, scheme: Scheme) -> Source:
+    """Return `source` with its SavedModel made from a tf_keras twin with fused LSTMs, one example a call.
+
+    Raises:
+        UnsupportedModelError: the model has an RNN for which there is no integer operator; the message names it.
+    """
+    if scheme.name != "int8":
+        raise UnsupportedModelError(
+            f"{source.name} holds an RNN, and TFLite has no {scheme.name} operator for RNNs. {_ACCEPTED}"
+        )
+    if source.model is None:
+        raise UnsupportedModelError(
+            f"{source.name} holds a loop, which crashes the int8 calibrator (tensorflow#75140). {_ACCEPTED}"
+        )
+    _require_fusible(source)
+    twin = to_tf_keras(source.model, batch_size=1)
+    names, outputs = [info.name for info in source.inputs], [info.name for info in source.outputs]
+
+    def serve(**tensors: Any) -> dict[str, Any]:
+        result = twin([tensors[name] for name in names], training=False)
+        return dict(zip(outputs, map(tf.identity, tf.nest.flatten(result)), strict=True))
+
+    function = tf.function(serve)
+    specs = {i.name: tf.TensorSpec((1, *i.shape[1:]), i.dtype, name=i.name) for i in source.inputs}
+    concrete = function.get_concrete_function(**specs)
+    tf.saved_model.save(twin, str(directory), signatures={SIGNATURE: concrete})
+    inputs = tuple(dataclasses.replace(info, shape=(1, *info.shape[1:])) for info in source.inputs)
+    return dataclasses.replace(source, directory=directory, inputs=inputs)
+
+
+def _require_fusible(source: Source) -> None:
+    for path, layer in GraphView.of(source.model).walk():
+        reason = _why_not(layer)
+        if reason:
+            raise UnsupportedModelError(
+                f"Layer {path!r} ({type(layer).__name__}) cannot be quantized to int8: {reason}. {_ACCEPTED}"
+            )
+
+
+def _why_not(layer: Any) -> str | None:
+    if isinstance(layer, keras.layers.LSTM):
+        standard = layer.activation is keras.activations.tanh
+        standard = standard and layer.recurrent_activation is keras.activations.sigmoid
+        return None if standard else "only an LSTM with tanh and sigmoid is fused into an integer operator"
+    if isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional, keras.layers.TimeDistributed)):
+        return "its loop crashes the TFLite calibrator (tensorflow#75140), and only LSTM has an integer operator"
+    if isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False):
+        return "a masked LSTM is not fused into an integer operator, and its loop crashes the TFLite calibrator"
+    return None
+

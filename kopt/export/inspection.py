@@ -1,0 +1,104 @@
+"""What is inside an exported file: operators with counts and types, and the coarseness of its outputs."""
+
+import collections
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import onnx
+from ai_edge_litert import schema_py_generated as schema
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.framework import dtypes
+
+from kopt.core.records import OperatorCount
+
+_OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
+_TYPES = {code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
+_EDGE_OPERATORS = frozenset(("QUANTIZE", "DEQUANTIZE"))
+_PLUMBING = frozenset(("Const", "Identity", "NoOp", "Placeholder", "IdentityN"))
+
+
+@dataclasses.dataclass(frozen=True)
+class TFLiteContent:
+    """What a `.tflite` file computes with.
+
+    Attributes:
+        operators: by name and compute type; constant inputs of another type than the result are named, e.g.
+            `"float32, int8 weights"`.
+        float_operators: output tensors of the operators that compute in floating point, converting at the edges aside.
+        output_step: largest quantization step among the file's outputs; 0 if none is quantized.
+    """
+
+    operators: tuple[OperatorCount, ...]
+    float_operators: tuple[str, ...]
+    output_step: float
+
+
+def inspect_tflite(path: Path) -> TFLiteContent:
+    """Read the operators of all subgraphs of a `.tflite` file."""
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+    counts: collections.Counter[tuple[str, str]] = collections.Counter()
+    floats: list[str] = []
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            name, dtype = _tflite_operator(model, graph, operator)
+            counts[name, dtype] += 1
+            if dtype.startswith(("float", "bfloat")) and name not in _EDGE_OPERATORS:
+                floats.append(f"{name} {graph.tensors[operator.outputs[0]].name.decode()}")
+    return TFLiteContent(_counted(counts), tuple(floats), _output_step(model.subgraphs[0]))
+
+
+def inspect_onnx(path: Path) -> tuple[OperatorCount, ...]:
+    """Read the operators of an `.onnx` file; their types are those that shape inference finds."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load(path)).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
+    counts: collections.Counter[tuple[str, str]] = collections.Counter()
+    for node in graph.node:
+        code = types.get(node.output[0], 0)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(code).name if code else "unknown"
+        counts[node.op_type, dtype] += 1
+    return _counted(counts)
+
+
+def inspect_saved_model(directory: Path) -> tuple[OperatorCount, ...]:
+    """Read the operators of all functions of a SavedModel, without those that only pass tensors on."""
+    proto = saved_model_pb2.SavedModel.FromString((directory / "saved_model.pb").read_bytes())
+    counts: collections.Counter[tuple[str, str]] = collections.Counter()
+    for meta_graph in proto.meta_graphs:
+        for function in meta_graph.graph_def.library.function:
+            for node in function.node_def:
+                if node.op not in _PLUMBING:
+                    code = node.attr["T"].type or node.attr["dtype"].type
+                    counts[node.op, dtypes.as_dtype(code).name if code else ""] += 1
+    return _counted(counts)
+
+
+def _tflite_operator(model: Any, graph: Any, operator: Any) -> tuple[str, str]:
+    code = model.operatorCodes[operator.opcodeIndex]
+    builtin = max(code.builtinCode, code.deprecatedBuiltinCode)  # files of old converters fill only the second
+    name = code.customCode.decode() if code.customCode else _OPERATORS[builtin]
+    tensors = [graph.tensors[index] for index in operator.outputs if index >= 0]
+    result = _TYPES[tensors[0].type] if tensors else ""
+    weights = {
+        _TYPES[graph.tensors[index].type]
+        for index in operator.inputs
+        if index >= 0 and model.buffers[graph.tensors[index].buffer].data is not None
+    }
+    stored = sorted(weights - {result, "int32", "int64", "bool"}) if result.startswith("float") else []
+    return name, f"{result}, {' and '.join(stored)} weights" if stored and name not in _EDGE_OPERATORS else result
+
+
+def _output_step(graph: Any) -> float:
+    source_of = {index: operator.inputs[0] for operator in graph.operators for index in operator.outputs[:1]}
+    steps = [0.0]
+    for index in graph.outputs:
+        # A float output of an integer file comes from a DEQUANTIZE, whose input carries the step.
+        for tensor in (graph.tensors[index], graph.tensors[source_of.get(index, index)]):
+            if tensor.quantization is not None and tensor.quantization.scale is not None:
+                steps.append(float(max(tensor.quantization.scale)))
+    return max(steps)
+
+
+def _counted(counts: collections.Counter[tuple[str, str]]) -> tuple[OperatorCount, ...]:
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(OperatorCount(name, dtype, count) for (name, dtype), count in ordered)

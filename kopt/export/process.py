@@ -1,0 +1,134 @@
+"""The parent's end of the conversion child process."""
+
+import atexit
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from typing import Any
+
+from kopt.core.errors import ExportError
+
+_TAIL_LINES = 15
+
+
+class Converter:
+    """A child process that converts models, started when first needed and kept for the next conversion.
+
+    Starting costs about four seconds, nearly all of it importing TensorFlow; `start` returns at once, so that the
+    parent can trace its model meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._log: Any = None
+        self._log_start = 0
+        self._pending_warm_up = False
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Start the child if there is none; do not wait for it."""
+        with self._lock:
+            self._start()
+
+    def run(self, job: str, **arguments: Any) -> None:
+        """Run one conversion and wait for it.
+
+        Raises:
+            ExportError: the converter raised, or its process died; carries the last lines that it printed.
+        """
+        with self._lock:
+            self._start()
+            self._log_start = self._log.seek(0, os.SEEK_END)
+            try:
+                reply = self._ask({"job": job, **arguments})
+            except KeyboardInterrupt:
+                self._stop()
+                raise
+            if not reply["ok"]:
+                raise ExportError(f"The {job} converter failed: {_first_line(reply['error'])}", self._log_tail())
+
+    def close(self) -> None:
+        """End the child."""
+        with self._lock:
+            self._stop()
+
+    def _start(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            return
+        self._stop()
+        self._log = tempfile.TemporaryFile(mode="w+", errors="replace")
+        # A parent that loaded tfmot has this variable set; it would turn the child's Keras into Keras 2.
+        environment = {key: value for key, value in os.environ.items() if key != "TF_USE_LEGACY_KERAS"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "kopt.export.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=environment,
+        )
+        self._send({"job": "warm_up"})
+        self._pending_warm_up = True
+
+    def _ask(self, job: dict[str, Any]) -> dict[str, Any]:
+        if self._pending_warm_up:
+            self._receive()
+            self._pending_warm_up = False
+        self._send(job)
+        return self._receive()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._death() from None
+
+    def _receive(self) -> dict[str, Any]:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise self._death()
+        reply: dict[str, Any] = json.loads(line)
+        return reply
+
+    def _death(self) -> ExportError:
+        assert self._process is not None
+        code = self._process.wait()
+        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        tail = self._log_tail()
+        self._stop()
+        return ExportError(f"The converter crashed ({cause}); it ran in its own process, nothing was written.", tail)
+
+    def _log_tail(self) -> str:
+        self._log.seek(self._log_start)
+        return "\n".join(self._log.read().strip().splitlines()[-_TAIL_LINES:])
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            for stream in (self._process.stdin, self._process.stdout):
+                if stream is not None:
+                    with contextlib.suppress(BrokenPipeError):  # what a dead child did not read is of no use
+                        stream.close()
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else "no message"
+
+
+converter = Converter()
+atexit.register(converter.close)

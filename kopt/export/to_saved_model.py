@@ -1,0 +1,68 @@
+"""Keras model to a SavedModel directory."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from kopt.core.files import check_output
+from kopt.core.records import Artifact
+from kopt.core.schemes import get_scheme
+from kopt.data import calibration
+from kopt.export.assembly import Converted, assemble
+from kopt.export.inspection import inspect_saved_model
+from kopt.export.source import open_model, trace
+from kopt.export.verification import EXAMPLES
+from kopt.measure import random_inputs
+
+
+def saved_model(
+    model: Any,
+    path: str | os.PathLike[str],
+    *,
+    data: Any = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Artifact:
+    """Export a model to a SavedModel directory for TF Serving and TensorFlow, in float32.
+
+    The signature `serving_default` has the model's own input and output names and a free batch size. The directory is
+    loaded again and compared with the model before it gets its name; a manifest lies beside it as `<path>.json`.
+
+    Args:
+        model: a built Keras model, or the path of a `.keras`, `.h5` or SavedModel.
+        path: directory to write.
+        data: real inputs to compare on; seeded random ones if not given.
+        seed: of the random inputs.
+        overwrite: replace `path`.
+
+    Returns:
+        What was written, with the measured difference from the model.
+
+    Raises:
+        InputError: the model cannot be used; nothing was written.
+        ExportError: the directory does not compute what the model computes.
+        OutputError: `path` cannot be written or exists.
+    """
+    model = open_model(model)
+    check_output(path, overwrite=overwrite)
+    with tempfile.TemporaryDirectory(prefix="kopt-") as scratch:
+        source = trace(model, Path(scratch) / "saved_model")
+
+        def convert(staged: Path) -> Converted:
+            shutil.copytree(source.directory, staged)
+            return Converted(inspect_saved_model(staged))
+
+        return assemble(
+            source,
+            path,
+            format="saved_model",
+            scheme=get_scheme("float32"),
+            convert=convert,
+            examples=calibration(data, samples=EXAMPLES, seed=seed, inputs=source.inputs)
+            if data is not None
+            else random_inputs(source.inputs, EXAMPLES, seed=seed),
+            options={},
+            overwrite=overwrite,
+        )

@@ -1,0 +1,106 @@
+"""Holding an exported file against the model it came from, before it is called done.
+
+Converters fail silently: files that answer NaN, graphs with captured constants among their inputs, operators that no
+runtime knows. Opening the file in its own runtime and comparing numbers finds all of these.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from kopt.core.errors import KoptError, ParityError
+from kopt.core.records import Parity, TensorInfo
+from kopt.core.schemes import Scheme
+from kopt.export.source import Source
+from kopt.measure import Runner, compare_outputs, load
+
+EXAMPLES = 16
+
+
+def require_same_signature(runner: Runner, source: Source) -> None:
+    """Raise unless the file has exactly the inputs and outputs of its source.
+
+    Raises:
+        ParityError: a name is missing or an extra one is there.
+    """
+    for kind, found, expected in (
+        ("inputs", runner.inputs, source.inputs),
+        ("outputs", runner.outputs, source.outputs),
+    ):
+        if {info.name for info in found} != {info.name for info in expected}:
+            raise ParityError(
+                f"The converter changed the {kind}: the model has {_names(expected)}, the file has {_names(found)}."
+            )
+
+
+def open_exported(path: Path) -> Runner:
+    """Open an exported file in its own runtime.
+
+    Raises:
+        ParityError: the runtime refuses what the converter wrote.
+    """
+    try:
+        return load(path)
+    except KoptError as error:
+        raise ParityError(f"The converter reported success, but the runtime refuses the file: {error}") from error
+
+
+def parity_with_source(runner: Runner, source: Source, arrays: Mapping[str, np.ndarray]) -> Parity:
+    """Compare the file with the traced model on `arrays` (by input name)."""
+    found = _by_name(runner.predict(dict(arrays)), runner)
+    expected = reference(source, arrays)
+    return Parity(
+        a=runner.runtime,
+        b=f"Keras model {source.name}" if source.model is not None else f"SavedModel {source.name}",
+        examples=len(next(iter(arrays.values()))),
+        outputs=tuple(compare_outputs(info.name, found[info.name], expected[info.name]) for info in source.outputs),
+    )
+
+
+def require_parity(parity: Parity, scheme: Scheme, step: float) -> None:
+    """Raise if a file is broken rather than coarse.
+
+    Args:
+        parity: file against model.
+        scheme: says how coarse a file of its kind may be.
+        step: largest quantization step of the outputs: no quantized file can come closer than that.
+
+    Raises:
+        ParityError: non-finite numbers that the model does not give, or a difference beyond the scheme's bound.
+    """
+    for output in parity.outputs:
+        if output.nonfinite_a > output.nonfinite_b:
+            raise ParityError(
+                f"Output {output.name!r} of the {scheme.name} file holds {output.nonfinite_a} NaN or infinite numbers "
+                f"on {parity.examples} examples; the model gives {output.nonfinite_b}."
+            )
+        bound = scheme.relative_error * output.reference_rms + step
+        if not output.rmse <= bound and output.reference_rms > 0:
+            raise ParityError(
+                f"Output {output.name!r} of the {scheme.name} file is off by {output.rmse:.3g} (root mean square over "
+                f"{parity.examples} examples); the model's output has root mean square {output.reference_rms:.3g}, and "
+                f"{bound:.3g} is the most that {scheme.name} explains. Calibrate on representative data, keep the "
+                f"worst layers in float with `fallback`, or choose a finer scheme."
+            )
+
+
+def reference(source: Source, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the outputs of the traced model, in calls of its batch size."""
+    batch = source.inputs[0].shape[0]
+    if batch is None:
+        return source.compute(arrays)
+    count = len(next(iter(arrays.values())))
+    parts = [
+        source.compute({name: array[start : start + batch] for name, array in arrays.items()})
+        for start in range(0, count - count % batch, batch)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _by_name(outputs: np.ndarray | dict[str, np.ndarray], runner: Runner) -> dict[str, np.ndarray]:
+    return outputs if isinstance(outputs, dict) else {runner.outputs[0].name: outputs}
+
+
+def _names(infos: tuple[TensorInfo, ...]) -> str:
+    return ", ".join(repr(info.name) for info in infos)

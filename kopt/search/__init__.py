@@ -1,0 +1,7 @@
+"""From a model and data to the best file to ship: catalog, trials, ranking, and the loop over them."""
+
+from kopt.search import demo
+from kopt.search.catalog import CATALOG
+from kopt.search.loop import SearchResult, optimize
+
+__all__ = ["CATALOG", "SearchResult", "demo", "optimize"]

@@ -1,0 +1,256 @@
+"""The main job: measure the model, try every way to ship it, judge the exported files, name the best."""
+
+import dataclasses
+import hashlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kopt import data as kopt_data
+from kopt import export, measure
+from kopt.core.environment import machine
+from kopt.core.errors import ConfigError
+from kopt.core.files import atomic_write, check_output, sha256
+from kopt.core.progress import Progress, Silent
+from kopt.core.records import (
+    Artifact,
+    Budget,
+    Candidate,
+    Evaluation,
+    ExportConfig,
+    Measurement,
+    OptimizationResult,
+)
+from kopt.graph import fingerprint
+from kopt.profile import model as profile_model
+from kopt.report import html, make_progress, write_report
+from kopt.search.catalog import Technique, select
+from kopt.search.ranking import rank
+from kopt.search.trials import Trials
+
+BASELINE = "baseline"
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchResult(OptimizationResult):
+    """What `optimize` found, with the way to show it."""
+
+    @classmethod
+    def schema(cls) -> str:
+        """On disk it is the record it extends."""
+        return OptimizationResult.schema()
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write the HTML report, one file that needs no network, replacing what is there."""
+        return atomic_write(path, html(self), overwrite=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What every candidate of one run shares."""
+
+    model: Any
+    calibration: Mapping[str, np.ndarray]
+    validation: tuple[Mapping[str, np.ndarray], np.ndarray]
+    budget: Budget
+    threads: int | None
+    trials: Trials
+
+    def evaluate(self, runner: measure.Runner) -> Evaluation:
+        return measure.evaluate(runner, self.validation, metrics=(self.budget.metric,))
+
+
+def optimize(
+    model: Any,
+    train: Any,
+    validation: Any,
+    *,
+    budget: Budget | None = None,
+    workdir: str | os.PathLike[str] = "kopt-run",
+    techniques: Sequence[str] | None = None,
+    samples: int = 100,
+    threads: int | None = None,
+    seed: int = 0,
+    progress: Progress | None | str = "auto",
+    description: str = "arrays",
+    command: str = "",
+) -> SearchResult:
+    """Find the best file to ship: smallest in the objective among those inside the accuracy budget.
+
+    Every candidate is exported, opened in its own runtime and evaluated there on `validation`; latencies are taken
+    together, interleaved. Finished candidates are kept in `workdir`: a run that was killed and is started again with
+    the same arguments goes on where it stopped. A candidate that fails is reported with its reason.
+
+    Args:
+        model: a built Keras model, or the path of a `.keras`, `.h5` or SavedModel.
+        train: where calibration samples come from: arrays, `(x, y)`, `kopt.data.Split` or a `tf.data.Dataset`.
+        validation: labelled data that judges the files, `(x, y)`, `Split` or a batched `tf.data.Dataset`; it is held in
+            memory.
+        budget: what may be lost and what is to become small; by default at most 0.01 of accuracy, for latency.
+        workdir: directory for everything the run makes, `report.html` and `report.json` among it.
+        techniques: names of catalog rows to try; all if `None`.
+        samples: calibration examples.
+        threads: threads that LiteRT and ONNX Runtime get; their own choice if `None`.
+        seed: of the choice of calibration examples.
+        progress: `"auto"` shows a bar on a terminal and lines elsewhere, `None` nothing.
+        description: what the report calls the data.
+        command: what the report gives as the way to reproduce the run.
+
+    Returns:
+        The candidates with their evidence; `best` is `None` if none is inside the budget.
+
+    Raises:
+        InputError: the model, the data or a setting cannot be used; nothing was written.
+        LoadError: the model's path cannot be opened.
+        OutputError: `workdir` cannot be written.
+
+    Example:
+        >>> result = kopt.optimize(model, (x_train, y_train), (x_val, y_val), workdir="run")
+        >>> result.best.artifact.path
+    """
+    started = time.monotonic()
+    budget = _checked_budget(budget)
+    rows = select(None if techniques is None else tuple(techniques))
+    model = export.open_model(model)
+    runner = measure.load(model)
+    calibration = kopt_data.calibration(train, samples=samples, seed=seed, inputs=runner.inputs)
+    split = _labelled(validation)
+    checked = kopt_data.check(split, runner.inputs, num_classes=_num_classes(runner), name="validation")
+    workdir = Path(workdir)
+    check_output(workdir / "report.html", overwrite=True)
+    identity = {
+        "model": sha256(model) if isinstance(model, Path) else fingerprint(model),
+        "data": _hash({**calibration, **{f"validation {k}": v for k, v in checked.items()}, "labels": split.y}),
+        "metric": budget.metric,
+    }
+    job = _Job(model, calibration, (checked, split.y), budget, threads, Trials(workdir, identity))
+    reporter = _reporter(progress)
+    reporter.start(len(rows) + 2)
+    try:
+        baseline, candidates = _run(job, runner, rows, reporter)
+    finally:
+        reporter.finish()
+    ranked, best = rank(candidates, baseline, budget)
+    result = SearchResult(
+        model=runner.name,
+        data=f"{description}, {len(split.y)} validation examples",
+        budget=budget,
+        baseline=baseline,
+        candidates=ranked,
+        best_name=best,
+        profile=None if isinstance(model, Path) else profile_model(model),
+        machine=machine(),
+        command=command or f"kopt.optimize(model, train, validation, budget={budget!r}, workdir={str(workdir)!r})",
+        seconds=time.monotonic() - started,
+    )
+    write_report(result, workdir)
+    return result
+
+
+def _run(
+    job: _Job, runner: measure.Runner, rows: tuple[Technique, ...], reporter: Progress
+) -> tuple[Candidate, tuple[Candidate, ...]]:
+    reporter.step(f"{BASELINE}: evaluate {runner.name}")
+    evaluation = job.trials.baseline() or job.evaluate(runner)
+    job.trials.finish_baseline(evaluation)
+    tried = []
+    for row in rows:
+        reporter.step(f"{row.name}: export, verify, evaluate")
+        tried.append(job.trials.finished(row) or _try(job, row))
+    usable = [candidate for candidate in tried if candidate.artifact is not None]
+    reporter.step("latency of all candidates, interleaved")
+    measured = _measure(job, runner, usable)
+    baseline = Candidate(BASELINE, ExportConfig("saved_model"), "ok", evaluation=evaluation, measurement=measured[BASELINE])
+    return baseline, tuple(
+        dataclasses.replace(candidate, measurement=measured.get(candidate.name)) for candidate in tried
+    )
+
+
+def _try(job: _Job, row: Technique) -> Candidate:
+    directory = job.trials.start(row)
+    try:
+        artifact = _export(job, row, directory / f"model{row.suffix}")
+        evaluation = job.evaluate(measure.load(artifact.path, threads=job.threads))
+    except Exception as error:  # noqa: BLE001: whatever goes wrong with one candidate is reported; the run goes on
+        return Candidate(row.name, row.config, "failed", reason=f"{type(error).__name__}: {error}")
+    candidate = Candidate(row.name, row.config, "ok", artifact=artifact, evaluation=evaluation)
+    job.trials.finish(row, candidate)
+    return candidate
+
+
+def _export(job: _Job, row: Technique, path: Path) -> Artifact:
+    config = row.config
+    if config.format == "saved_model":
+        return export.saved_model(job.model, path, data=job.calibration, overwrite=True)
+    if config.format == "onnx":
+        return export.onnx(job.model, path, data=job.calibration, overwrite=True)
+    return export.tflite(
+        job.model,
+        path,
+        scheme=config.scheme,
+        calibration=job.calibration,
+        samples=len(next(iter(job.calibration.values()))),
+        fallback=config.fallback,
+        io_dtype=config.io_dtype,
+        overwrite=True,
+    )
+
+
+def _measure(job: _Job, runner: measure.Runner, candidates: list[Candidate]) -> dict[str, Measurement]:
+    names = [BASELINE, *(candidate.name for candidate in candidates)]
+    settings = f"threads={job.threads} objective={job.budget.objective}"
+    known = job.trials.measurements(names, settings)
+    if known is not None:
+        return known
+    runners = [runner, *(measure.load(c.artifact.path, threads=job.threads) for c in candidates if c.artifact)]
+    inputs = job.validation[0]
+    measured = dict(zip(names, measure.latency(runners, inputs), strict=True))
+    if job.budget.objective == "energy":
+        for name, one in zip(names, runners, strict=True):
+            measured[name] = dataclasses.replace(measured[name], energy=measure.energy(one, inputs))
+    job.trials.finish_measurements(names, settings, measured)
+    return measured
+
+
+def _checked_budget(budget: Budget | None) -> Budget:
+    if budget is None:
+        return Budget()
+    if not isinstance(budget, Budget):
+        raise ConfigError(f"`budget` must be a kopt.Budget, e.g. kopt.Budget(max_drop=0.01). Received: {budget!r}.")
+    return budget
+
+
+def _labelled(data: Any) -> kopt_data.Split:
+    """Return `data` as a `Split`; a data set is read whole."""
+    if isinstance(data, kopt_data.Split):
+        return data
+    if isinstance(data, tuple) and len(data) == 2:
+        return kopt_data.Split(data[0], np.asarray(data[1]))
+    return kopt_data.collect(data, name="validation")
+
+
+def _num_classes(runner: measure.Runner) -> int | None:
+    widths = [info.shape[-1] for info in runner.outputs]
+    return widths[0] if len(widths) == 1 and len(runner.outputs[0].shape) == 2 and (widths[0] or 0) > 1 else None
+
+
+def _hash(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _reporter(progress: Progress | None | str) -> Progress:
+    if progress is None:
+        return Silent()
+    if progress == "auto":
+        return make_progress()
+    if isinstance(progress, str):
+        raise ConfigError(f"`progress` is 'auto', None or an object with start, step and finish. Received: {progress!r}.")
+    return progress

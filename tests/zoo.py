@@ -79,7 +79,9 @@ def transformer():
     x = L.LayerNormalization(name="norm1")(L.Add()([x, y]))
     y = L.Dense(16, name="back")(L.Dense(32, activation="gelu", name="hidden")(x))
     x = L.LayerNormalization(name="norm2")(L.Add()([x, y]))
-    return Model(tokens, L.Dense(3, activation="softmax", name="classes")(L.GlobalAveragePooling1D()(x)), name="encoder")
+    return Model(
+        tokens, L.Dense(3, activation="softmax", name="classes")(L.GlobalAveragePooling1D()(x)), name="encoder"
+    )
 
 
 def conv1d():
@@ -92,7 +94,7 @@ def conv1d():
 def conv3d():
     i = keras.Input((6, 8, 8, 2), name="volume")
     x = L.Conv3D(6, 3, padding="same", activation="relu")(i)
-    x = L.AveragePooling3D()(x)
+    x = L.Conv3D(8, 3, strides=2, activation="relu")(x)
     return Model(i, L.Dense(3, name="classes")(L.GlobalAveragePooling3D()(x)), name="conv3d")
 
 
@@ -164,7 +166,7 @@ BUILDERS = {
 
 
 def build(name: str, seed: int = 0) -> Model:
-    """Return the model with seeded weights: kernels scaled to keep activations near one, other weights away from 0/1."""
+    """Return the model with seeded weights: activations stay near one, and no weight is exactly 0 or 1."""
     model = BUILDERS[name]()
     generator = np.random.default_rng(seed)
     for variable in model.weights:
@@ -178,7 +180,7 @@ def build(name: str, seed: int = 0) -> Model:
         else:
             fan_in = shape[0] * shape[1] if kind == "depthwise_kernel" else np.prod(shape[:-1])
             value = generator.normal(0, np.sqrt(1.5 / fan_in), shape)
-        if kind == "mean" or "normalization" in variable.path and kind in ("mean", "variance", "count"):
+        if kind == "mean" or ("normalization" in variable.path and kind in ("variance", "count")):
             continue
         variable.assign(value.astype("float32"))
     return model

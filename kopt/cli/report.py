@@ -8,7 +8,7 @@ from kopt.cli.common import show_run
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="work directory of a finished `kopt optimize` or `kopt demo`")
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="directory of a finished `kopt optimize` or `kopt demo`")
 
 
 def run(options: argparse.Namespace) -> int:

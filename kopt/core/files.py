@@ -44,7 +44,7 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pa
     with _as_output_error(path):
         if not overwrite and path.exists():
             raise OutputExistsError(
-                f"{path} exists. Choose another path, or replace it: `overwrite=True`, or `--force` on the command line."
+                f"{path} exists. Choose another path, or replace it: `overwrite=True`, `--force` on the command line."
             )
         place = next(ancestor for ancestor in path.parents if ancestor.exists())
         with tempfile.NamedTemporaryFile(dir=place, prefix=".", suffix=_TEMPORARY) as probe:

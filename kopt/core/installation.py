@@ -31,7 +31,8 @@ def _extra(requirement: Requirement) -> str | None:
 
 
 def _check(requirement: Requirement, extra: str | None) -> Check:
-    remedy = f"pip install '{DISTRIBUTION}[{extra}]'" if extra else f"pip install '{requirement.name}{requirement.specifier}'"
+    wanted = f"{DISTRIBUTION}[{extra}]" if extra else f"{requirement.name}{requirement.specifier}"
+    remedy = f"pip install '{wanted}'"
     try:
         version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:

@@ -15,7 +15,7 @@ import numpy as np
 @contextlib.contextmanager
 def preserved_random_state() -> Iterator[None]:
     """Restore Python's and NumPy's global generators at the end of the block; also a decorator."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002: it is the legacy state that is kept
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
         yield
     finally:

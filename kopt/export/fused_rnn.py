@@ -69,4 +69,3 @@ def _why_not(layer: Any) -> str | None:
     if isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False):
         return "a masked LSTM is not fused into an integer operator, and its loop crashes the TFLite calibrator"
     return None
-

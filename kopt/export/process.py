@@ -61,7 +61,7 @@ class Converter:
         if self._process is not None and self._process.poll() is None:
             return
         self._stop()
-        self._log = tempfile.TemporaryFile(mode="w+", errors="replace")
+        self._log = tempfile.TemporaryFile(mode="w+", errors="replace")  # noqa: SIM115 - lives as long as the child
         # A parent that loaded tfmot has this variable set; it would turn the child's Keras into Keras 2.
         environment = {key: value for key, value in os.environ.items() if key != "TF_USE_LEGACY_KERAS"}
         self._process = subprocess.Popen(

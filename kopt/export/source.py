@@ -17,7 +17,8 @@ import tensorflow as tf
 from kopt.core.errors import UnsupportedModelError
 from kopt.core.files import sha256
 from kopt.core.records import TensorInfo
-from kopt.graph import fingerprint, load_model, require_built, require_finite, rewrite, signature
+from kopt.export.integer_layers import integer_twin
+from kopt.graph import copy_weights, fingerprint, load_model, require_built, require_finite, rewrite, signature
 from kopt.graph.internals import flatten_layers, graph_of
 
 SIGNATURE = "serving_default"
@@ -53,12 +54,13 @@ class Source:
     owner: Any
 
 
-def open_model(model: Any, *, custom_objects: Mapping[str, Any] | None = None, safe_mode: bool = True) -> Any:
+def open_model(model: Any, *, custom_objects: dict[str, Any] | None = None, safe_mode: bool = True) -> Any:
     """Return `model` as something to export: a checked Keras model, or the path of a SavedModel directory.
 
     Args:
         model: a built Keras model, or the path of a `.keras`, `.h5` or SavedModel.
-        custom_objects, safe_mode: see `kopt.load_model`.
+        custom_objects: see `kopt.load_model`.
+        safe_mode: see `kopt.load_model`.
 
     Raises:
         LoadError: the path cannot be opened.
@@ -115,16 +117,35 @@ def float32_twin(model: Any) -> Any:
     """
     if all(layer.compute_dtype in (None, "float32") for layer in flatten_layers(model)):
         return model
+    return _rebuilt(model, lambda layer: type(layer).from_config(_with_float32(layer.get_config())))
+
+
+def trace_with_integer_layers(source: Source, directory: Path, *, batch_size: int | None) -> Source:
+    """Return `source` with its SavedModel made from a copy whose layers all have integer kernels in TFLite.
+
+    The copy computes the same function; `source.compute` stays the model as it was given.
+    """
+    if source.model is None or graph_of(source.model) is None:
+        return source
+    if not any(integer_twin(layer) for layer in flatten_layers(source.model)):
+        return source
+    twin = trace(_rebuilt(source.model, integer_twin), directory, batch_size=batch_size)
+    return dataclasses.replace(source, directory=directory, owner=(source.owner, twin.owner))
+
+
+def _rebuilt(model: Any, make: Callable[[Any], Any]) -> Any:
+    """Return a copy of `model` with the layers that `make` returns in place of the given ones, weights copied."""
     pairs: list[tuple[Any, Any]] = []
 
     def replace(layer: Any) -> Any:
-        twin = type(layer).from_config(_with_float32(layer.get_config()))
-        pairs.append((layer, twin))
+        twin = make(layer)
+        if twin is not None:
+            pairs.append((layer, twin))
         return twin
 
     twin_model, _ = rewrite(model, replace)
     for layer, twin in pairs:
-        twin.set_weights(layer.get_weights())
+        copy_weights(layer, twin)
     return twin_model
 
 
@@ -139,9 +160,7 @@ def _serving_function(model: Any, inputs: list[str], outputs: list[str]) -> Call
         flat = [tensors[name] for name in inputs]
         result = model(_structured(model, inputs, flat), training=False)
         # `tf.identity` gives an output that is an input, or another output, a tensor of its own.
-        return {
-            name: tf.identity(tensor) for name, tensor in zip(outputs, keras.tree.flatten(result), strict=True)
-        }
+        return {name: tf.identity(tensor) for name, tensor in zip(outputs, keras.tree.flatten(result), strict=True)}
 
     return serve
 

@@ -19,12 +19,14 @@ from kopt.export.assembly import Converted, assemble
 from kopt.export.fused_rnn import trace_fused
 from kopt.export.inspection import TFLiteContent, inspect_tflite
 from kopt.export.process import converter
-from kopt.export.source import Source, open_model, trace
+from kopt.export.source import Source, open_model, trace, trace_with_integer_layers
 from kopt.export.verification import EXAMPLES
 from kopt.graph import GraphView
 from kopt.measure import random_inputs
 
 LOOP_NOTE = "The model holds a loop (an RNN); the file takes batches of exactly {} because TFLite loops need it fixed."
+
+SMALL_NOTE = "No weights were quantized: the converter leaves arrays of fewer than 1,024 numbers in float."
 
 
 def tflite(
@@ -82,6 +84,7 @@ def tflite(
     converter.start()
     with tempfile.TemporaryDirectory(prefix="kopt-") as scratch:
         source, fused = _trace(model, Path(scratch), batch_size, kind)
+        _check_source(source, kind)
         ranges = None
         if calibration is not None:
             ranges = sample(calibration, samples=samples, seed=seed, inputs=source.inputs)
@@ -107,7 +110,7 @@ def tflite(
 def _check_request(scheme: Scheme, calibration: Any, fallback: Sequence[str], batch_size: int | None) -> None:
     if scheme.needs_calibration and calibration is None:
         raise ConfigError(
-            f"Scheme {scheme.name!r} needs `calibration`: a hundred real inputs, as arrays, (x, y) or a tf.data.Dataset, "
+            f"Scheme {scheme.name!r} needs `calibration`: a hundred real inputs, as arrays or a tf.data.Dataset, "
             f"e.g. `calibration=(x_train, y_train)`."
         )
     if isinstance(fallback, str):
@@ -120,10 +123,21 @@ def _check_request(scheme: Scheme, calibration: Any, fallback: Sequence[str], ba
         require("ai_edge_quantizer.quantizer", "int4 export")
 
 
+def _check_source(source: Source, scheme: Scheme) -> None:
+    integers = [info.name for info in source.inputs if not info.dtype.startswith("float")]
+    if scheme.name == "int16x8" and integers:
+        raise UnsupportedModelError(
+            f"Inputs {integers} of {source.name} are integers, for which the converter's 16-bit calibration has no "
+            f"ranges. Choose another scheme, or take the embedding out of the model."
+        )
+
+
 def _trace(model: Any, scratch: Path, batch_size: int | None, scheme: Scheme) -> tuple[Source, bool]:
     """Return the source, and whether it is the fused twin of a model with an LSTM."""
     source = trace(model, scratch / "saved_model", batch_size=batch_size)
     if not source.has_loop:
+        if scheme.needs_calibration:
+            source = trace_with_integer_layers(source, scratch / "integer_layers", batch_size=batch_size)
         return source, False
     if scheme.needs_calibration:
         return trace_fused(source, scratch / "fused", scheme), True
@@ -147,15 +161,20 @@ def _convert(source: Source, staged: Path, scratch: Path, scheme: Scheme, job: d
     content = inspect_tflite(staged)
     if scheme.name == "int8" and not job["keep_float"]:
         _require_integers(content)
-    batch = source.inputs[0].shape[0]
-    notes = (LOOP_NOTE.format(batch),) if source.has_loop else ()
-    return Converted(content.operators, content.output_step, notes)
+    return Converted(content.operators, content.output_step, _notes(source, scheme, content))
+
+
+def _notes(source: Source, scheme: Scheme, content: TFLiteContent) -> tuple[str, ...]:
+    notes = []
+    if source.has_loop:
+        notes.append(LOOP_NOTE.format(source.inputs[0].shape[0]))
+    if scheme.name == "dynamic" and not any("int8" in operator.dtype for operator in content.operators):
+        notes.append(SMALL_NOTE)
+    return tuple(notes)
 
 
 def _run_tflite(source: Source, output: Path, job: dict[str, Any]) -> None:
-    converter.run(
-        "tflite", saved_model=str(source.directory), signature=source.signature, output=str(output), **job
-    )
+    converter.run("tflite", saved_model=str(source.directory), signature=source.signature, output=str(output), **job)
 
 
 def _require_integers(content: TFLiteContent) -> None:

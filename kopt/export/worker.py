@@ -39,7 +39,7 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
         return {"ok": True}
     try:
         importlib.import_module(JOBS[kind]).convert(**job)
-    except Exception as error:  # noqa: BLE001: whatever a converter raises is the parent's to report
+    except Exception as error:  # noqa: BLE001 - whatever a converter raises is the parent's to report
         traceback.print_exc()
         return {"ok": False, "error": f"{type(error).__name__}: {error}"}
     return {"ok": True}

@@ -75,7 +75,7 @@ def optimize(
     samples: int = 100,
     threads: int | None = None,
     seed: int = 0,
-    progress: Progress | None | str = "auto",
+    progress: Progress | str | None = "auto",
     description: str = "arrays",
     command: str = "",
 ) -> SearchResult:
@@ -164,7 +164,8 @@ def _run(
     usable = [candidate for candidate in tried if candidate.artifact is not None]
     reporter.step("latency of all candidates, interleaved")
     measured = _measure(job, runner, usable)
-    baseline = Candidate(BASELINE, ExportConfig("saved_model"), "ok", evaluation=evaluation, measurement=measured[BASELINE])
+    config = ExportConfig("saved_model")
+    baseline = Candidate(BASELINE, config, "ok", evaluation=evaluation, measurement=measured[BASELINE])
     return baseline, tuple(
         dataclasses.replace(candidate, measurement=measured.get(candidate.name)) for candidate in tried
     )
@@ -175,7 +176,7 @@ def _try(job: _Job, row: Technique) -> Candidate:
     try:
         artifact = _export(job, row, directory / f"model{row.suffix}")
         evaluation = job.evaluate(measure.load(artifact.path, threads=job.threads))
-    except Exception as error:  # noqa: BLE001: whatever goes wrong with one candidate is reported; the run goes on
+    except Exception as error:  # noqa: BLE001 - whatever goes wrong with one candidate is reported; the run goes on
         return Candidate(row.name, row.config, "failed", reason=f"{type(error).__name__}: {error}")
     candidate = Candidate(row.name, row.config, "ok", artifact=artifact, evaluation=evaluation)
     job.trials.finish(row, candidate)
@@ -208,7 +209,9 @@ def _measure(job: _Job, runner: measure.Runner, candidates: list[Candidate]) -> 
         return known
     runners = [runner, *(measure.load(c.artifact.path, threads=job.threads) for c in candidates if c.artifact)]
     inputs = job.validation[0]
-    measured = dict(zip(names, measure.latency(runners, inputs), strict=True))
+    timed = measure.latency(runners, inputs)
+    assert isinstance(timed, list)
+    measured = dict(zip(names, timed, strict=True))
     if job.budget.objective == "energy":
         for name, one in zip(names, runners, strict=True):
             measured[name] = dataclasses.replace(measured[name], energy=measure.energy(one, inputs))
@@ -246,11 +249,11 @@ def _hash(arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _reporter(progress: Progress | None | str) -> Progress:
+def _reporter(progress: Progress | str | None) -> Progress:
     if progress is None:
         return Silent()
     if progress == "auto":
         return make_progress()
     if isinstance(progress, str):
-        raise ConfigError(f"`progress` is 'auto', None or an object with start, step and finish. Received: {progress!r}.")
+        raise ConfigError(f"`progress` is 'auto', None or has start, step and finish. Received: {progress!r}.")
     return progress

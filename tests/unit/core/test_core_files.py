@@ -13,6 +13,12 @@ def leftovers(directory):
     return [p.name for p in directory.iterdir() if "kopt-tmp" in p.name]
 
 
+def write_half(target, error):
+    with files.atomic_path(target, overwrite=True) as staged:
+        staged.write_text("half")
+        raise error
+
+
 def test_write_and_replace(tmp_path):
     target = tmp_path / "new" / "a.txt"
     files.atomic_write(target, "one")
@@ -32,9 +38,8 @@ def test_an_existing_path_needs_overwrite(tmp_path):
 def test_an_error_in_the_block_leaves_the_old_file(tmp_path):
     target = tmp_path / "a"
     target.write_text("old")
-    with pytest.raises(RuntimeError), files.atomic_path(target, overwrite=True) as staged:
-        staged.write_text("half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError, match="stopped"):
+        write_half(target, RuntimeError("stopped"))
     assert target.read_text() == "old"
     assert not leftovers(tmp_path)
 
@@ -52,9 +57,8 @@ def test_a_directory_replaces_a_directory(tmp_path):
 
 def test_a_full_disk_is_an_output_error_and_leaves_nothing(tmp_path):
     target = tmp_path / "a"
-    with pytest.raises(OutputError, match="has room"), files.atomic_path(target) as staged:
-        staged.write_text("half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(OutputError, match="has room"):
+        write_half(target, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     assert list(tmp_path.iterdir()) == []
 
 

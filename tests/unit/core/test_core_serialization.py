@@ -90,7 +90,7 @@ def test_unknown_objective_names_the_nearest():
 
 
 def test_export_config_refuses_an_io_dtype_that_the_scheme_lacks():
-    with pytest.raises(ConfigError, match="'dynamic' has `io_dtype` float32. Received: 'int8'"):
+    with pytest.raises(ConfigError, match=r"'dynamic' has `io_dtype` float32\. Received: 'int8'"):
         ExportConfig("tflite", "dynamic", "int8")
 
 

@@ -1,0 +1,255 @@
+"""Data sets on disk: `.npz` files and folders of images."""
+
+import concurrent.futures
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from kopt.core.errors import DataError, nearest
+from kopt.data.packaged import PACKAGED, load
+from kopt.data.splits import Array, DataSplits, Split, stratified_split
+
+_REQUIRED = ("x_train", "y_train", "x_val", "y_val")
+_OPTIONAL = ("x_test", "y_test")
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_VALIDATION_FOLDERS = ("validation", "val")
+
+
+def open_data(spec: str | os.PathLike[str], *, image_shape: tuple[int | None, ...] | None = None) -> DataSplits:
+    """Return the data set that a word on the command line stands for.
+
+    Args:
+        spec: packaged name (`"digits"`), path of an `.npz` file (see `load_npz`) or of an image folder (see
+            `load_folder`). A folder that is called like a packaged set is meant by `./digits`.
+        image_shape: (height, width, channels) that the model takes; images of a folder are resized to it.
+
+    Raises:
+        DataError: none of the three, or the file or folder does not hold what it should.
+    """
+    text = os.fspath(spec)
+    path = Path(text)
+    if text in PACKAGED:
+        return load(text)
+    if path.is_dir():
+        height, width, channels = _image_shape(image_shape, text)
+        size = None if height is None or width is None else (height, width)
+        return load_folder(path, image_size=size, channels=channels)
+    if path.suffix == ".npz":
+        return load_npz(path)
+    raise DataError(
+        f"{text!r} is not a data set.{nearest(text, PACKAGED)} Accepted: a packaged name ({', '.join(PACKAGED)}), an "
+        f".npz file with {', '.join(_REQUIRED)}, or a folder with one folder of images a class."
+    )
+
+
+def load_npz(path: str | os.PathLike[str]) -> DataSplits:
+    """Return the arrays of an `.npz` file, as they are: nothing is scaled.
+
+    Args:
+        path: file with `x_train`, `y_train`, `x_val`, `y_val` and optionally `x_test`, `y_test`. Whole-number `y` of
+            shape (n,) or (n, 1) are class labels, numbered from 0; other `y` are targets.
+
+    Raises:
+        DataError: not a whole `.npz` file, missing or unknown keys, pickled objects, lengths that do not match, or
+            negative class labels.
+    """
+    arrays = _read_npz(Path(path))
+    splits = {part: _split(arrays, part, path) for part in ("train", "val", "test") if f"x_{part}" in arrays}
+    labels = [split.y for split in splits.values()]
+    return DataSplits(
+        os.fspath(path), splits["train"], splits["val"], splits.get("test"), class_names=_numbered(labels, path)
+    )
+
+
+def load_folder(
+    directory: str | os.PathLike[str],
+    *,
+    image_size: tuple[int, int] | None = None,
+    channels: int = 3,
+    validation_fraction: float = 0.2,
+    seed: int = 0,
+) -> DataSplits:
+    """Return the images of a folder as float32 arrays in [0, 1].
+
+    Args:
+        directory: one folder of JPEG, PNG, WebP or BMP files a class; or `train/` and `validation/` (or `val/`), and
+            optionally `test/`, each with such folders.
+        image_size: (height, width) that images are resized to, bilinear; `None` if all have one size already.
+        channels: 1, 3 or 4.
+        validation_fraction: share of each class that is set aside when `directory` is not divided, in (0, 1).
+        seed: of that division.
+
+    Returns:
+        Splits with int64 labels in the order of the sorted class names.
+
+    Raises:
+        DataError: no images, fewer than two classes, a damaged image, or images of different sizes without
+            `image_size`.
+    """
+    directory = Path(directory)
+    if not 0.0 < validation_fraction < 1.0:
+        raise DataError(f"`validation_fraction` must be in (0, 1). Received: {validation_fraction!r}.")
+    if not directory.is_dir():
+        raise DataError(f"{directory} is not a folder. Pass a folder with one folder of images a class.")
+    validation = next((directory / name for name in _VALIDATION_FOLDERS if (directory / name).is_dir()), None)
+    if (directory / "train").is_dir() and validation is not None:
+        classes = _class_folders(directory / "train")
+        parts = [_files_by_class(directory / "train", classes), _files_by_class(validation, classes)]
+        if (directory / "test").is_dir():
+            parts.append(_files_by_class(directory / "test", classes))
+    else:
+        classes = _class_folders(directory)
+        parts = _divide(*_files_by_class(directory, classes), validation_fraction, seed)
+    splits: list[Split] = []
+    for files, labels in parts:
+        # One size for all parts: the first image read decides when the caller did not.
+        size = splits[0].x.shape[1:3] if splits else image_size
+        splits.append(Split(_decode(files, size, channels), labels))
+    return DataSplits(str(directory), splits[0], splits[1], splits[2] if len(splits) > 2 else None, tuple(classes))
+
+
+def _image_shape(shape: tuple[int | None, ...] | None, spec: str) -> tuple[int | None, int | None, int]:
+    if shape is None:
+        return None, None, 3
+    if len(shape) != 3:
+        raise DataError(
+            f"{spec!r} is a folder of images, but the model takes {shape}, not (height, width, channels). Pass an "
+            f".npz file with arrays of that shape."
+        )
+    return shape[0], shape[1], shape[2] or 3
+
+
+def _read_npz(path: Path) -> dict[str, Array]:
+    try:
+        with open(path, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise DataError(f"{path} holds a single array (.npy); write `np.savez(path, x_train=..., ...)`.")
+            _check_keys(archive.files, path)
+            return {key: archive[key] for key in archive.files}
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist.{_sibling(path)}") from None
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError, RuntimeError) as error:
+        if "allow_pickle" in str(error):
+            raise DataError(
+                f"{path} holds pickled Python objects; opening them could run code, so they are refused. Write plain "
+                f"arrays of numbers: `np.savez(path, x_train=..., ...)`."
+            ) from error
+        raise DataError(f"{path} is not a whole .npz file ({error}). Write it anew with `np.savez`.") from error
+
+
+def _sibling(path: Path) -> str:
+    return nearest(path.name, [file.name for file in path.parent.glob("*.npz")])
+
+
+def _check_keys(found: list[str], path: Path) -> None:
+    needed = (*_REQUIRED, *(_OPTIONAL if set(_OPTIONAL) & set(found) else ()))
+    missing = [key for key in needed if key not in found]
+    unknown = [key for key in found if key not in needed]
+    if missing or unknown:
+        hint = nearest(unknown[0], missing or needed) if unknown else ""
+        raise DataError(
+            f"{path} has the arrays {', '.join(found) or '(none)'}; needed: {', '.join(_REQUIRED)}, optional: "
+            f"{', '.join(_OPTIONAL)}."
+            + (f" Missing: {', '.join(missing)}." if missing else "")
+            + (f" Unknown: {', '.join(unknown)}." if unknown else "")
+            + hint
+        )
+
+
+def _split(arrays: dict[str, Array], part: str, path: str | os.PathLike[str]) -> Split:
+    x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+    if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or len(x) == 0:
+        raise DataError(
+            f"{os.fspath(path)}: x_{part} has shape {x.shape} and y_{part} {y.shape}; both need the same number of "
+            f"examples along the first axis, at least one."
+        )
+    whole_column = y.dtype.kind in "iu" and y.ndim == 2 and y.shape[1] == 1
+    return Split(x, y[:, 0] if whole_column else y)
+
+
+def _numbered(labels: Sequence[Array], path: str | os.PathLike[str]) -> tuple[str, ...]:
+    if any(y.dtype.kind not in "iu" or y.ndim != 1 for y in labels):
+        return ()
+    lowest, highest = min(int(y.min()) for y in labels), max(int(y.max()) for y in labels)
+    if lowest < 0:
+        raise DataError(
+            f"{os.fspath(path)}: whole-number labels are classes numbered from 0, the lowest is {lowest}. Number them "
+            f"anew, or store targets that are not classes as floats."
+        )
+    return tuple(str(label) for label in range(highest + 1))
+
+
+def _class_folders(directory: Path) -> list[str]:
+    classes = sorted(entry.name for entry in directory.iterdir() if entry.is_dir() and entry.name[0] != ".")
+    if len(classes) < 2:
+        raise DataError(
+            f"{directory} has {len(classes)} class folder(s) ({', '.join(classes) or 'none'}); at least two are "
+            f"needed, each with the images of one class."
+        )
+    return classes
+
+
+def _files_by_class(directory: Path, classes: list[str]) -> tuple[list[Path], Array]:
+    strangers = [name for name in _class_folders(directory) if name not in classes]
+    if strangers:
+        raise DataError(
+            f"{directory} has the class {strangers[0]!r}, which train/ lacks.{nearest(strangers[0], classes)} "
+            f"Classes in train/: {', '.join(classes)}."
+        )
+    files, labels = [], []
+    for label, name in enumerate(classes):
+        folder = directory / name
+        found = sorted(file for file in folder.glob("*") if file.suffix.lower() in _IMAGES and file.name[0] != ".")
+        if not found:
+            raise DataError(f"{folder} holds no images. Put files there ({', '.join(_IMAGES)}) or remove the folder.")
+        files += found
+        labels += [label] * len(found)
+    return files, np.asarray(labels, np.int64)
+
+
+def _divide(files: list[Path], labels: Array, fraction: float, seed: int) -> list[tuple[list[Path], Array]]:
+    parts = stratified_split(labels, fraction, seed)
+    if not len(parts[1]):
+        raise DataError("Every class has a single image, so none can be set aside for validation. Add images.")
+    return [([files[row] for row in rows], labels[rows]) for rows in parts]
+
+
+def _decode(files: list[Path], size: tuple[int, ...] | None, channels: int) -> Array:
+    first = _read_image(files[0], size, channels)
+    images = np.empty((len(files), *first.shape), np.float32)
+
+    def place(row: int) -> None:
+        image = _read_image(files[row], size, channels)
+        if image.shape != first.shape:
+            raise DataError(
+                f"{files[row]} is {image.shape[:2]}, {files[0]} is {first.shape[:2]} (height, width). Pass "
+                f"`image_size=(height, width)` to resize all images to one size."
+            )
+        images[row] = image
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for _ in pool.map(place, range(len(files))):
+            pass
+    return images
+
+
+def _read_image(file: Path, size: tuple[int, ...] | None, channels: int) -> Array:
+    with tf.device("/cpu:0"):
+        try:
+            image = tf.io.decode_image(file.read_bytes(), channels=channels, expand_animations=False)
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+            raise DataError(
+                f"{file} cannot be read as an image of {channels} channel(s): {error.message}. Replace or remove it."
+            ) from error
+        if size is not None:
+            image = tf.image.resize(image, size)
+        pixels: Array = np.divide(image.numpy(), np.float32(255))
+    return pixels

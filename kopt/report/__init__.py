@@ -1,0 +1,34 @@
+"""Records as tables, JSON, plots, HTML and progress: renders what others measured, and never loads TensorFlow."""
+
+from kopt.report.outcome import headline
+from kopt.report.page import html
+from kopt.report.plots import bars, layer_bars, pareto_plot
+from kopt.report.progress import make_progress
+from kopt.report.run_directory import read_result, write_report
+from kopt.report.statistics import wilson_interval
+from kopt.report.tables import (
+    artifact_table,
+    candidates_table,
+    checks_table,
+    json_text,
+    measurements_table,
+    profile_table,
+)
+
+__all__ = [
+    "artifact_table",
+    "bars",
+    "candidates_table",
+    "checks_table",
+    "headline",
+    "html",
+    "json_text",
+    "layer_bars",
+    "make_progress",
+    "measurements_table",
+    "pareto_plot",
+    "profile_table",
+    "read_result",
+    "wilson_interval",
+    "write_report",
+]

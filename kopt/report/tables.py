@@ -1,0 +1,274 @@
+"""Records as tables for the terminal. They choose their columns for the width of the console they are printed on."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from kopt.core.records import (
+    Artifact,
+    Check,
+    LayerCost,
+    Measurement,
+    ModelProfile,
+    OperatorCount,
+    OptimizationResult,
+    TensorInfo,
+)
+from kopt.core.serialization import Record
+from kopt.report import formats
+from kopt.report.columns import Column, FittedTable
+from kopt.report.rows import Row, baseline_row, candidate_rows, size_reference
+
+_CHECK_MARKS = {"ok": "ok", "missing": "MISSING", "warning": "WARNING"}
+_CHECK_STYLES = {"ok": "green", "missing": "red", "warning": "yellow"}
+
+
+def json_text(record: Record) -> str:
+    """Return a record as the JSON that `--json` prints."""
+    return record.to_json()
+
+
+def candidates_table(result: OptimizationResult) -> RenderableType:
+    """Return the baseline and the candidates, best first, failed ones last with the reason."""
+    metric = result.budget.metric
+    rows = (baseline_row(result), *candidate_rows(result))
+    columns = (
+        Column[Row]("Candidate", lambda row: f"{'>' if row.is_best else ' '} {row.name}", is_number=False),
+        Column[Row]("Runtime", lambda row: row.runtime or formats.NOTHING, 3, is_number=False),
+        Column[Row]("Format", lambda row: row.format, 7, is_number=False),
+        Column[Row](metric.capitalize(), lambda row: formats.metric_value(row.metric, metric)),
+        Column[Row](_drop_header(metric), lambda row: _drop(row, metric)),
+        Column[Row]("p50 ms", lambda row: formats.number(row.latency_ms)),
+        Column[Row]("Speed", lambda row: formats.times(row.speedup), 1),
+        Column[Row]("KiB", lambda row: formats.kibibytes(row.size_bytes)),
+        Column[Row]("Size", lambda row: formats.share(row.size_ratio), 2),
+        Column[Row]("Agree", lambda row: formats.agreement(row.agreement), 4),
+        Column[Row]("Pareto", lambda row: "*" if row.candidate.pareto else "", 5),
+    )
+    return FittedTable(
+        f"{result.model} on {result.data}",
+        rows,
+        columns,
+        _row_style,
+        lambda row: row.why,
+        "Verdict",
+        caption=_legend(result, rows),
+    )
+
+
+def measurements_table(measurements: Sequence[Measurement], sizes: Mapping[str, int]) -> RenderableType:
+    """Return measured files side by side, one row a file and batch size, speed relative to the first file.
+
+    Args:
+        measurements: at least one; the first is what the others are compared with.
+        sizes: bytes on disk by `Measurement.target`; a target without an entry shows none.
+    """
+    rows = tuple(_bench_rows(measurements, sizes))
+    columns = (
+        Column[_BenchRow]("File", lambda row: row.target, is_number=False),
+        Column[_BenchRow]("Runtime", lambda row: row.runtime, 4, is_number=False),
+        Column[_BenchRow]("Batch", lambda row: str(row.batch_size)),
+        Column[_BenchRow]("p50 ms", lambda row: formats.number(row.p50_ms)),
+        Column[_BenchRow]("p90 ms", lambda row: formats.number(row.p90_ms), 6),
+        Column[_BenchRow]("p99 ms", lambda row: formats.number(row.p99_ms), 1),
+        Column[_BenchRow]("Per s", lambda row: formats.number(row.throughput_per_s), 2),
+        Column[_BenchRow]("Speed", lambda row: formats.times(row.speedup)),
+        Column[_BenchRow]("KiB", lambda row: formats.kibibytes(row.size_bytes), 3),
+        Column[_BenchRow]("Peak MiB", lambda row: _mebibytes(row.peak_memory_bytes), 5),
+    )
+    return FittedTable("Latency", rows, columns, caption=_bench_caption(measurements))
+
+
+def artifact_table(artifact: Artifact) -> RenderableType:
+    """Return what is known of an exported file: sizes, signature, operators and parity."""
+    facts = FittedTable(
+        artifact.path,
+        _artifact_facts(artifact),
+        (Column[tuple[str, str]]("", lambda fact: fact[0], is_number=False),),
+        remark=lambda fact: fact[1],
+    )
+    parts: list[RenderableType] = [facts]
+    if artifact.operators:
+        parts.append(_operators_table(artifact.operators))
+    parts.extend(Text(f"Note: {note}") for note in artifact.notes)
+    return Group(*parts)
+
+
+def profile_table(profile: ModelProfile) -> RenderableType:
+    """Return parameters and multiply-accumulates of every layer, with their shares."""
+    total, macs = max(profile.parameters, 1), max(profile.macs, 1)
+    columns = (
+        Column[LayerCost]("Layer", lambda layer: layer.name, is_number=False),
+        Column[LayerCost]("Type", lambda layer: layer.type, 3, is_number=False),
+        Column[LayerCost]("Output", lambda layer: formats.shape(layer.output_shape), 4),
+        Column[LayerCost]("Parameters", lambda layer: f"{layer.parameters:,}"),
+        Column[LayerCost]("", lambda layer: _part(layer.parameters, total), 2),
+        Column[LayerCost]("MACs", lambda layer: "?" if layer.macs is None else f"{layer.macs:,}"),
+        Column[LayerCost]("", lambda layer: _part(layer.macs, macs), 1),
+    )
+    unknown = sum(layer.macs is None for layer in profile.layers)
+    caption = [
+        f"{profile.parameters:,} parameters ({profile.trainable_parameters:,} trainable), "
+        f"{profile.macs:,} multiply-accumulates for one example."
+    ]
+    if unknown:
+        caption.append(f"?: no formula for {unknown} layer(s); their work is not in the total.")
+    return FittedTable(profile.model, profile.layers, columns, caption=caption)
+
+
+def checks_table(checks: Sequence[Check]) -> RenderableType:
+    """Return what an installation has and lacks, with the remedy."""
+    columns = (
+        Column[Check]("Check", lambda check: check.name, is_number=False),
+        Column[Check]("Status", lambda check: _CHECK_MARKS[check.status], is_number=False),
+    )
+    return FittedTable(
+        "kopt doctor",
+        checks,
+        columns,
+        lambda check: _CHECK_STYLES[check.status],
+        lambda check: ". ".join(filter(None, (check.found, check.remedy))),
+        "Found",
+    )
+
+
+def _drop_header(metric: str) -> str:
+    return "Drop pt" if formats.is_counted(metric) else "Drop"
+
+
+def _drop(row: Row, metric: str) -> str:
+    text = formats.NOTHING if row.is_baseline else formats.metric_change(row.drop, metric)
+    return f"{text}~" if row.within_noise else text
+
+
+def _row_style(row: Row) -> str:
+    if row.is_best:
+        return "bold green"
+    if row.failed:
+        return "red"
+    return "" if row.is_baseline or row.candidate.within_budget else "dim"
+
+
+def _legend(result: OptimizationResult, rows: Sequence[Row]) -> list[str]:
+    _, reference = size_reference(result)
+    against = f" Size: against {reference}." if reference else ""
+    lines = [f"Speed: against the first row.{against} Best: >. Pareto front: *."]
+    if any(row.within_noise for row in rows):
+        lines.append("~: within the noise of so many examples (95% interval of the drop includes zero).")
+    batches = {row.latency.batch_size for row in rows if row.latency}
+    if batches - {1}:
+        lines.append(f"p50 ms is a call at batch size {', '.join(map(str, sorted(batches)))}.")
+    return lines
+
+
+@dataclasses.dataclass(frozen=True)
+class _BenchRow:
+    target: str
+    runtime: str
+    batch_size: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    throughput_per_s: float
+    speedup: float | None
+    size_bytes: int | None
+    peak_memory_bytes: int | None
+
+
+def _bench_rows(measurements: Sequence[Measurement], sizes: Mapping[str, int]) -> list[_BenchRow]:
+    reference = {latency.batch_size: latency.p50_ms for latency in measurements[0].latencies}
+    folder = _common_folder([measurement.target for measurement in measurements])
+    return [
+        _BenchRow(
+            target=measurement.target.removeprefix(folder),
+            runtime=measurement.runtime,
+            batch_size=latency.batch_size,
+            p50_ms=latency.p50_ms,
+            p90_ms=latency.p90_ms,
+            p99_ms=latency.p99_ms,
+            throughput_per_s=latency.throughput_per_s,
+            speedup=reference[latency.batch_size] / latency.p50_ms if latency.batch_size in reference else None,
+            size_bytes=sizes.get(measurement.target),
+            peak_memory_bytes=measurement.peak_memory_bytes,
+        )
+        for measurement in measurements
+        for latency in measurement.latencies
+    ]
+
+
+def _common_folder(targets: Sequence[str]) -> str:
+    parents = [target.rpartition("/")[0] for target in targets]
+    if len(set(targets)) == 1 or not all(parent.startswith("/") for parent in parents):
+        return ""
+    return f"{os.path.commonpath(parents)}/".replace("//", "/")
+
+
+def _bench_caption(measurements: Sequence[Measurement]) -> list[str]:
+    machine = measurements[0].machine
+    lines = [f"{machine.processor}, {machine.cores} core(s), {machine.system}. Speed: against the first file."]
+    for measurement in measurements:
+        energy = measurement.energy
+        if energy:
+            kind = "measured" if energy.measured else "estimate"
+            lines.append(
+                f"{measurement.target}: {formats.number(energy.millijoules)} mJ an example ({kind}: {energy.method})."
+            )
+    return lines
+
+
+def _mebibytes(value: int | None) -> str:
+    return formats.NOTHING if value is None else formats.number(value / (1 << 20))
+
+
+def _artifact_facts(artifact: Artifact) -> list[tuple[str, str]]:
+    facts = [
+        ("Format", f"{artifact.format}, {artifact.scheme}"),
+        ("Size", f"{formats.size(artifact.size_bytes)} ({formats.size(artifact.gzip_bytes)} after gzip)"),
+        *(("Input", _tensor(tensor)) for tensor in artifact.inputs),
+        *(("Output", _tensor(tensor)) for tensor in artifact.outputs),
+    ]
+    if artifact.options:
+        facts.append(("Options", ", ".join(f"{key}={value}" for key, value in artifact.options.items())))
+    if artifact.parity:
+        facts.extend(_parity_facts(artifact))
+    return [*facts, ("SHA-256", artifact.sha256)]
+
+
+def _parity_facts(artifact: Artifact) -> list[tuple[str, str]]:
+    parity = artifact.parity
+    if parity is None:
+        return []
+    facts = []
+    for output in parity.outputs:
+        text = f"{output.name}: largest difference {formats.number(output.max_abs)}, rmse {formats.number(output.rmse)}"
+        if output.argmax_agreement is not None:
+            text += f", argmax agreement {formats.agreement(output.argmax_agreement)}"
+        if output.nonfinite_a:
+            text += f", {output.nonfinite_a} NaN or infinite"
+        facts.append(("Parity", f"{text} ({parity.examples:,} examples)"))
+    return facts
+
+
+def _tensor(tensor: TensorInfo) -> str:
+    text = f"{tensor.name} {formats.shape(tensor.shape)} {tensor.dtype}"
+    return (
+        text
+        if tensor.scale is None
+        else f"{text}, scale {formats.number(tensor.scale)}, zero point {tensor.zero_point}"
+    )
+
+
+def _operators_table(operators: Sequence[OperatorCount]) -> RenderableType:
+    columns = (
+        Column[OperatorCount]("Operator", lambda operator: operator.name, is_number=False),
+        Column[OperatorCount]("Type", lambda operator: operator.dtype, is_number=False),
+        Column[OperatorCount]("Count", lambda operator: str(operator.count)),
+    )
+    return FittedTable("", sorted(operators, key=lambda operator: -operator.count), columns)
+
+
+def _part(value: int | None, total: int) -> str:
+    return "" if not value else formats.share(value / total)

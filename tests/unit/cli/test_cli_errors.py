@@ -1,0 +1,69 @@
+"""What a user's mistake looks like on the command line. Each error comes before TensorFlow does any work."""
+
+import json
+
+import pytest
+
+from kopt.cli import main
+
+
+def fails(capsys, *arguments):
+    code = main(arguments)
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return code, captured
+
+
+@pytest.mark.parametrize("drop", ["-0.1", "1.5", "nan"])
+def test_max_drop_outside_its_range(capsys, tmp_path, drop):
+    workdir = tmp_path / "run"
+    code, captured = fails(
+        capsys, "optimize", "m.keras", "--data", "digits", f"--max-drop={drop}", "--workdir", str(workdir)
+    )
+    assert code == 2
+    assert "`max_drop` is a fraction of the metric in [0, 1]" in captured.err
+    assert not workdir.exists()
+
+
+def test_unknown_objective_names_the_nearest(capsys):
+    code, captured = fails(capsys, "demo", "--objective", "sise")
+    assert code == 2
+    assert "Did you mean 'size'" in captured.err
+
+
+def test_unknown_scheme_names_the_nearest(capsys):
+    code, captured = fails(capsys, "export", "m.keras", "m.tflite", "--scheme", "int9")
+    assert code == 2
+    assert "Unknown scheme 'int9'" in captured.err
+    assert "Accepted: float32" in captured.err
+
+
+def test_unknown_output_suffix(capsys):
+    code, captured = fails(capsys, "export", "m.keras", "m.pb")
+    assert code == 2
+    assert "ends in .tflite or .onnx" in captured.err
+
+
+def test_json_carries_the_error_too(capsys):
+    code, captured = fails(capsys, "report", "nowhere", "--json")
+    assert code == 2
+    assert json.loads(captured.out)["error"] == "LoadError"
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(Exception, match="nowhere"):
+        main(["report", "nowhere", "--debug"])
+
+
+def test_unknown_command_exits_with_2(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["optimise"])
+    assert exit.value.code == 2
+    assert "invalid choice: 'optimise'" in capsys.readouterr().err
+
+
+def test_nothing_to_do_is_an_error(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main([])
+    assert exit.value.code == 2
+    capsys.readouterr()

@@ -1,0 +1,130 @@
+import keras
+import numpy as np
+import pytest
+
+from kopt import profile
+from kopt.core.errors import DataError, InputError
+from kopt.core.records import ModelProfile
+
+L = keras.layers
+
+
+def test_layers_in_order_with_shapes_and_parameters():
+    model = keras.Sequential([keras.Input((8, 8, 1)), L.Conv2D(4, 3), L.BatchNormalization(), L.Flatten(), L.Dense(2)])
+    result = profile.model(model)
+    assert [(layer.type, layer.output_shape, layer.parameters, layer.macs) for layer in result.layers] == [
+        ("Conv2D", (None, 6, 6, 4), 9 * 4 + 4, 36 * 4 * 9),
+        ("BatchNormalization", (None, 6, 6, 4), 4 * 4, 0),
+        ("Flatten", (None, 144), 0, 0),
+        ("Dense", (None, 2), 144 * 2 + 2, 288),
+    ]
+    assert result.macs == 36 * 4 * 9 + 288
+    assert result.parameters == model.count_params() == 40 + 16 + 290
+    assert result.trainable_parameters == 40 + 8 + 290, "mean and variance are not trained"
+    assert ModelProfile.from_json(result.to_json()) == result
+
+
+def test_shared_layers_compute_every_time_and_weigh_once():
+    left, right = keras.Input((3,), name="left"), keras.Input((3,), name="right")
+    shared = L.Dense(4, name="shared")
+    model = keras.Model([left, right], L.Add(name="sum")([shared(left), shared(right)]))
+    result = profile.model(model)
+    assert [(layer.name, layer.parameters, layer.macs) for layer in result.layers] == [
+        ("shared", 16, 12),
+        ("shared (call 2)", 0, 12),
+        ("sum", 0, 0),
+    ]
+    assert result.parameters == 16
+
+
+def test_nested_models_are_opened():
+    encoder = keras.Sequential([keras.Input((3,)), L.Dense(4, name="dense")], name="encoder")
+    left, right = keras.Input((3,)), keras.Input((3,))
+    distance = L.Subtract(name="difference")([encoder(left), encoder(right)])
+    result = profile.model(keras.Model([left, right], distance))
+    assert [(layer.name, layer.parameters, layer.macs) for layer in result.layers] == [
+        ("encoder/dense", 16, 12),
+        ("encoder (call 2)/dense", 0, 12),
+        ("difference", 0, 0),
+    ]
+
+
+def test_nested_models_of_any_size_take_the_size_they_are_called_with():
+    inside = keras.Input((None, None, 3))
+    backbone = keras.Model(inside, L.GlobalMaxPooling2D()(L.Conv2D(4, 3, name="conv")(inside)), name="backbone")
+    image = keras.Input((6, 5, 3))
+    result = profile.model(keras.Model(image, backbone(image)))
+    assert result.layers[0].name == "backbone/conv"
+    assert result.layers[0].output_shape == (None, 4, 3, 4)
+    assert result.macs == 12 * 4 * 27
+
+
+def test_data_says_what_the_model_leaves_open():
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    hidden = L.Embedding(10, 3, mask_zero=True)(tokens)
+    model = keras.Model(tokens, L.Dense(2)(L.LSTM(5)(hidden * 2.0)))
+    assert profile.model(model).macs == 10
+    result = profile.model(model, np.ones((4, 7), np.int64))
+    assert result.macs == 7 * 4 * 5 * 8 + 10
+    assert [layer.output_shape for layer in result.layers] == [(None, 7, 3), (None, 7, 3), (None, 5), (None, 2)]
+    with pytest.raises(DataError, match="tokens"):
+        profile.model(model, np.ones((4, 7, 2), np.int64))
+
+
+def test_operations_count_nothing_or_are_unknown():
+    x = keras.Input((4, 3))
+    model = keras.Model(x, keras.ops.matmul(keras.ops.relu(x) + 1.0, keras.ops.transpose(x, (0, 2, 1))))
+    counts = {layer.type: layer.macs for layer in profile.model(model).layers}
+    assert counts == {"Relu": 0, "Add": 0, "Transpose": 0, "Matmul": None}
+
+
+def test_a_model_without_a_graph_lists_parameters_only():
+    class Block(L.Layer):
+        def __init__(self):
+            super().__init__()
+            self.dense = L.Dense(4)
+
+        def build(self, shape):
+            self.dense.build(shape)
+            self.scale = self.add_weight(shape=(4,), name="scale")
+
+        def call(self, x):
+            return self.dense(x) * self.scale
+
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.block = Block()
+            self.head = L.Dense(2)
+
+        def call(self, x):
+            return self.head(self.block(x))
+
+    model = Model()
+    with pytest.raises(InputError):
+        profile.model(model)
+    model(np.zeros((1, 3), np.float32))
+    result = profile.model(model)
+    assert sorted((layer.type, layer.parameters, layer.macs) for layer in result.layers) == [
+        ("Block", 4, None),
+        ("Dense", 10, None),
+        ("Dense", 16, None),
+    ]
+    assert result.parameters == 30
+
+
+def test_the_model_is_left_as_it_was():
+    model = keras.Sequential([keras.Input((None, 3)), L.LSTM(5), L.Dense(2)])
+    before = [len(layer._inbound_nodes) for layer in model.layers]
+    profile.model(model, np.zeros((1, 4, 3), np.float32))
+    assert [len(layer._inbound_nodes) for layer in model.layers] == before
+
+
+def test_mobilenet_v2():
+    # Published: 300 million multiply-accumulates, 3.4 million parameters (Sandler et al. 2018, table 4). By the
+    # formulas on the published architecture: 300,774,272.
+    result = profile.model(keras.applications.MobileNetV2(weights=None))
+    assert result.macs == pytest.approx(300.8e6, rel=0.01)
+    assert result.parameters == 3_538_984
+    assert sum(layer.parameters for layer in result.layers) == result.parameters
+    assert all(layer.macs is not None for layer in result.layers)

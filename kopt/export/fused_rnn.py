@@ -6,7 +6,6 @@ the mark into UNIDIRECTIONAL_SEQUENCE_LSTM, which it quantizes. There is no such
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,14 +13,14 @@ import tensorflow as tf
 
 from kopt.core.errors import UnsupportedModelError
 from kopt.core.schemes import Scheme
-from kopt.export.source import SIGNATURE, Source
+from kopt.export.source import Source, trace_function
 from kopt.graph import GraphView, to_tf_keras
 
 _ACCEPTED = "Accepted for such a model: the schemes float32, float16, dynamic and int4."
 
 
-def trace_fused(source: Source, directory: Path, scheme: Scheme) -> Source:
-    """Return `source` with its SavedModel made from a tf_keras twin with fused LSTMs, one example a call.
+def fused_source(source: Source, scheme: Scheme) -> Source:
+    """Return `source` with its trace made from a tf_keras twin with fused LSTMs, one example a call.
 
     Raises:
         UnsupportedModelError: the model has an RNN for which there is no integer operator; the message names it.
@@ -42,12 +41,11 @@ def trace_fused(source: Source, directory: Path, scheme: Scheme) -> Source:
         result = twin([tensors[name] for name in names], training=False)
         return dict(zip(outputs, map(tf.identity, tf.nest.flatten(result)), strict=True))
 
-    function = tf.function(serve)
-    specs = {i.name: tf.TensorSpec((1, *i.shape[1:]), i.dtype, name=i.name) for i in source.inputs}
-    concrete = function.get_concrete_function(**specs)
-    tf.saved_model.save(twin, str(directory), signatures={SIGNATURE: concrete})
     inputs = tuple(dataclasses.replace(info, shape=(1, *info.shape[1:])) for info in source.inputs)
-    return dataclasses.replace(source, directory=directory, inputs=inputs)
+    function, concrete = trace_function(serve, inputs)
+    return dataclasses.replace(
+        source, inputs=inputs, function=function, concrete=concrete, freeze=False, owner=(source.owner, twin)
+    )
 
 
 def _require_fusible(source: Source) -> None:

@@ -1,72 +1,129 @@
-"""What is exported: a model traced once into a SavedModel with one flat, named signature.
+"""What is exported: a model traced once into one flat, named signature.
 
-Every exporter starts from that directory. The traced function also computes the reference that the exported file is
-held against, so that the model is traced once however many questions are asked of it.
+Every exporter starts from that trace, and the trace computes the reference that the exported file is held against, so
+that the model is traced once however many files are made of it.
 """
 
+import contextlib
 import dataclasses
+import functools
 import os
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from kopt.core.errors import UnsupportedModelError
 from kopt.core.files import sha256
 from kopt.core.records import TensorInfo
-from kopt.export.integer_layers import integer_twin
-from kopt.graph import copy_weights, fingerprint, load_model, require_built, require_finite, rewrite, signature
-from kopt.graph.internals import flatten_layers, graph_of
+from kopt.export.twins import float32_twin
+from kopt.graph import fingerprint, load_model, require_built, require_finite, signature
+from kopt.graph.internals import graph_of
 
 SIGNATURE = "serving_default"
 _LOOP_OPERATORS = frozenset(("While", "StatelessWhile", "TensorListReserve"))
+# Constants convert several times faster than variables (MobileNetV2: 0.8 s against 2.8 s), but freezing copies them,
+# and a graph of more than 2 GB cannot be written at all.
+_FREEZE_BELOW_BYTES = 32 << 20
 Arrays = Mapping[str, np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Source:
     """A model ready for export.
 
     Attributes:
         name: of the model or its file.
         model: the Keras model in float32; `None` for a SavedModel made elsewhere.
-        directory: SavedModel that converters read.
-        signature: key of its signature.
-        inputs, outputs: of the signature, in the model's order.
+        inputs: of the signature, in the model's order.
+        outputs: likewise.
         sha256: of architecture and weights, or of the SavedModel's content.
-        has_loop: the graph holds a loop (an RNN), which TFLite runs for a fixed batch size only.
-        compute: the traced model: arrays by input name to arrays by output name.
-        owner: what keeps the variables of `compute` alive.
+        function: the traced `tf.function` that converters get; holds `concrete`.
+        concrete: its only trace.
+        reference: the trace that the exported file is compared with; `concrete` unless that was made convertible.
+        freeze: whether converters may get the variables as constants; freezing inlines functions, and with them the
+            mark by which a fused LSTM is known.
+        saved_model: where a SavedModel made elsewhere lies.
+        owner: what keeps the variables alive.
     """
 
     name: str
     model: Any
-    directory: Path
-    signature: str
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     sha256: str
-    has_loop: bool
-    compute: Callable[[Arrays], dict[str, np.ndarray]]
-    owner: Any
+    function: Any
+    concrete: Any
+    reference: Any
+    freeze: bool = True
+    saved_model: Path | None = None
+    owner: Any = None
+
+    @functools.cached_property
+    def has_loop(self) -> bool:
+        """Whether the graph holds a loop (an RNN), which TFLite runs for a fixed batch size only."""
+        graph = self.concrete.graph.as_graph_def()
+        nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+        return any(node.op in _LOOP_OPERATORS for node in nodes)
+
+    @property
+    def batch_size(self) -> int | None:
+        """Number of examples in every call; `None` if it is free."""
+        return self.inputs[0].shape[0]
+
+    def compute(self, arrays: Arrays) -> dict[str, np.ndarray]:
+        """Run the reference on arrays by input name, in calls of the batch size it was traced with."""
+        count = len(next(iter(arrays.values())))
+        _, specs = self.reference.structured_input_signature
+        step = next(iter(specs.values())).shape[0] or count
+        parts = []
+        for start in range(0, count - count % step, step):
+            feeds = {name: tf.constant(array[start : start + step]) for name, array in arrays.items()}
+            parts.append({name: tensor.numpy() for name, tensor in self.reference(**feeds).items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    @contextlib.contextmanager
+    def as_saved_model(self) -> Iterator[Path]:
+        """Yield a SavedModel directory of `concrete` for a converter to read."""
+        if self.saved_model is not None:
+            yield self.saved_model
+            return
+        with tempfile.TemporaryDirectory(prefix="kopt-") as scratch:
+            directory = Path(scratch) / "saved_model"
+            if len(self.concrete.captured_inputs) == len(self.concrete.variables):
+                _write_concrete(self.concrete, directory, freeze=self.freeze)
+            else:  # lookup tables and other captures, which only the model itself knows how to save
+                self.write(directory)
+            yield directory
+
+    def write(self, directory: Path) -> None:
+        """Write a SavedModel with variables, lookup tables and assets, as TF Serving loads it."""
+        archive = keras.export.ExportArchive()
+        archive.track(self.model)
+        archive.add_endpoint(SIGNATURE, self.function)
+        archive.write_out(str(directory), verbose=False)
 
 
 def open_model(model: Any, *, custom_objects: dict[str, Any] | None = None, safe_mode: bool = True) -> Any:
     """Return `model` as something to export: a checked Keras model, or the path of a SavedModel directory.
 
     Args:
-        model: a built Keras model, or the path of a `.keras`, `.h5` or SavedModel.
+        model: a built Keras model, the path of a `.keras`, `.h5` or SavedModel, or what `traced` yields.
         custom_objects: see `kopt.load_model`.
         safe_mode: see `kopt.load_model`.
 
     Raises:
         LoadError: the path cannot be opened.
-        UnsupportedModelError: the model was never built or called.
+        InputError: the model was never built or called, or is no Keras 3 model.
         NonFiniteError: a weight is NaN or infinite.
     """
+    if isinstance(model, Source):
+        return model
     if isinstance(model, (str, os.PathLike)):
         path = Path(model)
         if (path / "saved_model.pb").is_file():
@@ -77,88 +134,65 @@ def open_model(model: Any, *, custom_objects: dict[str, Any] | None = None, safe
     return model
 
 
-def trace(model: Any, directory: Path, *, batch_size: int | None = None) -> Source:
-    """Trace `model` (from `open_model`) into `directory`.
+@contextlib.contextmanager
+def traced(model: Any) -> Iterator[Source]:
+    """Trace a model once for several exports: every exporter takes the result in place of the model.
 
     Args:
-        model: a Keras model, or the path of a SavedModel, which is used where it lies.
-        directory: an existing empty directory.
+        model: a built Keras model, or the path of a `.keras`, `.h5` or SavedModel.
+
+    Example:
+        >>> with kopt.export.traced(model) as source:
+        ...     kopt.export.tflite(source, "model.tflite")
+        ...     kopt.export.onnx(source, "model.onnx")
+    """
+    yield trace(open_model(model))
+
+
+def trace(model: Any, *, batch_size: int | None = None) -> Source:
+    """Trace `model` (from `open_model`).
+
+    Args:
+        model: a Keras model; the path of a SavedModel; or a `Source`, which is given back if its batch size is the one
+            asked for.
         batch_size: fixed number of examples a call; `None` keeps it free.
+
+    Raises:
+        UnsupportedModelError: another batch size of a SavedModel that was made elsewhere.
     """
     if isinstance(model, Path):
-        return _trace_saved_model(model)
+        model = _trace_saved_model(model)
+    if isinstance(model, Source):
+        return _with_batch_size(model, batch_size)
     inputs, outputs = signature(model)
     twin = float32_twin(model)
-    function = tf.function(_serving_function(twin, [i.name for i in inputs], [o.name for o in outputs]))
-    specs = {i.name: tf.TensorSpec((batch_size, *i.shape[1:]), i.dtype, name=i.name) for i in inputs}
-    concrete = function.get_concrete_function(**specs)
-    archive = keras.export.ExportArchive()
-    archive.track(twin)
-    archive.add_endpoint(SIGNATURE, function)
-    archive.write_out(str(directory), verbose=False)
-    return Source(
-        name=model.name,
-        model=twin,
-        directory=directory,
-        signature=SIGNATURE,
-        inputs=tuple(dataclasses.replace(i, shape=(batch_size, *i.shape[1:])) for i in inputs),
-        outputs=outputs,
-        sha256=fingerprint(model),
-        has_loop=_has_loop(concrete),
-        compute=_numpy_function(concrete),
-        owner=function,
-    )
+    inputs = tuple(dataclasses.replace(info, shape=(batch_size, *info.shape[1:])) for info in inputs)
+    serve = _serving_function(twin, [i.name for i in inputs], [o.name for o in outputs])
+    function, concrete = trace_function(serve, inputs)
+    return Source(model.name, twin, inputs, outputs, fingerprint(model), function, concrete, concrete)
 
 
-def float32_twin(model: Any) -> Any:
-    """Return `model`, or a copy that computes in float32 if any layer computes in a lower precision.
-
-    The converters refuse half-precision graphs; the weights are float32 in both.
-    """
-    if all(layer.compute_dtype in (None, "float32") for layer in flatten_layers(model)):
-        return model
-    return _rebuilt(model, lambda layer: type(layer).from_config(_with_float32(layer.get_config())))
+def trace_function(serve: Callable[..., dict[str, Any]], inputs: tuple[TensorInfo, ...]) -> tuple[Any, Any]:
+    """Return `serve` as a `tf.function` of keyword tensors, and its trace for `inputs`."""
+    function = tf.function(serve, autograph=False)
+    specs = {info.name: tf.TensorSpec(info.shape, info.dtype, name=info.name) for info in inputs}
+    return function, function.get_concrete_function(**specs)
 
 
-def trace_with_integer_layers(source: Source, directory: Path, *, batch_size: int | None) -> Source:
-    """Return `source` with its SavedModel made from a copy whose layers all have integer kernels in TFLite.
-
-    The copy computes the same function; `source.compute` stays the model as it was given.
-    """
-    if source.model is None or graph_of(source.model) is None:
+def _with_batch_size(source: Source, batch_size: int | None) -> Source:
+    if batch_size in (None, source.batch_size):
         return source
-    if not any(integer_twin(layer) for layer in flatten_layers(source.model)):
-        return source
-    twin = trace(_rebuilt(source.model, integer_twin), directory, batch_size=batch_size)
-    return dataclasses.replace(source, directory=directory, owner=(source.owner, twin.owner))
-
-
-def _rebuilt(model: Any, make: Callable[[Any], Any]) -> Any:
-    """Return a copy of `model` with the layers that `make` returns in place of the given ones, weights copied."""
-    pairs: list[tuple[Any, Any]] = []
-
-    def replace(layer: Any) -> Any:
-        twin = make(layer)
-        if twin is not None:
-            pairs.append((layer, twin))
-        return twin
-
-    twin_model, _ = rewrite(model, replace)
-    for layer, twin in pairs:
-        copy_weights(layer, twin)
-    return twin_model
-
-
-def _with_float32(config: Any) -> Any:
-    if isinstance(config, dict):
-        return {key: "float32" if key == "dtype" else _with_float32(value) for key, value in config.items()}
-    return [_with_float32(item) for item in config] if isinstance(config, (list, tuple)) else config
+    if source.model is None:
+        raise UnsupportedModelError(
+            f"{source.name} is a SavedModel whose batch size is {source.batch_size or 'free'}; it cannot be given "
+            f"{batch_size}. Export the Keras model itself, or save it with that batch size."
+        )
+    return dataclasses.replace(trace(source.model, batch_size=batch_size), sha256=source.sha256)
 
 
 def _serving_function(model: Any, inputs: list[str], outputs: list[str]) -> Callable[..., dict[str, Any]]:
     def serve(**tensors: Any) -> dict[str, Any]:
-        flat = [tensors[name] for name in inputs]
-        result = model(_structured(model, inputs, flat), training=False)
+        result = model(_structured(model, inputs, [tensors[name] for name in inputs]), training=False)
         # `tf.identity` gives an output that is an input, or another output, a tensor of its own.
         return {name: tf.identity(tensor) for name, tensor in zip(outputs, keras.tree.flatten(result), strict=True)}
 
@@ -180,17 +214,16 @@ def _trace_saved_model(path: Path) -> Source:
             f"Save it with `model.export(path)`."
         )
     concrete = loaded.signatures[SIGNATURE]
-    specs = concrete.structured_input_signature[1]
     return Source(
         name=path.name,
         model=None,
-        directory=path,
-        signature=SIGNATURE,
-        inputs=tuple(_info(name, spec) for name, spec in specs.items()),
+        inputs=tuple(_info(name, spec) for name, spec in concrete.structured_input_signature[1].items()),
         outputs=tuple(_info(name, spec) for name, spec in concrete.structured_outputs.items()),
         sha256=sha256(path),
-        has_loop=_has_loop(concrete),
-        compute=_numpy_function(concrete),
+        function=concrete,
+        concrete=concrete,
+        reference=concrete,
+        saved_model=path,
         owner=loaded,
     )
 
@@ -199,15 +232,22 @@ def _info(name: str, spec: Any) -> TensorInfo:
     return TensorInfo(name, tuple(spec.shape), spec.dtype.name)
 
 
-def _has_loop(concrete: Any) -> bool:
-    graph = concrete.graph.as_graph_def()
-    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-    return any(node.op in _LOOP_OPERATORS for node in nodes)
+def _write_concrete(concrete: Any, directory: Path, *, freeze: bool) -> None:
+    module = tf.Module()
+    if freeze and sum(v.shape.num_elements() * v.dtype.size for v in concrete.variables) < _FREEZE_BELOW_BYTES:
+        concrete = _frozen(concrete)
+    else:
+        module.variables_of_model = list(concrete.variables)
+    tf.saved_model.save(module, str(directory), signatures={SIGNATURE: concrete})
 
 
-def _numpy_function(concrete: Any) -> Callable[[Arrays], dict[str, np.ndarray]]:
-    def compute(arrays: Arrays) -> dict[str, np.ndarray]:
-        tensors = {name: tf.constant(array) for name, array in arrays.items()}
-        return {name: tensor.numpy() for name, tensor in concrete(**tensors).items()}
+def _frozen(concrete: Any) -> Any:
+    """Return `concrete` with its variables as constants and the same names."""
+    frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+    names = sorted(concrete.structured_outputs)  # the order in which a dict of outputs is flattened
 
-    return compute
+    @functools.partial(tf.function, autograph=False)
+    def serve(**tensors: Any) -> dict[str, Any]:
+        return dict(zip(names, frozen(**tensors), strict=True))
+
+    return serve.get_concrete_function(**concrete.structured_input_signature[1])

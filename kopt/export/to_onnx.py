@@ -1,7 +1,6 @@
 """Keras model to `.onnx`."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +8,11 @@ from kopt.core.errors import ConfigError
 from kopt.core.files import check_output
 from kopt.core.records import Artifact
 from kopt.core.schemes import get_scheme
-from kopt.data import calibration
 from kopt.export.assembly import Converted, assemble
 from kopt.export.inspection import inspect_onnx
 from kopt.export.process import converter
-from kopt.export.source import open_model, trace
-from kopt.export.verification import EXAMPLES
-from kopt.measure import random_inputs
+from kopt.export.source import SIGNATURE, open_model, trace
+from kopt.export.verification import examples
 
 OPSETS = range(13, 19)  # what tf2onnx 1.17 writes and both ends were tested with
 
@@ -35,7 +32,7 @@ def onnx(
     compared with the model before it gets its name; a manifest lies beside it as `<path>.json`.
 
     Args:
-        model: a built Keras model, or the path of a `.keras`, `.h5` or SavedModel.
+        model: a built Keras model, the path of a `.keras`, `.h5` or SavedModel, or what `traced` yields.
         path: file to write.
         opset: ONNX operator set, 13 to 18.
         data: real inputs to compare on; seeded random ones if not given.
@@ -55,23 +52,20 @@ def onnx(
     model = open_model(model)
     check_output(path, overwrite=overwrite)
     converter.start()
-    with tempfile.TemporaryDirectory(prefix="kopt-") as scratch:
-        source = trace(model, Path(scratch) / "saved_model")
+    source = trace(model)
 
-        def convert(staged: Path) -> Converted:
-            job = {"saved_model": str(source.directory), "signature": source.signature}
-            converter.run("onnx", output=str(staged), opset=opset, **job)
-            return Converted(inspect_onnx(staged))
+    def convert(staged: Path) -> Converted:
+        with source.as_saved_model() as directory:
+            converter.run("onnx", saved_model=str(directory), signature=SIGNATURE, output=str(staged), opset=opset)
+        return Converted(inspect_onnx(staged))
 
-        return assemble(
-            source,
-            path,
-            format="onnx",
-            scheme=get_scheme("float32"),
-            convert=convert,
-            examples=calibration(data, samples=EXAMPLES, seed=seed, inputs=source.inputs)
-            if data is not None
-            else random_inputs(source.inputs, EXAMPLES, seed=seed),
-            options={"opset": str(opset)},
-            overwrite=overwrite,
-        )
+    return assemble(
+        source,
+        path,
+        format="onnx",
+        scheme=get_scheme("float32"),
+        convert=convert,
+        examples=examples(data, source, seed),
+        options={"opset": str(opset)},
+        overwrite=overwrite,
+    )

@@ -2,19 +2,16 @@
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from kopt.core.files import check_output
 from kopt.core.records import Artifact
 from kopt.core.schemes import get_scheme
-from kopt.data import calibration
 from kopt.export.assembly import Converted, assemble
 from kopt.export.inspection import inspect_saved_model
 from kopt.export.source import open_model, trace
-from kopt.export.verification import EXAMPLES
-from kopt.measure import random_inputs
+from kopt.export.verification import examples
 
 
 def saved_model(
@@ -31,7 +28,7 @@ def saved_model(
     loaded again and compared with the model before it gets its name; a manifest lies beside it as `<path>.json`.
 
     Args:
-        model: a built Keras model, or the path of a `.keras`, `.h5` or SavedModel.
+        model: a built Keras model, the path of a `.keras`, `.h5` or SavedModel, or what `traced` yields.
         path: directory to write.
         data: real inputs to compare on; seeded random ones if not given.
         seed: of the random inputs.
@@ -47,22 +44,22 @@ def saved_model(
     """
     model = open_model(model)
     check_output(path, overwrite=overwrite)
-    with tempfile.TemporaryDirectory(prefix="kopt-") as scratch:
-        source = trace(model, Path(scratch) / "saved_model")
+    source = trace(model)
 
-        def convert(staged: Path) -> Converted:
-            shutil.copytree(source.directory, staged)
-            return Converted(inspect_saved_model(staged))
+    def convert(staged: Path) -> Converted:
+        if source.saved_model is not None:
+            shutil.copytree(source.saved_model, staged)
+        else:
+            source.write(staged)
+        return Converted(inspect_saved_model(staged))
 
-        return assemble(
-            source,
-            path,
-            format="saved_model",
-            scheme=get_scheme("float32"),
-            convert=convert,
-            examples=calibration(data, samples=EXAMPLES, seed=seed, inputs=source.inputs)
-            if data is not None
-            else random_inputs(source.inputs, EXAMPLES, seed=seed),
-            options={},
-            overwrite=overwrite,
-        )
+    return assemble(
+        source,
+        path,
+        format="saved_model",
+        scheme=get_scheme("float32"),
+        convert=convert,
+        examples=examples(data, source, seed),
+        options={},
+        overwrite=overwrite,
+    )

@@ -1,5 +1,6 @@
 """Keras model to `.tflite`, in six numeric schemes."""
 
+import dataclasses
 import os
 import re
 import tempfile
@@ -16,13 +17,13 @@ from kopt.core.records import Artifact, ExportConfig
 from kopt.core.schemes import Scheme, get_scheme
 from kopt.data import calibration as sample
 from kopt.export.assembly import Converted, assemble
-from kopt.export.fused_rnn import trace_fused
+from kopt.export.fused_rnn import fused_source
 from kopt.export.inspection import TFLiteContent, inspect_tflite
 from kopt.export.process import converter
-from kopt.export.source import Source, open_model, trace, trace_with_integer_layers
-from kopt.export.verification import EXAMPLES
+from kopt.export.source import SIGNATURE, Source, open_model, trace
+from kopt.export.twins import integer_twin
+from kopt.export.verification import examples
 from kopt.graph import GraphView
-from kopt.measure import random_inputs
 
 LOOP_NOTE = "The model holds a loop (an RNN); the file takes batches of exactly {} because TFLite loops need it fixed."
 
@@ -49,7 +50,7 @@ def tflite(
     `<path>.json`. The conversion runs in a child process, so that a crash of the converter is an error here.
 
     Args:
-        model: a built Keras model, or the path of a `.keras`, `.h5` or SavedModel.
+        model: a built Keras model, the path of a `.keras`, `.h5` or SavedModel, or what `traced` yields.
         path: file to write.
         scheme: `"float32"`, `"float16"` (half the size, float32 arithmetic), `"dynamic"` (int8 weights), `"int8"`
             (integers throughout), `"int16x8"` (int8 weights, 16-bit activations) or `"int4"` (4-bit weights).
@@ -82,27 +83,25 @@ def tflite(
     model = open_model(model)
     check_output(path, overwrite=overwrite)
     converter.start()
+    source, fused = _convertible(trace(model, batch_size=batch_size), kind)
+    ranges = None if calibration is None else sample(calibration, samples=samples, seed=seed, inputs=source.inputs)
+    job = {
+        "signature": SIGNATURE,
+        "io_dtype": config.io_dtype or kind.io_dtypes[0],
+        "keep_float": _tensor_patterns(source, fallback),
+        "select_ops": select_ops,
+        "fused_rnn": fused,
+    }
     with tempfile.TemporaryDirectory(prefix="kopt-") as scratch:
-        source, fused = _trace(model, Path(scratch), batch_size, kind)
-        _check_source(source, kind)
-        ranges = None
-        if calibration is not None:
-            ranges = sample(calibration, samples=samples, seed=seed, inputs=source.inputs)
-        job = {
-            "io_dtype": config.io_dtype or kind.io_dtypes[0],
-            "calibration": _save_arrays(ranges, scratch) if ranges is not None and kind.needs_calibration else None,
-            "keep_float": _tensor_patterns(source, fallback),
-            "select_ops": select_ops,
-            "fused_rnn": fused,
-        }
+        used = _save_arrays(ranges, scratch) if ranges is not None and kind.needs_calibration else None
         return assemble(
             source,
             path,
             format="tflite",
             scheme=kind,
-            convert=lambda staged: _convert(source, staged, Path(scratch), kind, job),
-            examples=_head(ranges) if ranges is not None else random_inputs(source.inputs, EXAMPLES, seed=seed),
-            options=_options(config, batch_size, select_ops, samples if job["calibration"] else None),
+            convert=lambda staged: _convert(source, staged, kind, {**job, "calibration": used}),
+            examples=examples(ranges, source, seed),
+            options=_options(config, batch_size, select_ops, samples if used else None),
             overwrite=overwrite,
         )
 
@@ -123,58 +122,56 @@ def _check_request(scheme: Scheme, calibration: Any, fallback: Sequence[str], ba
         require("ai_edge_quantizer.quantizer", "int4 export")
 
 
-def _check_source(source: Source, scheme: Scheme) -> None:
+def _convertible(source: Source, scheme: Scheme) -> tuple[Source, bool]:
+    """Return what the converter gets, and whether it is the fused twin of a model with an LSTM."""
     integers = [info.name for info in source.inputs if not info.dtype.startswith("float")]
     if scheme.name == "int16x8" and integers:
         raise UnsupportedModelError(
             f"Inputs {integers} of {source.name} are integers, for which the converter's 16-bit calibration has no "
             f"ranges. Choose another scheme, or take the embedding out of the model."
         )
-
-
-def _trace(model: Any, scratch: Path, batch_size: int | None, scheme: Scheme) -> tuple[Source, bool]:
-    """Return the source, and whether it is the fused twin of a model with an LSTM."""
-    source = trace(model, scratch / "saved_model", batch_size=batch_size)
-    if not source.has_loop:
-        if scheme.needs_calibration:
-            source = trace_with_integer_layers(source, scratch / "integer_layers", batch_size=batch_size)
-        return source, False
-    if scheme.needs_calibration:
-        return trace_fused(source, scratch / "fused", scheme), True
-    if source.inputs[0].shape[0] is None:
-        if source.model is None:
-            raise UnsupportedModelError(
-                f"{source.name} holds a loop (an RNN) and takes any batch size; TFLite needs a fixed one. Export the "
-                f"Keras model itself, or save the SavedModel with a fixed batch size."
-            )
-        source = trace(model, scratch / "fixed_batch", batch_size=1)
+    if source.has_loop and scheme.needs_calibration:
+        return fused_source(source, scheme), True
+    if source.has_loop and source.batch_size is None:
+        return trace(source, batch_size=1), False
+    twin = source.model and integer_twin(source.model)
+    if scheme.needs_calibration and twin is not source.model:
+        converted = trace(twin, batch_size=source.batch_size)
+        return dataclasses.replace(source, function=converted.function, concrete=converted.concrete), False
     return source, False
 
 
-def _convert(source: Source, staged: Path, scratch: Path, scheme: Scheme, job: dict[str, Any]) -> Converted:
-    if scheme.name == "int4":
-        start = scratch / "float32.tflite"
-        _run_tflite(source, start, {**job, "scheme": "float32", "keep_float": []})
-        converter.run("int4", float_model=str(start), output=str(staged), keep_float=job["keep_float"])
-    else:
-        _run_tflite(source, staged, {**job, "scheme": scheme.name})
+def _convert(source: Source, staged: Path, scheme: Scheme, job: dict[str, Any]) -> Converted:
+    with source.as_saved_model() as directory:
+        job = {**job, "saved_model": str(directory)}
+        if scheme.name == "int4":
+            _convert_int4(source, staged, job)
+        else:
+            _run_tflite(source, staged, {**job, "scheme": scheme.name})
     content = inspect_tflite(staged)
     if scheme.name == "int8" and not job["keep_float"]:
         _require_integers(content)
     return Converted(content.operators, content.output_step, _notes(source, scheme, content))
 
 
+def _convert_int4(source: Source, staged: Path, job: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory(prefix="kopt-") as scratch:
+        start = Path(scratch) / "float32.tflite"
+        _run_tflite(source, start, {**job, "scheme": "float32", "keep_float": []})
+        converter.run("int4", float_model=str(start), output=str(staged), keep_float=job["keep_float"])
+
+
 def _notes(source: Source, scheme: Scheme, content: TFLiteContent) -> tuple[str, ...]:
     notes = []
     if source.has_loop:
-        notes.append(LOOP_NOTE.format(source.inputs[0].shape[0]))
+        notes.append(LOOP_NOTE.format(source.batch_size))
     if scheme.name == "dynamic" and not any("int8" in operator.dtype for operator in content.operators):
         notes.append(SMALL_NOTE)
     return tuple(notes)
 
 
 def _run_tflite(source: Source, output: Path, job: dict[str, Any]) -> None:
-    converter.run("tflite", saved_model=str(source.directory), signature=source.signature, output=str(output), **job)
+    converter.run("tflite", output=str(output), **job)
 
 
 def _require_integers(content: TFLiteContent) -> None:
@@ -204,10 +201,6 @@ def _save_arrays(arrays: Mapping[str, np.ndarray], directory: str) -> str:
     path = os.path.join(directory, "calibration.npz")
     np.savez(path, **arrays)  # type: ignore[arg-type]
     return path
-
-
-def _head(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: array[:EXAMPLES] for name, array in arrays.items()}
 
 
 def _options(config: ExportConfig, batch_size: int | None, select_ops: bool, samples: int | None) -> dict[str, str]:

@@ -6,16 +6,25 @@ runtime knows. Opening the file in its own runtime and comparing numbers finds a
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kopt.core.errors import KoptError, ParityError
 from kopt.core.records import Parity, TensorInfo
 from kopt.core.schemes import Scheme
+from kopt.data import calibration
 from kopt.export.source import Source
-from kopt.measure import Runner, compare_outputs, load
+from kopt.measure import Runner, compare_outputs, load, random_inputs
 
-EXAMPLES = 16
+_EXAMPLES = 16
+
+
+def examples(data: Any, source: Source, seed: int) -> Mapping[str, np.ndarray]:
+    """Return the inputs on which file and model are compared: some of `data`, or seeded random ones if it is `None`."""
+    if data is None:
+        return random_inputs(source.inputs, _EXAMPLES, seed=seed)
+    return calibration(data, samples=_EXAMPLES, seed=seed, inputs=source.inputs)
 
 
 def require_same_signature(runner: Runner, source: Source) -> None:
@@ -49,7 +58,7 @@ def open_exported(path: Path) -> Runner:
 def parity_with_source(runner: Runner, source: Source, arrays: Mapping[str, np.ndarray]) -> Parity:
     """Compare the file with the traced model on `arrays` (by input name)."""
     found = _by_name(runner.predict(dict(arrays)), runner)
-    expected = reference(source, arrays)
+    expected = source.compute(arrays)
     return Parity(
         a=runner.runtime,
         b=f"Keras model {source.name}" if source.model is not None else f"SavedModel {source.name}",
@@ -83,19 +92,6 @@ def require_parity(parity: Parity, scheme: Scheme, step: float) -> None:
                 f"{bound:.3g} is the most that {scheme.name} explains. Calibrate on representative data, keep the "
                 f"worst layers in float with `fallback`, or choose a finer scheme."
             )
-
-
-def reference(source: Source, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the outputs of the traced model, in calls of its batch size."""
-    batch = source.inputs[0].shape[0]
-    if batch is None:
-        return source.compute(arrays)
-    count = len(next(iter(arrays.values())))
-    parts = [
-        source.compute({name: array[start : start + batch] for name, array in arrays.items()})
-        for start in range(0, count - count % batch, batch)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _by_name(outputs: np.ndarray | dict[str, np.ndarray], runner: Runner) -> dict[str, np.ndarray]:

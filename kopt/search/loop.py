@@ -53,7 +53,7 @@ class SearchResult(OptimizationResult):
 class _Job:
     """What every candidate of one run shares."""
 
-    model: Any
+    source: Any
     calibration: Mapping[str, np.ndarray]
     validation: tuple[Mapping[str, np.ndarray], np.ndarray]
     budget: Budget
@@ -127,11 +127,12 @@ def optimize(
         "data": _hash({**calibration, **{f"validation {k}": v for k, v in checked.items()}, "labels": split.y}),
         "metric": budget.metric,
     }
-    job = _Job(model, calibration, (checked, split.y), budget, threads, Trials(workdir, identity))
     reporter = _reporter(progress)
     reporter.start(len(rows) + 2)
     try:
-        baseline, candidates = _run(job, runner, rows, reporter)
+        with export.traced(model) as source:
+            job = _Job(source, calibration, (checked, split.y), budget, threads, Trials(workdir, identity))
+            baseline, candidates = _run(job, runner, rows, reporter)
     finally:
         reporter.finish()
     ranked, best = rank(candidates, baseline, budget)
@@ -186,11 +187,11 @@ def _try(job: _Job, row: Technique) -> Candidate:
 def _export(job: _Job, row: Technique, path: Path) -> Artifact:
     config = row.config
     if config.format == "saved_model":
-        return export.saved_model(job.model, path, data=job.calibration, overwrite=True)
+        return export.saved_model(job.source, path, data=job.calibration, overwrite=True)
     if config.format == "onnx":
-        return export.onnx(job.model, path, data=job.calibration, overwrite=True)
+        return export.onnx(job.source, path, data=job.calibration, overwrite=True)
     return export.tflite(
-        job.model,
+        job.source,
         path,
         scheme=config.scheme,
         calibration=job.calibration,

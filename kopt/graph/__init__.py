@@ -1,0 +1,21 @@
+"""A Keras 3 model as a graph: checking, loading, viewing, rewriting it, and its tf_keras twin."""
+
+from kopt.graph.checks import fingerprint, require_built, require_finite, signature
+from kopt.graph.loading import load_model
+from kopt.graph.rewrite import as_functional, copy_weights, rewrite
+from kopt.graph.twin import to_tf_keras
+from kopt.graph.view import Call, GraphView
+
+__all__ = [
+    "Call",
+    "GraphView",
+    "as_functional",
+    "copy_weights",
+    "fingerprint",
+    "load_model",
+    "require_built",
+    "require_finite",
+    "rewrite",
+    "signature",
+    "to_tf_keras",
+]

@@ -1,0 +1,147 @@
+"""What must hold before a model is worked on, and what identifies it."""
+
+import hashlib
+import inspect
+import json
+from typing import Any
+
+import keras
+import numpy as np
+
+from kopt.core.errors import InputError, NonFiniteError, UnsupportedModelError
+from kopt.core.records import TensorInfo
+from kopt.graph.internals import graph_of, node_of, serializing_in_memory, was_called
+
+# Left out of the fingerprint: how a model is trained, and the shape its layers happened to be built with, are no part
+# of what it computes, and a saved model does not always carry them.
+_NO_PART_OF_THE_FUNCTION = ("compile_config", "build_config")
+
+
+def require_built(model: keras.Model) -> None:
+    """Raise unless `model` is a Keras 3 model that has its variables.
+
+    Raises:
+        InputError: not a Keras 3 model, or one that was never built or called; the message says how to do it.
+    """
+    if not isinstance(model, keras.Model):
+        kind = f"{type(model).__module__}.{type(model).__qualname__}"
+        hint = " Save it to a file and open that with `kopt.load_model`." if kind.startswith("tf_keras.") else ""
+        raise InputError(f"Expected a Keras 3 model (`keras.Model`). Received: {kind}.{hint}")
+    if graph_of(model) is not None:
+        return
+    if isinstance(model, keras.Sequential) and not model.built:
+        raise InputError(
+            f"Sequential model {model.name!r} is not built: its input shape is not known. Add "
+            f"`keras.Input(shape)` as its first layer, or call `model.build((None, ...))`."
+        )
+    if not was_called(model):
+        raise InputError(
+            f"Model {model.name!r} ({type(model).__qualname__}) was never called, so it has no variables yet. "
+            f"Call it once on an example batch: `model(x)`."
+        )
+
+
+def require_finite(model: keras.Model) -> None:
+    """Raise if a variable of `model` holds NaN or infinity.
+
+    Raises:
+        NonFiniteError: names every such variable with the number of NaN and infinite entries.
+    """
+    found = []
+    for variable in model.variables:
+        values = variable.numpy()
+        if values.dtype.kind in "biuSUO":
+            continue
+        nans, infinities = int(np.isnan(values).sum()), int(np.isinf(values).sum())
+        if nans or infinities:
+            found.append(f"{variable.path} ({nans} NaN, {infinities} infinite of {values.size})")
+    if found:
+        raise NonFiniteError(
+            f"Model {model.name!r} holds non-finite numbers in {len(found)} variable(s): {'; '.join(found)}. Restore "
+            f"an earlier checkpoint, or train again with a lower learning rate or gradient clipping."
+        )
+
+
+def fingerprint(model: keras.Model) -> str:
+    """Return the SHA-256 of what `model` computes: its architecture and its weights.
+
+    Equal after saving and loading and in another process; how the model was compiled is no part of it. A model whose
+    class gives no config is identified by its class name and weights.
+    """
+    digest = hashlib.sha256(_architecture(model).encode())
+    for variable in model.weights:
+        values = np.ascontiguousarray(variable.numpy())
+        digest.update(f"\0{variable.name}\0{values.dtype}\0{values.shape}\0".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def signature(model: keras.Model) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+    """Return the inputs and the outputs of `model` in the order in which Keras flattens them.
+
+    Names are the keys where the model takes or gives a dict, else those of the input and output layers. A subclassed
+    model declares neither: they are called `input` and `output`, the shapes are those it was built with, with the first
+    dimension free, and the dtype is the one it converts its inputs to.
+
+    Raises:
+        InputError: the model is not built.
+        UnsupportedModelError: a subclassed model of which Keras recorded no input shape.
+    """
+    require_built(model)
+    graph = graph_of(model)
+    if graph is not None:
+        input_names = [node_of(tensor).operation.name for tensor in graph.inputs]
+        return _infos(graph.input, input_names), _infos(graph.output, graph.output_names)
+    inputs = _recorded_inputs(model)
+    outputs = model.compute_output_spec(inputs)
+    return _infos(inputs, ["input"]), _infos(outputs, ["output"])
+
+
+def _architecture(model: keras.Model) -> str:
+    try:
+        with serializing_in_memory():
+            config = keras.saving.serialize_keras_object(model)
+    except NotImplementedError:
+        config = {"class_name": type(model).__qualname__}
+    return json.dumps(_function_only(config), sort_keys=True, default=repr)
+
+
+def _function_only(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {key: _function_only(item) for key, item in config.items() if key not in _NO_PART_OF_THE_FUNCTION}
+    if isinstance(config, (list, tuple)):
+        return [_function_only(item) for item in config]
+    return config
+
+
+def _recorded_inputs(model: keras.Model) -> Any:
+    config = model.get_build_config() or {}
+    shapes = config.get("shapes_dict", config).values()
+    parameters = inspect.signature(model.call).parameters.values()
+    required = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
+    if len(required) != 1 or len(shapes) != 1 or not all(shapes):
+        raise UnsupportedModelError(
+            f"The inputs of the subclassed model {model.name!r} ({type(model).__qualname__}) are not known: Keras "
+            f"recorded the build shapes {config} for the argument(s) {', '.join(required)}. Give its `call` one "
+            f"argument (a tensor, list or dict) and call it on a batch, or rebuild it as a Functional model."
+        )
+
+    def symbolic(shape: tuple[int | None, ...]) -> keras.KerasTensor:
+        return keras.KerasTensor((None, *shape[1:]), dtype=model.input_dtype)
+
+    return keras.tree.map_shape_structure(symbolic, next(iter(shapes)))
+
+
+def _infos(structure: Any, names: list[str]) -> tuple[TensorInfo, ...]:
+    infos: list[TensorInfo] = []
+    for index, (path, tensor) in enumerate(keras.tree.flatten_with_path(structure)):
+        keys = [str(key) for key in path if isinstance(key, str)]
+        name = keys[-1] if keys else names[min(index, len(names) - 1)]
+        infos.append(TensorInfo(_unique(name, [info.name for info in infos]), tuple(tensor.shape), str(tensor.dtype)))
+    return tuple(infos)
+
+
+def _unique(name: str, taken: list[str]) -> str:
+    # A layer with several outputs (an LSTM that returns its state) gives all of them one name.
+    candidates = (name if count == 0 else f"{name}_{count}" for count in range(len(taken) + 1))
+    return next(candidate for candidate in candidates if candidate not in taken)

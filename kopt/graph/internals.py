@@ -1,0 +1,70 @@
+"""The parts of Keras 3.15 that the public API does not give; the only file that touches them.
+
+`tests/unit/graph/test_graph_internals.py` fails when a Keras release changes one of them.
+"""
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from keras.src.models.functional import Functional
+from keras.src.saving.serialization_lib import SafeModeScope
+
+
+def graph_of(model: keras.Model) -> keras.Model | None:
+    """Return the Functional model that `model` is or wraps; `None` if its `call` is Python code."""
+    if isinstance(model, keras.Sequential):
+        return model._functional if type(model).call is keras.Sequential.call else None
+    if isinstance(model, Functional):
+        return model if type(model).call is Functional.call else None
+    return None
+
+
+def node_of(tensor: keras.KerasTensor) -> Any:
+    """Return the call that produced `tensor`: an object with `operation`, `arguments`, `outputs` and `is_input`."""
+    history = tensor._keras_history
+    return history.operation._inbound_nodes[history.node_index]
+
+
+def call_arguments(node: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the positional and keyword arguments that `node` was recorded with."""
+    return node.arguments.args, node.arguments.kwargs
+
+
+def mask_of(tensor: keras.KerasTensor) -> Any:
+    """Return the mask that Keras attached to `tensor`, or `None`."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+def copy_stateless(operation: keras.Operation) -> keras.Operation:
+    """Return `operation` (a `keras.ops` node, which holds no variables) without the calls recorded on it."""
+    twin = copy.copy(operation)
+    twin._inbound_nodes = []
+    twin._outbound_nodes = []
+    return twin
+
+
+def flatten_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Return `layer` and all layers inside it, parents first."""
+    return list(layer._flatten_layers())
+
+
+def was_called(model: keras.Model) -> bool:
+    """Return whether a model whose `call` is Python code ran at least once, symbolically or on data."""
+    return bool(model._called)
+
+
+def safe_mode_scope(safe_mode: bool) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which stored Python code is refused (`True`) or run (`False`), for this thread only."""
+    return SafeModeScope(safe_mode)
+
+
+@contextlib.contextmanager
+def serializing_in_memory() -> Iterator[None]:
+    """Silence Keras' warning that a lambda in a saved file is unsafe to reload: in this context no file is saved."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The object being serialized includes a `lambda`")
+        yield

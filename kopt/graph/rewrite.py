@@ -1,0 +1,216 @@
+"""The one way a model is rewritten: its graph is called again on new inputs, with some layers replaced."""
+
+import inspect
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from kopt.core.errors import InputError, UnsupportedModelError
+from kopt.core.records import LayerAction, TransformReport
+from kopt.graph.internals import copy_stateless, flatten_layers, graph_of, node_of, serializing_in_memory
+from kopt.graph.view import Call, GraphView
+
+# A layer, or a function of the layer's inputs.
+Replacement = Callable[..., Any]
+
+
+def rewrite(
+    model: keras.Model,
+    replace: Callable[[keras.layers.Layer], Replacement | None],
+    *,
+    name: str | None = None,
+) -> tuple[keras.Model, TransformReport]:
+    """Return a copy of `model` in which some layers are replaced, and the list of them.
+
+    The copy is a plain, uncompiled Functional model that shares nothing with `model`. Layers that are kept are cloned
+    through their config, with weights, vocabularies, seed states, dtype policies and trainable flags; names, order and
+    structure of inputs and outputs are kept. A shared layer is replaced once, nested models are rewritten inside.
+
+    Args:
+        model: Functional or Sequential model; not changed.
+        replace: called once with every layer, also those inside nested models. Returns `None` to keep the layer, or
+            what is called in its place: a new layer, or a function of the layer's inputs. New layers bring their own
+            weights.
+        name: of the new model; that of `model` by default.
+
+    Raises:
+        UnsupportedModelError: a subclassed model, or a layer that cannot be cloned.
+        InputError: a replacement shares variables with `model`, or gives another number of outputs.
+    """
+    rewriter = _Rewriter(replace)
+    twin = rewriter.copy(model, GraphView.of(model), name or model.name, "")
+    shared = {id(variable) for variable in model.variables} & {id(variable) for variable in twin.variables}
+    if shared:
+        paths = [variable.path for variable in model.variables if id(variable) in shared]
+        raise InputError(f"A replacement shares variables with the given model: {', '.join(paths)}. Make a new layer.")
+    return twin, TransformReport("rewrite", tuple(rewriter.applied), ())
+
+
+def as_functional(model: keras.Model) -> keras.Model:
+    """Return `model` as a Functional model with the same layers: a Sequential is wrapped, a Functional given back.
+
+    For readers that know Functional models only. The layers are shared, nothing is copied.
+
+    Raises:
+        UnsupportedModelError: a subclassed model.
+    """
+    view = GraphView.of(model)
+    if graph_of(model) is model:
+        return model
+    return keras.Model(view.input_structure, view.output_structure, name=model.name)
+
+
+def copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+    """Copy variables, vocabularies, derived state and trainable flags between two built layers of one config.
+
+    Raises:
+        UnsupportedModelError: the two hold different variables.
+    """
+    ours, theirs = source.variables, target.variables
+    if [variable.shape for variable in ours] != [variable.shape for variable in theirs]:
+        raise UnsupportedModelError(
+            f"Layer {source.name!r} ({type(source).__qualname__}) does not rebuild the same variables from its config: "
+            f"{[v.shape for v in ours]} became {[v.shape for v in theirs]}. Its `get_config` must give everything that "
+            f"its `__init__` needs."
+        )
+    for variable, value in zip(theirs, ours, strict=True):
+        variable.assign(value)
+    for one, other in zip(flatten_layers(source), flatten_layers(target), strict=True):
+        _copy_state(one, other)
+        if other.trainable != one.trainable:
+            other.trainable = one.trainable
+
+
+class _Rewriter:
+    """Holds what one rewrite knows: the twin of every operation, and the replacements made."""
+
+    def __init__(self, replace: Callable[[keras.layers.Layer], Replacement | None]):
+        self.applied: list[LayerAction] = []
+        self._replace = replace
+        self._twins: dict[int, Any] = {}
+        self._clones: set[int] = set()
+
+    def copy(self, model: keras.Model, view: GraphView, name: str, prefix: str) -> keras.Model:
+        tensors: dict[int, Any] = {id(tensor): _new_input(tensor) for tensor in view.inputs}
+        for call in view.calls:
+            self._retrace(call, tensors, prefix)
+        inputs = keras.tree.map_structure(lambda tensor: tensors[id(tensor)], view.input_structure)
+        named = {id(tensor): self._named_output(tensor, tensors[id(tensor)]) for tensor in _distinct(view.outputs)}
+        outputs = keras.tree.map_structure(lambda tensor: named[id(tensor)], view.output_structure)
+        twin = keras.Model(inputs, outputs, name=name)
+        _copy_model_settings(model, twin)
+        return twin
+
+    def _retrace(self, call: Call, tensors: dict[int, Any], prefix: str) -> None:
+        def current(value: Any) -> Any:
+            return tensors[id(value)] if isinstance(value, keras.KerasTensor) else value
+
+        args, kwargs = keras.tree.map_structure(current, call.arguments)
+        # Keras records the default of `training`; passing it on would fix it for good.
+        kwargs = {key: value for key, value in kwargs.items() if key != "training"}
+        known = id(call.operation) in self._twins
+        twin = self._twin(call, prefix)
+        outputs = keras.tree.flatten(twin(*args, **_accepted(twin, call.operation, kwargs)))
+        if len(outputs) != len(call.outputs):
+            raise InputError(
+                f"The replacement of layer {prefix + call.operation.name!r} gives {len(outputs)} output(s); the layer "
+                f"gives {len(call.outputs)}."
+            )
+        if not known and id(twin) in self._clones and call.nested is None:
+            copy_weights(call.operation, twin)
+        tensors.update({id(old): new for old, new in zip(call.outputs, outputs, strict=True)})
+
+    def _twin(self, call: Call, prefix: str) -> Any:
+        key = id(call.operation)
+        if key not in self._twins:
+            self._twins[key] = self._make_twin(call, prefix)
+        return self._twins[key]
+
+    def _make_twin(self, call: Call, prefix: str) -> Any:
+        operation, path = call.operation, f"{prefix}{call.operation.name}"
+        if call.nested is not None:
+            twin = self.copy(operation, call.nested, operation.name, f"{path}/")
+        elif isinstance(operation, keras.layers.Layer):
+            replacement = self._replace(operation)
+            if replacement is not None:
+                described = getattr(replacement, "name", getattr(replacement, "__qualname__", ""))
+                detail = f"replaced by {type(replacement).__name__} {described!r}"
+                self.applied.append(LayerAction(path, type(operation).__name__, detail))
+                return replacement
+            twin = _clone(operation, path)
+        elif isinstance(operation, keras.Function):
+            raise UnsupportedModelError(f"{path!r} is a `keras.Function`; call a `keras.Model` in its place.")
+        else:
+            return copy_stateless(operation)
+        self._clones.add(id(twin))
+        return twin
+
+    def _named_output(self, old: keras.KerasTensor, new: keras.KerasTensor) -> keras.KerasTensor:
+        """Make sure that the output keeps its name, which in Keras is that of the operation that gives it."""
+        wanted, operation = node_of(old).operation.name, node_of(new).operation
+        if operation.name == wanted:
+            return new
+        ours = id(operation) in self._clones or isinstance(operation, keras.layers.InputLayer)
+        if not ours:
+            operation.name = wanted
+            self._clones.add(id(operation))
+            return new
+        return keras.layers.Identity(name=wanted)(new)
+
+
+def _distinct(tensors: tuple[keras.KerasTensor, ...]) -> list[keras.KerasTensor]:
+    return list({id(tensor): tensor for tensor in tensors}.values())
+
+
+def _new_input(tensor: keras.KerasTensor) -> keras.KerasTensor:
+    layer = node_of(tensor).operation
+    return keras.layers.InputLayer.from_config(layer.get_config()).output
+
+
+def _clone(layer: keras.layers.Layer, path: str) -> keras.layers.Layer:
+    classes = {type(inner).__name__: type(inner) for inner in flatten_layers(layer)}
+    try:
+        with serializing_in_memory(), keras.saving.custom_object_scope(classes):
+            return type(layer).from_config(layer.get_config())
+    except (NotImplementedError, TypeError, ValueError, KeyError) as error:
+        raise UnsupportedModelError(
+            f"Layer {path!r} ({type(layer).__module__}.{type(layer).__qualname__}) cannot be cloned: it does not "
+            f"rebuild from its config ({str(error).splitlines()[0]}). Give a custom layer a `get_config` that returns "
+            f"all arguments of its `__init__`; write a lambda as a function registered with "
+            f"`@keras.saving.register_keras_serializable()`, or as `keras.ops`."
+        ) from error
+
+
+def _accepted(twin: Any, operation: keras.Operation, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Leave out a mask that the replacement has no use for, as Keras itself does; everything else is passed."""
+    if isinstance(twin, (type(operation), keras.Model)):
+        return kwargs
+    function = twin.call if isinstance(twin, keras.Operation) else twin
+    parameters = inspect.signature(function).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return kwargs
+    return {key: value for key, value in kwargs.items() if key in parameters or not key.endswith("mask")}
+
+
+def _copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+    if hasattr(source, "save_assets"):
+        with tempfile.TemporaryDirectory() as directory:
+            source.save_assets(directory)
+            target.load_assets(directory)
+    elif hasattr(target, "finalize_state"):
+        target.finalize_state()
+
+
+def _copy_model_settings(source: keras.Model, target: keras.Model) -> None:
+    # Without the policy, `compile` adds no loss scaling to the copy of a mixed_float16 model.
+    if target.dtype_policy.name != source.dtype_policy.name:
+        target.dtype_policy = source.dtype_policy
+    if target.trainable != source.trainable:
+        # The setter of a model overwrites the flags of its layers, which were copied one by one.
+        flags = [(layer, layer.trainable) for layer in flatten_layers(target)[1:]]
+        target.trainable = source.trainable
+        for layer, flag in flags:
+            if layer.trainable != flag:
+                layer.trainable = flag

@@ -1,0 +1,180 @@
+"""A tf_keras (Keras 2) twin of a Keras 3 model, for converters that know how to fuse the layers of Keras 2 only."""
+
+from typing import Any
+
+import keras
+import tf_keras
+
+from kopt.core.errors import UnsupportedModelError
+from kopt.graph.internals import mask_of, node_of
+from kopt.graph.legacy_layers import hard_sigmoid
+from kopt.graph.view import Call, GraphView
+
+# Same name and same mathematics in both; `hard_sigmoid`, `leaky_relu` and `hard_silu`, say, are not among them.
+_ACTIVATIONS = {
+    keras.activations.elu: "elu",
+    keras.activations.exponential: "exponential",
+    keras.activations.gelu: "gelu",
+    keras.activations.linear: "linear",
+    keras.activations.mish: "mish",
+    keras.activations.relu: "relu",
+    keras.activations.relu6: "relu6",
+    keras.activations.selu: "selu",
+    keras.activations.sigmoid: "sigmoid",
+    keras.activations.silu: "swish",
+    keras.activations.softmax: "softmax",
+    keras.activations.softplus: "softplus",
+    keras.activations.softsign: "softsign",
+    keras.activations.tanh: "tanh",
+    hard_sigmoid: "hard_sigmoid",
+}
+_LAYERS = frozenset(
+    (
+        *("Bidirectional", "TimeDistributed"),
+        *("Activation", "LeakyReLU", "ReLU", "Softmax"),
+        *("Add", "Average", "Concatenate", "Maximum", "Minimum", "Multiply", "Subtract"),
+        *("AveragePooling1D", "AveragePooling2D", "MaxPooling1D", "MaxPooling2D"),
+        *("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D"),
+        *("BatchNormalization", "LayerNormalization", "Rescaling"),
+        *("Conv1D", "Conv2D", "Conv2DTranspose", "Dense", "DepthwiseConv2D", "SeparableConv2D"),
+        *("Cropping1D", "Cropping2D", "UpSampling1D", "UpSampling2D", "ZeroPadding1D", "ZeroPadding2D"),
+        *("Dropout", "GaussianDropout", "GaussianNoise", "SpatialDropout1D", "SpatialDropout2D"),
+        *("Embedding", "GRU", "LSTM", "SimpleRNN"),
+        *("Flatten", "Masking", "Permute", "RepeatVector", "Reshape"),
+    )
+)
+# Settings of training, or of Keras 3 alone, that change nothing in inference.
+_DROPPED = ("quantization_config", "seed", "synchronized", "lora_rank", "lora_alpha")
+_DROPPED_ENDINGS = ("_initializer", "_regularizer", "_constraint")
+# Settings that tf_keras does not have, with the value that it implies.
+_NEUTRAL = {
+    ("Cropping1D", "data_format"): "channels_last",
+    ("LayerNormalization", "rms_scaling"): False,
+    ("UpSampling1D", "data_format"): "channels_last",
+    ("ZeroPadding1D", "data_format"): "channels_last",
+}
+_ANY = object()
+_RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}}
+
+
+def to_tf_keras(model: keras.Model, *, batch_size: int | None = None) -> tf_keras.Model:
+    """Return a tf_keras model that computes what `model` computes, with its own copy of the weights.
+
+    Nested models are inlined. For inference: initializers, regularizers and constraints are left out.
+
+    Args:
+        model: Functional or Sequential model of common layers; not changed.
+        batch_size: fixes the first dimension of the inputs; by default it stays as it is.
+
+    Raises:
+        UnsupportedModelError: names the layer that has no twin, and the reason.
+    """
+    view = GraphView.of(model)
+    tensors = {id(tensor): _new_input(tensor, batch_size) for tensor in view.inputs}
+    inputs = keras.tree.map_structure(lambda tensor: tensors[id(tensor)], view.input_structure)
+    _Tracer().trace(view, tensors, "")
+    outputs = keras.tree.map_structure(lambda tensor: tensors[id(tensor)], view.output_structure)
+    return tf_keras.Model(inputs, outputs, name=f"twin_{model.name}")
+
+
+class _Tracer:
+    """Calls the twin of every layer, and makes each once."""
+
+    def __init__(self) -> None:
+        self._twins: dict[int, Any] = {}
+
+    def trace(self, view: GraphView, tensors: dict[int, Any], prefix: str) -> None:
+        """Add the outputs of every call of `view` to `tensors`, which holds its inputs."""
+        for call in _needed(view):
+            path = f"{prefix}{call.operation.name}"
+            inputs = keras.tree.map_structure(lambda tensor: tensors[id(tensor)], _positional(call, path))
+            if call.nested is None:
+                outputs = keras.tree.flatten(self._twin(call.operation, inputs, path)(inputs))
+            else:
+                inside = dict(zip(map(id, call.nested.inputs), keras.tree.flatten(inputs), strict=True))
+                self.trace(call.nested, inside, f"{path}/")
+                outputs = [inside[id(tensor)] for tensor in call.nested.outputs]
+            tensors.update(zip(map(id, call.outputs), outputs, strict=True))
+
+    def _twin(self, operation: keras.Operation, inputs: Any, path: str) -> Any:
+        if id(operation) not in self._twins:
+            twin = _make_twin(operation, path)
+            twin(inputs)
+            twin.set_weights([variable.numpy() for variable in operation.weights])
+            self._twins[id(operation)] = twin
+        return self._twins[id(operation)]
+
+
+def _new_input(tensor: keras.KerasTensor, batch_size: int | None) -> Any:
+    name = node_of(tensor).operation.name
+    return tf_keras.Input(tensor.shape[1:], batch_size or tensor.shape[0], name=name, dtype=tensor.dtype)
+
+
+def _needed(view: GraphView) -> list[Call]:
+    """Return the calls that data flows through; tf_keras makes its own masks."""
+    needed = {id(tensor) for tensor in view.outputs}
+    calls = []
+    for call in reversed(view.calls):
+        if any(id(tensor) in needed for tensor in call.outputs):
+            calls.append(call)
+            needed.update(id(tensor) for tensor in keras.tree.flatten(call.arguments[0]))
+    return calls[::-1]
+
+
+def _positional(call: Call, path: str) -> Any:
+    args, kwargs = call.arguments
+    if len(args) != 1:
+        raise UnsupportedModelError(f"Layer {path!r} is called with {len(args)} positional arguments; one has a twin.")
+    own_masks = keras.tree.map_structure(mask_of, args[0])
+    for name, value in kwargs.items():
+        implied = name == "training" or (name == "mask" and _identical(value, own_masks))
+        if not implied and any(item is not None for item in keras.tree.flatten(value)):
+            raise UnsupportedModelError(f"Layer {path!r} is called with `{name}={value!r}`, which has no twin.")
+    return args[0]
+
+
+def _identical(a: Any, b: Any) -> bool:
+    return [id(item) for item in keras.tree.flatten(a)] == [id(item) for item in keras.tree.flatten(b)]
+
+
+def _make_twin(operation: keras.Operation, path: str) -> Any:
+    class_name = type(operation).__name__
+    if not isinstance(operation, getattr(keras.layers, class_name, ())) or class_name not in _LAYERS:
+        raise UnsupportedModelError(
+            f"Layer {path!r} ({type(operation).__module__}.{class_name}) has no tf_keras twin. Layers that have one: "
+            f"{', '.join(sorted(_LAYERS))}."
+        )
+    config = _config(operation, path)
+    try:
+        return getattr(tf_keras.layers, class_name)(**config)
+    except (TypeError, ValueError) as error:
+        raise UnsupportedModelError(f"Layer {path!r} ({class_name}) has a setting without twin: {error}.") from error
+
+
+def _config(layer: keras.layers.Layer, path: str) -> dict[str, Any]:
+    class_name = type(layer).__name__
+    renamed = _RENAMED.get(class_name, {})
+    config = {
+        renamed.get(key, key): value
+        for key, value in layer.get_config().items()
+        if key not in _DROPPED and not key.endswith(_DROPPED_ENDINGS) and _NEUTRAL.get((class_name, key), _ANY) != value
+    }
+    for key in ("activation", "recurrent_activation"):
+        if key in config:
+            config[key] = _activation(getattr(layer, key), path)
+    for key in ("layer", "backward_layer"):
+        if key in config:
+            inner = getattr(layer, "forward_layer" if key == "layer" and hasattr(layer, "forward_layer") else key)
+            config[key] = _make_twin(inner, f"{path}/{inner.name}")
+    return {**config, "name": f"twin_{path}".replace("/", "_"), "dtype": layer.dtype_policy.name}
+
+
+def _activation(function: Any, path: str) -> str:
+    if function not in _ACTIVATIONS:
+        name = getattr(function, "__name__", type(function).__name__)
+        known = sorted(known.__name__ for known in _ACTIVATIONS if known is not hard_sigmoid)
+        raise UnsupportedModelError(
+            f"Layer {path!r} has the activation {name!r}, which tf_keras does not have with the same mathematics. "
+            f"Activations that it has: {', '.join(known)}."
+        )
+    return _ACTIVATIONS[function]

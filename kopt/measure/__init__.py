@@ -1,0 +1,23 @@
+"""What ships is what is judged: one runner over every deployable file, and honest numbers on it."""
+
+from kopt.measure.accuracy import evaluate
+from kopt.measure.comparison import compare_outputs, parity
+from kopt.measure.feeding import random_inputs
+from kopt.measure.footprint import memory
+from kopt.measure.loading import load
+from kopt.measure.power import energy
+from kopt.measure.runner import Runner
+from kopt.measure.timing import latency, summarize
+
+__all__ = [
+    "Runner",
+    "compare_outputs",
+    "energy",
+    "evaluate",
+    "latency",
+    "load",
+    "memory",
+    "parity",
+    "random_inputs",
+    "summarize",
+]

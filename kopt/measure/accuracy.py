@@ -1,0 +1,195 @@
+"""Metrics on labelled data, of the file in its own runtime."""
+
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from kopt.core.errors import ConfigError, DataError, MeasurementError, nearest
+from kopt.core.records import Evaluation
+from kopt.measure.loading import load
+from kopt.measure.runner import Runner
+
+_ACCURACY = ("accuracy", "acc")
+_INFINITE = -1
+
+
+def evaluate(target: Any, data: Any, *, metrics: Any = ("accuracy",), batch_size: int | None = None) -> Evaluation:
+    """Compute Keras metrics on what a model or file predicts.
+
+    Args:
+        target: runner, model or path.
+        data: arrays `(x, y)` or `(x, y, sample_weight)`, or a finite, batched `tf.data.Dataset` of such. Labels are
+            class numbers, one-hot rows or 0/1, for several outputs a dict by output name.
+        metrics: names or `keras.metrics.Metric` objects (which are reset), one or several. `"accuracy"` becomes the
+            binary, categorical or sparse one by the shapes of labels and outputs, as in `compile`; a binary output is
+            cut at 0.5.
+        batch_size: examples a call; see `Runner.predict`.
+
+    Returns:
+        The metrics by the names they were asked for (`"accuracy"`, `"mae"`), those of objects by their own; with
+        several outputs preceded by the output's name and `_`.
+
+    Raises:
+        DataError: labels do not fit the examples or the output: count, shape or class numbers out of range.
+        MeasurementError: the file answers with NaN, of which no metric can be computed.
+        ConfigError: no such metric.
+    """
+    runner = load(target)
+    metrics = tuple(metrics) if isinstance(metrics, (list, tuple)) else (metrics,)
+    if not metrics:
+        raise ConfigError("Name at least one metric, e.g. metrics=('accuracy',).")
+    trackers: dict[str, list[_Tracker]] = {}
+    count = 0
+    for x, y, weight in _batches(data):
+        predictions = runner.predict(x, batch_size=batch_size)
+        pairs = list(_by_output(runner, y, predictions))
+        if len(pairs) > 1 and not all(isinstance(metric, str) for metric in metrics):
+            raise ConfigError("A metric object holds the state of one output. Name the metrics of several, e.g. 'mae'.")
+        for prefix, labels, predicted in pairs:
+            _check_predictions(runner, predicted, labels)
+            for tracker in trackers.setdefault(prefix, [_Tracker(metric, labels, predicted) for metric in metrics]):
+                tracker.update(labels, predicted, weight)
+        count += len(pairs[0][1])
+    if not count:
+        raise DataError("The data set is empty. Pass at least one batch of (x, y).")
+    results = {prefix + tracker.key: tracker.result() for prefix, group in trackers.items() for tracker in group}
+    return Evaluation(runner.name, runner.runtime, count, results)
+
+
+class _Tracker:
+    """A Keras metric and the name it was asked for."""
+
+    def __init__(self, metric: Any, labels: np.ndarray, predicted: np.ndarray):
+        self._is_accuracy = metric in _ACCURACY if isinstance(metric, str) else False
+        self._metric = _accuracy_metric(labels, predicted) if self._is_accuracy else _keras_metric(metric)
+        self._metric.reset_state()
+        self.key = metric if isinstance(metric, str) else self._metric.name
+
+    def update(self, labels: np.ndarray, predicted: np.ndarray, weight: np.ndarray | None) -> None:
+        if type(self._metric).__name__.startswith("Sparse"):
+            _check_classes(labels, predicted.shape[-1])
+        if type(self._metric).__name__ == "BinaryAccuracy" and self._is_accuracy:
+            _check_classes(labels, 2)
+        if self._is_accuracy:
+            labels = labels.reshape(_label_shape(labels, predicted))
+            predicted = predicted.reshape(len(predicted), -1) if predicted.ndim == 1 else predicted
+        self._metric.update_state(labels, predicted, sample_weight=weight)
+
+    def result(self) -> float:
+        return float(self._metric.result())
+
+
+def _keras() -> Any:
+    # On first use: .tflite and .onnx files are loaded, timed and compared without the seconds Keras takes to import.
+    return importlib.import_module("keras")
+
+
+def _keras_metric(metric: Any) -> Any:
+    keras = _keras()
+    try:
+        found = keras.metrics.get(metric)
+    except (ValueError, TypeError) as error:
+        known = [name for name in dir(keras.metrics) if name[0].isupper()]
+        raise ConfigError(
+            f"Unknown metric {metric!r}.{nearest(str(metric), known)} Accepted: 'accuracy', a name that "
+            "keras.metrics.get knows, or a keras.metrics.Metric."
+        ) from error
+    return found if isinstance(found, keras.metrics.Metric) else keras.metrics.MeanMetricWrapper(found)
+
+
+def _accuracy_metric(labels: np.ndarray, predicted: np.ndarray) -> Any:
+    """Return the accuracy that `compile(metrics=["accuracy"])` would take for these shapes."""
+    metrics = _keras().metrics
+    if _is_binary(predicted):
+        return metrics.BinaryAccuracy(name="accuracy")
+    if _is_sparse(labels, predicted):
+        return metrics.SparseCategoricalAccuracy(name="accuracy")
+    if labels.shape != predicted.shape:
+        raise DataError(
+            f"Labels of shape {labels.shape} do not fit outputs of shape {predicted.shape}: one-hot labels need the "
+            f"width {predicted.shape[-1]}, class numbers the shape {predicted.shape[:-1]}."
+        )
+    return metrics.CategoricalAccuracy(name="accuracy")
+
+
+def _is_binary(predicted: np.ndarray) -> bool:
+    return predicted.ndim == 1 or predicted.shape[-1] == 1
+
+
+def _is_sparse(labels: np.ndarray, predicted: np.ndarray) -> bool:
+    return labels.shape in (predicted.shape[:-1], (*predicted.shape[:-1], 1))
+
+
+def _label_shape(labels: np.ndarray, predicted: np.ndarray) -> tuple[int, ...]:
+    """Return the shape that lets labels and outputs meet without broadcasting."""
+    if not _is_binary(predicted):
+        return predicted.shape[:-1] if _is_sparse(labels, predicted) else predicted.shape
+    shape = predicted.shape if predicted.ndim > 1 else (len(predicted), 1)
+    if labels.size != predicted.size:
+        raise DataError(f"Labels of shape {labels.shape} do not fit the binary output of shape {predicted.shape}.")
+    return shape
+
+
+def _check_classes(labels: np.ndarray, classes: int) -> None:
+    wrong = (labels < 0) | (labels >= classes) | (labels != np.floor(labels))
+    if wrong.any():
+        raise DataError(
+            f"Labels must be class numbers from 0 to {classes - 1}, since the output tells {classes} classes apart. "
+            f"Received: {labels[wrong].flat[0]!r} at position {int(np.flatnonzero(wrong)[0])}, {int(wrong.sum())} such "
+            "label(s) in all."
+        )
+
+
+def _check_predictions(runner: Runner, predicted: np.ndarray, labels: np.ndarray) -> None:
+    if len(labels) != len(predicted):
+        raise DataError(f"There are {len(labels)} label(s) for {len(predicted)} example(s).")
+    nans = int(np.isnan(predicted).sum())
+    if nans:
+        raise MeasurementError(
+            f"{runner.name} answers with NaN ({nans} of {predicted.size} numbers) in {runner.runtime}; no metric can "
+            "be computed. Check the model's weights and the export."
+        )
+
+
+def _by_output(runner: Runner, labels: Any, predictions: Any) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    names = [info.name for info in runner.outputs]
+    if not isinstance(predictions, dict):
+        labels = labels[names[0]] if isinstance(labels, Mapping) and names[0] in labels else labels
+        yield "", _labels(labels), predictions
+        return
+    if not isinstance(labels, Mapping) or set(labels) - set(names) or not labels:
+        raise DataError(
+            f"{runner.name} has {len(names)} outputs. Pass the labels as a dict by output name, of all or some of: "
+            f"{', '.join(names)}. Received: {sorted(labels) if isinstance(labels, Mapping) else type(labels).__name__}."
+        )
+    for name, values in labels.items():
+        yield f"{name}_", _labels(values), predictions[name]
+
+
+def _labels(values: Any) -> np.ndarray:
+    labels = np.asarray(values)
+    if labels.dtype.kind not in "biuf" or not labels.ndim:
+        raise DataError(f"Labels must be an array of numbers. Received: {labels.dtype} of shape {labels.shape}.")
+    return labels
+
+
+def _batches(data: Any) -> Iterator[tuple[Any, Any, np.ndarray | None]]:
+    """Yield `(x, y, sample_weight)`: all of the arrays at once, or batch by batch of a data set."""
+    if not hasattr(data, "as_numpy_iterator"):
+        yield _unpack(data)
+        return
+    if int(data.cardinality()) == _INFINITE:
+        raise DataError("The data set repeats without end. Cut it, e.g. `dataset.take(100)`.")
+    for element in data.as_numpy_iterator():
+        yield _unpack(element)
+
+
+def _unpack(element: Any) -> tuple[Any, Any, np.ndarray | None]:
+    if not isinstance(element, (tuple, list)) or len(element) not in (2, 3):
+        raise DataError(
+            f"Labelled data is (x, y) or (x, y, sample_weight), or a tf.data.Dataset of such batches. Received: "
+            f"{type(element).__module__}.{type(element).__qualname__}."
+        )
+    return element[0], element[1], element[2] if len(element) == 3 else None

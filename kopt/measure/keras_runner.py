@@ -1,0 +1,65 @@
+"""Keras models, in memory or from `.keras` and `.h5` files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kopt.core.errors import MeasurementError
+from kopt.graph import load_model, require_built, signature
+from kopt.graph.internals import graph_of
+from kopt.measure.runner import Runner, batch_of
+
+
+class KerasRunner(Runner):
+    """Runs a Keras model as one `tf.function`: what serving it from Python costs, without the loop of `predict`."""
+
+    format = "keras"
+    threads = None
+
+    def __init__(self, model: keras.Model, name: str):
+        require_built(model)
+        self.name = name
+        self.runtime = f"Keras {keras.__version__} on TensorFlow {tf.__version__}"
+        self.device = "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
+        self.inputs, self.outputs = signature(model)
+        self.fixed_batch = batch_of(self.inputs)
+        self._model = model
+        self._structure = _input_structure(model)
+        specs = {info.name: tf.TensorSpec(info.shape, info.dtype) for info in self.inputs}
+        self._function = tf.function(self._call, input_signature=[specs])
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Call the traced model once."""
+        try:
+            results = self._function({name: tf.constant(array) for name, array in feeds.items()})
+            return {name: tensor.numpy() for name, tensor in results.items()}
+        except tf.errors.OpError as error:
+            raise MeasurementError(f"{self.runtime} cannot run {self.name}: {error.message}") from error
+
+    def _call(self, feeds: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        results = self._model(self._structured(feeds), training=False)
+        if isinstance(results, Mapping):
+            return {info.name: results[info.name] for info in self.outputs}
+        return dict(zip((info.name for info in self.outputs), keras.tree.flatten(results), strict=True))
+
+    def _structured(self, feeds: dict[str, tf.Tensor]) -> Any:
+        """Arrange the inputs the way the model was built to take them."""
+        return keras.tree.pack_sequence_as(self._structure, [feeds[info.name] for info in self.inputs])
+
+
+def from_path(path: Path) -> KerasRunner:
+    """Open a `.keras` or `.h5` file."""
+    return KerasRunner(load_model(path), path.name)
+
+
+def _input_structure(model: keras.Model) -> Any:
+    graph = graph_of(model)
+    if graph is not None:
+        return graph.input
+    config = model.get_build_config()
+    shapes = next(iter(config.get("shapes_dict", config).values()))
+    return keras.tree.map_shape_structure(keras.KerasTensor, shapes)

@@ -1,0 +1,108 @@
+"""One door for everything that can run."""
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+from kopt.core.errors import ConfigError, InputError, LoadError
+from kopt.measure.runner import Runner, check_positive
+
+FORMATS = {".keras": "keras", ".h5": "keras", ".hdf5": "keras", ".tflite": "tflite", ".onnx": "onnx"}
+_SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
+
+
+def load(model_or_path: Any, *, threads: int | None = None, signature: str = "serving_default") -> Runner:
+    """Open a model or a deployable file in the runtime that would serve it.
+
+    Args:
+        model_or_path: a built Keras model, or a path: `.keras`, `.h5`, `.tflite`, `.onnx` or a SavedModel directory.
+            A runner is returned as it is.
+        threads: threads for LiteRT and ONNX Runtime; `None` leaves the choice to them.
+        signature: which signature of a SavedModel or `.tflite` to run.
+
+    Raises:
+        LoadError: the path is missing, damaged or not what its name says.
+        ConfigError: no such signature, or `threads` where the runtime cannot be given any.
+        MeasurementError: the runtime refuses the file, e.g. because it has no such operator.
+        UnsupportedModelError: the Keras model has never been built or called.
+    """
+    if threads is not None:
+        check_positive("threads", threads)
+    if isinstance(model_or_path, Runner):
+        if threads not in (None, model_or_path.threads):
+            raise ConfigError(
+                f"{model_or_path.name} is already loaded with threads={model_or_path.threads}. Received: "
+                f"threads={threads}. Give `threads` to `load`."
+            )
+        return model_or_path
+    if isinstance(model_or_path, (str, os.PathLike)):
+        return _load_path(Path(model_or_path), threads, signature)
+    return _load_model(model_or_path, threads)
+
+
+def format_of(path: Path) -> str:
+    """Return the format of a file or directory: `"keras"`, `"saved_model"`, `"tflite"` or `"onnx"`.
+
+    Raises:
+        LoadError: there is no such path, or it is none of these.
+    """
+    if not path.exists():
+        raise LoadError(f"There is no file or directory {path}. Check the path; it is looked up from {Path.cwd()}.")
+    if path.is_dir():
+        if any((path / name).is_file() for name in _SAVED_MODEL_FILES):
+            return "saved_model"
+        found = ", ".join(sorted(child.name for child in path.iterdir())[:5]) or "nothing"
+        raise LoadError(
+            f"{path} is a directory without a saved_model.pb, so it is no SavedModel; it holds {found}. Pass the "
+            "version directory itself, e.g. models/name/1."
+        )
+    if path.suffix.lower() not in FORMATS:
+        raise LoadError(
+            f"{path} has the suffix {path.suffix!r}, which is none that can be run. Accepted: {', '.join(FORMATS)} "
+            "and SavedModel directories."
+        )
+    return FORMATS[path.suffix.lower()]
+
+
+def import_runtime(format_name: str) -> Any:
+    """Import and return the module with the runner of a format.
+
+    On first use, not at the top: TensorFlow takes seconds and half a gigabyte, which a `.tflite` or `.onnx` does not
+    need, and which would stand in the way of measuring its memory.
+    """
+    return importlib.import_module(f"kopt.measure.{format_name}_runner")
+
+
+def _load_path(path: Path, threads: int | None, signature: str) -> Runner:
+    format_name = format_of(path)
+    runtime = import_runtime(format_name)
+    if format_name == "tflite":
+        runner: Runner = runtime.TFLiteRunner(path, threads, signature)
+    elif format_name == "onnx":
+        runner = runtime.ONNXRunner(path, threads)
+    else:
+        _refuse_threads(path.name, threads)
+        is_keras = format_name == "keras"
+        runner = runtime.from_path(path) if is_keras else runtime.SavedModelRunner(path, signature)
+    return runner
+
+
+def _load_model(model: Any, threads: int | None) -> Runner:
+    runtime = import_runtime("keras")
+    if not isinstance(model, runtime.keras.Model):
+        raise InputError(
+            f"Cannot run a {type(model).__module__}.{type(model).__qualname__}. Accepted: a keras.Model (Keras 3), or "
+            f"the path of {', '.join(FORMATS)} or a SavedModel directory."
+        )
+    _refuse_threads(model.name, threads)
+    return runtime.KerasRunner(model, model.name)
+
+
+def _refuse_threads(name: str, threads: int | None) -> None:
+    if threads is not None:
+        raise ConfigError(
+            f"`threads` cannot be set for {name}: TensorFlow has one thread pool for the whole process. Received: "
+            f"threads={threads}. Leave it out, or call tf.config.threading.set_intra_op_parallelism_threads before "
+            "TensorFlow first runs."
+        )

@@ -1,0 +1,71 @@
+"""SavedModel directories in TensorFlow."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from kopt.core.errors import ConfigError, LoadError, MeasurementError, nearest
+from kopt.core.records import TensorInfo
+from kopt.measure.runner import Runner, batch_of, natural
+
+
+class SavedModelRunner(Runner):
+    """Runs one signature of a SavedModel, whoever wrote it: Keras 3, Keras 2 or a plain `tf.Module`."""
+
+    format = "saved_model"
+    threads = None
+
+    def __init__(self, path: Path, signature: str):
+        self.name = path.name
+        self.runtime = f"TensorFlow {tf.__version__} SavedModel"
+        self.device = "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
+        # The signature's variables live only as long as the object that was loaded.
+        self._loaded = _open(path)
+        self._function = _signature(path, self._loaded, signature)
+        self.inputs = _tensor_infos(self.name, self._function.structured_input_signature[1])
+        self.outputs = _tensor_infos(self.name, self._function.structured_outputs)
+        self.fixed_batch = batch_of(self.inputs)
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Call the signature once."""
+        try:
+            results = self._function(**{name: tf.constant(array) for name, array in feeds.items()})
+            return {name: tensor.numpy() for name, tensor in results.items()}
+        except tf.errors.OpError as error:
+            raise MeasurementError(f"{self.runtime} cannot run {self.name}: {error.message}") from error
+
+
+def _open(path: Path) -> Any:
+    try:
+        return tf.saved_model.load(str(path))
+    # IndexError is how TensorFlow's checkpoint reader says that a file ends too early.
+    except (OSError, ValueError, IndexError, tf.errors.OpError) as error:
+        raise LoadError(
+            f"{path} is not a SavedModel that TensorFlow {tf.__version__} can open ({error}). Export or copy it again."
+        ) from error
+
+
+def _signature(path: Path, loaded: Any, key: str) -> Any:
+    known = list(loaded.signatures)
+    if not known:
+        raise LoadError(f"{path} has no signature to run. Save it with `tf.saved_model.save(..., signatures=...)`.")
+    if key not in known:
+        raise ConfigError(f"{path} has no signature {key!r}.{nearest(key, known)} Signatures: {', '.join(known)}.")
+    return loaded.signatures[key]
+
+
+def _tensor_infos(name: str, specs: Mapping[str, Any]) -> tuple[TensorInfo, ...]:
+    return tuple(_tensor_info(name, key, specs[key]) for key in sorted(specs, key=natural))
+
+
+def _tensor_info(name: str, key: str, spec: Any) -> TensorInfo:
+    # Signature outputs may be known only when they are computed; inputs must be known to be fed.
+    rank = spec.shape.rank
+    if rank is None:
+        raise LoadError(
+            f"{name} does not say how many dimensions {key!r} has. Save the signature with a full TensorSpec."
+        )
+    return TensorInfo(key, tuple(spec.shape.as_list()), np.dtype(spec.dtype.as_numpy_dtype).name)

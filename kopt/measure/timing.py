@@ -1,0 +1,136 @@
+"""Latency from repeated single calls."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kopt.core.environment import machine
+from kopt.core.errors import ConfigError
+from kopt.core.records import Latency, Measurement
+from kopt.measure.feeding import Arrays, match, random_inputs, take
+from kopt.measure.loading import load
+from kopt.measure.runner import Runner, check_positive
+
+_WINDOW = 5
+_TOLERANCE = 0.1
+_MOST_WARMUP_RUNS = 200
+
+
+def latency(
+    targets: Any,
+    data: Arrays | None = None,
+    *,
+    batch_sizes: Sequence[int] = (1,),
+    threads: int | None = None,
+    min_runs: int = 30,
+    max_seconds: float = 2.0,
+    seed: int = 0,
+) -> Measurement | list[Measurement]:
+    """Time single calls of one or several models or files.
+
+    Several targets are called in turn (a b c a b c ...), so that whatever else the machine does hits all of them
+    alike; compare targets of one call, not of two. Every target is first called until its times are steady. What is
+    timed is `Runner.run`: the inputs are already in the file's own types. Outliers are kept.
+
+    Args:
+        targets: a runner, model or path, or a list of them.
+        data: inputs to take examples from, as `Runner.predict` takes them; made up from the signature if not given.
+        batch_sizes: examples a call; each is measured on its own.
+        threads: for targets that are loaded here; see `kopt.measure.load`.
+        min_runs: timed calls of every target at least, whatever they take.
+        max_seconds: go on until this much time has been spent on every target on average.
+        seed: of the made-up inputs.
+
+    Returns:
+        A measurement for one target, a list in the same order for a list.
+    """
+    for name, value in (("min_runs", min_runs), *(("batch_sizes", size) for size in batch_sizes)):
+        check_positive(name, value)
+    if not batch_sizes or not max_seconds > 0:
+        raise ConfigError(
+            f"Latency needs a batch size and time. Received: batch_sizes={batch_sizes!r}, max_seconds={max_seconds!r}."
+        )
+    several = isinstance(targets, (list, tuple))
+    runners = [load(target, threads=threads) for target in (targets if several else [targets])]
+    measured: list[list[Latency]] = [[] for _ in runners]
+    for batch_size in batch_sizes:
+        feeds = [batch(runner, data, batch_size, seed) for runner in runners]
+        for entries, entry in zip(measured, _time(runners, feeds, batch_size, min_runs, max_seconds), strict=True):
+            entries.append(entry)
+    measurements = [
+        Measurement(runner.name, runner.runtime, runner.threads, tuple(entries), machine())
+        for runner, entries in zip(runners, measured, strict=True)
+    ]
+    return measurements if several else measurements[0]
+
+
+def batch(runner: Runner, data: Arrays | None, batch_size: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Return the feeds of one call of `batch_size` examples, from `data` or made up.
+
+    Raises:
+        ConfigError: the file runs another batch size only.
+    """
+    if runner.fixed_batch not in (None, batch_size):
+        raise ConfigError(
+            f"{runner.name} runs batches of exactly {runner.fixed_batch}. Received: batch size {batch_size}."
+        )
+    if data is None:
+        return runner.feeds(random_inputs(runner.inputs, batch_size, seed))
+    return runner.feeds(take(runner.inputs, match(runner.inputs, data), batch_size))
+
+
+def summarize(samples_ms: Sequence[float], batch_size: int, warmup_runs: int) -> Latency:
+    """Turn the milliseconds of single calls into percentiles (linear between samples) and throughput."""
+    p50, p90, p99 = (float(value) for value in np.percentile(samples_ms, (50, 90, 99)))
+    return Latency(
+        batch_size=batch_size,
+        runs=len(samples_ms),
+        warmup_runs=warmup_runs,
+        mean_ms=float(np.mean(samples_ms)),
+        min_ms=float(np.min(samples_ms)),
+        p50_ms=p50,
+        p90_ms=p90,
+        p99_ms=p99,
+        throughput_per_s=batch_size / (p50 / 1e3),
+    )
+
+
+def is_steady(samples_ms: Sequence[float]) -> bool:
+    """Return whether the median of the last 5 samples is within 10 % of the median of the 5 before."""
+    if len(samples_ms) < 2 * _WINDOW:
+        return False
+    before, last = np.median(samples_ms[-2 * _WINDOW : -_WINDOW]), np.median(samples_ms[-_WINDOW:])
+    return bool(abs(last - before) <= _TOLERANCE * before)
+
+
+def _time(
+    runners: list[Runner],
+    feeds: list[dict[str, np.ndarray]],
+    batch_size: int,
+    min_runs: int,
+    max_seconds: float,
+) -> list[Latency]:
+    warmups = [_warm_up(runner, feed, max_seconds) for runner, feed in zip(runners, feeds, strict=True)]
+    samples: list[list[float]] = [[] for _ in runners]
+    deadline = time.perf_counter() + max_seconds * len(runners)
+    while len(samples[0]) < min_runs or time.perf_counter() < deadline:
+        for runner, feed, taken in zip(runners, feeds, samples, strict=True):
+            taken.append(_call_ms(runner, feed))
+    return [summarize(taken, batch_size, warmup) for taken, warmup in zip(samples, warmups, strict=True)]
+
+
+def _warm_up(runner: Runner, feeds: Mapping[str, np.ndarray], max_seconds: float) -> int:
+    # The first call traces and allocates, for seconds with some runtimes; it does not count against the time.
+    samples = [_call_ms(runner, feeds)]
+    deadline = time.perf_counter() + max_seconds
+    while not is_steady(samples) and len(samples) < _MOST_WARMUP_RUNS and time.perf_counter() < deadline:
+        samples.append(_call_ms(runner, feeds))
+    return len(samples)
+
+
+def _call_ms(runner: Runner, feeds: Mapping[str, np.ndarray]) -> float:
+    start = time.perf_counter_ns()
+    runner.run(feeds)
+    return (time.perf_counter_ns() - start) / 1e6

@@ -1,0 +1,99 @@
+import time
+
+import numpy as np
+import pytest
+
+from kopt.core.environment import machine
+from kopt.core.errors import ConfigError, DataError
+from kopt.measure import latency, summarize
+from kopt.measure.timing import is_steady
+
+
+def test_summary_by_arithmetic():
+    found = summarize([4.0, 1.0, 2.0, 3.0, 10.0], batch_size=8, warmup_runs=7)
+    # Sorted 1 2 3 4 10; percentile p lies at index 4p/100: p90 at 3.6 = 4 + 0.6 * 6, p99 at 3.96 = 4 + 0.96 * 6.
+    assert (found.batch_size, found.runs, found.warmup_runs) == (8, 5, 7)
+    assert (found.mean_ms, found.min_ms, found.p50_ms) == (4.0, 1.0, 3.0)
+    assert found.p90_ms == pytest.approx(7.6)
+    assert found.p99_ms == pytest.approx(9.76)
+    assert found.throughput_per_s == pytest.approx(8 / 0.003)
+
+
+@pytest.mark.parametrize(
+    ("samples", "steady"),
+    [
+        ([1.0] * 9, False),
+        ([1.0] * 10, True),
+        ([9.0] * 5 + [1.0] * 5, False),
+        ([100.0] + [1.0] * 10, True),
+        ([1.0] * 5 + [1.09] * 5, True),
+        ([1.0] * 5 + [1.12] * 5, False),
+    ],
+)
+def test_steady_when_two_medians_are_within_a_tenth(samples, steady):
+    assert is_steady(samples) is steady
+
+
+def test_measures_the_time_of_a_call(function_runner):
+    def slow(x):
+        time.sleep(0.004)
+        return x
+
+    found = latency(function_runner(slow, 3), min_runs=10, max_seconds=0.01)
+    (entry,) = found.latencies
+    assert 4.0 <= entry.min_ms <= entry.p50_ms < 20.0
+    assert entry.runs == 10
+    assert found.latency_ms == entry.p50_ms
+    assert (found.target, found.runtime, found.threads, found.machine) == ("function", "NumPy", None, machine())
+
+
+def test_targets_take_turns_and_stay_apart(function_runner):
+    order = []
+
+    def mark(letter):
+        return function_runner(lambda x: order.append(letter) or x, 3, name=letter)
+
+    measured = latency([mark("a"), mark("b"), mark("c")], min_runs=20, max_seconds=1e-6)
+    assert [entry.target for entry in measured] == ["a", "b", "c"]
+    assert "".join(order).endswith("abc" * 20)
+    assert all(entry.latencies[0].runs == 20 for entry in measured)
+    warmups = sum(entry.latencies[0].warmup_runs for entry in measured)
+    assert len(order) == 3 * 20 + warmups
+
+
+def test_goes_on_until_the_time_is_spent(function_runner):
+    start = time.perf_counter()
+    found = latency(function_runner(lambda x: x, 3), min_runs=1, max_seconds=0.1)
+    assert 0.1 <= time.perf_counter() - start < 1.0
+    assert found.latencies[0].runs > 100
+
+
+def test_every_batch_size_from_the_given_data(function_runner):
+    seen = []
+    runner = function_runner(lambda x: seen.append(x.copy()) or x, 2)
+    data = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
+    found = latency(runner, data, batch_sizes=(1, 4), min_runs=2, max_seconds=1e-6)
+    assert [entry.batch_size for entry in found.latencies] == [1, 4]
+    assert seen[0].tolist() == [[1, 2]]
+    assert seen[-1].tolist() == [[1, 2], [3, 4], [5, 6], [1, 2]]
+
+
+def test_real_files(models):
+    measured = latency(
+        [models / "dense.tflite", models / "dense.onnx"], threads=1, batch_sizes=(1, 8), min_runs=5, max_seconds=0.01
+    )
+    assert [entry.threads for entry in measured] == [1, 1]
+    for entry in measured:
+        for timed in entry.latencies:
+            assert 0.0 < timed.min_ms <= timed.p50_ms <= timed.p90_ms <= timed.p99_ms < 1000.0
+
+
+def test_wrong_settings(function_runner, models):
+    runner = function_runner(lambda x: x, 2)
+    for settings in ({"batch_sizes": ()}, {"batch_sizes": (0,)}, {"min_runs": 0}, {"max_seconds": 0}):
+        with pytest.raises(ConfigError):
+            latency(runner, **settings)
+    with pytest.raises(ConfigError, match=r"batches of exactly 4. Received: batch size 1"):
+        latency(models / "dense_batch4.tflite")
+    with pytest.raises(DataError, match=r"shape \(5, 3\)"):
+        latency(runner, np.zeros((5, 3)))

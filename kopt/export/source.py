@@ -6,9 +6,9 @@ that the model is traced once however many files are made of it.
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,14 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from kopt.core.errors import UnsupportedModelError
-from kopt.core.files import sha256
+from kopt.core.files import SCRATCH_REMEDY, scratch_directory, sha256, writing_to
+from kopt.core.randomness import preserved_random_state
 from kopt.core.records import TensorInfo
 from kopt.export.twins import float32_twin
 from kopt.graph import fingerprint, load_model, require_built, require_finite, signature
+from kopt.graph.checks import require_finite_values
 from kopt.graph.internals import graph_of
+from kopt.measure.saved_model_runner import open_saved_model
 
 SIGNATURE = "serving_default"
 _LOOP_OPERATORS = frozenset(("While", "StatelessWhile", "TensorListReserve"))
@@ -93,12 +96,14 @@ class Source:
         if self.saved_model is not None:
             yield self.saved_model
             return
-        with tempfile.TemporaryDirectory(prefix="kopt-") as scratch:
-            directory = Path(scratch) / "saved_model"
-            if len(self.concrete.captured_inputs) == len(self.concrete.variables):
-                _write_concrete(self.concrete, directory, freeze=self.freeze)
-            else:  # lookup tables and other captures, which only the model itself knows how to save
-                self.write(directory)
+        with scratch_directory() as scratch:
+            directory = scratch / "saved_model"
+            resources = [c for c in self.concrete.captured_inputs if c.dtype == tf.resource]
+            with writing_to(scratch, SCRATCH_REMEDY):
+                if len(resources) == len(self.concrete.variables):
+                    _write_concrete(self.concrete, directory, freeze=self.freeze)
+                else:  # lookup tables, which only the model itself knows how to save
+                    self.write(directory)
             yield directory
 
     def write(self, directory: Path) -> None:
@@ -106,7 +111,8 @@ class Source:
         archive = keras.export.ExportArchive()
         archive.track(self.model)
         archive.add_endpoint(SIGNATURE, self.function)
-        archive.write_out(str(directory), verbose=False)
+        with _full_disk_as_os_error():
+            archive.write_out(str(directory), verbose=False)
 
 
 def open_model(model: Any, *, custom_objects: dict[str, Any] | None = None, safe_mode: bool = True) -> Any:
@@ -146,7 +152,21 @@ def traced(model: Any) -> Iterator[Source]:
         ...     kopt.export.tflite(source, "model.tflite")
         ...     kopt.export.onnx(source, "model.onnx")
     """
-    yield trace(open_model(model))
+    with preserved_random_state():
+        source = trace(open_model(model))
+    yield source
+
+
+def prepare(model: Any) -> tuple[Any, tuple[TensorInfo, ...]]:
+    """Return `model` opened, ready for `trace`, and its inputs, so that data is checked before anything is traced.
+
+    Raises:
+        KoptError: see `open_model`.
+    """
+    model = open_model(model)
+    if isinstance(model, Path):
+        model = _trace_saved_model(model)
+    return model, model.inputs if isinstance(model, Source) else signature(model)[0]
 
 
 def trace(model: Any, *, batch_size: int | None = None) -> Source:
@@ -207,13 +227,14 @@ def _structured(model: Any, names: list[str], flat: list[Any]) -> Any:
 
 
 def _trace_saved_model(path: Path) -> Source:
-    loaded = tf.saved_model.load(str(path))
+    loaded = open_saved_model(path)
     if SIGNATURE not in loaded.signatures:
         raise UnsupportedModelError(
             f"{path} has no signature {SIGNATURE!r}; it has {', '.join(map(repr, loaded.signatures)) or 'none'}. "
             f"Save it with `model.export(path)`."
         )
     concrete = loaded.signatures[SIGNATURE]
+    require_finite_values(path.name, {variable.name: variable.numpy() for variable in concrete.variables})
     return Source(
         name=path.name,
         model=None,
@@ -234,11 +255,23 @@ def _info(name: str, spec: Any) -> TensorInfo:
 
 def _write_concrete(concrete: Any, directory: Path, *, freeze: bool) -> None:
     module = tf.Module()
+    # Captured constants (a Normalization layer has some) would become inputs of a frozen graph.
+    freeze = freeze and len(concrete.captured_inputs) == len(concrete.variables)
     if freeze and sum(v.shape.num_elements() * v.dtype.size for v in concrete.variables) < _FREEZE_BELOW_BYTES:
         concrete = _frozen(concrete)
     else:
         module.variables_of_model = list(concrete.variables)
-    tf.saved_model.save(module, str(directory), signatures={SIGNATURE: concrete})
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    with _full_disk_as_os_error():
+        tf.saved_model.save(module, str(directory), signatures={SIGNATURE: concrete}, options=options)
+
+
+@contextlib.contextmanager
+def _full_disk_as_os_error() -> Iterator[None]:
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
 
 def _frozen(concrete: Any) -> Any:

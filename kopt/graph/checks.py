@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -47,17 +48,21 @@ def require_finite(model: keras.Model) -> None:
     Raises:
         NonFiniteError: names every such variable with the number of NaN and infinite entries.
     """
+    require_finite_values(model.name, {variable.path: variable.numpy() for variable in model.variables})
+
+
+def require_finite_values(name: str, weights: Mapping[str, np.ndarray]) -> None:
+    """Raise `NonFiniteError` if one of the weights of the model called `name` holds NaN or infinity."""
     found = []
-    for variable in model.variables:
-        values = variable.numpy()
+    for path, values in weights.items():
         if values.dtype.kind in "biuSUO":
             continue
         nans, infinities = int(np.isnan(values).sum()), int(np.isinf(values).sum())
         if nans or infinities:
-            found.append(f"{variable.path} ({nans} NaN, {infinities} infinite of {values.size})")
+            found.append(f"{path} ({nans} NaN, {infinities} infinite of {values.size})")
     if found:
         raise NonFiniteError(
-            f"Model {model.name!r} holds non-finite numbers in {len(found)} variable(s): {'; '.join(found)}. Restore "
+            f"Model {name!r} holds non-finite numbers in {len(found)} variable(s): {'; '.join(found)}. Restore "
             f"an earlier checkpoint, or train again with a lower learning rate or gradient clipping."
         )
 

@@ -5,6 +5,7 @@ import os
 import re
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import h5py
 import keras
 
-from kopt.core.errors import LoadError, UnsafeModelError
+from kopt.core.errors import LoadError, UnsafeModelError, nearest
+from kopt.core.randomness import preserved_random_state
 from kopt.graph.legacy import load_legacy, load_legacy_archive
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -22,6 +24,7 @@ _TFLITE_MAGIC = b"TFL3"  # four bytes into the file
 _KERAS_REFUSALS = (TypeError, ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile)
 
 
+@preserved_random_state()
 def load_model(
     path: str | os.PathLike[str],
     *,
@@ -50,10 +53,10 @@ def load_model(
     kind = _kind(path)
     if kind == "hdf5":
         return _load_hdf5(path, custom_objects, safe_mode, verify)
-    config = _zip_member(path, "config.json") if kind == "zip" else json.loads((path / "config.json").read_text())
+    config = _zip_member(path, "config.json") if kind == "zip" else _parsed((path / "config.json").read_bytes(), path)
     if safe_mode:
         refuse_stored_code(config, path)
-    if kind == "zip" and _zip_member(path, "metadata.json")["keras_version"].startswith("2."):
+    if kind == "zip" and _zip_member(path, "metadata.json").get("keras_version", "").startswith("2."):
         return load_legacy_archive(path, custom_objects=custom_objects, safe_mode=safe_mode, verify=verify)
     return _load_with_keras(path, ".keras", custom_objects, safe_mode)
 
@@ -64,14 +67,17 @@ def refuse_stored_code(config: Any, path: Path) -> None:
     if unsafe:
         raise UnsafeModelError(
             f"{path} stores Python code in {', '.join(unsafe)}: opening it would run that code. If you trust where the "
-            f"file comes from, pass `safe_mode=False`; better, rebuild the model with a registered layer or function "
-            f"(`@keras.saving.register_keras_serializable()`) in place of the lambda."
+            f"file comes from, pass `safe_mode=False` (`--unsafe` on the command line); better, rebuild the model with "
+            f"a registered layer or function (`@keras.saving.register_keras_serializable()`) in place of the lambda."
         )
 
 
 def _kind(path: Path) -> str:
     if not path.exists():
-        raise LoadError(f"There is no file {path} (looked in {Path.cwd()}).")
+        beside = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise LoadError(
+            f"There is no file {path}.{nearest(path.name, beside)} Check the path; it is looked up from {Path.cwd()}."
+        )
     if path.is_dir():
         return _directory_kind(path)
     with open(path, "rb") as file:
@@ -109,11 +115,23 @@ def _zip_member(path: Path, name: str) -> Any:
             damaged = archive.testzip()
             if damaged is not None:
                 raise LoadError(f"{path} is damaged: its member {damaged!r} does not match its checksum.")
-            return json.loads(archive.read(name))
-    except zipfile.BadZipFile as error:
-        raise LoadError(f"{path} is not a whole `.keras` archive ({error}): it was cut off or damaged.") from error
+            return _parsed(archive.read(name), path)
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise LoadError(
+            f"{path} is not a whole `.keras` archive ({error}): it was cut off or damaged. Copy or save it again."
+        ) from error
     except KeyError as error:
         raise LoadError(f"{path} is a zip archive without `{name}`: not a Keras model.") from error
+
+
+def _parsed(text: str | bytes, path: Path) -> Any:
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise LoadError(f"{path} is damaged: its description of the model is not valid JSON ({error}).") from error
+    if not isinstance(values, dict):
+        raise LoadError(f"{path} is damaged: its description of the model is a {type(values).__name__}, not an object.")
+    return values
 
 
 def _load_hdf5(path: Path, custom_objects: dict[str, Any], safe_mode: bool, verify: bool) -> keras.Model:
@@ -122,12 +140,14 @@ def _load_hdf5(path: Path, custom_objects: dict[str, Any], safe_mode: bool, veri
             config = file.attrs.get("model_config")
             version = file.attrs.get("keras_version", b"1")
     except OSError as error:
-        raise LoadError(f"{path} is not a whole HDF5 file ({error}): it was cut off or damaged.") from error
+        raise LoadError(
+            f"{path} is not a whole HDF5 file ({error}): it was cut off or damaged. Copy or save it again."
+        ) from error
     if config is None:
         raise LoadError(
             f"{path} holds weights only, no architecture. Build the model in Python and call `model.load_weights`."
         )
-    config = json.loads(config)
+    config = _parsed(config, path)
     if safe_mode:
         refuse_stored_code(config, path)
     version = version.decode() if isinstance(version, bytes) else str(version)
@@ -187,4 +207,13 @@ def _explained(error: Exception, path: Path) -> LoadError:
         )
     # Keras repeats the whole config at every level; the reason stands last.
     reason = str(error).rpartition("Exception encountered: ")[2].strip()
+    if "allow_pickle" in reason:
+        return UnsafeModelError(
+            f"{path} stores its weights as pickled Python objects: opening them would run code, so they are refused "
+            f"always. Open the model where it was made and save it again with `model.save`."
+        )
+    if "safe_mode" in reason:
+        return UnsafeModelError(
+            f"{path} refers to other files or code: {reason.splitlines()[0]} On the command line that is `--unsafe`."
+        )
     return LoadError(f"Keras cannot open {path}: {reason}")

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from kopt.core.errors import InputError, UnsupportedModelError
+from kopt.core.randomness import preserved_random_state
 from kopt.core.records import LayerAction, TransformReport
 from kopt.graph.internals import copy_stateless, flatten_layers, graph_of, node_of, serializing_in_memory
 from kopt.graph.view import Call, GraphView
@@ -16,6 +17,7 @@ from kopt.graph.view import Call, GraphView
 Replacement = Callable[..., Any]
 
 
+@preserved_random_state()
 def rewrite(
     model: keras.Model,
     replace: Callable[[keras.layers.Layer], Replacement | None],
@@ -48,6 +50,7 @@ def rewrite(
     return twin, TransformReport("rewrite", tuple(rewriter.applied), ())
 
 
+@preserved_random_state()
 def as_functional(model: keras.Model) -> keras.Model:
     """Return `model` as a Functional model with the same layers: a Sequential is wrapped, a Functional given back.
 

@@ -6,6 +6,7 @@ import keras
 import tf_keras
 
 from kopt.core.errors import UnsupportedModelError
+from kopt.core.randomness import preserved_random_state
 from kopt.graph.internals import mask_of, node_of
 from kopt.graph.legacy_layers import hard_sigmoid
 from kopt.graph.view import Call, GraphView
@@ -57,6 +58,7 @@ _ANY = object()
 _RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}}
 
 
+@preserved_random_state()
 def to_tf_keras(model: keras.Model, *, batch_size: int | None = None) -> tf_keras.Model:
     """Return a tf_keras model that computes what `model` computes, with its own copy of the weights.
 

@@ -26,7 +26,7 @@ bench: $(STAMP)
 lock:
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate \
-		--no-emit-index-url --no-emit-find-links --extra dev --output-file requirements-dev.txt setup.cfg
+		--no-emit-index-url --no-emit-find-links --constraint lock-constraints.txt --extra dev --output-file requirements-dev.txt setup.cfg
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -15,17 +15,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1], metavar="N", help="examples a call")
     parser.add_argument("--threads", type=int, help="threads for LiteRT and ONNX Runtime")
     parser.add_argument("--seconds", type=float, default=2.0, help="timed seconds a file and batch size")
+    parser.add_argument("--unsafe", action="store_true", help="open a model file that stores Python code, and run it")
     parser.add_argument("--memory", action="store_true", help="also peak memory, each in a fresh process")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    runners = [kopt.measure.load(file, threads=_threads(file, options)) for file in options.files]
+    how = {file: {"threads": _threads(file, options), "safe_mode": not options.unsafe} for file in options.files}
+    runners = [kopt.measure.load(file, **how[file]) for file in options.files]
     measured = kopt.measure.latency(runners, batch_sizes=options.batch_sizes, max_seconds=options.seconds)
     measured = [dataclasses.replace(one, target=file) for one, file in zip(measured, options.files, strict=True)]
     if options.memory:
         measured = [
-            dataclasses.replace(one, peak_memory_bytes=kopt.measure.memory(file, threads=_threads(file, options)))
+            dataclasses.replace(one, peak_memory_bytes=kopt.measure.memory(file, **how[file]))
             for one, file in zip(measured, options.files, strict=True)
         ]
     if options.json:

@@ -67,11 +67,13 @@ class ExportError(KoptError):
 
     Attributes:
         log_tail: the last lines that the converter printed, newest last.
+        details: everything that the converter's own error said.
     """
 
-    def __init__(self, message: str, log_tail: str = ""):
+    def __init__(self, message: str, log_tail: str = "", details: str = ""):
         super().__init__(f"{message}\n{log_tail}" if log_tail else message)
         self.log_tail = log_tail
+        self.details = details
 
 
 class ParityError(ExportError):

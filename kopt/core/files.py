@@ -19,6 +19,7 @@ from kopt.core.errors import OutputError, OutputExistsError
 
 _CHUNK = 1 << 20
 _TEMPORARY = ".kopt-tmp"
+SCRATCH_REMEDY = "Make room there, or set TMPDIR to a place that has room for a few copies of the model."
 _CANNOT_WRITE = frozenset(
     (
         errno.EACCES,
@@ -41,7 +42,7 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pa
         OutputError: the parent directory cannot be written, or could not be created.
     """
     path = Path(path).absolute()
-    with _as_output_error(path):
+    with writing_to(path):
         if not overwrite and path.exists():
             raise OutputExistsError(
                 f"{path} exists. Choose another path, or replace it: `overwrite=True`, `--force` on the command line."
@@ -66,12 +67,12 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Ite
         OutputError: the disk is full or the place cannot be written.
     """
     path = check_output(path, overwrite=overwrite)
-    with _as_output_error(path):
+    with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         holder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=_TEMPORARY))
     staged = holder / path.name
     try:
-        with _as_output_error(path):
+        with writing_to(path):
             yield staged
             _flush(staged)
             if path.is_dir():
@@ -89,6 +90,30 @@ def atomic_write(path: str | os.PathLike[str], content: str | bytes, *, overwrit
     with atomic_path(path, overwrite=overwrite) as staged:
         staged.write_bytes(data)
     return Path(path)
+
+
+@contextlib.contextmanager
+def writing_to(path: Path, remedy: str = "Choose a place that you may write to and that has room.") -> Iterator[None]:
+    """Turn what the system raises for a full disk or a forbidden place into an `OutputError` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, OutputError) or error.errno not in _CANNOT_WRITE:
+            raise
+        raise OutputError(f"Cannot write {path}: {error.strerror or error}. {remedy}") from error
+
+
+@contextlib.contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """Yield a temporary directory, which is removed at the end of the block.
+
+    Raises:
+        OutputError: there is no room for it.
+    """
+    with writing_to(Path(os.environ.get("TMPDIR", "/tmp")), SCRATCH_REMEDY):
+        holder = tempfile.TemporaryDirectory(prefix="kopt-")
+    with holder as name:
+        yield Path(name)
 
 
 def remove_leftovers(directory: str | os.PathLike[str]) -> None:
@@ -146,18 +171,6 @@ class _Counter(io.RawIOBase):
 
 def _files(path: Path) -> list[Path]:
     return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-
-
-@contextlib.contextmanager
-def _as_output_error(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, OutputError) or error.errno not in _CANNOT_WRITE:
-            raise
-        raise OutputError(
-            f"Cannot write {path}: {error.strerror or error}. Choose a place that you may write to and that has room."
-        ) from error
 
 
 def _flush(path: Path) -> None:

@@ -20,7 +20,7 @@ def collect(dataset: Any, *, name: str = "data") -> Split:
         The examples in the order in which the data set gave them.
 
     Raises:
-        DataError: not a data set of `(x, y)`, infinite, or empty.
+        DataError: not a data set of `(x, y)`, infinite, empty, or of examples that do not join.
     """
     if not isinstance(dataset, tf.data.Dataset):
         raise DataError(
@@ -37,5 +37,11 @@ def collect(dataset: Any, *, name: str = "data") -> Split:
     batches = list(dataset.as_numpy_iterator())
     if not batches:
         raise DataError(f"`{name}` is empty: there must be at least one batch.")
-    x, y = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches)
+    try:
+        x, y = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches)
+    except ValueError as error:
+        raise DataError(
+            f"`{name}` must yield batches of examples of one shape. Received elements of {spec}, which do not join "
+            f"({error}). Batch the data set, e.g. `.batch(32)`, and bring all examples to one shape."
+        ) from error
     return Split(x, y)

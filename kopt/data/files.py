@@ -15,6 +15,7 @@ from kopt.data.packaged import PACKAGED, load
 from kopt.data.splits import Array, DataSplits, Split, stratified_split
 
 _REQUIRED = ("x_train", "y_train", "x_val", "y_val")
+_ZIP, _NPY = b"PK", b"\x93NUM"
 _OPTIONAL = ("x_test", "y_test")
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _VALIDATION_FOLDERS = ("validation", "val")
@@ -127,6 +128,10 @@ def _image_shape(shape: tuple[int | None, ...] | None, spec: str) -> tuple[int |
 def _read_npz(path: Path) -> dict[str, Array]:
     try:
         with open(path, "rb") as file:
+            head = file.read(4)
+            if not head.startswith((_ZIP, _NPY)):
+                raise DataError(f"{path} is not an .npz file: it begins with {head!r}. Write it with `np.savez`.")
+            file.seek(0)
             archive = np.load(file, allow_pickle=False)
             if isinstance(archive, np.ndarray):
                 raise DataError(f"{path} holds a single array (.npy); write `np.savez(path, x_train=..., ...)`.")

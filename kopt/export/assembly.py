@@ -11,7 +11,7 @@ from kopt.core.environment import versions
 from kopt.core.files import atomic_path, gzip_bytes, sha256, size_bytes
 from kopt.core.records import Artifact, OperatorCount
 from kopt.core.schemes import Scheme
-from kopt.export.manifest import write_manifest
+from kopt.export.manifest import manifest_text
 from kopt.export.source import Source
 from kopt.export.verification import open_exported, parity_with_source, require_parity, require_same_signature
 
@@ -52,7 +52,11 @@ def assemble(
         ExportError: the conversion failed, or the file does not do what the model does.
         OutputError: `path` cannot be written.
     """
-    with atomic_path(path, overwrite=overwrite) as staged:
+    # The manifest is on the disk before the file gets its name, so that a disk that is full by then leaves neither.
+    with (
+        atomic_path(f"{os.fspath(path)}.json", overwrite=True) as staged_manifest,
+        atomic_path(path, overwrite=overwrite) as staged,
+    ):
         converted = convert(staged)
         runner = open_exported(staged)
         require_same_signature(runner, source)
@@ -74,7 +78,7 @@ def assemble(
             parity=parity,
             notes=converted.notes,
         )
+        staged_manifest.write_text(manifest_text(artifact))
         # A manifest of an older file must not outlive it, even if the process dies between the two writes.
         artifact.manifest_path.unlink(missing_ok=True)
-    write_manifest(artifact)
     return artifact

@@ -45,7 +45,7 @@ def inspect_tflite(path: Path) -> TFLiteContent:
             counts[name, dtype] += 1
             if dtype.startswith(("float", "bfloat")) and name not in _EDGE_OPERATORS:
                 floats.append(f"{name} {graph.tensors[operator.outputs[0]].name.decode()}")
-    return TFLiteContent(_counted(counts), tuple(floats), _output_step(model.subgraphs[0]))
+    return TFLiteContent(_counted(counts), tuple(floats), _output_step(model, model.subgraphs[0]))
 
 
 def inspect_onnx(path: Path) -> tuple[OperatorCount, ...]:
@@ -74,9 +74,7 @@ def inspect_saved_model(directory: Path) -> tuple[OperatorCount, ...]:
 
 
 def _tflite_operator(model: Any, graph: Any, operator: Any) -> tuple[str, str]:
-    code = model.operatorCodes[operator.opcodeIndex]
-    builtin = max(code.builtinCode, code.deprecatedBuiltinCode)  # files of old converters fill only the second
-    name = code.customCode.decode() if code.customCode else _OPERATORS[builtin]
+    name = _operator_name(model, operator)
     tensors = [graph.tensors[index] for index in operator.outputs if index >= 0]
     result = _TYPES[tensors[0].type] if tensors else ""
     weights = {
@@ -88,15 +86,18 @@ def _tflite_operator(model: Any, graph: Any, operator: Any) -> tuple[str, str]:
     return name, f"{result}, {' and '.join(stored)} weights" if stored and name not in _EDGE_OPERATORS else result
 
 
-def _output_step(graph: Any) -> float:
-    source_of = {index: operator.inputs[0] for operator in graph.operators for index in operator.outputs[:1]}
-    steps = [0.0]
-    for index in graph.outputs:
-        # A float output of an integer file comes from a DEQUANTIZE, whose input carries the step.
-        for tensor in (graph.tensors[index], graph.tensors[source_of.get(index, index)]):
-            if tensor.quantization is not None and tensor.quantization.scale is not None:
-                steps.append(float(max(tensor.quantization.scale)))
-    return max(steps)
+def _operator_name(model: Any, operator: Any) -> str:
+    code = model.operatorCodes[operator.opcodeIndex]
+    builtin = max(code.builtinCode, code.deprecatedBuiltinCode)  # files of old converters fill only the second
+    return code.customCode.decode() if code.customCode else _OPERATORS[builtin]
+
+
+def _output_step(model: Any, graph: Any) -> float:
+    # A float output of an integer file comes from a DEQUANTIZE, whose input carries the step.
+    dequantized = {o.outputs[0]: o.inputs[0] for o in graph.operators if _operator_name(model, o) == "DEQUANTIZE"}
+    tensors = [graph.tensors[dequantized.get(index, index)] for index in graph.outputs]
+    scales = [t.quantization.scale for t in tensors if t.quantization is not None and t.quantization.scale is not None]
+    return max((float(max(scale)) for scale in scales), default=0.0)
 
 
 def _counted(counts: collections.Counter[tuple[str, str]]) -> tuple[OperatorCount, ...]:

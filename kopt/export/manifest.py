@@ -4,15 +4,48 @@ import dataclasses
 import os
 from pathlib import Path
 
-from kopt.core.errors import ConfigError, LoadError
-from kopt.core.files import atomic_write, sha256
+from kopt.core.errors import ConfigError, LoadError, OutputExistsError
+from kopt.core.files import check_output, sha256
 from kopt.core.records import Artifact
 
 
-def write_manifest(artifact: Artifact) -> None:
-    """Write the manifest beside the file, with the file's name instead of its path, so that both can be moved."""
-    record = dataclasses.replace(artifact, path=Path(artifact.path).name)
-    atomic_write(artifact.manifest_path, record.to_json() + "\n", overwrite=True)
+def manifest_text(artifact: Artifact) -> str:
+    """Return the manifest, with the file's name instead of its path, so that both can be moved."""
+    return dataclasses.replace(artifact, path=Path(artifact.path).name).to_json() + "\n"
+
+
+def check_target(path: str | os.PathLike[str], *, format: str, overwrite: bool) -> None:
+    """Make sure that an export can go to `path` and its manifest beside it, before any long work starts.
+
+    `overwrite` replaces an older export, never a directory that holds something else.
+
+    Raises:
+        OutputExistsError: `path` is taken, or the manifest's place by a file that is no manifest.
+        OutputError: the place cannot be written.
+    """
+    target, manifest = Path(path), Path(f"{os.fspath(path)}.json")
+    if target.is_dir():
+        if format != "saved_model":
+            raise OutputExistsError(f"{target} is a directory. Name a file, e.g. {target / f'model.{format}'}.")
+        if any(target.iterdir()) and not (target / "saved_model.pb").is_file():
+            raise OutputExistsError(
+                f"{target} is a directory that holds something else than a SavedModel, so it is not replaced. Name a "
+                f"new directory, e.g. {target / 'model'}."
+            )
+    check_output(target, overwrite=overwrite)
+    if manifest.exists() and not overwrite and not _is_manifest(manifest):
+        raise OutputExistsError(
+            f"The manifest goes to {manifest}, where there is another file. Choose another output path, or replace "
+            f"it: `overwrite=True`, `--force` on the command line."
+        )
+
+
+def _is_manifest(path: Path) -> bool:
+    try:
+        Artifact.from_json(path.read_text())
+    except (ConfigError, UnicodeDecodeError, IsADirectoryError):
+        return False
+    return True
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Artifact:

@@ -2,18 +2,22 @@
 
 import atexit
 import contextlib
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from kopt.core.errors import ExportError
 
 _TAIL_LINES = 15
+_NO_ROOM = os.strerror(errno.ENOSPC)
 
 
 class Converter:
@@ -21,9 +25,13 @@ class Converter:
 
     Starting costs about four seconds, nearly all of it importing TensorFlow; `start` returns at once, so that the
     parent can trace its model meanwhile.
+
+    Args:
+        command: what to run; speaks the protocol of `kopt.export.worker`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, command: Sequence[str] = (sys.executable, "-m", "kopt.export.worker")) -> None:
+        self._command = command
         self._process: subprocess.Popen[str] | None = None
         self._log: Any = None
         self._log_start = 0
@@ -40,6 +48,7 @@ class Converter:
 
         Raises:
             ExportError: the converter raised, or its process died; carries the last lines that it printed.
+            OSError: it found no room on the disk.
         """
         with self._lock:
             self._start()
@@ -49,8 +58,11 @@ class Converter:
             except KeyboardInterrupt:
                 self._stop()
                 raise
+            if not reply["ok"] and _NO_ROOM in reply["error"]:
+                raise OSError(errno.ENOSPC, _NO_ROOM)
             if not reply["ok"]:
-                raise ExportError(f"The {job} converter failed: {_first_line(reply['error'])}", self._log_tail())
+                error = reply["error"]
+                raise ExportError(f"The {job} converter failed: {_summary(error)}", self._log_tail(), error)
 
     def close(self) -> None:
         """End the child."""
@@ -65,7 +77,7 @@ class Converter:
         # A parent that loaded tfmot has this variable set; it would turn the child's Keras into Keras 2.
         environment = {key: value for key, value in os.environ.items() if key != "TF_USE_LEGACY_KERAS"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "kopt.export.worker"],
+            self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -126,8 +138,10 @@ class Converter:
             self._log = None
 
 
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0] if text.strip() else "no message"
+def _summary(error: str) -> str:
+    """Return the first line of an error, without the places in the graph that MLIR puts before its message."""
+    line = error.strip().splitlines()[0] if error.strip() else "no message"
+    return re.sub(r"(<unknown>:0: error: )?loc\(.*\): ", "", line)
 
 
 converter = Converter()

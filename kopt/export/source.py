@@ -270,8 +270,11 @@ def _write_concrete(concrete: Any, directory: Path, *, freeze: bool) -> None:
 def _full_disk_as_os_error() -> Iterator[None]:
     try:
         yield
-    except tf.errors.ResourceExhaustedError as error:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+    except tf.errors.ResourceExhaustedError as error:  # also what TensorFlow raises when memory runs out
+        for code in (errno.ENOSPC, errno.EDQUOT):
+            if os.strerror(code) in error.message:
+                raise OSError(code, os.strerror(code)) from error
+        raise
 
 
 def _frozen(concrete: Any) -> Any:

@@ -5,18 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from kopt.core.errors import ConfigError
-from kopt.core.files import check_output
+from kopt.core.randomness import preserved_random_state
 from kopt.core.records import Artifact
 from kopt.core.schemes import get_scheme
 from kopt.export.assembly import Converted, assemble
 from kopt.export.inspection import inspect_onnx
+from kopt.export.manifest import check_target
 from kopt.export.process import converter
-from kopt.export.source import SIGNATURE, open_model, trace
+from kopt.export.source import SIGNATURE, prepare, trace
 from kopt.export.verification import examples
 
 OPSETS = range(13, 19)  # what tf2onnx 1.17 writes and both ends were tested with
 
 
+@preserved_random_state()
 def onnx(
     model: Any,
     path: str | os.PathLike[str],
@@ -49,8 +51,9 @@ def onnx(
     """
     if opset not in OPSETS:
         raise ConfigError(f"`opset` must be in [{OPSETS.start}, {OPSETS.stop - 1}]. Received: {opset!r}.")
-    model = open_model(model)
-    check_output(path, overwrite=overwrite)
+    model, inputs = prepare(model)
+    compared = examples(data, inputs, seed)
+    check_target(path, format="onnx", overwrite=overwrite)
     converter.start()
     source = trace(model)
 
@@ -65,7 +68,7 @@ def onnx(
         format="onnx",
         scheme=get_scheme("float32"),
         convert=convert,
-        examples=examples(data, source, seed),
+        examples=compared,
         options={"opset": str(opset)},
         overwrite=overwrite,
     )

@@ -5,15 +5,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from kopt.core.files import check_output
+from kopt.core.randomness import preserved_random_state
 from kopt.core.records import Artifact
 from kopt.core.schemes import get_scheme
 from kopt.export.assembly import Converted, assemble
 from kopt.export.inspection import inspect_saved_model
-from kopt.export.source import open_model, trace
+from kopt.export.manifest import check_target
+from kopt.export.source import prepare, trace
 from kopt.export.verification import examples
 
 
+@preserved_random_state()
 def saved_model(
     model: Any,
     path: str | os.PathLike[str],
@@ -42,13 +44,14 @@ def saved_model(
         ExportError: the directory does not compute what the model computes.
         OutputError: `path` cannot be written or exists.
     """
-    model = open_model(model)
-    check_output(path, overwrite=overwrite)
+    model, inputs = prepare(model)
+    compared = examples(data, inputs, seed)
+    check_target(path, format="saved_model", overwrite=overwrite)
     source = trace(model)
 
     def convert(staged: Path) -> Converted:
         if source.saved_model is not None:
-            shutil.copytree(source.saved_model, staged)
+            _copy(source.saved_model, staged)
         else:
             source.write(staged)
         return Converted(inspect_saved_model(staged))
@@ -59,7 +62,18 @@ def saved_model(
         format="saved_model",
         scheme=get_scheme("float32"),
         convert=convert,
-        examples=examples(data, source, seed),
+        examples=compared,
         options={},
         overwrite=overwrite,
     )
+
+
+def _copy(source: Path, target: Path) -> None:
+    # `shutil.copytree` gathers all errors into one of its own, which hides that the disk is full.
+    target.mkdir()
+    for item in sorted(source.rglob("*")):
+        place = target / item.relative_to(source)
+        if item.is_dir():
+            place.mkdir()
+        else:
+            shutil.copyfile(item, place)

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,18 @@ from typing import Any
 import numpy as np
 
 from kopt.core.errors import ConfigError, ExportError, UnsupportedModelError, nearest
-from kopt.core.files import check_output
+from kopt.core.files import SCRATCH_REMEDY, scratch_directory, writing_to
 from kopt.core.optional import require
+from kopt.core.randomness import preserved_random_state
 from kopt.core.records import Artifact, ExportConfig
 from kopt.core.schemes import Scheme, get_scheme
 from kopt.data import calibration as sample
 from kopt.export.assembly import Converted, assemble
 from kopt.export.fused_rnn import fused_source
 from kopt.export.inspection import TFLiteContent, inspect_tflite
+from kopt.export.manifest import check_target
 from kopt.export.process import converter
-from kopt.export.source import SIGNATURE, Source, open_model, trace
+from kopt.export.source import SIGNATURE, Source, prepare, trace
 from kopt.export.twins import integer_twin
 from kopt.export.verification import examples
 from kopt.graph import GraphView
@@ -30,6 +31,7 @@ LOOP_NOTE = "The model holds a loop (an RNN); the file takes batches of exactly 
 SMALL_NOTE = "No weights were quantized: the converter leaves arrays of fewer than 1,024 numbers in float."
 
 
+@preserved_random_state()
 def tflite(
     model: Any,
     path: str | os.PathLike[str],
@@ -80,19 +82,21 @@ def tflite(
     config = ExportConfig("tflite", scheme, io_dtype, tuple(fallback))
     kind = get_scheme(scheme)
     _check_request(kind, calibration, fallback, batch_size)
-    model = open_model(model)
-    check_output(path, overwrite=overwrite)
+    model, inputs = prepare(model)
+    ranges = None if calibration is None else sample(calibration, samples=samples, seed=seed, inputs=inputs)
+    compared = examples(ranges, inputs, seed)
+    keep_float = _tensor_patterns(model, fallback)
+    check_target(path, format="tflite", overwrite=overwrite)
     converter.start()
     source, fused = _convertible(trace(model, batch_size=batch_size), kind)
-    ranges = None if calibration is None else sample(calibration, samples=samples, seed=seed, inputs=source.inputs)
     job = {
         "signature": SIGNATURE,
         "io_dtype": config.io_dtype or kind.io_dtypes[0],
-        "keep_float": _tensor_patterns(source, fallback),
+        "keep_float": keep_float,
         "select_ops": select_ops,
         "fused_rnn": fused,
     }
-    with tempfile.TemporaryDirectory(prefix="kopt-") as scratch:
+    with scratch_directory() as scratch:
         used = _save_arrays(ranges, scratch) if ranges is not None and kind.needs_calibration else None
         return assemble(
             source,
@@ -100,7 +104,7 @@ def tflite(
             format="tflite",
             scheme=kind,
             convert=lambda staged: _convert(source, staged, kind, {**job, "calibration": used}),
-            examples=examples(ranges, source, seed),
+            examples=compared,
             options=_options(config, batch_size, select_ops, samples if used else None),
             overwrite=overwrite,
         )
@@ -110,7 +114,7 @@ def _check_request(scheme: Scheme, calibration: Any, fallback: Sequence[str], ba
     if scheme.needs_calibration and calibration is None:
         raise ConfigError(
             f"Scheme {scheme.name!r} needs `calibration`: a hundred real inputs, as arrays or a tf.data.Dataset, "
-            f"e.g. `calibration=(x_train, y_train)`."
+            f"e.g. `calibration=(x_train, y_train)`; on the command line, `--data`."
         )
     if isinstance(fallback, str):
         raise ConfigError(f"`fallback` is a sequence of layer names. Received the string {fallback!r}.")
@@ -155,9 +159,10 @@ def _convert(source: Source, staged: Path, scheme: Scheme, job: dict[str, Any]) 
 
 
 def _convert_int4(source: Source, staged: Path, job: dict[str, Any]) -> None:
-    with tempfile.TemporaryDirectory(prefix="kopt-") as scratch:
-        start = Path(scratch) / "float32.tflite"
-        _run_tflite(source, start, {**job, "scheme": "float32", "keep_float": []})
+    with scratch_directory() as scratch:
+        start = scratch / "float32.tflite"
+        with writing_to(scratch, SCRATCH_REMEDY):
+            _run_tflite(source, start, {**job, "scheme": "float32", "keep_float": []})
         converter.run("int4", float_model=str(start), output=str(staged), keep_float=job["keep_float"])
 
 
@@ -183,24 +188,28 @@ def _require_integers(content: TFLiteContent) -> None:
         )
 
 
-def _tensor_patterns(source: Source, layers: Sequence[str]) -> list[str]:
+def _tensor_patterns(model: Any, layers: Sequence[str]) -> list[str]:
     """Return a regular expression for the tensors that each layer writes.
 
     Keras opens a layer's name scope twice, so that the operators of layer `conv` stand under `conv_1`.
     """
-    if source.model is not None and layers:
-        known = [path for path, _ in GraphView.of(source.model).walk()]
+    model = model.model if isinstance(model, Source) else model
+    if model is not None and layers:
+        known = [path for path, _ in GraphView.of(model).walk()]
         for layer in layers:
             if layer not in known:
                 raise ConfigError(f"`fallback` names no layer {layer!r}.{nearest(layer, known)}")
-    scopes = ["/".join(f"{re.escape(part)}(_[0-9]+)?" for part in layer.split("/")) for layer in layers]
+    # Of a SavedModel made elsewhere it is not known how its scopes came about.
+    suffix = "_[0-9]+" if model is not None else "(_[0-9]+)?"
+    scopes = ["/".join(re.escape(part) + suffix for part in layer.split("/")) for layer in layers]
     return [f"(^|/|;){scope}(/|$)" for scope in scopes]
 
 
-def _save_arrays(arrays: Mapping[str, np.ndarray], directory: str) -> str:
-    path = os.path.join(directory, "calibration.npz")
-    np.savez(path, **arrays)  # type: ignore[arg-type]
-    return path
+def _save_arrays(arrays: Mapping[str, np.ndarray], directory: Path) -> str:
+    path = directory / "calibration.npz"
+    with writing_to(directory, SCRATCH_REMEDY):
+        np.savez(path, **arrays)  # type: ignore[arg-type]
+    return str(path)
 
 
 def _options(config: ExportConfig, batch_size: int | None, select_ops: bool, samples: int | None) -> dict[str, str]:

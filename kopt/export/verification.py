@@ -20,11 +20,11 @@ from kopt.measure import Runner, compare_outputs, load, random_inputs
 _EXAMPLES = 16
 
 
-def examples(data: Any, source: Source, seed: int) -> Mapping[str, np.ndarray]:
+def examples(data: Any, inputs: tuple[TensorInfo, ...], seed: int) -> Mapping[str, np.ndarray]:
     """Return the inputs on which file and model are compared: some of `data`, or seeded random ones if it is `None`."""
     if data is None:
-        return random_inputs(source.inputs, _EXAMPLES, seed=seed)
-    return calibration(data, samples=_EXAMPLES, seed=seed, inputs=source.inputs)
+        return random_inputs(inputs, _EXAMPLES, seed=seed)
+    return calibration(data, samples=_EXAMPLES, seed=seed, inputs=inputs)
 
 
 def require_same_signature(runner: Runner, source: Source) -> None:

@@ -67,8 +67,9 @@ def refuse_stored_code(config: Any, path: Path) -> None:
     if unsafe:
         raise UnsafeModelError(
             f"{path} stores Python code in {', '.join(unsafe)}: opening it would run that code. If you trust where the "
-            f"file comes from, pass `safe_mode=False` (`--unsafe` on the command line); better, rebuild the model with "
-            f"a registered layer or function (`@keras.saving.register_keras_serializable()`) in place of the lambda."
+            f"file comes from, open it with `kopt.load_model(path, safe_mode=False)` (`--unsafe` on the command line); "
+            f"better, rebuild the model with a registered layer or function "
+            f"(`@keras.saving.register_keras_serializable()`) in place of the lambda."
         )
 
 
@@ -214,6 +215,6 @@ def _explained(error: Exception, path: Path) -> LoadError:
         )
     if "safe_mode" in reason:
         return UnsafeModelError(
-            f"{path} refers to other files or code: {reason.splitlines()[0]} On the command line that is `--unsafe`."
+            f"{path} refers to other files or code: {reason.splitlines()[0]} On the command line, `--unsafe` opens it."
         )
     return LoadError(f"Keras cannot open {path}: {reason}")

@@ -2,6 +2,7 @@
 
 from kopt.measure.accuracy import evaluate
 from kopt.measure.comparison import compare_outputs, parity
+from kopt.measure.devices import check_devices
 from kopt.measure.feeding import random_inputs
 from kopt.measure.footprint import memory
 from kopt.measure.loading import load
@@ -11,6 +12,7 @@ from kopt.measure.timing import latency, summarize
 
 __all__ = [
     "Runner",
+    "check_devices",
     "compare_outputs",
     "energy",
     "evaluate",

@@ -15,7 +15,9 @@ TIMEOUT_S = 600
 _CHILD = "from kopt.measure.footprint import main; main()"
 
 
-def memory(path: str | os.PathLike[str], *, threads: int | None = None, batch_size: int = 1) -> int:
+def memory(
+    path: str | os.PathLike[str], *, threads: int | None = None, batch_size: int = 1, safe_mode: bool = True
+) -> int:
     """Measure the peak resident memory of loading and running a file, in bytes.
 
     A fresh process imports the runtime, notes its resident memory, loads the file, runs one call twice on made-up
@@ -27,6 +29,7 @@ def memory(path: str | os.PathLike[str], *, threads: int | None = None, batch_si
         path: of the file or SavedModel directory.
         threads: see `kopt.measure.load`.
         batch_size: examples a call.
+        safe_mode: see `kopt.load_model`.
 
     Raises:
         MeasurementError: the process died or took more than ten minutes; the message has its last lines.
@@ -39,7 +42,9 @@ def memory(path: str | os.PathLike[str], *, threads: int | None = None, batch_si
         )
     check_positive("batch_size", batch_size)
     format_of(Path(path))
-    request = json.dumps({"path": os.fspath(path), "threads": threads, "batch_size": batch_size})
+    request = json.dumps(
+        {"path": os.fspath(path), "threads": threads, "batch_size": batch_size, "safe_mode": safe_mode}
+    )
     try:
         done = subprocess.run(
             [sys.executable, "-c", _CHILD, request], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
@@ -57,7 +62,7 @@ def main() -> None:
     request = json.loads(sys.argv[1])
     import_runtime(format_of(Path(request["path"])))
     before = _start_peak()
-    runner = load(request["path"], threads=request["threads"])
+    runner = load(request["path"], threads=request["threads"], safe_mode=request["safe_mode"])
     feeds = batch(runner, None, request["batch_size"])
     for _ in range(2):
         runner.run(feeds)

@@ -51,9 +51,9 @@ class KerasRunner(Runner):
         return keras.tree.pack_sequence_as(self._structure, [feeds[info.name] for info in self.inputs])
 
 
-def from_path(path: Path) -> KerasRunner:
+def from_path(path: Path, safe_mode: bool) -> KerasRunner:
     """Open a `.keras` or `.h5` file."""
-    return KerasRunner(load_model(path), path.name)
+    return KerasRunner(load_model(path, safe_mode=safe_mode), path.name)
 
 
 def _input_structure(model: keras.Model) -> Any:

@@ -5,14 +5,18 @@ import os
 from pathlib import Path
 from typing import Any
 
-from kopt.core.errors import ConfigError, InputError, LoadError
+from kopt.core.errors import ConfigError, InputError, LoadError, nearest
+from kopt.core.randomness import preserved_random_state
 from kopt.measure.runner import Runner, check_positive
 
 FORMATS = {".keras": "keras", ".h5": "keras", ".hdf5": "keras", ".tflite": "tflite", ".onnx": "onnx"}
 _SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
 
 
-def load(model_or_path: Any, *, threads: int | None = None, signature: str = "serving_default") -> Runner:
+@preserved_random_state()
+def load(
+    model_or_path: Any, *, threads: int | None = None, signature: str = "serving_default", safe_mode: bool = True
+) -> Runner:
     """Open a model or a deployable file in the runtime that would serve it.
 
     Args:
@@ -20,9 +24,11 @@ def load(model_or_path: Any, *, threads: int | None = None, signature: str = "se
             A runner is returned as it is.
         threads: threads for LiteRT and ONNX Runtime; `None` leaves the choice to them.
         signature: which signature of a SavedModel or `.tflite` to run.
+        safe_mode: see `kopt.load_model`.
 
     Raises:
         LoadError: the path is missing, damaged or not what its name says.
+        UnsafeModelError: a Keras file carries Python code and `safe_mode` is on.
         ConfigError: no such signature, or `threads` where the runtime cannot be given any.
         MeasurementError: the runtime refuses the file, e.g. because it has no such operator.
         UnsupportedModelError: the Keras model has never been built or called.
@@ -37,7 +43,7 @@ def load(model_or_path: Any, *, threads: int | None = None, signature: str = "se
             )
         return model_or_path
     if isinstance(model_or_path, (str, os.PathLike)):
-        return _load_path(Path(model_or_path), threads, signature)
+        return _load_path(Path(model_or_path), threads, signature, safe_mode)
     return _load_model(model_or_path, threads)
 
 
@@ -48,7 +54,11 @@ def format_of(path: Path) -> str:
         LoadError: there is no such path, or it is none of these.
     """
     if not path.exists():
-        raise LoadError(f"There is no file or directory {path}. Check the path; it is looked up from {Path.cwd()}.")
+        beside = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise LoadError(
+            f"There is no file or directory {path}.{nearest(path.name, beside)} Check the path; it is looked up from "
+            f"{Path.cwd()}."
+        )
     if path.is_dir():
         if any((path / name).is_file() for name in _SAVED_MODEL_FILES):
             return "saved_model"
@@ -74,7 +84,7 @@ def import_runtime(format_name: str) -> Any:
     return importlib.import_module(f"kopt.measure.{format_name}_runner")
 
 
-def _load_path(path: Path, threads: int | None, signature: str) -> Runner:
+def _load_path(path: Path, threads: int | None, signature: str, safe_mode: bool) -> Runner:
     format_name = format_of(path)
     runtime = import_runtime(format_name)
     if format_name == "tflite":
@@ -84,7 +94,7 @@ def _load_path(path: Path, threads: int | None, signature: str) -> Runner:
     else:
         _refuse_threads(path.name, threads)
         is_keras = format_name == "keras"
-        runner = runtime.from_path(path) if is_keras else runtime.SavedModelRunner(path, signature)
+        runner = runtime.from_path(path, safe_mode) if is_keras else runtime.SavedModelRunner(path, signature)
     return runner
 
 

@@ -23,7 +23,7 @@ class SavedModelRunner(Runner):
         self.runtime = f"TensorFlow {tf.__version__} SavedModel"
         self.device = "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
         # The signature's variables live only as long as the object that was loaded.
-        self._loaded = _open(path)
+        self._loaded = open_saved_model(path)
         self._function = _signature(path, self._loaded, signature)
         self.inputs = _tensor_infos(self.name, self._function.structured_input_signature[1])
         self.outputs = _tensor_infos(self.name, self._function.structured_outputs)
@@ -38,7 +38,12 @@ class SavedModelRunner(Runner):
             raise MeasurementError(f"{self.runtime} cannot run {self.name}: {error.message}") from error
 
 
-def _open(path: Path) -> Any:
+def open_saved_model(path: Path) -> Any:
+    """Load a SavedModel directory.
+
+    Raises:
+        LoadError: it is damaged, or none.
+    """
     try:
         return tf.saved_model.load(str(path))
     # IndexError is how TensorFlow's checkpoint reader says that a file ends too early.

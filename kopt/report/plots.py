@@ -19,7 +19,7 @@ _PARAMETERS, _MACS = "#0072b2", "#e69f00"
 def pareto_plot(result: OptimizationResult) -> str:
     """Return the guarded metric against latency as SVG.
 
-    The area of a bubble is the size of the file, its color the runtime; hollow bubbles are outside the budget, whose
+    The larger a bubble, the larger the file; its color is the runtime; hollow bubbles are outside the budget, whose
     border is the dashed line. The Pareto front is connected. Candidates that failed or lack a number are absent.
 
     Raises:

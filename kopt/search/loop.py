@@ -13,9 +13,10 @@ import numpy as np
 from kopt import data as kopt_data
 from kopt import export, measure
 from kopt.core.environment import machine
-from kopt.core.errors import ConfigError
+from kopt.core.errors import ConfigError, OutputError
 from kopt.core.files import atomic_write, check_output, sha256
 from kopt.core.progress import Progress, Silent
+from kopt.core.randomness import preserved_random_state
 from kopt.core.records import (
     Artifact,
     Budget,
@@ -26,6 +27,7 @@ from kopt.core.records import (
     OptimizationResult,
 )
 from kopt.graph import fingerprint
+from kopt.measure.runner import check_positive
 from kopt.profile import model as profile_model
 from kopt.report import html, make_progress, write_report
 from kopt.search.catalog import Technique, select
@@ -64,6 +66,7 @@ class _Job:
         return measure.evaluate(runner, self.validation, metrics=(self.budget.metric,))
 
 
+@preserved_random_state()
 def optimize(
     model: Any,
     train: Any,
@@ -115,30 +118,33 @@ def optimize(
     started = time.monotonic()
     budget = _checked_budget(budget)
     rows = select(None if techniques is None else tuple(techniques))
+    reporter = _reporter(progress)
+    if threads is not None:
+        check_positive("threads", threads)
     model = export.open_model(model)
     runner = measure.load(model)
     calibration = kopt_data.calibration(train, samples=samples, seed=seed, inputs=runner.inputs)
     split = _labelled(validation)
-    checked = kopt_data.check(split, runner.inputs, num_classes=_num_classes(runner), name="validation")
+    checked = kopt_data.check(split, runner.inputs, num_classes=_num_classes(runner, budget), name="validation")
+    labels = np.asarray(split.y)
     workdir = Path(workdir)
     check_output(workdir / "report.html", overwrite=True)
     identity = {
         "model": sha256(model) if isinstance(model, Path) else fingerprint(model),
-        "data": _hash({**calibration, **{f"validation {k}": v for k, v in checked.items()}, "labels": split.y}),
+        "data": _hash({**calibration, **{f"validation {k}": v for k, v in checked.items()}, "labels": labels}),
         "metric": budget.metric,
     }
-    reporter = _reporter(progress)
     reporter.start(len(rows) + 2)
     try:
         with export.traced(model) as source:
-            job = _Job(source, calibration, (checked, split.y), budget, threads, Trials(workdir, identity))
+            job = _Job(source, calibration, (checked, labels), budget, threads, Trials(workdir, identity))
             baseline, candidates = _run(job, runner, rows, reporter)
     finally:
         reporter.finish()
     ranked, best = rank(candidates, baseline, budget)
     result = SearchResult(
         model=runner.name,
-        data=f"{description}, {len(split.y)} validation examples",
+        data=f"{description}, {len(labels)} validation examples",
         budget=budget,
         baseline=baseline,
         candidates=ranked,
@@ -177,6 +183,8 @@ def _try(job: _Job, row: Technique) -> Candidate:
     try:
         artifact = _export(job, row, directory / f"model{row.suffix}")
         evaluation = job.evaluate(measure.load(artifact.path, threads=job.threads))
+    except OutputError:  # the place itself is full or forbidden: no candidate can do better
+        raise
     except Exception as error:  # noqa: BLE001 - whatever goes wrong with one candidate is reported; the run goes on
         return Candidate(row.name, row.config, "failed", reason=f"{type(error).__name__}: {error}")
     candidate = Candidate(row.name, row.config, "ok", artifact=artifact, evaluation=evaluation)
@@ -233,13 +241,15 @@ def _labelled(data: Any) -> kopt_data.Split:
     if isinstance(data, kopt_data.Split):
         return data
     if isinstance(data, tuple) and len(data) == 2:
-        return kopt_data.Split(data[0], np.asarray(data[1]))
+        return kopt_data.Split(*data)
     return kopt_data.collect(data, name="validation")
 
 
-def _num_classes(runner: measure.Runner) -> int | None:
-    widths = [info.shape[-1] for info in runner.outputs]
-    return widths[0] if len(widths) == 1 and len(runner.outputs[0].shape) == 2 and (widths[0] or 0) > 1 else None
+def _num_classes(runner: measure.Runner, budget: Budget) -> int | None:
+    if budget.metric != "accuracy" or len(runner.outputs) != 1 or len(runner.outputs[0].shape) != 2:
+        return None
+    width = runner.outputs[0].shape[1]
+    return 2 if width == 1 else width
 
 
 def _hash(arrays: Mapping[str, np.ndarray]) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 
 from kopt.core.records import Budget, Candidate, Measurement
+from kopt.report import formats
 
 _TOLERANCE = 1e-9  # a drop that equals the budget is inside it, whatever the last bit of the subtraction says
 
@@ -65,7 +66,8 @@ def _verdict(candidate: Candidate, best: Candidate | None, budget: Budget) -> st
     if candidate.status != "ok":
         return f"{candidate.status}: {candidate.reason.splitlines()[0] if candidate.reason else 'no reason given'}"
     if not candidate.within_budget:
-        return f"over budget: loses {100 * (candidate.drop or 0):.2f} points, {100 * budget.max_drop:.2f} allowed"
+        lost, allowed = (formats.metric_change(drop, budget.metric) for drop in (candidate.drop, budget.max_drop))
+        return f"over budget: loses {lost} {formats.change_unit(budget.metric)}, {allowed} allowed"
     if best is None or candidate.name == best.name:
         return f"best: smallest {budget.objective} inside the budget"
     ratio = objective(candidate, budget) / objective(best, budget)

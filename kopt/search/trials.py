@@ -19,7 +19,7 @@ from pathlib import Path
 
 from kopt.core.environment import versions
 from kopt.core.errors import ConfigError, LoadError
-from kopt.core.files import atomic_write, remove_leftovers
+from kopt.core.files import atomic_write, remove_leftovers, writing_to
 from kopt.core.records import Candidate, Evaluation, Measurement
 from kopt.core.serialization import Record
 from kopt.export import verify
@@ -61,7 +61,8 @@ class Trials:
     def start(self, technique: Technique) -> Path:
         """Return an existing directory for a new candidate, free of what a killed run left."""
         directory = self.directory(technique)
-        directory.mkdir(parents=True, exist_ok=True)
+        with writing_to(directory):
+            directory.mkdir(parents=True, exist_ok=True)
         remove_leftovers(directory)
         return directory
 

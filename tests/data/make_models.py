@@ -3,6 +3,8 @@
 The weights are round numbers written down here, so that tests derive every expected output by hand:
 `dense` is softmax(x @ KERNEL + BIAS) with 4 inputs and 3 classes, `pair` maps `left` (2) and `right` (3) to
 `sum` = left[0] + left[1] and `scaled` = 10 * right.
+
+Run it with the oldest Keras that kopt supports (Python 3.10 has it): what an old one writes, a new one reads.
 """
 
 import shutil

@@ -1,14 +1,66 @@
+import dataclasses
 import json
+import re
 import shutil
 import subprocess
 
 import pytest
 from report_records import make_result
 
-from kopt.report import write_report
+from kopt.report import html, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome")]
+
+
+# What sticks out: tables and figures that need scrolling, and words of a plot beyond its border.
+PROBE = """<script>
+const out = [...document.querySelectorAll(".scroll, figure")].filter(box => box.scrollWidth > box.clientWidth);
+const cut = [...document.querySelectorAll("svg text")].filter(
+  text => text.getBoundingClientRect().right > text.ownerSVGElement.getBoundingClientRect().right + 1);
+document.title = JSON.stringify([out.map(box => box.className), cut.map(text => text.textContent)]);
+</script></html>"""
+RUNTIMES = {
+    "Keras": "Keras 3.15.1 on TensorFlow 2.21.0",
+    "LiteRT": "LiteRT 2.3.0",
+    "ONNX Runtime": "ONNX Runtime 1.31.1 CPUExecutionProvider",
+}
+
+
+def with_long_names(result):
+    def longer(candidate, runtime=None):
+        if candidate.measurement is None:
+            return candidate
+        runtime = runtime or RUNTIMES[candidate.measurement.runtime]
+        measurement = dataclasses.replace(candidate.measurement, runtime=runtime, energy=None)
+        return dataclasses.replace(candidate, name=f"tflite-{candidate.name}", measurement=measurement)
+
+    served = longer(dataclasses.replace(result.candidates[0], name="served"), "TensorFlow 2.21.0 SavedModel")
+    candidates = (*map(longer, result.candidates), served)
+    return dataclasses.replace(result, baseline=longer(result.baseline), candidates=candidates)
+
+
+def sticking_out(text, folder, width):
+    page = folder / "probed.html"
+    page.write_text(text.replace("</html>", PROBE))
+    command = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+        "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={folder / 'profile'}",
+        f"--window-size={width},1200", "--dump-dom", page.as_uri(),
+    ]  # fmt: skip
+    dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    return json.loads(re.search("<title>(.*?)</title>", dom).group(1))
+
+
+@pytest.mark.parametrize("width", [1280, 800])
+def test_everything_fits_beside_each_other(tmp_path, width):
+    assert sticking_out(html(with_long_names(make_result())), tmp_path, width) == [[], []]
+
+
+def test_the_probe_would_have_told(tmp_path):
+    svg = "<svg width='50' height='20'><text x='20' y='10'>far too long</text></svg>"
+    page = f"<title></title><div class='scroll' style='overflow-x: auto'><p style='width: 3000px'>wide</p></div>{svg}"
+    assert sticking_out(page + "</html>", tmp_path, 800) == [["scroll"], ["far too long"]]
 
 
 def browse(page, folder, width):

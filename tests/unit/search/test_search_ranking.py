@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from kopt.core.errors import ConfigError
@@ -43,6 +45,14 @@ def test_the_fastest_inside_the_budget_wins_not_the_fastest():
     assert ranked[0].drop == pytest.approx(0.05)
     assert ranked[0].verdict == "over budget: loses 5.00 points, 1.00 allowed"
     assert ranked[2].verdict == "inside the budget, 1.50x slower than middle"
+
+
+def test_a_metric_that_is_no_fraction_is_not_counted_in_points():
+    def scored(name, error):
+        return dataclasses.replace(candidate(name, 0), evaluation=Evaluation(name, "LiteRT", 100, {"r2": error}))
+
+    ranked, _ = rank((scored("worse", 0.90),), scored("baseline", 0.95), Budget(0.01, metric="r2"))
+    assert ranked[0].verdict == "over budget: loses 0.0500 of r2, 0.0100 allowed"
 
 
 @pytest.mark.parametrize(("objective", "winner"), [("latency", "a"), ("size", "b"), ("energy", "c")])

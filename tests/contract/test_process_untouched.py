@@ -1,0 +1,132 @@
+"""Public functions that build Keras layers leave the process as they found it."""
+
+import functools
+import logging
+import os
+import random
+import warnings
+
+import bad_input
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+import zoo
+from bad_input import DATA, DENSE, X, Y
+
+import kopt
+from kopt import export, graph, measure
+from kopt.core.errors import UnsafeModelError
+
+
+def state():
+    """Return everything global that a library is tempted to change, in a form that can be compared."""
+    generator = np.random.get_state()
+    return {
+        "environment": dict(os.environ),
+        "directory": os.getcwd(),
+        "dtype policy": keras.config.dtype_policy().name,
+        "dtype policy of tf_keras": tf_keras.mixed_precision.global_policy().name,
+        "floatx": (keras.config.floatx(), tf_keras.backend.floatx()),
+        "epsilon": keras.config.epsilon(),
+        "image data format": keras.config.image_data_format(),
+        "custom objects": dict(keras.saving.get_custom_objects()),
+        "Python random": random.getstate(),
+        "NumPy random": (generator[0], generator[1].tobytes(), *generator[2:]),
+        # The version first: the first use of `tf.keras` puts the module in the place of a lazy loader.
+        "tf.keras": (tf.keras.__version__.split(".")[0], id(tf.keras)),
+        "TensorFlow logger": (tf.get_logger().level, tf.get_logger().disabled, list(tf.get_logger().filters)),
+        "root logger": (logging.getLogger().level, list(logging.getLogger().handlers)),
+        "eager functions": tf.config.functions_run_eagerly(),
+        "warning filters": list(warnings.filters),
+    }
+
+
+def keras_2_file(directory):
+    inputs = tf_keras.Input((4,), name="x")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="You are saving your model as an HDF5 file")
+        tf_keras.Model(inputs, tf_keras.layers.Dense(3, "hard_sigmoid")(inputs)).save(directory / "old.h5")
+    return directory / "old.h5"
+
+
+def optimize(path, out):
+    run = {"workdir": out / "run", "techniques": ["saved_model"], "progress": None, "samples": 4}
+    kopt.optimize(path, (X, Y), (X, Y), **run)
+
+
+def trace(model, _):
+    with export.traced(model):
+        pass
+
+
+def be_refused(path, out):
+    with pytest.raises(UnsafeModelError):
+        export.tflite(path, out / "m.tflite")
+
+
+def lstm_to_tflite(model, out):
+    export.tflite(model, out / "m.tflite", scheme="int8", calibration=zoo.inputs(model, 4))
+
+
+# What is called, and what makes its input beforehand.
+CALLS = {
+    "load_model": (lambda path, _: kopt.load_model(path), lambda _: DENSE),
+    "load_model of code": (lambda path, _: kopt.load_model(path, safe_mode=False), bad_input.keras_with_lambda),
+    "load_model of Keras 2": (lambda path, _: kopt.load_model(path), keras_2_file),
+    "rewrite": (lambda model, _: graph.rewrite(model, lambda layer: None), lambda _: zoo.build("preprocessing")),
+    "as_functional": (lambda model, _: graph.as_functional(model), lambda _: zoo.build("mlp")),
+    "to_tf_keras": (lambda model, _: graph.to_tf_keras(model), lambda _: zoo.build("lstm")),
+    "measure.load": (lambda path, _: measure.load(path).predict(X), lambda _: DENSE),
+    "measure.load of an ONNX file": (lambda path, _: measure.load(path).predict(X), lambda _: DATA / "dense.onnx"),
+    "traced": (trace, lambda _: zoo.build("preprocessing")),
+    "tflite": (lambda path, out: export.tflite(path, out / "m.tflite"), lambda _: DENSE),
+    "tflite of an LSTM": (lstm_to_tflite, lambda _: zoo.build("lstm")),
+    "onnx": (lambda path, out: export.onnx(path, out / "m.onnx"), lambda _: DENSE),
+    "saved_model": (lambda path, out: export.saved_model(path, out / "m"), lambda _: DENSE),
+    "optimize": (optimize, lambda _: DENSE),
+    "a refusal": (be_refused, bad_input.keras_with_lambda),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_process_is_as_it_was(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(measure, "latency", functools.partial(measure.latency, max_seconds=0.1))
+    call, prepare = CALLS[name]
+    given = prepare(tmp_path)
+    tf.random.set_seed(7)
+    expected = tf.random.uniform([4]).numpy()
+    tf.random.set_seed(7)
+    before = state()
+    call(given, tmp_path)
+    after = state()
+    assert [key for key in before if before[key] != after[key]] == []
+    np.testing.assert_array_equal(tf.random.uniform([4]), expected)
+    assert tf.keras.__version__.startswith("3.")
+
+
+def test_building_a_layer_would_have_been_seen():
+    before = state()
+    keras.layers.Dropout(0.5)
+    assert state()["Python random"] != before["Python random"]
+
+
+def test_what_the_caller_draws_while_a_trace_is_open_counts():
+    with export.traced(zoo.build("mlp")):
+        inside = random.getstate()
+        random.random()
+        drawn = random.getstate()
+    assert random.getstate() == drawn != inside
+
+
+def test_the_generators_go_on_from_where_they_were_not_from_a_seed():
+    np.random.seed(0)
+    random.seed(0)
+    expected = (np.random.rand(2).tolist(), random.random(), np.random.rand(2).tolist(), random.random())
+    np.random.seed(0)
+    random.seed(0)
+    found = [np.random.rand(2).tolist(), random.random()]
+    kopt.load_model(DENSE)
+    found += [np.random.rand(2).tolist(), random.random()]
+    assert tuple(found) == expected

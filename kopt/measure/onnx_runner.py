@@ -31,6 +31,7 @@ _DTYPES = {
     "string": "object",
     **{f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
+_WITHOUT_GRAPH = ("No graph was found", "does not have a graph")  # ONNX Runtime 1.31 and 1.23
 
 
 class ONNXRunner(Runner):
@@ -72,7 +73,7 @@ def _open(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
     except _DAMAGED as error:
         raise LoadError(f"{path} is not an ONNX file, or damaged ({error}). Export or copy it again.") from error
     except _REFUSED as error:
-        if "No graph was found" in str(error):
+        if any(words in str(error) for words in _WITHOUT_GRAPH):
             raise LoadError(f"{path} holds no ONNX graph ({error}). Export or copy it again.") from error
         raise MeasurementError(f"ONNX Runtime {onnxruntime.__version__} refuses {path}: {error}") from error
 

@@ -45,6 +45,7 @@ def candidates_table(result: OptimizationResult) -> RenderableType:
         Column[Row]("Speed", lambda row: formats.times(row.speedup), 1),
         Column[Row]("KiB", lambda row: formats.kibibytes(row.size_bytes)),
         Column[Row]("Size", lambda row: formats.share(row.size_ratio), 2),
+        *([Column[Row]("mJ", _energy)] if any(row.energy for row in rows) else []),
         Column[Row]("Agree", lambda row: formats.agreement(row.agreement), 4),
         Column[Row]("Pareto", lambda row: "*" if row.candidate.pareto else "", 5),
     )
@@ -135,6 +136,12 @@ def checks_table(checks: Sequence[Check]) -> RenderableType:
     )
 
 
+def _energy(row: Row) -> str:
+    if row.energy is None:
+        return formats.NOTHING
+    return f"{'' if row.energy.measured else '≈'}{formats.number(row.energy.millijoules)}"
+
+
 def _drop_header(metric: str) -> str:
     return "Drop pt" if formats.is_counted(metric) else "Drop"
 
@@ -158,6 +165,8 @@ def _legend(result: OptimizationResult, rows: Sequence[Row]) -> list[str]:
     lines = [f"Speed: against the first row.{against} Best: >. Pareto front: *."]
     if any(row.within_noise for row in rows):
         lines.append("~: within the noise of so many examples (95% interval of the drop includes zero).")
+    if any(row.energy and not row.energy.measured for row in rows):
+        lines.append("mJ: energy of one example; ≈ an estimate, not a measurement.")
     batches = {row.latency.batch_size for row in rows if row.latency}
     if batches - {1}:
         lines.append(f"p50 ms is a call at batch size {', '.join(map(str, sorted(batches)))}.")

@@ -16,6 +16,8 @@ from kopt.measure.runner import Runner, check_positive
 _WINDOW = 5
 _TOLERANCE = 0.1
 _MOST_WARMUP_RUNS = 200
+_TURN_MS = 10.0
+_MOST_RUNS_A_TURN = 100
 
 
 def latency(
@@ -30,9 +32,10 @@ def latency(
 ) -> Measurement | list[Measurement]:
     """Time single calls of one or several models or files.
 
-    Several targets are called in turn (a b c a b c ...), so that whatever else the machine does hits all of them
-    alike; compare targets of one call, not of two. Every target is first called until its times are steady. What is
-    timed is `Runner.run`: the inputs are already in the file's own types. Outliers are kept.
+    Several targets take turns of a few milliseconds (a b c a b c ...), so that whatever else the machine does hits
+    all of them alike; compare targets of one call, not of two. Every target is first called until its times are
+    steady, and the first call of a turn is not counted: it would pay for the caches that the target before it filled.
+    What is timed is `Runner.run`: the inputs are already in the file's own types. Outliers are kept.
 
     Args:
         targets: a runner, model or path, or a list of them.
@@ -115,10 +118,20 @@ def _time(
     warmups = [_warm_up(runner, feed, max_seconds) for runner, feed in zip(runners, feeds, strict=True)]
     samples: list[list[float]] = [[] for _ in runners]
     deadline = time.perf_counter() + max_seconds * len(runners)
-    while len(samples[0]) < min_runs or time.perf_counter() < deadline:
+    while min(map(len, samples)) < min_runs or time.perf_counter() < deadline:
         for runner, feed, taken in zip(runners, feeds, samples, strict=True):
-            taken.append(_call_ms(runner, feed))
+            taken.extend(_turn(runner, feed, alone=len(runners) == 1))
     return [summarize(taken, batch_size, warmup) for taken, warmup in zip(samples, warmups, strict=True)]
+
+
+def _turn(runner: Runner, feeds: Mapping[str, np.ndarray], *, alone: bool) -> list[float]:
+    """Return the milliseconds of the calls of one turn: at least one, about 10 ms of them."""
+    if not alone:
+        _call_ms(runner, feeds)
+    taken: list[float] = []
+    while not taken or (sum(taken) < _TURN_MS and len(taken) < _MOST_RUNS_A_TURN):
+        taken.append(_call_ms(runner, feeds))
+    return taken
 
 
 def _warm_up(runner: Runner, feeds: Mapping[str, np.ndarray], max_seconds: float) -> int:

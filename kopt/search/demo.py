@@ -14,7 +14,7 @@ from kopt.core.randomness import preserved_random_state
 from kopt.data import DataSplits, from_arrays
 from kopt.graph import load_model
 
-EPOCHS = {"digits": 30, "fashion_mnist": 4}
+EPOCHS = {"digits": 30, "fashion_mnist": 3}
 _COARSEST = 4
 
 

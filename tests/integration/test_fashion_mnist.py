@@ -32,7 +32,7 @@ def test_int8_keeps_the_accuracy_of_the_trained_model(splits, exported):
     model, plain, small = exported
     test = (splits.test.x, splits.test.y)
     accuracies = [kopt.measure.evaluate(target, test).metrics["accuracy"] for target in (model, plain.path, small.path)]
-    # A tenth is chance; a fifth of the training set, seen four times, must bring it well beyond.
+    # A tenth is chance; a fifth of the training set, seen three times, must bring it well beyond.
     assert accuracies[0] > 0.8
     assert accuracies[1] == pytest.approx(accuracies[0], abs=2e-4)
     assert accuracies[2] >= accuracies[0] - 0.005

@@ -2,7 +2,7 @@
 
 import sys
 
-from kopt.cli import main
+from kopt.cli import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

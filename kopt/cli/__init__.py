@@ -1,5 +1,5 @@
 """The `kopt` command: one file a subcommand, each parses, calls the library, renders, and gives an exit code."""
 
-from kopt.cli.main import main
+from kopt.cli.main import command, main
 
-__all__ = ["main"]
+__all__ = ["command", "main"]

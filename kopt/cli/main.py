@@ -1,7 +1,9 @@
 """Parsing, the choice of subcommand, and what an error looks like."""
 
 import argparse
+import importlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -16,14 +18,21 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, own_process: bool = False) -> int:
     """Run the command line and return its exit code.
+
+    Args:
+        arguments: words after `kopt`; those of the process by default.
+        own_process: the process is the command's alone, so that what TensorFlow logs while it loads may be kept from
+            the terminal.
 
     Returns:
         0 if what was asked was done, 1 if it failed or found nothing, 2 if the request cannot be carried out as it
         stands, 130 if interrupted.
     """
     options = _parser().parse_args(arguments)
+    if own_process and not options.debug and options.run is not report.run:
+        _load_runtimes_quietly()
     try:
         return int(options.run(options))
     except KoptError as error:
@@ -34,6 +43,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("kopt: interrupted; start the same command again to go on", file=sys.stderr)  # noqa: T201
         return EXIT_INTERRUPTED
+
+
+def command() -> int:
+    """Run the command line in a process of its own."""
+    return main(own_process=True)
+
+
+def _load_runtimes_quietly() -> None:
+    """Load the runtimes without the lines that they log from C++; errors still come as exceptions.
+
+    Most lines are turned off by a variable that is read while TensorFlow loads, some come before it is read.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        for runtime in ("tensorflow", "ai_edge_litert.interpreter"):
+            importlib.import_module(runtime)
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -17,6 +17,9 @@ from typing import Any
 from kopt.core.errors import ExportError
 
 _TAIL_LINES = 15
+# A parent that loaded tfmot has the first one set; it would turn the child's Keras into Keras 2. The second one would
+# keep the converter from saying what it died of.
+_NOT_INHERITED = frozenset(("TF_USE_LEGACY_KERAS", "TF_CPP_MIN_LOG_LEVEL"))
 _NO_ROOM = os.strerror(errno.ENOSPC)
 
 
@@ -74,8 +77,7 @@ class Converter:
             return
         self._stop()
         self._log = tempfile.TemporaryFile(mode="w+", errors="replace")  # noqa: SIM115 - lives as long as the child
-        # A parent that loaded tfmot has this variable set; it would turn the child's Keras into Keras 2.
-        environment = {key: value for key, value in os.environ.items() if key != "TF_USE_LEGACY_KERAS"}
+        environment = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
         self._process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,

@@ -97,15 +97,16 @@ def tflite(
         "fused_rnn": fused,
     }
     with scratch_directory() as scratch:
-        used = _save_arrays(ranges, scratch) if ranges is not None and kind.needs_calibration else None
+        used = ranges if kind.needs_calibration else None
+        saved = None if used is None else _save_arrays(used, scratch)
         return assemble(
             source,
             path,
             format="tflite",
             scheme=kind,
-            convert=lambda staged: _convert(source, staged, kind, {**job, "calibration": used}),
+            convert=lambda staged: _convert(source, staged, kind, {**job, "calibration": saved}),
             examples=compared,
-            options=_options(config, batch_size, select_ops, samples if used else None),
+            options=_options(config, batch_size, select_ops, used and len(next(iter(used.values())))),
             overwrite=overwrite,
         )
 

@@ -68,6 +68,7 @@ def measurements_table(measurements: Sequence[Measurement], sizes: Mapping[str, 
         sizes: bytes on disk by `Measurement.target`; a target without an entry shows none.
     """
     rows = tuple(_bench_rows(measurements, sizes))
+    has_memory = any(row.peak_memory_bytes is not None for row in rows)  # then it was asked for
     columns = (
         Column[_BenchRow]("File", lambda row: row.target, is_number=False),
         Column[_BenchRow]("Runtime", lambda row: row.runtime, 4, is_number=False),
@@ -78,7 +79,7 @@ def measurements_table(measurements: Sequence[Measurement], sizes: Mapping[str, 
         Column[_BenchRow]("Per s", lambda row: formats.number(row.throughput_per_s), 2),
         Column[_BenchRow]("Speed", lambda row: formats.times(row.speedup)),
         Column[_BenchRow]("KiB", lambda row: formats.kibibytes(row.size_bytes), 3),
-        Column[_BenchRow]("Peak MiB", lambda row: _mebibytes(row.peak_memory_bytes), 5),
+        *([Column[_BenchRow]("Peak MiB", lambda row: _mebibytes(row.peak_memory_bytes), 1)] if has_memory else []),
     )
     return FittedTable("Latency", rows, columns, caption=_bench_caption(measurements))
 

@@ -177,7 +177,17 @@ def _notes(source: Source, scheme: Scheme, content: TFLiteContent) -> tuple[str,
 
 
 def _run_tflite(source: Source, output: Path, job: dict[str, Any]) -> None:
-    converter.run("tflite", output=str(output), **job)
+    try:
+        converter.run("tflite", output=str(output), **job)
+    except ExportError as error:
+        missing = re.search(r"TF Select ops: (.*)", error.details)
+        if missing is None:
+            raise
+        raise UnsupportedModelError(
+            f"{source.name} needs operators that TFLite does not have: {missing.group(1).strip()}. Replace the layers "
+            f"that use them, export to ONNX or SavedModel, or pass `select_ops=True` if the runtime has TensorFlow's "
+            f"operators built in (LiteRT from the package index has not)."
+        ) from error
 
 
 def _require_integers(content: TFLiteContent) -> None:

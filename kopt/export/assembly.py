@@ -18,11 +18,19 @@ from kopt.export.verification import open_exported, parity_with_source, require_
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """What a conversion says of the file it wrote."""
+    """What a conversion says of the file it wrote.
+
+    Attributes:
+        operators: that the file holds.
+        output_step: largest quantization step of its outputs.
+        notes: for the manifest.
+        runs_here: false if no runtime on this machine has the file's operators, so that it cannot be verified.
+    """
 
     operators: tuple[OperatorCount, ...]
     output_step: float = 0.0
     notes: tuple[str, ...] = ()
+    runs_here: bool = True
 
 
 def assemble(
@@ -58,10 +66,13 @@ def assemble(
         atomic_path(path, overwrite=overwrite) as staged,
     ):
         converted = convert(staged)
-        runner = open_exported(staged)
-        require_same_signature(runner, source)
-        parity = parity_with_source(runner, source, examples)
-        require_parity(parity, scheme, converted.output_step)
+        inputs, outputs, parity = source.inputs, source.outputs, None
+        if converted.runs_here:
+            runner = open_exported(staged)
+            require_same_signature(runner, source)
+            parity = parity_with_source(runner, source, examples)
+            require_parity(parity, scheme, converted.output_step)
+            inputs, outputs = runner.inputs, runner.outputs
         artifact = Artifact(
             path=os.fspath(path),
             format=format,
@@ -70,8 +81,8 @@ def assemble(
             gzip_bytes=gzip_bytes(staged),
             sha256=sha256(staged),
             source_sha256=source.sha256,
-            inputs=runner.inputs,
-            outputs=runner.outputs,
+            inputs=inputs,
+            outputs=outputs,
             operators=converted.operators,
             options=options,
             versions=versions(),

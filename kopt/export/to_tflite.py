@@ -29,6 +29,10 @@ from kopt.graph import GraphView
 LOOP_NOTE = "The model holds a loop (an RNN); the file takes batches of exactly {} because TFLite loops need it fixed."
 
 SMALL_NOTE = "No weights were quantized: the converter leaves arrays of fewer than 1,024 numbers in float."
+FLEX_NOTE = (
+    "NOT compared with the model: the file holds operators of TensorFlow, which LiteRT from the package index does not "
+    "run. Check it in the runtime it is meant for."
+)
 
 
 @preserved_random_state()
@@ -64,7 +68,7 @@ def tflite(
             `"int8"` and `"uint8"`, with `"int16x8"` also `"int16"`.
         batch_size: number of examples in every call; `None` keeps it free (a model with an RNN gets 1).
         select_ops: allow operators that need the TensorFlow runtime beside LiteRT. Off, because LiteRT alone refuses
-            such files.
+            such files, so that they cannot be verified here either; a note in the manifest says so.
         seed: of the choice of samples.
         overwrite: replace `path`.
 
@@ -156,7 +160,8 @@ def _convert(source: Source, staged: Path, scheme: Scheme, job: dict[str, Any]) 
     content = inspect_tflite(staged)
     if scheme.name == "int8" and not job["keep_float"]:
         _require_integers(content)
-    return Converted(content.operators, content.output_step, _notes(source, scheme, content))
+    notes = _notes(source, scheme, content)
+    return Converted(content.operators, content.output_step, notes, runs_here=FLEX_NOTE not in notes)
 
 
 def _convert_int4(source: Source, staged: Path, job: dict[str, Any]) -> None:
@@ -173,6 +178,8 @@ def _notes(source: Source, scheme: Scheme, content: TFLiteContent) -> tuple[str,
         notes.append(LOOP_NOTE.format(source.batch_size))
     if scheme.name == "dynamic" and not any("int8" in operator.dtype for operator in content.operators):
         notes.append(SMALL_NOTE)
+    if any(operator.name.startswith("Flex") for operator in content.operators):
+        notes.append(FLEX_NOTE)
     return tuple(notes)
 
 

@@ -122,6 +122,16 @@ def test_an_operator_that_tflite_lacks_is_named(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_operator_of_tensorflow_is_allowed_when_asked_for_and_said_to_be_unverified(tmp_path):
+    i = keras.Input((4, 4, 4, 1), name="volume")
+    model = keras.Model(i, L.AveragePooling3D(2, name="pool")(i))
+    artifact = export.tflite(model, tmp_path / "m.tflite", select_ops=True)
+    assert ("FlexAvgPool3D", "float32") in operators(artifact)
+    assert artifact.parity is None
+    assert "NOT compared with the model" in artifact.notes[0]
+    assert [info.name for info in (*artifact.inputs, *artifact.outputs)] == ["volume", "pool"]
+
+
 def test_a_converter_that_crashes_is_an_error_and_the_next_export_works(cnn, tmp_path):
     """A loop with int8 calibration ends the process (tensorflow#75140); here it is handed over on purpose."""
     gru = zoo.build("gru")

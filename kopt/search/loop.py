@@ -25,6 +25,7 @@ from kopt.core.records import (
     ExportConfig,
     Measurement,
     OptimizationResult,
+    Parity,
 )
 from kopt.graph import fingerprint
 from kopt.measure.runner import check_positive
@@ -61,6 +62,7 @@ class _Job:
     budget: Budget
     threads: int | None
     trials: Trials
+    expected: Mapping[str, np.ndarray]
 
     def evaluate(self, runner: measure.Runner) -> Evaluation:
         return measure.evaluate(runner, self.validation, metrics=(self.budget.metric,))
@@ -137,7 +139,8 @@ def optimize(
     reporter.start(len(rows) + 2)
     try:
         with export.traced(model) as source:
-            job = _Job(source, calibration, (checked, labels), budget, threads, Trials(workdir, identity))
+            trials, expected = Trials(workdir, identity), _outputs(runner, checked)
+            job = _Job(source, calibration, (checked, labels), budget, threads, trials, expected)
             baseline, candidates = _run(job, runner, rows, reporter)
     finally:
         reporter.finish()
@@ -182,7 +185,10 @@ def _try(job: _Job, row: Technique) -> Candidate:
     directory = job.trials.start(row)
     try:
         artifact = _export(job, row, directory / f"model{row.suffix}")
-        evaluation = job.evaluate(measure.load(artifact.path, threads=job.threads))
+        runner = measure.load(artifact.path, threads=job.threads)
+        evaluation = job.evaluate(runner)
+        # The exporter compared a few examples; what is shown is about all that the file is judged on.
+        artifact = dataclasses.replace(artifact, parity=_parity(job, runner))
     except OutputError:  # the place itself is full or forbidden: no candidate can do better
         raise
     except Exception as error:  # noqa: BLE001 - whatever goes wrong with one candidate is reported; the run goes on
@@ -190,6 +196,17 @@ def _try(job: _Job, row: Technique) -> Candidate:
     candidate = Candidate(row.name, row.config, "ok", artifact=artifact, evaluation=evaluation)
     job.trials.finish(row, candidate)
     return candidate
+
+
+def _parity(job: _Job, runner: measure.Runner) -> Parity:
+    found = _outputs(runner, job.validation[0])
+    outputs = tuple(measure.compare_outputs(name, found[name], job.expected[name]) for name in found)
+    return Parity(runner.runtime, BASELINE, len(job.validation[1]), outputs)
+
+
+def _outputs(runner: measure.Runner, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    predicted = runner.predict(inputs)
+    return predicted if isinstance(predicted, dict) else {runner.outputs[0].name: predicted}
 
 
 def _export(job: _Job, row: Technique, path: Path) -> Artifact:

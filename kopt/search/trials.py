@@ -53,7 +53,8 @@ class Trials:
         try:
             candidate = Candidate.from_json((directory / "candidate.json").read_text())
             assert candidate.artifact is not None
-            return dataclasses.replace(candidate, artifact=verify(directory / candidate.artifact.path))
+            path = verify(directory / candidate.artifact.path).path
+            return dataclasses.replace(candidate, artifact=dataclasses.replace(candidate.artifact, path=path))
         except (FileNotFoundError, ConfigError, LoadError):
             shutil.rmtree(directory)
             return None

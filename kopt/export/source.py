@@ -83,12 +83,14 @@ class Source:
         """Run the reference on arrays by input name, in calls of the batch size it was traced with."""
         count = len(next(iter(arrays.values())))
         _, specs = self.reference.structured_input_signature
-        step = next(iter(specs.values())).shape[0] or count
+        size = next(iter(specs.values())).shape[0] or count
         parts = []
-        for start in range(0, count - count % step, step):
-            feeds = {name: tf.constant(array[start : start + step]) for name, array in arrays.items()}
+        for start in range(0, count, size):
+            # A last batch that is not full is filled up with its first example; the rest is cut off below.
+            rows = [row if row < count else start for row in range(start, start + size)]
+            feeds = {name: tf.constant(array[rows]) for name, array in arrays.items()}
             parts.append({name: tensor.numpy() for name, tensor in self.reference(**feeds).items()})
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
 
     @contextlib.contextmanager
     def as_saved_model(self) -> Iterator[Path]:

@@ -105,10 +105,12 @@ def test_exact_gelu_reaches_onnx_runtime(tmp_path):
     assert artifact.inputs[0].shape == (None, 4)
 
 
-def test_a_fixed_batch_size(cnn, tmp_path):
+@pytest.mark.parametrize("batch_size", [4, 5, 20])
+def test_a_fixed_batch_size_that_need_not_divide_the_examples(cnn, tmp_path, batch_size):
     model, x = cnn
-    artifact = export.tflite(model, tmp_path / "m.tflite", batch_size=4)
-    assert artifact.inputs[0].shape == (4, 12, 12, 3)
+    artifact = export.tflite(model, tmp_path / "m.tflite", batch_size=batch_size)
+    assert artifact.inputs[0].shape == (batch_size, 12, 12, 3)
+    assert artifact.parity.examples == 16
     np.testing.assert_allclose(
         measure.load(artifact.path).predict(x[:6]), model.predict(x[:6], verbose=0), rtol=1e-5, atol=1e-6
     )

@@ -1,4 +1,4 @@
-"""Train a small CNN on real data and optimize it: the whole flow in two minutes."""
+"""Train a small CNN on real data and optimize it: the whole flow in a few minutes."""
 
 import argparse
 import shlex
@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
     model_path = workdir / "baseline.keras"
     if not options.json and not model_path.exists():
         show_text(f"Training a CNN on {len(splits.train)} examples of {options.dataset} ...")
-    model = kopt.search.demo.train_or_load(splits, model_path)
+    model = kopt.search.demo.train_or_load(splits, model_path, progress=kopt.report.make_progress(quiet=options.json))
     words = ["kopt", "demo", "--dataset", options.dataset, "--max-drop", f"{options.max_drop:g}"]
     words += ["--objective", options.objective, "--workdir", str(workdir)]
     result = kopt.optimize(

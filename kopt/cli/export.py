@@ -17,12 +17,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", metavar="OUTPUT", help="x.tflite, x.onnx, or a directory for a SavedModel")
     # No `choices`: the library's own error names the nearest scheme.
     parser.add_argument("--scheme", default="float32", help=f"{', '.join(SCHEMES)} (.tflite only)")
-    parser.add_argument("--data", help="calibration data: .npz, a folder of class folders of images, a packaged name")
+    parser.add_argument(
+        "--data",
+        help="calibration data: .npz, a folder of class folders of images (pixels become [0, 1]), a packaged name",
+    )
     parser.add_argument("--samples", type=int, default=100, help="calibration examples")
     parser.add_argument("--io-dtype", help="type of inputs and outputs: float32, int8, uint8 or int16")
     parser.add_argument("--fallback", nargs="+", default=(), metavar="LAYER", help="layers that stay in float")
     parser.add_argument("--batch-size", type=int, help="fixed number of examples a call (.tflite)")
-    parser.add_argument("--opset", type=int, default=17, help="ONNX operator set")
+    parser.add_argument("--opset", type=int, help="ONNX operator set, 17 by default")
     parser.add_argument("--force", action="store_true", help="replace OUTPUT if it exists")
     parser.add_argument("--unsafe", action="store_true", help="open a model file that stores Python code, and run it")
 
@@ -42,8 +45,15 @@ def _export(options: argparse.Namespace) -> kopt.core.records.Artifact:
     if format is None:
         raise ConfigError(f"OUTPUT ends in .tflite or .onnx, or is a directory name. Received: {options.output!r}.")
     get_scheme(options.scheme)
-    if format != "tflite" and options.scheme != "float32":
-        raise ConfigError(f"Only .tflite files have schemes; {options.output!r} is float32. Leave out --scheme.")
+    for option, given, wanted in (
+        ("--scheme", options.scheme != "float32", "tflite"),
+        ("--io-dtype", options.io_dtype is not None, "tflite"),
+        ("--fallback", bool(options.fallback), "tflite"),
+        ("--batch-size", options.batch_size is not None, "tflite"),
+        ("--opset", options.opset is not None, "onnx"),
+    ):
+        if given and format != wanted:
+            raise ConfigError(f"{option} goes with .{wanted} files only. Received: {options.output!r}. Leave it out.")
     model = kopt.export.open_model(options.model, safe_mode=not options.unsafe)
     data = None
     if options.data:
@@ -51,7 +61,7 @@ def _export(options: argparse.Namespace) -> kopt.core.records.Artifact:
     if format == "saved_model":
         return kopt.export.saved_model(model, options.output, data=data, overwrite=options.force)
     if format == "onnx":
-        return kopt.export.onnx(model, options.output, data=data, opset=options.opset, overwrite=options.force)
+        return kopt.export.onnx(model, options.output, data=data, opset=options.opset or 17, overwrite=options.force)
     return kopt.export.tflite(
         model,
         options.output,

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None, *, own_process: bool = False) -
         _show(error, as_json=options.json)
         return EXIT_USAGE if isinstance(error, (InputError, LoadError)) else EXIT_FAILED
     except KeyboardInterrupt:
-        print("kopt: interrupted; start the same command again to go on", file=sys.stderr)  # noqa: T201
+        print("kopt: interrupted; what was finished is kept, start the same command again to go on", file=sys.stderr)  # noqa: T201
         return EXIT_INTERRUPTED
 
 

@@ -81,7 +81,8 @@ def _convert_with_fallback(converter: Any, scheme: str, keep_float: list[str]) -
     converter._experimental_calibrate_only = True
     calibrated = converter.convert()
     names = output_names(calibrated)
-    kept = [name for name in names if any(re.search(pattern, name) for pattern in keep_float)]
+    kept = {name for name in names if any(re.search(pattern, name) for pattern in keep_float)}
+    kept |= _last_operators_after(calibrated, kept)
     for pattern in keep_float:
         if not any(re.search(pattern, name) for name in names):
             raise ValueError(f"no operator of the converted model matches {pattern!r}; it has {names}")
@@ -90,12 +91,23 @@ def _convert_with_fallback(converter: Any, scheme: str, keep_float: list[str]) -
         inference_type=_types_pb2(tf.int16 if scheme == "int16x8" else tf.int8),
         input_data_type=converter.inference_input_type,
         output_data_type=converter.inference_output_type,
-        denylisted_nodes=kept,
+        denylisted_nodes=sorted(kept),
     )
 
 
 def _types_pb2(dtype: tf.DType) -> int:
     return tf_convert.convert_inference_tf_type_to_tflite_type(dtype, "inference_type")
+
+
+def _last_operators_after(content: bytes, kept: set[str]) -> set[str]:
+    """Return the outputs of the graph that are computed right from a kept tensor.
+
+    The activation of an output layer writes the graph's output, whose name is not the layer's.
+    """
+    graph = schema.ModelT.InitFromPackedBuf(content, 0).subgraphs[0]
+    names = [tensor.name.decode() for tensor in graph.tensors]
+    ends = [o for o in graph.operators if set(o.outputs) & set(graph.outputs) and kept & {names[i] for i in o.inputs}]
+    return {names[index] for operator in ends for index in operator.outputs}
 
 
 def output_names(content: bytes) -> list[str]:

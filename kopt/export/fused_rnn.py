@@ -27,7 +27,8 @@ def fused_source(source: Source, scheme: Scheme) -> Source:
     """
     if scheme.name != "int8":
         raise UnsupportedModelError(
-            f"{source.name} holds an RNN, and TFLite has no {scheme.name} operator for RNNs. {_ACCEPTED}"
+            f"{source.name} holds an RNN, and TFLite has no {scheme.name} operator for RNNs. {_ACCEPTED} An LSTM also "
+            f"goes in int8."
         )
     if source.model is None:
         raise UnsupportedModelError(

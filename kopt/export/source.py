@@ -112,9 +112,17 @@ class Source:
         """Write a SavedModel with variables, lookup tables and assets, as TF Serving loads it."""
         archive = keras.export.ExportArchive()
         archive.track(self.model)
-        archive.add_endpoint(SIGNATURE, self.function)
+        archive.add_endpoint(SIGNATURE, self._endpoint())
         with _full_disk_as_os_error():
             archive.write_out(str(directory), verbose=False)
+
+    def _endpoint(self) -> Any:
+        """Return the function to save: one input may also be passed by position, as Keras' TFSMLayer does."""
+        if len(self.inputs) > 1:
+            return self.function
+        (info,) = self.inputs
+        spec = tf.TensorSpec(info.shape, info.dtype, name=info.name)
+        return tf.function(lambda x: self.function(**{info.name: x}), input_signature=[spec], autograph=False)
 
 
 def open_model(model: Any, *, custom_objects: dict[str, Any] | None = None, safe_mode: bool = True) -> Any:

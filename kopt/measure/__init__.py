@@ -1,6 +1,6 @@
 """What ships is what is judged: one runner over every deployable file, and honest numbers on it."""
 
-from kopt.measure.accuracy import evaluate
+from kopt.measure.accuracy import evaluate, is_loss
 from kopt.measure.comparison import compare_outputs, parity
 from kopt.measure.devices import check_devices
 from kopt.measure.feeding import random_inputs
@@ -16,6 +16,7 @@ __all__ = [
     "compare_outputs",
     "energy",
     "evaluate",
+    "is_loss",
     "latency",
     "load",
     "memory",

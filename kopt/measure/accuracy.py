@@ -81,6 +81,16 @@ class _Tracker:
         return float(self._metric.result())
 
 
+def is_loss(metric: Any) -> bool:
+    """Return whether less of `metric` is better, as of an error.
+
+    Raises:
+        ConfigError: there is no such metric.
+    """
+    # Keras keeps the direction for its tuner; a metric that says none counts upwards, as Keras itself takes it.
+    return metric != "accuracy" and getattr(_keras_metric(metric), "_direction", "up") == "down"
+
+
 def _keras() -> Any:
     # On first use: .tflite and .onnx files are loaded, timed and compared without the seconds Keras takes to import.
     return importlib.import_module("keras")

@@ -1,6 +1,7 @@
 """The ways to ship a model that a search tries: one row each."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from kopt.core.errors import ConfigError, nearest
 from kopt.core.records import ExportConfig
@@ -37,12 +38,14 @@ CATALOG: dict[str, Technique] = {
 }
 
 
-def select(names: tuple[str, ...] | None) -> tuple[Technique, ...]:
+def select(names: Sequence[str] | None) -> tuple[Technique, ...]:
     """Return the rows called `names`, or all of them.
 
     Raises:
         ConfigError: no such row.
     """
+    if isinstance(names, str):
+        raise ConfigError(f"`techniques` is a sequence of names, e.g. [{names!r}]. Received the string {names!r}.")
     for name in names or ():
         if name not in CATALOG:
             raise ConfigError(f"Unknown technique {name!r}.{nearest(name, CATALOG)} Accepted: {', '.join(CATALOG)}.")

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from kopt.core.files import atomic_path, check_output
+from kopt.core.progress import Progress, Silent
 from kopt.core.randomness import preserved_random_state
 from kopt.data import DataSplits, from_arrays
 from kopt.graph import load_model
@@ -63,7 +64,7 @@ def build(image_shape: tuple[int, ...], num_classes: int, *, width: int = 20) ->
 
 
 @preserved_random_state()
-def train_or_load(splits: DataSplits, path: str | os.PathLike[str], *, callbacks: list[Any] | None = None) -> Any:
+def train_or_load(splits: DataSplits, path: str | os.PathLike[str], *, progress: Progress | None = None) -> Any:
     """Return the trained demo model; it is trained once and kept at `path`.
 
     Raises:
@@ -83,7 +84,13 @@ def train_or_load(splits: DataSplits, path: str | os.PathLike[str], *, callbacks
         metrics=["accuracy"],
         steps_per_execution=8,
     )
-    model.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks or [])  # `batches` shuffle
+    progress = progress or Silent()
+    progress.start(epochs)
+    shown = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: progress.step(f"train, epoch {epoch + 1}")
+    )
+    model.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=[shown])  # `batches` shuffle
+    progress.finish()
     with atomic_path(path) as staged:
         model.save(staged)
     return model

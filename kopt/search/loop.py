@@ -13,7 +13,7 @@ import numpy as np
 from kopt import data as kopt_data
 from kopt import export, measure
 from kopt.core.environment import machine
-from kopt.core.errors import ConfigError, OutputError
+from kopt.core.errors import ConfigError, OutputError, UnsupportedModelError
 from kopt.core.files import atomic_write, check_output, sha256
 from kopt.core.progress import Progress, Silent
 from kopt.core.randomness import preserved_random_state
@@ -119,12 +119,13 @@ def optimize(
     """
     started = time.monotonic()
     budget = _checked_budget(budget)
-    rows = select(None if techniques is None else tuple(techniques))
+    rows = select(techniques)
     reporter = _reporter(progress)
     if threads is not None:
         check_positive("threads", threads)
     model = export.open_model(model)
     runner = measure.load(model)
+    _check_judgeable(runner, budget)
     calibration = kopt_data.calibration(train, samples=samples, seed=seed, inputs=runner.inputs)
     split = _labelled(validation)
     checked = kopt_data.check(split, runner.inputs, num_classes=_num_classes(runner, budget), name="validation")
@@ -251,6 +252,21 @@ def _checked_budget(budget: Budget | None) -> Budget:
     if not isinstance(budget, Budget):
         raise ConfigError(f"`budget` must be a kopt.Budget, e.g. kopt.Budget(max_drop=0.01). Received: {budget!r}.")
     return budget
+
+
+def _check_judgeable(runner: measure.Runner, budget: Budget) -> None:
+    if len(runner.outputs) > 1:
+        names = ", ".join(info.name for info in runner.outputs)
+        raise UnsupportedModelError(
+            f"A budget guards the metric of one output; {runner.name} has {len(runner.outputs)}: {names}. Optimize "
+            f"`keras.Model(model.inputs, one_output)`, or export with `kopt.export` and judge with "
+            f"`kopt.measure.evaluate`, which takes several."
+        )
+    if measure.is_loss(budget.metric):
+        raise ConfigError(
+            f"`Budget.metric` must be a metric of which more is better; of {budget.metric!r} less is better. Use e.g. "
+            f"'accuracy', 'auc' or, for regression, 'r2_score'."
+        )
 
 
 def _labelled(data: Any) -> kopt_data.Split:

@@ -50,6 +50,21 @@ def test_a_layer_kept_in_float_is_the_only_float_one(cnn, tmp_path):
     assert artifact.options["fallback"] == "conv1"
 
 
+def test_the_activation_of_an_output_layer_stays_in_float_with_it(cnn, tmp_path):
+    model, x = cnn
+    artifact = export.tflite(model, tmp_path / "m.tflite", scheme="int8", calibration=x, fallback=["classes"])
+    counts = operators(artifact)
+    assert (counts[("FULLY_CONNECTED", "float32")], counts[("SOFTMAX", "float32")]) == (1, 1)
+    assert counts[("CONV_2D", "int8")] == 2
+
+
+def test_a_saved_model_opens_as_a_keras_layer(cnn, tmp_path):
+    model, x = cnn
+    export.saved_model(model, tmp_path / "saved")
+    layer = L.TFSMLayer(str(tmp_path / "saved"), call_endpoint="serving_default")
+    np.testing.assert_allclose(layer(x)["classes"], model.predict(x, verbose=0), atol=1e-6)
+
+
 def test_fallback_tells_layers_with_numbered_names_apart(tmp_path):
     i = keras.Input((6, 6, 2), name="image")
     x = L.Conv2D(3, 3, name="conv2d")(i)

@@ -14,8 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         required=True,
-        help=".npz with x_train, y_train, x_val, y_val; a folder of class folders of images (pixels become [0, 1]); or a "
-        "packaged name",
+        help=".npz with x_train, y_train, x_val, y_val; a folder of class folders of images (pixels become [0, 1]); "
+        "or a packaged name",
     )
     add_budget(parser)
     parser.add_argument("--workdir", type=Path, default=Path("kopt-run"), help="where the run is kept and resumed")

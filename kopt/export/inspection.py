@@ -15,7 +15,7 @@ from kopt.core.records import OperatorCount
 _OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
 _TYPES = {code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
 _EDGE_OPERATORS = frozenset(("QUANTIZE", "DEQUANTIZE"))
-_PLUMBING = frozenset(("Const", "Identity", "NoOp", "Placeholder", "IdentityN"))
+_PLUMBING = frozenset(("Const", "Identity", "NoOp", "Placeholder", "IdentityN", "ReadVariableOp"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,15 +61,21 @@ def inspect_onnx(path: Path) -> tuple[OperatorCount, ...]:
 
 
 def inspect_saved_model(directory: Path) -> tuple[OperatorCount, ...]:
-    """Read the operators of all functions of a SavedModel, without those that only pass tensors on."""
+    """Read the operators that `serving_default` of a SavedModel runs, without those that only pass tensors on."""
     proto = saved_model_pb2.SavedModel.FromString((directory / "saved_model.pb").read_bytes())
     counts: collections.Counter[tuple[str, str]] = collections.Counter()
     for meta_graph in proto.meta_graphs:
-        for function in meta_graph.graph_def.library.function:
-            for node in function.node_def:
-                if node.op not in _PLUMBING:
-                    code = node.attr["T"].type or node.attr["dtype"].type
-                    counts[node.op, dtypes.as_dtype(code).name if code else ""] += 1
+        library = {function.signature.name: function for function in meta_graph.graph_def.library.function}
+        outputs = meta_graph.signature_def["serving_default"].outputs.values()
+        ends = {tensor.name.partition(":")[0] for tensor in outputs}
+        pending = [node for node in meta_graph.graph_def.node if node.name in ends and node.op != "NoOp"]
+        while pending:
+            node = pending.pop()
+            called = [library[a.func.name] for a in node.attr.values() if a.func.name in library]
+            pending.extend(inner for function in called for inner in function.node_def)
+            if not called and node.op not in _PLUMBING:
+                code = node.attr["T"].type or node.attr["dtype"].type
+                counts[node.op, dtypes.as_dtype(code).name if code else ""] += 1
     return _counted(counts)
 
 

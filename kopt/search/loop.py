@@ -170,8 +170,9 @@ def _run(
     job.trials.finish_baseline(evaluation)
     tried = []
     for row in rows:
-        reporter.step(f"{row.name}: export, verify, evaluate")
-        tried.append(job.trials.finished(row) or _try(job, row))
+        known = job.trials.finished(row)
+        reporter.step(f"{row.name}: {'kept from an earlier run' if known else 'export, verify, evaluate'}")
+        tried.append(known or _try(job, row))
     usable = [candidate for candidate in tried if candidate.artifact is not None]
     reporter.step("latency of all candidates, interleaved")
     measured = _measure(job, runner, usable)

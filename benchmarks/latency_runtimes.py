@@ -71,8 +71,8 @@ def main() -> int:
         },
         [
             Claim(f"{PREDICT} over {INT8}", p50[PREDICT] / p50[INT8], 150, above=True),
-            # More than 4 was seen on another machine with two cores, 3.0 here: see README.md.
-            Claim(f"{ONNX} over {INT8}", p50[ONNX] / p50[INT8], 2, above=True),
+            # Seen on another machine with two cores; 3.0 here, where the claim does not hold: see README.md.
+            Claim(f"{ONNX} over {INT8}", p50[ONNX] / p50[INT8], 4, above=True),
         ],
     )
 

@@ -27,7 +27,6 @@ from kopt.export.verification import examples
 from kopt.graph import GraphView
 
 LOOP_NOTE = "The model holds a loop (an RNN); the file takes batches of exactly {} because TFLite loops need it fixed."
-
 SMALL_NOTE = "No weights were quantized: the converter leaves arrays of fewer than 1,024 numbers in float."
 FLEX_NOTE = (
     "NOT compared with the model: the file holds operators of TensorFlow, which LiteRT from the package index does not "

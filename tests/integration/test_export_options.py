@@ -1,5 +1,6 @@
 """What an export does beyond the plain case, each on the real converters."""
 
+import random
 from pathlib import Path
 
 import keras
@@ -165,7 +166,10 @@ def test_a_converter_that_crashes_is_an_error_and_the_next_export_works(cnn, tmp
 
 def test_the_random_numbers_of_the_caller_and_the_model_are_untouched(cnn, tmp_path):
     model, x = cnn
+    python, numpy = random.getstate(), np.random.get_state()[1].tolist()
     weights = [w.copy() for w in model.get_weights()]
     export.tflite(model, tmp_path / "m.tflite", scheme="int8", calibration=x)
+    assert random.getstate() == python
+    assert np.random.get_state()[1].tolist() == numpy
     for before, after in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)

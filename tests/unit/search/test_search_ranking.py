@@ -66,6 +66,10 @@ def test_the_objective_decides(objective, winner):
 
 
 def test_a_drop_equal_to_the_budget_is_inside():
+    # 0.95 - 0.94 is 0.010000000000000009 in binary arithmetic.
+    ranked, best = rank((candidate("a", 0.94),), BASELINE, Budget(0.01))
+    assert best == "a"
+    assert ranked[0].within_budget
     # Keras gives 17/100 as the nearest float32, and 0.18 - 0.17 in float32 is 0.0100000054.
     ranked, best = rank((candidate("a", 0.17000000178813934),), candidate("b", 0.18000000715255737), Budget(0.01))
     assert best == "a"

@@ -13,6 +13,10 @@ KoptError
 │   └── OutputExistsError
 ├── ExportError                          a converter failed or died
 │   └── ParityError                      the exported file does not compute what the model computes
+├── TrainingError                        training cannot begin or go on; what was trained so far is kept
+│   ├── DivergedError                    the loss or the gradients stayed NaN or infinite
+│   ├── OutOfMemoryError                 a training step does not fit into memory
+│   └── WorkerLostError                  another process of a distributed training died
 ├── MeasurementError                     a runtime refused to run or to be measured
 └── MissingDependencyError (ImportError) an optional package is not installed
 ```
@@ -78,6 +82,22 @@ class ExportError(KoptError):
 
 class ParityError(ExportError):
     """The exported file opens but does not compute what the model computes."""
+
+
+class TrainingError(KoptError):
+    """Training cannot begin or go on; what was trained so far is kept in the model."""
+
+
+class DivergedError(TrainingError):
+    """The loss or the gradients were NaN or infinite in too many steps in a row."""
+
+
+class OutOfMemoryError(TrainingError):
+    """A training step does not fit into memory."""
+
+
+class WorkerLostError(TrainingError):
+    """Another process of a distributed training died or cannot be reached."""
 
 
 class MeasurementError(KoptError):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from kopt.core.errors import InputError, MeasurementError
+from kopt.core.memory import peak_resident_bytes, start_peak
 from kopt.measure.loading import format_of, import_runtime, load
 from kopt.measure.runner import check_positive
 from kopt.measure.timing import batch
@@ -61,20 +62,9 @@ def main() -> None:
     """Run in the fresh process: print the growth in bytes as the last line."""
     request = json.loads(sys.argv[1])
     import_runtime(format_of(Path(request["path"])))
-    before = _start_peak()
+    before = start_peak()
     runner = load(request["path"], threads=request["threads"], safe_mode=request["safe_mode"])
     feeds = batch(runner, None, request["batch_size"])
     for _ in range(2):
         runner.run(feeds)
-    sys.stdout.write(f"\n{_status_bytes('VmHWM') - before}\n")
-
-
-def _start_peak() -> int:
-    """Set the kernel's high-water mark back to now and return resident memory; imports peak higher than they end."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status_bytes("VmRSS")
-
-
-def _status_bytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+    sys.stdout.write(f"\n{peak_resident_bytes() - before}\n")

@@ -1,0 +1,76 @@
+"""Networks and data that the benchmarks of training share."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+import kopt
+
+BATCH = 32
+
+
+def images(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first images of Fashion-MNIST, float32 in [0, 1], and their labels."""
+    train = kopt.data.load("fashion_mnist").train
+    return train.x[:count], train.y[:count]
+
+
+def mlp() -> Any:
+    """Return a network of one hidden layer: small operations, most of them overhead."""
+    layers = keras.layers
+    hidden = [layers.Flatten(), layers.Dense(128, activation="relu")]
+    return keras.Sequential([keras.Input((28, 28, 1)), *hidden, layers.Dense(10, activation="softmax")])
+
+
+def cnn() -> Any:
+    """Return two convolutions and two dense layers."""
+    layers = keras.layers
+    stages = [layers.Conv2D(16, 3, activation="relu"), layers.MaxPooling2D()]
+    stages += [layers.Conv2D(32, 3, activation="relu"), layers.MaxPooling2D(), layers.Flatten()]
+    head = [layers.Dense(64, activation="relu"), layers.Dense(10, activation="softmax")]
+    return keras.Sequential([keras.Input((28, 28, 1)), *stages, *head])
+
+
+def resnet8() -> Any:
+    """Return the residual network of MLPerf Tiny, for 28x28 images."""
+    layers = keras.layers
+
+    def convolve(x: Any, filters: int, stride: int = 1, size: int = 3, activate: bool = True) -> Any:
+        x = layers.BatchNormalization()(layers.Conv2D(filters, size, stride, padding="same", use_bias=False)(x))
+        return layers.ReLU()(x) if activate else x
+
+    inputs = keras.Input((28, 28, 1))
+    x = convolve(inputs, 16)
+    for filters, stride in ((16, 1), (32, 2), (64, 2)):
+        inner = convolve(convolve(x, filters, stride), filters, activate=False)
+        shortcut = x if stride == 1 else convolve(x, filters, stride, 1, activate=False)
+        x = layers.ReLU()(layers.Add()([shortcut, inner]))
+    return keras.Model(inputs, layers.Dense(10, activation="softmax")(layers.GlobalAveragePooling2D()(x)))
+
+
+def transformer() -> Any:
+    """Return an encoder of two blocks that reads an image row by row."""
+    layers = keras.layers
+    inputs = keras.Input((28, 28, 1))
+    x = layers.Dense(64)(layers.Reshape((28, 28))(inputs))
+    for _ in range(2):
+        attended = layers.MultiHeadAttention(4, 16)(x, x)
+        x = layers.LayerNormalization()(x + attended)
+        x = layers.LayerNormalization()(x + layers.Dense(64)(layers.Dense(128, activation="gelu")(x)))
+    return keras.Model(inputs, layers.Dense(10, activation="softmax")(layers.GlobalAveragePooling1D()(x)))
+
+
+def lstm() -> Any:
+    """Return a recurrent network that reads an image row by row."""
+    layers = keras.layers
+    stages = [layers.Reshape((28, 28)), layers.LSTM(64), layers.Dense(10, activation="softmax")]
+    return keras.Sequential([keras.Input((28, 28, 1)), *stages])
+
+
+def compiled(make: Any, **settings: Any) -> Any:
+    """Return a network with the same weights in every call, compiled as most people do."""
+    keras.utils.set_random_seed(0)
+    model = make()
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"], **settings)
+    return model

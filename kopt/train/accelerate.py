@@ -1,0 +1,366 @@
+"""A Keras model whose `fit` is fast and stable; the model inside stays the user's own."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kopt.core.errors import ConfigError, InputError, UnsupportedModelError
+from kopt.core.step_records import AccelerationReport, StepConfig
+from kopt.train import internals
+from kopt.train.checkpoints import Checkpointing
+from kopt.train.class_weights import weights_of_classes
+from kopt.train.fitting import Fit
+from kopt.train.input_checks import check_inputs
+from kopt.train.precision import needs_loss_scaling, scaled_optimizer
+from kopt.train.rematerialization import rematerialized
+from kopt.train.runner import Runner
+from kopt.train.update import Update
+
+
+def accelerate(
+    model: keras.Model,
+    *,
+    accumulate_steps: int = 1,
+    remat: str | int | Sequence[str] | None = None,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    global_clip_norm: float | None = None,
+    adaptive_clip: float | None = None,
+    skip_nonfinite: bool = True,
+    max_nonfinite_steps: int = 20,
+    log_gradient_norm: bool = False,
+    jit_compile: bool | str = "auto",
+    checkpoint: "Checkpointing | str | os.PathLike[str] | None" = None,
+) -> "AcceleratedModel":
+    """Return a Keras model around `model` for `compile`, `fit`, `evaluate`, `predict` and `save`.
+
+    Use it in the place of the model where training takes long or is fragile. `fit` runs many steps in one graph call
+    (so many that a call takes about 0.15 s) and compiles them with XLA where that was measured to be faster; losses
+    and weights are those of `model.fit`. Compile before or after: `model`'s own optimizer, loss and metrics are used.
+
+    Args:
+        model: Keras model that does not override `train_step`; its weights are the ones that are trained.
+        accumulate_steps: batches whose gradients become one update. Equal to batches so many times larger, whatever
+            their sizes (weighted by what the loss averages over); what is left at the end of an epoch is applied. Batch
+            normalization still sees the small batches. The logs count batches, learning-rate schedules count updates.
+        remat: keep less for the backward pass and compute it again: `"auto"`, a number of segments, or names of layers;
+            see `kopt.train.rematerialized`.
+        clip_norm: largest L2 norm of each gradient. At most one of the four clippings; all are applied to the
+            accumulated gradient, added up over replicas, without the loss scale.
+        clip_value: largest absolute value of an entry.
+        global_clip_norm: largest L2 norm of all gradients together.
+        adaptive_clip: largest ratio of the norm of a unit's gradient to that of its weights.
+        skip_nonfinite: leave out a batch whose loss or gradient is NaN or infinite: weights, moving statistics and
+            metrics stay as they were. From the first one on, the logs count them as `skipped_steps`.
+        max_nonfinite_steps: so many in a row end the training with `DivergedError`, which names the first layer that
+            is not finite. Steps that lower a loss scale above 1 do not count.
+        log_gradient_norm: add `gradient_norm`, the mean over the epoch before clipping, to the logs.
+        jit_compile: `True`, `False` or `"auto"`, which measures both on the first steps of a training that is long
+            enough (10 seconds) for a compilation to pay.
+        checkpoint: where and how often to save, so that the next `fit` goes on after a kill; see `Checkpointing`.
+
+    Returns:
+        The wrapper; `accelerated.model` is `model`.
+
+    Raises:
+        ConfigError: an impossible setting.
+        UnsupportedModelError: `model` overrides `train_step`, or is no Keras model.
+
+    Example:
+        ```python
+        fast = kopt.train.accelerate(model, accumulate_steps=4)
+        fast.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        fast.fit(x, y, epochs=10)
+        model.save("model.keras")                       # the same weights
+        ```
+    """
+    config = StepConfig(
+        accumulate_steps=accumulate_steps,
+        clip_norm=clip_norm,
+        clip_value=clip_value,
+        global_clip_norm=global_clip_norm,
+        adaptive_clip=adaptive_clip,
+        skip_nonfinite=skip_nonfinite,
+        max_nonfinite_steps=max_nonfinite_steps,
+        log_gradient_norm=log_gradient_norm,
+        jit_compile=jit_compile,
+    )
+    return AcceleratedModel(model, config, remat=remat, checkpoint=checkpoint)
+
+
+@keras.saving.register_keras_serializable(package="kopt")
+class AcceleratedModel(keras.Model):
+    """What `accelerate` returns: trains `model` fast, and is `model` in everything else.
+
+    Optimizer, loss, metrics and weights are those of `model`; callbacks see `model`. `save` writes `model`, as a plain
+    Keras file.
+
+    Attributes:
+        model: the user's own model.
+        config: how steps treat gradients.
+        runner: what runs the steps of the last training; `None` before.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        config: StepConfig | None = None,
+        *,
+        remat: str | int | Sequence[str] | None = None,
+        checkpoint: "Checkpointing | str | os.PathLike[str] | None" = None,
+        **kwargs: Any,
+    ):
+        """See `accelerate`."""
+        require_plain_training(model)
+        super().__init__(name=f"accelerated_{model.name}", **kwargs)
+        self.model = model
+        self.config = config or StepConfig()
+        self.checkpoint = Checkpointing.of(checkpoint)
+        self._remat = remat
+        self._update: Update | None = None
+        self.runner: Runner | None = None
+        self._steps_per_execution: int | None = model.steps_per_execution if model.steps_per_execution > 1 else None
+        self._notes: tuple[str, ...] = ()
+        if model.compiled:
+            self._adopt()
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Return what the model returns."""
+        return (
+            self.model(inputs, training=training) if internals.call_takes_training(self.model) else self.model(inputs)
+        )
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        *,
+        steps_per_execution: int | str = "auto",
+        jit_compile: bool | str | None = None,
+        **settings: Any,
+    ) -> None:
+        """Compile `model`; arguments are those of `keras.Model.compile`, with two differences.
+
+        Args:
+            optimizer: of `model`. With float16 layers it is put into a `LossScaleOptimizer`.
+            loss: of `model`.
+            steps_per_execution: a number fixes how many steps a call of the graph takes, and so how often callbacks
+                are called; `"auto"` measures, and takes single steps when a callback observes batches.
+            jit_compile: replaces the setting that `accelerate` was given.
+            **settings: other arguments of `keras.Model.compile`.
+        """
+        if settings.get("run_eagerly"):
+            raise ConfigError("`run_eagerly` and acceleration exclude each other. Call `fit` of the model itself.")
+        if steps_per_execution != "auto" and (not isinstance(steps_per_execution, int) or steps_per_execution < 1):
+            raise ConfigError(
+                f"`steps_per_execution` must be 'auto' or a whole number of at least 1. "
+                f"Received: {steps_per_execution!r}."
+            )
+        if jit_compile is not None:
+            self.config = StepConfig(**{**self.config.to_dict(), "jit_compile": jit_compile})
+        self._steps_per_execution = None if steps_per_execution == "auto" else int(steps_per_execution)
+        self.model.compile(optimizer, loss, **settings)
+        self._adopt()
+
+    def fit(self, x: Any = None, y: Any = None, **settings: Any) -> keras.callbacks.History:
+        """Train `model`; arguments and history are those of `keras.Model.fit`.
+
+        Returns:
+            `keras.callbacks.History`, with the keys of `model.fit`.
+
+        Raises:
+            DataError, NonFiniteError: the first batch does not fit the model; nothing was trained.
+            DivergedError: `max_nonfinite_steps` in a row were NaN or infinite.
+            OutOfMemoryError: a step does not fit into memory; what was trained so far is kept.
+        """
+        self._require_compiled("fit")
+        return Fit(self, x, y, **settings).run()
+
+    def evaluate(self, *args: Any, **settings: Any) -> Any:
+        """Evaluate `model`; see `keras.Model.evaluate`."""
+        self._require_compiled("evaluate")
+        return self.model.evaluate(*args, **settings)
+
+    def predict(self, *args: Any, **settings: Any) -> Any:
+        """Predict with `model`; see `keras.Model.predict`."""
+        return self.model.predict(*args, **settings)
+
+    def test_on_batch(self, *args: Any, **settings: Any) -> Any:
+        """See `keras.Model.test_on_batch`."""
+        return self.model.test_on_batch(*args, **settings)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """See `keras.Model.predict_on_batch`."""
+        return self.model.predict_on_batch(x)
+
+    def train_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
+    ) -> Any:
+        """Take one step; see `keras.Model.train_on_batch`. It takes `accumulate_steps` of them for an update."""
+        self._require_compiled("train_on_batch")
+        if class_weight is not None:
+            if sample_weight is not None:
+                raise ConfigError("`sample_weight` and `class_weight` cannot both be given.")
+            sample_weight = weights_of_classes(y, class_weight)
+        batch = tf.nest.map_structure(tf.convert_to_tensor, _packed(x, y, sample_weight))
+        internals.build_on(self.model, batch)
+        runner = self.runner_for(tf.nest.map_structure(_any_size, batch), batch)
+        self.model.reset_metrics()
+        logs = internals.as_numbers(runner.take(batch).logs)
+        return logs if return_dict else list(logs.values())
+
+    def save(self, filepath: Any, overwrite: bool = True, **settings: Any) -> None:
+        """Save `model`, not the wrapper; see `keras.Model.save`."""
+        self.model.save(filepath, overwrite=overwrite, **settings)
+
+    def save_weights(self, filepath: Any, overwrite: bool = True, **settings: Any) -> None:
+        """Save the weights of `model`; see `keras.Model.save_weights`."""
+        self.model.save_weights(filepath, overwrite=overwrite, **settings)
+
+    def load_weights(self, filepath: Any, **settings: Any) -> None:
+        """Load weights into `model`; see `keras.Model.load_weights`."""
+        self.model.load_weights(filepath, **settings)
+
+    def export(self, *args: Any, **settings: Any) -> Any:
+        """Export `model`; see `keras.Model.export`."""
+        return self.model.export(*args, **settings)
+
+    def summary(self, **settings: Any) -> None:
+        """Print the summary of `model`."""
+        self.model.summary(**settings)
+
+    @property
+    def metrics(self) -> list[Any]:
+        """Metrics of `model`."""
+        return list(self.model.metrics) if "model" in self.__dict__ else []
+
+    def reset_metrics(self) -> None:
+        """Reset the metrics of `model`."""
+        self.model.reset_metrics()
+
+    @property
+    def history(self) -> Any:
+        """History of the last `fit`."""
+        return self.model.history
+
+    @property
+    def fixed_steps(self) -> int | None:
+        """Steps in a call of the graph, if `compile` fixed them."""
+        return self._steps_per_execution
+
+    @property
+    def report(self) -> AccelerationReport:
+        """What the last `fit` chose and found, and why."""
+        if self.runner is None:
+            raise InputError("Nothing is known before training. Call `fit` first.")
+        return AccelerationReport(
+            jit=self.runner.decision,
+            steps_per_call=self._steps_per_execution or self.runner.steps_per_call(),
+            loss_scaling=isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer),
+            notes=self._notes,
+        )
+
+    def check(self, first: Any, batches: int | None, steps_per_epoch: int | None, data: Any = None) -> tuple[str, ...]:
+        """Hold the first batch against the model before anything is trained; return what is worth saying."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(first)
+        found = check_inputs(
+            self.model,
+            x,
+            y,
+            sample_weight,
+            batches=batches,
+            steps_per_epoch=steps_per_epoch,
+            steps_per_execution=self._steps_per_execution,
+            accumulate_steps=self.config.accumulate_steps,
+            dataset=data if isinstance(data, tf.data.Dataset) else None,
+        )
+        self._notes = found.notes
+        return found.notes
+
+    def runner_for(self, spec: Any, first_batch: Any) -> Runner:
+        """Return what runs steps on such batches; traced once for each kind of batch."""
+        model = self.model
+        update = self._update
+        if update is None or not update.fits(model):
+            forward = None if self._remat is None else rematerialized(model, self._remat).forward
+            update = self._update = Update(model, self.config, forward)
+            self.runner = None
+        if self.runner is None or not self.runner.accepts(spec, first_batch):
+            self.runner = Runner(update, spec, first_batch)
+        return self.runner
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the configuration: the model's and the settings."""
+        return {
+            "model": keras.saving.serialize_keras_object(self.model),
+            "config": self.config.to_dict(),
+            "remat": self._remat,
+            "checkpoint": self.checkpoint.to_dict() if self.checkpoint else None,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "AcceleratedModel":
+        """Build from what `get_config` returned."""
+        checkpoint = config["checkpoint"]
+        return cls(
+            keras.saving.deserialize_keras_object(config["model"], custom_objects=custom_objects),
+            StepConfig.from_dict(config["config"]),
+            remat=config["remat"],
+            checkpoint=Checkpointing.from_dict(checkpoint) if checkpoint else None,
+        )
+
+    def _adopt(self) -> None:
+        """Take over how `model` is compiled."""
+        model = self.model
+        if model.optimizer is None:
+            raise ConfigError("Training needs an optimizer. Compile with one, e.g. `compile('adam', ...)`.")
+        if model.optimizer.gradient_accumulation_steps and self.config.accumulate_steps > 1:
+            raise ConfigError(
+                f"The optimizer accumulates {model.optimizer.gradient_accumulation_steps} gradients already. Use "
+                f"`accumulate_steps` or the optimizer's `gradient_accumulation_steps`, not both."
+            )
+        if needs_loss_scaling(model):
+            with model.distribute_strategy.scope():
+                model.optimizer = scaled_optimizer(model, model.optimizer)
+        self.optimizer, self.loss, self.compiled = model.optimizer, model.loss, True
+        self._update = self.runner = None
+
+    def _require_compiled(self, method: str) -> None:
+        if not self.model.compiled:
+            raise InputError(f"Compile before `{method}`: `accelerated.compile(optimizer, loss, metrics=[...])`.")
+        if self.optimizer is not self.model.optimizer:
+            self._adopt()
+
+
+def require_plain_training(model: Any) -> None:
+    """Make sure that a model is trained the way Keras trains models.
+
+    Raises:
+        UnsupportedModelError: it is no Keras 3 model, or overrides `train_step` or `fit`.
+    """
+    if not isinstance(model, keras.Model):
+        raise UnsupportedModelError(
+            f"A Keras 3 model is needed. Received: {type(model).__module__}.{type(model).__qualname__}. Open a file "
+            f"with `kopt.load_model`."
+        )
+    if isinstance(model, AcceleratedModel):
+        raise UnsupportedModelError("The model is accelerated already. Pass `accelerated.model` for other settings.")
+    overridden = [
+        name for name in ("train_step", "fit") if getattr(type(model), name) is not getattr(keras.Model, name)
+    ]
+    if overridden:
+        raise UnsupportedModelError(
+            f"{type(model).__module__}.{type(model).__qualname__} overrides `{overridden[0]}`, so its training is not "
+            f"known. Override `compute_loss` and `compute_metrics` instead, which are honored."
+        )
+
+
+def _packed(x: Any, y: Any, sample_weight: Any) -> tuple[Any, ...]:
+    return tuple(part for part in (x, y, sample_weight) if part is not None)
+
+
+def _any_size(tensor: tf.Tensor) -> tf.TensorSpec:
+    return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype)

@@ -1,0 +1,314 @@
+"""The loop of `AcceleratedModel.fit`: epochs, callbacks, validation and checkpoints round calls of many steps."""
+
+import functools
+import sys
+import time
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import keras
+import tensorflow as tf
+
+from kopt.core.errors import DataError, DivergedError
+from kopt.train import internals
+from kopt.train.checkpoints import Checkpoints, Position, Saved
+from kopt.train.distribution import watching
+from kopt.train.memory import explain_out_of_memory
+from kopt.train.nonfinite import locate_nonfinite
+
+if TYPE_CHECKING:
+    from kopt.train.accelerate import AcceleratedModel
+
+# Steps in a call, where several workers must take the same number between the points at which they meet.
+_STEPS_OF_SEVERAL_WORKERS = 16
+_VALIDATION_STEPS = 32
+
+
+class Fit:
+    """One call of `fit`, with the arguments of `keras.Model.fit`."""
+
+    def __init__(
+        self,
+        accelerated: "AcceleratedModel",
+        x: Any,
+        y: Any,
+        *,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: str | int = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: dict[int, float] | None = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int = 1,
+    ):
+        """Bring the data into batches; nothing runs yet."""
+        self._accelerated, self._model = accelerated, accelerated.model
+        self._strategy = self._model.distribute_strategy
+        if validation_split and validation_data is None:
+            (x, y, sample_weight), validation_data = internals.split_validation((x, y, sample_weight), validation_split)
+        self._data = internals.EpochData(
+            self._strategy,
+            x=x,
+            y=y,
+            sample_weight=sample_weight,
+            batch_size=batch_size,
+            steps_per_epoch=steps_per_epoch,
+            # A data set brings its own order, and Keras warns when it is asked for one.
+            shuffle=shuffle and not isinstance(x, tf.data.Dataset),
+            class_weight=class_weight,
+        )
+        self._validation = self._validation_data(validation_data, validation_batch_size or batch_size, validation_steps)
+        self._validation_steps, self._validation_freq = validation_steps, validation_freq
+        self._steps_per_epoch, self._epochs = steps_per_epoch, epochs
+        self._given, self._verbose = x, verbose
+        self._first_epoch = internals.first_epoch(self._model, initial_epoch)
+        self._callbacks = keras.callbacks.CallbackList(
+            callbacks,
+            add_history=True,
+            add_progbar=verbose != 0,
+            verbose=verbose,
+            epochs=epochs,
+            steps=self._data.batches,
+            model=self._model,
+        )
+        self._iterator: Any = None
+        self._drawn = 0
+        self._skipped = 0
+        self._saved_at = time.monotonic()
+        self._unsaved_steps = 0
+
+    def run(self) -> keras.callbacks.History:
+        """Train, and return the history."""
+        settings = (self._model.steps_per_execution, self._model.test_function)
+        self._model.stop_training = False
+        try:
+            with watching(self._strategy):
+                self._train()
+        except tf.errors.ResourceExhaustedError as error:
+            raise explain_out_of_memory(
+                error, self._model, self._example, accumulate_steps=self._accelerated.config.accumulate_steps
+            ) from error
+        finally:
+            if self._model.steps_per_execution != settings[0]:
+                self._model.steps_per_execution, self._model.test_function = settings
+        return self._model.history
+
+    def _train(self) -> None:
+        first = self._begin()
+        saved = self._checkpoints.newest(self._strategy) if self._checkpoints else None
+        position = Position(self._first_epoch, 0)
+        self._callbacks.on_train_begin()
+        if saved is not None:
+            first, position = self._resume(saved, first)
+        logs: dict[str, Any] | None = None
+        for epoch in range(position.epoch, self._epochs):
+            logs = self._epoch(epoch, position.step if epoch == position.epoch else 0, first)
+            first = None
+            if self._model.stop_training:
+                break
+        self._model.optimizer.finalize_variable_values(self._model.trainable_weights)
+        self._callbacks.on_train_end(logs)
+        if self._checkpoints:
+            self._checkpoints.discard()
+
+    def _begin(self) -> Any:
+        """Draw the first batch, hold it against the model, build what is not built, trace the step."""
+        self._data.begin()
+        self._new_iterator()
+        first = next(self._iterator, None)
+        if first is None:
+            raise DataError("The data has no batches. Pass at least one example.")
+        self._drawn = 1
+        accelerated = self._accelerated
+        for note in accelerated.check(first, self._data.batches, self._steps_per_epoch, self._given):
+            if self._verbose:
+                sys.stdout.write(f"Note: {note}\n")
+        internals.build_on(self._model, first)
+        self._runner = accelerated.runner_for(self._iterator.element_spec, first)
+        self._update = self._runner.update
+        self._example = first
+        self._checkpoints = self._make_checkpoints()
+        return first
+
+    def _make_checkpoints(self) -> Checkpoints | None:
+        config = self._accelerated.checkpoint
+        if config is None:
+            return None
+        model = self._model
+        variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables, *self._update.variables]
+        unique = list({id(variable): variable for variable in variables}.values())
+        return Checkpoints(config, unique, self._callbacks.callbacks)
+
+    def _resume(self, saved: Saved, first: Any) -> tuple[Any, Position]:
+        """Go to where a checkpoint is; the batch that was drawn is the first one still if nothing was taken."""
+        assert self._checkpoints is not None
+        self._checkpoints.restore(saved)
+        self._model.history.history = {key: list(values) for key, values in saved.history.items()}
+        self._model.history.epoch = list(range(self._first_epoch, saved.position.epoch))
+        if saved.drawn is None:
+            self._checkpoints.restore_iterator(saved, self._iterator)
+            return None, saved.position
+        if saved.drawn == 0:
+            return first, saved.position
+        for _ in range(saved.drawn - 1):
+            if next(self._iterator, None) is None:
+                raise DataError(f"The data ends before the {saved.drawn} batches that {saved.path} has taken.")
+        self._drawn = saved.drawn
+        return None, saved.position
+
+    def _epoch(self, epoch: int, step: int, first: Any) -> dict[str, Any]:
+        if step == 0:
+            self._model.reset_metrics()
+            self._update.reset_counts()
+        self._callbacks.on_epoch_begin(epoch)
+        if step == 0 and first is None:
+            self._data.begin()
+            if self._steps_per_epoch is None:
+                self._new_iterator()
+        self._steps(epoch, step, first)
+        self._data.end()
+        logs = self._with_skipped(internals.as_numbers(self._runner.flush()))
+        if self._validation is not None and internals.validates(self._model, epoch, self._validation_freq):
+            logs.update({f"val_{name}": value for name, value in self._validate(self._validation).items()})
+        self._callbacks.on_epoch_end(epoch, logs)
+        self._save(Position(epoch + 1, 0))
+        return logs
+
+    def _steps(self, epoch: int, step: int, first: Any) -> None:
+        """Take the batches of an epoch from `step` on."""
+        total = self._steps_per_epoch or self._data.batches
+        while total is None or step < total:
+            self._callbacks.on_train_batch_begin(step)
+            ahead = None if total is None else (self._epochs - epoch) * total - step
+            if first is not None:
+                progress, first = self._runner.take(first, ahead), None
+            else:
+                progress = self._runner.run(self._iterator, self._call(total, step), ahead)
+                self._drawn += progress.taken
+            if not progress.taken:
+                if self._steps_per_epoch:
+                    self._out_of_data(epoch, step, self._steps_per_epoch)
+                break
+            step += progress.taken
+            self._skipped = progress.skipped
+            self._callbacks.on_train_batch_end(step - 1, self._with_skipped(progress.logs))
+            if progress.in_a_row >= self._accelerated.config.max_nonfinite_steps:
+                self._diverged(epoch, step, progress.in_a_row)
+            if self._model.stop_training:
+                break
+            self._save_now_and_then(Position(epoch, step), progress.taken)
+
+    def _call(self, total: int | None, step: int) -> int:
+        if total is None and self._runner.distributed:
+            return 1
+        steps = self._fixed_steps or self._runner.steps_per_call()
+        return steps if total is None else min(steps, total - step)
+
+    @functools.cached_property
+    def _fixed_steps(self) -> int | None:
+        """Steps in a call, if that is not for a measurement to say."""
+        if self._accelerated.fixed_steps:
+            return self._accelerated.fixed_steps
+        if any(observes_batches(callback) for callback in self._callbacks.callbacks):
+            return 1
+        several = isinstance(self._strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        return _STEPS_OF_SEVERAL_WORKERS if several else None
+
+    def _new_iterator(self) -> None:
+        self._iterator, self._drawn = self._data.iterator(), 0
+
+    def _out_of_data(self, epoch: int, step: int, total: int) -> None:
+        warnings.warn(
+            f"The data ended after {step} of the {total} steps of epoch {epoch + 1}; the next epoch begins anew. Use "
+            f"`dataset.repeat()` or a smaller `steps_per_epoch`.",
+            stacklevel=2,
+        )
+        self._new_iterator()
+
+    def _with_skipped(self, logs: dict[str, Any]) -> dict[str, Any]:
+        """Add the count of skipped steps, from the first one on; earlier epochs had none."""
+        history = self._model.history.history
+        if self._skipped and "skipped_steps" not in history:
+            history["skipped_steps"] = [0] * len(self._model.history.epoch)
+        return {**logs, "skipped_steps": self._skipped} if "skipped_steps" in history else dict(logs)
+
+    def _diverged(self, epoch: int, step: int, in_a_row: int) -> None:
+        """Raise, with the first place that is not finite."""
+        batch = self._runner.last_batch()
+        found = None if batch is None else locate_nonfinite(self._model, *keras.utils.unpack_x_y_sample_weight(batch))
+        where = "The last batch is finite everywhere when it is computed again." if found is None else str(found)
+        raise DivergedError(
+            f"{in_a_row} steps in a row were NaN or infinite, up to step {step} of epoch {epoch + 1}; their updates "
+            f"were left out, the weights are those before. {where}"
+        )
+
+    def _validate(self, validation: internals.EpochData) -> dict[str, float]:
+        """Evaluate as `fit` does, with several steps a call."""
+        model = self._model
+        batches = self._validation_steps or validation.batches
+        steps = self._accelerated.fixed_steps or min(_VALIDATION_STEPS, batches or _VALIDATION_STEPS)
+        if model.steps_per_execution != steps:
+            model.steps_per_execution, model.test_function = steps, None
+        with warnings.catch_warnings():
+            # Keras warns when data of unknown length ends, which is no mistake here.
+            warnings.filterwarnings("ignore", message="Your input ran out of data")
+            return model.evaluate(
+                validation.dataset, steps=batches, callbacks=self._callbacks, return_dict=True, verbose=0
+            )
+
+    def _validation_data(self, given: Any, batch_size: int | None, steps: int | None) -> internals.EpochData | None:
+        if given is None:
+            return None
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(given)
+        return internals.EpochData(
+            self._strategy,
+            x=x,
+            y=y,
+            sample_weight=sample_weight,
+            batch_size=batch_size,
+            steps_per_epoch=steps,
+            shuffle=False,
+        )
+
+    def _save_now_and_then(self, position: Position, taken: int) -> None:
+        if self._checkpoints is None:
+            return
+        config = self._checkpoints.config
+        self._unsaved_steps += taken
+        several = isinstance(self._strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        long_ago = config.every_seconds is not None and time.monotonic() - self._saved_at >= config.every_seconds
+        many = config.every_steps is not None and self._unsaved_steps >= config.every_steps
+        if many or (long_ago and not several):
+            self._save(position)
+
+    def _save(self, position: Position) -> None:
+        if self._checkpoints is None:
+            return
+        drawn = 0 if position.step == 0 and self._steps_per_epoch is None else self._drawn
+        self._checkpoints.save(position, self._model.history.history, self._iterator, drawn)
+        self._saved_at, self._unsaved_steps = time.monotonic(), 0
+
+
+def observes_batches(callback: keras.callbacks.Callback) -> bool:
+    """Return whether a callback does something after single batches, so that several in one call would hide some.
+
+    Those of Keras that follow epochs unless told otherwise, and those of kopt, which reckon with several, do not.
+    """
+    if type(callback).__module__.startswith("kopt."):
+        return False
+    if type(callback).__module__.startswith("keras."):
+        frequency = getattr(callback, "save_freq", getattr(callback, "update_freq", "epoch"))
+        if not isinstance(callback, keras.callbacks.LambdaCallback):
+            return frequency != "epoch"
+    hooks = [
+        getattr(callback, name)
+        for name in ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+    ]
+    return any(not hook.__module__.startswith("keras.") for hook in hooks)

@@ -1,0 +1,223 @@
+"""The training step for custom loops: the same that `accelerate` runs inside `fit`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kopt.core.errors import DataError
+from kopt.core.step_records import JitDecision, StepConfig
+from kopt.train import internals
+from kopt.train.accelerate import require_plain_training
+from kopt.train.class_weights import weights_of_classes
+from kopt.train.precision import scaled_optimizer
+from kopt.train.rematerialization import rematerialized
+from kopt.train.runner import Runner
+from kopt.train.update import Update
+
+
+def make_train_step(
+    model: keras.Model,
+    optimizer: Any,
+    loss: Any,
+    *,
+    metrics: Sequence[Any] | None = None,
+    loss_weights: Any = None,
+    class_weight: dict[int, float] | None = None,
+    jit_compile: bool | str = "auto",
+    accumulate_steps: int = 1,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    global_clip_norm: float | None = None,
+    adaptive_clip: float | None = None,
+    skip_nonfinite: bool = True,
+    max_nonfinite_steps: int = 20,
+    log_gradient_norm: bool = False,
+    remat: str | int | Sequence[str] | None = None,
+) -> "TrainStep":
+    """Return a traced training step for a loop of your own.
+
+    Use it where `fit` does not suit. The step computes what `fit` computes: losses with their regularization terms,
+    metrics, sample and class weights, loss scaling where layers compute in float16, accumulation and clipping.
+
+    Args:
+        model: Keras model; it is trained, but neither compiled nor changed otherwise.
+        optimizer: as for `compile`; with float16 layers it is put into a `LossScaleOptimizer`.
+        loss: as for `compile`: one, or one an output.
+        metrics: as for `compile`.
+        loss_weights: as for `compile`.
+        class_weight: weight by class label, for one output; multiplied with `sample_weight`.
+        jit_compile: `True`, `False`, or `"auto"`, which measures both on the first calls.
+        accumulate_steps: see `accelerate`, as for the arguments below. Call `flush` at the end of an epoch.
+        clip_norm: largest L2 norm of each gradient.
+        clip_value: largest absolute value of an entry.
+        global_clip_norm: largest L2 norm of all gradients together.
+        adaptive_clip: largest ratio of the norm of a unit's gradient to that of its weights.
+        skip_nonfinite: leave out batches whose loss or gradient is NaN or infinite.
+        max_nonfinite_steps: `run` returns early after so many of them in a row.
+        log_gradient_norm: add `gradient_norm` to the metrics.
+        remat: keep less for the backward pass and compute it again.
+
+    Returns:
+        The step: `step(x, y=None, sample_weight=None)`, and `step.run(dataset, steps)` for many in one graph.
+
+    Raises:
+        ConfigError: an impossible setting.
+        UnsupportedModelError: `model` is no Keras model or overrides `train_step`.
+
+    Example:
+        ```python
+        step = kopt.train.make_train_step(model, "adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        for epoch in range(10):
+            step.reset_metrics()
+            for x, y in dataset:
+                logs = step(x, y)
+            print(float(logs["loss"]))
+        ```
+    """
+    config = StepConfig(
+        accumulate_steps=accumulate_steps,
+        clip_norm=clip_norm,
+        clip_value=clip_value,
+        global_clip_norm=global_clip_norm,
+        adaptive_clip=adaptive_clip,
+        skip_nonfinite=skip_nonfinite,
+        max_nonfinite_steps=max_nonfinite_steps,
+        log_gradient_norm=log_gradient_norm,
+        jit_compile=jit_compile,
+    )
+    require_plain_training(model)
+    with model.distribute_strategy.scope():
+        carrier = _Carrier(model)
+        optimizer = scaled_optimizer(model, keras.optimizers.get(optimizer))
+        carrier.compile(optimizer, loss, metrics=metrics, loss_weights=loss_weights, auto_scale_loss=False)
+    return TrainStep(carrier, config, class_weight, remat)
+
+
+class TrainStep:
+    """What `make_train_step` returns.
+
+    Attributes:
+        model: the model that is trained.
+        optimizer: the one that trains it, perhaps inside a `LossScaleOptimizer`.
+    """
+
+    def __init__(self, carrier: "_Carrier", config: StepConfig, class_weight: Any, remat: Any):
+        """See `make_train_step`."""
+        self.model, self.optimizer = carrier.model, carrier.optimizer
+        self._carrier, self._config, self._class_weight, self._remat = carrier, config, class_weight, remat
+        self._runner: Runner | None = None
+
+    def __call__(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, tf.Tensor]:
+        """Take one batch.
+
+        Args:
+            x: inputs, arrays or tensors in the structure of the model's inputs.
+            y: targets; `None` for a loss of the inputs alone.
+            sample_weight: of shape (batch,), or one an output.
+
+        Returns:
+            Scalars by name: means since `reset_metrics`. `loss` is there always.
+        """
+        batch = self._batch(x, y, sample_weight)
+        return self._runner_for(tf.nest.map_structure(_any_size, batch), batch).take(batch).logs
+
+    def run(self, data: Any, steps: int | None = None) -> dict[str, tf.Tensor]:
+        """Take many batches in calls of one graph, without Python between them.
+
+        Args:
+            data: batched `tf.data.Dataset` of `(x, y)` or `(x, y, sample_weight)`, or an iterator over one, which goes
+                on where it stands.
+            steps: at most so many batches; all if `None`.
+
+        Returns:
+            As a call.
+
+        Raises:
+            DataError: there was no batch.
+        """
+        iterator = data if isinstance(data, tf.data.Iterator) else iter(self._weighted(data))
+        first = next(iterator, None)
+        if first is None:
+            raise DataError("The data has no batches left. Pass a dataset, or a new iterator.")
+        runner = self._runner_for(iterator.element_spec, first)
+        progress, taken = runner.take(first), 1
+        while (steps is None or taken < steps) and progress.in_a_row < self._config.max_nonfinite_steps:
+            call = runner.steps_per_call()
+            following = runner.run(iterator, call if steps is None else min(call, steps - taken))
+            if not following.taken:
+                break
+            progress, taken = following, taken + following.taken
+        return progress.logs
+
+    def flush(self) -> None:
+        """Apply the gradients that are accumulated and not applied yet."""
+        if self._runner is not None:
+            self._runner.flush()
+
+    def reset_metrics(self) -> None:
+        """Begin the means anew."""
+        self._carrier.reset_metrics()
+        if self._runner is not None:
+            self._runner.update.reset_counts()
+
+    @property
+    def decision(self) -> JitDecision | None:
+        """Whether steps are compiled, and why; `None` before the first."""
+        return self._runner.decision if self._runner else None
+
+    @property
+    def skipped_steps(self) -> int:
+        """Batches left out since `reset_metrics` because they were not finite."""
+        return int(self._runner.update.nonfinite_steps) if self._runner else 0
+
+    def _batch(self, x: Any, y: Any, sample_weight: Any) -> tuple[Any, ...]:
+        parts = (x, y, sample_weight)
+        return self._with_class_weight(*(part if part is None else _tensors(part) for part in parts))
+
+    def _with_class_weight(self, x: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, ...]:
+        if self._class_weight is not None:
+            weight = weights_of_classes(y, self._class_weight)
+            sample_weight = weight if sample_weight is None else weight * tf.cast(sample_weight, weight.dtype)
+        return tuple(part for part in (x, y, sample_weight) if part is not None)
+
+    def _weighted(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        if self._class_weight is None:
+            return dataset
+        weighted = tf.autograph.experimental.do_not_convert(self._with_class_weight)
+        return dataset.map(weighted, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def _runner_for(self, spec: Any, batch: Any) -> Runner:
+        if self._runner is None or not self._runner.accepts(spec, batch):
+            carrier = self._carrier
+            internals.build_on(carrier, batch)
+            if self._runner is None:
+                forward = None if self._remat is None else rematerialized(self.model, self._remat).forward
+                update = Update(carrier, self._config, forward)
+            else:
+                update = self._runner.update
+            self._runner = Runner(update, spec, batch)
+        return self._runner
+
+
+class _Carrier(keras.Model):
+    """Carries loss, metrics and optimizer for a model that is not to be compiled."""
+
+    def __init__(self, model: keras.Model):
+        super().__init__(name=f"step_of_{model.name}")
+        self.model = model
+        self.output_names = getattr(model, "output_names", None)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return (
+            self.model(inputs, training=training) if internals.call_takes_training(self.model) else self.model(inputs)
+        )
+
+
+def _tensors(structure: Any) -> Any:
+    return tf.nest.map_structure(tf.convert_to_tensor, structure)
+
+
+def _any_size(tensor: tf.Tensor) -> tf.TensorSpec:
+    return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype)

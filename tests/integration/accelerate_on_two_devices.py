@@ -1,0 +1,58 @@
+"""Trains on two logical CPU devices in a process of its own; prints one JSON line a case: differences to one device."""
+
+import json
+import sys
+import warnings
+
+import keras
+import numpy as np
+import tensorflow as tf
+from training_cases import compile_network, examples, largest_difference, network
+
+import kopt
+from kopt.train.devices import logical_cpus
+
+warnings.simplefilter("error")
+warnings.filterwarnings("ignore", message="__array__ implementation doesn't accept a copy keyword")
+X, Y = examples(44)
+CASES = {
+    "plain": {},
+    "accumulation with a tail": {"accumulate_steps": 3},
+    "accumulation and clipping": {"accumulate_steps": 2, "global_clip_norm": 0.05},
+    "clipping by value": {"clip_value": 0.01},
+    "adaptive clipping": {"accumulate_steps": 2, "adaptive_clip": 0.001},
+    "loss scaling, accumulation, clipping": {"accumulate_steps": 2, "clip_norm": 0.02, "scaled": True},
+    "loss scaling": {"scaled": True},
+    "gradient norm": {"log_gradient_norm": True},
+}
+
+
+def train(strategy, *, spoiled=False, scaled=False, **settings):
+    """Return the model and the history of two epochs on batches of 8, the last one of 4."""
+    with strategy.scope():
+        model = network(compiled=False, dropout=0, batch_norm=False)
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+        compile_network(model, keras.optimizers.LossScaleOptimizer(optimizer) if scaled else optimizer)
+    x = X.copy()
+    if spoiled:
+        x[9] = np.nan
+    fast = kopt.train.accelerate(model, **settings)
+    history = fast.fit(x, Y, batch_size=8, shuffle=False, epochs=2, verbose=0, validation_data=(X[:20], Y[:20])).history
+    return model, history
+
+
+def main():
+    """Compare every case on two replicas with the same on one device."""
+    logical_cpus(2)
+    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    for name, settings in {**CASES, "not finite": {"spoiled": True}}.items():
+        one, expected = train(tf.distribute.get_strategy(), **settings)
+        two, history = train(mirrored, **settings)
+        gaps = {key: float(np.max(np.abs(np.subtract(history[key], expected[key])))) for key in expected}
+        result = {"case": name, "weights": largest_difference(one, two), "history": gaps}
+        result["updates"] = [int(model.optimizer.iterations.numpy()) for model in (one, two)]
+        sys.stdout.write(json.dumps(result) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""`accelerate` on two replicas gives what it gives on one device."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("accelerate_on_two_devices.py")
+
+
+@pytest.mark.slow
+def test_two_replicas_are_as_good_as_one_device():
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(results) == 9
+    for result in results:
+        assert result["weights"] < 1e-5, result
+        assert all(gap < 1e-5 for gap in result["history"].values()), result
+        assert result["updates"][0] == result["updates"][1], result
+    # 44 examples in batches of 8 are six batches an epoch, two epochs; the batch with NaN is left out of each.
+    updates = {result["case"]: result["updates"][1] for result in results}
+    assert updates["plain"] == 12
+    assert updates["accumulation with a tail"] == 4
+    assert updates["not finite"] == 10
+    assert "skipped_steps" in results[-1]["history"]

@@ -1,0 +1,117 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from training_cases import CLASSES, examples, largest_difference, network
+
+from kopt.core.errors import ConfigError, DataError
+from kopt.train import make_train_step
+
+X, Y = examples(40)
+DATA = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
+WEIGHTS = {label: 1.0 + label for label in range(CLASSES)}
+LOSS = "sparse_categorical_crossentropy"
+
+
+def expected(**settings):
+    model = network()
+    return model, model.fit(X, Y, batch_size=16, shuffle=False, verbose=0, **settings).history
+
+
+def step_of(model, **settings):
+    settings.setdefault("jit_compile", False)
+    return make_train_step(model, keras.optimizers.Adam(0.01), LOSS, metrics=["accuracy"], **settings)
+
+
+def check(model, logs, plain, history):
+    assert largest_difference(plain, model) < 1e-6
+    for key, values in history.items():
+        assert float(logs[key]) == pytest.approx(values[0], abs=1e-6)
+
+
+def test_a_loop_of_steps_is_an_epoch_of_fit():
+    model = network(compiled=False)
+    step = step_of(model)
+    for x, y in DATA:
+        logs = step(x, y)
+    check(model, logs, *expected())
+    assert not model.compiled
+
+
+def test_many_steps_in_one_graph_are_the_same():
+    model = network(compiled=False)
+    check(model, step_of(model).run(DATA), *expected())
+
+
+def test_run_goes_on_with_an_iterator():
+    one, other = network(compiled=False), network(compiled=False)
+    step_of(one).run(DATA)
+    iterator, step = iter(DATA), step_of(other)
+    step.run(iterator, 2)
+    step.run(iterator, 1)
+    assert largest_difference(one, other) == 0
+    with pytest.raises(DataError, match="no batches left"):
+        step.run(iterator)
+
+
+def test_class_and_sample_weights_multiply():
+    sample_weight = np.linspace(0.1, 1, 40, dtype=np.float32)
+    both = sample_weight * np.array([WEIGHTS[label] for label in Y], np.float32)
+    model = network(compiled=False)
+    step = step_of(model, class_weight=WEIGHTS)
+    for start in range(0, 40, 16):
+        rows = slice(start, start + 16)
+        logs = step(X[rows], Y[rows], sample_weight[rows])
+    check(model, logs, *expected(sample_weight=both))
+    model = network(compiled=False)
+    check(model, step_of(model, class_weight=WEIGHTS).run(DATA), *expected(class_weight=WEIGHTS))
+
+
+def test_metrics_begin_anew():
+    step = step_of(network(compiled=False))
+    first = float(step(X[:16], Y[:16])["loss"])
+    step.reset_metrics()
+    second = float(step(X[16:32], Y[16:32])["loss"])
+    mean = float(step(X[:16], Y[:16])["loss"])
+    assert first != second != mean
+
+
+def test_skipped_steps_are_counted():
+    step = step_of(network(compiled=False))
+    step(X[:4] * np.nan, Y[:4])
+    step(X[:4], Y[:4])
+    assert step.skipped_steps == 1
+    step.reset_metrics()
+    assert step.skipped_steps == 0
+
+
+def test_flush_applies_what_is_left():
+    model = network(compiled=False)
+    step = step_of(model, accumulate_steps=4)
+    before = model.get_weights()[0]
+    step(X[:8], Y[:8])
+    np.testing.assert_array_equal(model.get_weights()[0], before)
+    step.flush()
+    assert not np.array_equal(model.get_weights()[0], before)
+    assert int(step.optimizer.iterations) == 1
+
+
+def test_float16_layers_get_their_loss_scaled():
+    model = network(compiled=False)
+    model.get_layer("dense").dtype_policy = keras.DTypePolicy("mixed_float16")
+    assert isinstance(step_of(model).optimizer, keras.optimizers.LossScaleOptimizer)
+
+
+def test_the_forms_are_measured_and_the_faster_one_is_kept():
+    model = network(compiled=False)
+    step = step_of(model, jit_compile="auto")
+    for _ in range(12):
+        step(X[:16], Y[:16])
+    decision = step.decision
+    assert decision.reason.startswith("not tried: too little training")
+    assert decision.plain_step_ms > 0
+
+
+def test_class_weights_need_labels():
+    with pytest.raises(ConfigError, match="labels of one output"):
+        step_of(network(compiled=False), class_weight=WEIGHTS)(X[:4])

@@ -1,0 +1,7 @@
+"""Callbacks for `fit`: averaged weights, momentum of batch normalization, plateaus, early stopping."""
+
+from kopt.train.averaging import AveragedWeights
+from kopt.train.batch_norm_momentum import AdaptBatchNormMomentum
+from kopt.train.plateau import ReduceOnPlateau, early_stopping
+
+__all__ = ["AdaptBatchNormMomentum", "AveragedWeights", "ReduceOnPlateau", "early_stopping"]

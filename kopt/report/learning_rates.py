@@ -1,0 +1,61 @@
+"""The curve of a learning-rate range test as a plot."""
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kopt.core.finder_records import LearningRateCurve
+from kopt.report.svg import INK, drawing, to_svg
+
+# Okabe and Ito: told apart by people with the common color-vision deficiencies, visible on white and on black.
+_LOSS, _CURVE = "#8a8f98", "#0072b2"
+_SUGGESTIONS = (("steepest", "#e69f00", "v"), ("valley", "#009e73", "o"), ("minimum", "#cc79a7", "s"))
+
+
+def learning_rate_plot(curve: LearningRateCurve) -> str:
+    """Return the losses against the learning rate as SVG: single steps, smoothed, and what they suggest."""
+    with drawing():
+        figure = Figure(figsize=(8.6, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot(curve.rates, curve.losses, color=_LOSS, linewidth=0.8, alpha=0.7, label="loss of a step")
+        axes.plot(curve.rates, curve.smoothed, color=_CURVE, linewidth=2.0, label="smoothed")
+        _draw_suggestions(axes, curve)
+        axes.set_xscale("log")
+        axes.set_ylim(*_loss_range(curve))
+        axes.set_xlabel("Learning rate")
+        axes.set_ylabel("Loss")
+        axes.set_title(f"Learning-rate range test: {_outcome(curve)}", loc="left", fontsize=10, fontweight="bold")
+        axes.grid(alpha=0.15, color=INK)
+        axes.legend(loc="best")
+        return to_svg(figure, "learning-rates", _words(curve))
+
+
+def _draw_suggestions(axes: Axes, curve: LearningRateCurve) -> None:
+    for name, color, marker in _SUGGESTIONS:
+        rate = getattr(curve, name)
+        if rate is not None:
+            # `minimum` lies a decade below the lowest point, which may be left of the first step.
+            place = min(range(len(curve.rates)), key=lambda i: abs(curve.rates[i] - rate))
+            axes.axvline(rate, color=color, linewidth=1.0, linestyle=":")
+            axes.plot(
+                [rate], [curve.smoothed[place]], marker, color=color, markersize=9, label=f"{name} {rate:.2g}", zorder=3
+            )
+
+
+def _loss_range(curve: LearningRateCurve) -> tuple[float, float]:
+    """Return an axis that shows the fall, not how far the loss rises before the test ends."""
+    low, start = min(curve.smoothed), max(curve.smoothed[: max(1, len(curve.smoothed) // 2)])
+    margin = 0.35 * (start - low) or 0.1 * abs(low) or 1.0
+    return low - margin, start + margin
+
+
+def _outcome(curve: LearningRateCurve) -> str:
+    return "the loss did not fall" if curve.steepest is None else f"train with {curve.steepest:.2g}"
+
+
+def _words(curve: LearningRateCurve) -> str:
+    suggestions = [f"{name} {getattr(curve, name):.3g}" for name, _, _ in _SUGGESTIONS if getattr(curve, name)]
+    return (
+        f"Loss against learning rate from {curve.rates[0]:.3g} to {curve.rates[-1]:.3g}, {len(curve.rates)} steps, "
+        f"{curve.stopped}. Smoothed loss from {curve.smoothed[0]:.4g}, lowest {min(curve.smoothed):.4g}. "
+        f"Suggestions: {', '.join(suggestions) or 'none'}."
+    )

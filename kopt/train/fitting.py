@@ -19,8 +19,6 @@ from kopt.train.nonfinite import locate_nonfinite
 if TYPE_CHECKING:
     from kopt.train.accelerate import AcceleratedModel
 
-# Steps in a call, where several workers must take the same number between the points at which they meet.
-_STEPS_OF_SEVERAL_WORKERS = 16
 _VALIDATION_STEPS = 32
 
 
@@ -216,10 +214,14 @@ class Fit:
         """Steps in a call, if that is not for a measurement to say."""
         if self._accelerated.fixed_steps:
             return self._accelerated.fixed_steps
-        if any(observes_batches(callback) for callback in self._callbacks.callbacks):
+        # Workers wait for each other at the end of a call, so its length must not depend on what one of them measured.
+        if self._several_workers or any(observes_batches(callback) for callback in self._callbacks.callbacks):
             return 1
-        several = isinstance(self._strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        return _STEPS_OF_SEVERAL_WORKERS if several else None
+        return None
+
+    @property
+    def _several_workers(self) -> bool:
+        return isinstance(self._strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
     def _new_iterator(self) -> None:
         self._iterator, self._drawn = self._data.iterator(), 0
@@ -282,10 +284,9 @@ class Fit:
             return
         config = self._checkpoints.config
         self._unsaved_steps += taken
-        several = isinstance(self._strategy, tf.distribute.MultiWorkerMirroredStrategy)
         long_ago = config.every_seconds is not None and time.monotonic() - self._saved_at >= config.every_seconds
         many = config.every_steps is not None and self._unsaved_steps >= config.every_steps
-        if many or (long_ago and not several):
+        if many or (long_ago and not self._several_workers):
             self._save(position)
 
     def _save(self, position: Position) -> None:

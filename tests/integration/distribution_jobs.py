@@ -10,6 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from kopt.core.errors import KoptError
+from kopt.train.accelerate import accelerate
+from kopt.train.checkpoints import Checkpointing
 from kopt.train.devices import logical_cpus
 from kopt.train.distribution import strategy, watching
 from kopt.train.mixed_precision import to_precision
@@ -76,13 +78,14 @@ class EndAt(keras.callbacks.Callback):
 
     def __init__(self, epoch):
         super().__init__()
-        self.epoch, self.current = epoch, -1
+        # In a tuple, so that a resumed training does not get it back from its checkpoint.
+        self.epochs, self.current = (epoch,), -1
 
     def on_epoch_begin(self, epoch, logs=None):
         self.current = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.current == self.epoch and batch == STEPS // 2:
+        if self.current in self.epochs and batch == STEPS // 2:
             os.kill(os.getpid(), 9)
 
 
@@ -90,6 +93,15 @@ def worker(backup="", end_at="-1", timeout="10"):
     scope = strategy("multi_worker", start_timeout_s=60, heartbeat_timeout_s=float(timeout))
     callbacks = [keras.callbacks.BackupAndRestore(backup)] if backup else []
     return {**train(scope, [*callbacks, EndAt(int(end_at))]), "replicas": scope.num_replicas_in_sync}
+
+
+def accelerated(checkpoint="", end_at="-1", timeout="10"):
+    scope = strategy("multi_worker", start_timeout_s=60, heartbeat_timeout_s=float(timeout))
+    with scope.scope():
+        model = network()
+    saving = Checkpointing(checkpoint, every_steps=2) if checkpoint else None
+    fast = accelerate(model, checkpoint=saving)
+    return summary(model, fast.fit(dataset(), epochs=EPOCHS, verbose=0, callbacks=[EndAt(int(end_at))]))
 
 
 def alone():

@@ -50,9 +50,9 @@ def ended(*processes):
             process.communicate()
 
 
-def two_workers(*arguments_of_each):
+def two_workers(*arguments_of_each, job="worker"):
     cluster = {"worker": addresses(2)}
-    return [start("worker", *arguments, cluster=cluster, index=i) for i, arguments in enumerate(arguments_of_each)]
+    return [start(job, *arguments, cluster=cluster, index=i) for i, arguments in enumerate(arguments_of_each)]
 
 
 def assert_same(found, expected):
@@ -113,6 +113,21 @@ def test_a_killed_worker_ends_the_other_with_a_clear_error_and_a_restart_goes_on
         assert len(result["loss"]) == 2  # The first of three epochs was finished before.
         for a, b in zip(result["weights"], one["weights"], strict=True):
             np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_accelerated_training_in_two_processes_gives_the_same_as_one(one):
+    with ended(*two_workers((), (), job="accelerated")) as workers:
+        for worker in workers:
+            assert_same(finish(worker), one)
+
+
+def test_accelerated_training_goes_on_from_its_checkpoint_when_a_worker_was_killed(one, tmp_path):
+    with ended(*two_workers((tmp_path, -1, 5), (tmp_path, 1, 5), job="accelerated")) as workers:
+        assert_ends_with_a_clear_error(workers, killed=1)
+    assert {path.name for path in tmp_path.iterdir()} == {"worker-0", "worker-1"}
+    with ended(*two_workers((tmp_path, -1, 5), (tmp_path, -1, 5), job="accelerated")) as workers:
+        for worker in workers:
+            assert_same(finish(worker), one)
 
 
 def test_the_worker_that_the_others_report_to_may_die_as_well():

@@ -1,10 +1,11 @@
 """Training steps and accelerated training: what is asked for and what was chosen."""
 
 import dataclasses
-import math
 
 from kopt.core.errors import ConfigError
 from kopt.core.serialization import Record
+from kopt.core.settings import number, whole
+from kopt.core.training_records import RematPlan
 
 CLIPPINGS = ("clip_norm", "clip_value", "global_clip_norm", "adaptive_clip")
 
@@ -37,14 +38,10 @@ class StepConfig(Record):
 
     def __post_init__(self) -> None:
         for name in ("accumulate_steps", "max_nonfinite_steps"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"`{name}` must be a whole number of at least 1. Received: {value!r}.")
+            whole(name, getattr(self, name))
         given = [name for name in CLIPPINGS if getattr(self, name) is not None]
         for name in given:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-                raise ConfigError(f"`{name}` must be a positive number or None. Received: {value!r}.")
+            number(name, getattr(self, name), least=0.0, open_below=True)
         if len(given) > 1:
             raise ConfigError(f"Gradients are clipped in one way. Received: {', '.join(given)}. Set one of them.")
         if self.jit_compile not in (True, False, "auto"):
@@ -77,10 +74,12 @@ class AccelerationReport(Record):
         jit: whether steps are compiled, and why.
         steps_per_call: steps in one call of the graph, as measured.
         loss_scaling: whether the loss is scaled, because float16 gradients would vanish otherwise.
+        remat: what is computed again in the backward pass, with the bytes that this saves; `None` if nothing is.
         notes: what the reader should know of data and model.
     """
 
     jit: JitDecision
     steps_per_call: int
     loss_scaling: bool
+    remat: RematPlan | None = None
     notes: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 from kopt.graph.checks import fingerprint, require_built, require_finite, signature
 from kopt.graph.loading import load_model
-from kopt.graph.rewrite import as_functional, copy_weights, rewrite
+from kopt.graph.rewrite import as_functional, clone_layer, copy_weights, rewrite
 from kopt.graph.twin import to_tf_keras
 from kopt.graph.view import Call, GraphView
 
@@ -10,6 +10,7 @@ __all__ = [
     "Call",
     "GraphView",
     "as_functional",
+    "clone_layer",
     "copy_weights",
     "fingerprint",
     "load_model",

@@ -142,7 +142,7 @@ class _Rewriter:
                 detail = f"replaced by {type(replacement).__name__} {described!r}"
                 self.applied.append(LayerAction(path, type(operation).__name__, detail))
                 return replacement
-            twin = _clone(operation, path)
+            twin = clone_layer(operation, path)
         elif isinstance(operation, keras.Function):
             raise UnsupportedModelError(f"{path!r} is a `keras.Function`; call a `keras.Model` in its place.")
         else:
@@ -172,7 +172,16 @@ def _new_input(tensor: keras.KerasTensor) -> keras.KerasTensor:
     return keras.layers.InputLayer.from_config(layer.get_config()).output
 
 
-def _clone(layer: keras.layers.Layer, path: str) -> keras.layers.Layer:
+def clone_layer(layer: keras.layers.Layer, path: str) -> keras.layers.Layer:
+    """Return a layer of the same class and config, without variables.
+
+    Args:
+        layer: any layer, or a model whose `call` is Python code.
+        path: what the layer is called in an error message.
+
+    Raises:
+        UnsupportedModelError: the layer does not rebuild from its config.
+    """
     classes = {type(inner).__name__: type(inner) for inner in flatten_layers(layer)}
     try:
         with serializing_in_memory(), keras.saving.custom_object_scope(classes):

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, InputError, UnsupportedModelError
+from kopt.core.settings import whole
 from kopt.core.step_records import AccelerationReport, StepConfig
 from kopt.train import internals
 from kopt.train.checkpoints import Checkpointing
@@ -15,9 +16,10 @@ from kopt.train.class_weights import weights_of_classes
 from kopt.train.fitting import Fit
 from kopt.train.input_checks import check_inputs
 from kopt.train.precision import needs_loss_scaling, scaled_optimizer
-from kopt.train.rematerialization import rematerialized
+from kopt.train.rematerialization import Rematerialized, rematerialized
 from kopt.train.runner import Runner
 from kopt.train.update import Update
+from kopt.train.wrapper import chain
 
 
 def accelerate(
@@ -121,6 +123,7 @@ class AcceleratedModel(keras.Model):
         self.checkpoint = Checkpointing.of(checkpoint)
         self._remat = remat
         self._update: Update | None = None
+        self._rematerialized: Rematerialized | None = None
         self.runner: Runner | None = None
         self._steps_per_execution: int | None = model.steps_per_execution if model.steps_per_execution > 1 else None
         self._notes: tuple[str, ...] = ()
@@ -154,14 +157,10 @@ class AcceleratedModel(keras.Model):
         """
         if settings.get("run_eagerly"):
             raise ConfigError("`run_eagerly` and acceleration exclude each other. Call `fit` of the model itself.")
-        if steps_per_execution != "auto" and (not isinstance(steps_per_execution, int) or steps_per_execution < 1):
-            raise ConfigError(
-                f"`steps_per_execution` must be 'auto' or a whole number of at least 1. "
-                f"Received: {steps_per_execution!r}."
-            )
         if jit_compile is not None:
             self.config = StepConfig(**{**self.config.to_dict(), "jit_compile": jit_compile})
-        self._steps_per_execution = None if steps_per_execution == "auto" else int(steps_per_execution)
+        automatic = steps_per_execution == "auto"
+        self._steps_per_execution = None if automatic else whole("steps_per_execution", steps_per_execution)
         self.model.compile(optimizer, loss, **settings)
         self._adopt()
 
@@ -260,6 +259,7 @@ class AcceleratedModel(keras.Model):
             jit=self.runner.decision,
             steps_per_call=self._steps_per_execution or self.runner.steps_per_call(),
             loss_scaling=isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer),
+            remat=self._rematerialized.plan if self._rematerialized else None,
             notes=self._notes,
         )
 
@@ -276,6 +276,7 @@ class AcceleratedModel(keras.Model):
             steps_per_execution=self._steps_per_execution,
             accumulate_steps=self.config.accumulate_steps,
             dataset=data if isinstance(data, tf.data.Dataset) else None,
+            look_at_outputs=self._update is None,
         )
         self._notes = found.notes
         return found.notes
@@ -285,7 +286,8 @@ class AcceleratedModel(keras.Model):
         model = self.model
         update = self._update
         if update is None or not update.fits(model):
-            forward = None if self._remat is None else rematerialized(model, self._remat).forward
+            self._rematerialized = None if self._remat is None else rematerialized(model, self._remat)
+            forward = self._rematerialized.forward if self._rematerialized else None
             update = self._update = Update(model, self.config, forward)
             self.runner = None
         if self.runner is None or not self.runner.accepts(spec, first_batch):
@@ -317,9 +319,10 @@ class AcceleratedModel(keras.Model):
         model = self.model
         if model.optimizer is None:
             raise ConfigError("Training needs an optimizer. Compile with one, e.g. `compile('adam', ...)`.")
-        if model.optimizer.gradient_accumulation_steps and self.config.accumulate_steps > 1:
+        accumulates = chain(model.optimizer)[-1].gradient_accumulation_steps
+        if accumulates and self.config.accumulate_steps > 1:
             raise ConfigError(
-                f"The optimizer accumulates {model.optimizer.gradient_accumulation_steps} gradients already. Use "
+                f"The optimizer accumulates {accumulates} gradients already. Use "
                 f"`accumulate_steps` or the optimizer's `gradient_accumulation_steps`, not both."
             )
         if needs_loss_scaling(model):

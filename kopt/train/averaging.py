@@ -10,8 +10,8 @@ import tensorflow as tf
 from keras import ops
 
 from kopt.core.errors import ConfigError
+from kopt.core.settings import choice, number, whole
 from kopt.train import batch_norm, internals
-from kopt.train.settings import choice, number, whole
 from kopt.train.wrapper import OptimizerWrapper, chain, find
 
 _FINISH = ("averaged", "trained")

@@ -14,12 +14,12 @@ from keras import ops
 
 from kopt.core.errors import DataError, NonFiniteError, UnsupportedModelError
 from kopt.core.randomness import preserved_random_state
+from kopt.core.settings import choice, whole
 from kopt.core.training_records import BatchNormChange, BatchNormReport
 from kopt.data import from_arrays
 from kopt.graph import copy_weights, require_built, rewrite
 from kopt.graph.internals import flatten_layers, graph_of, serializing_in_memory
-from kopt.train import internals
-from kopt.train.settings import choice, whole
+from kopt.train.interception import replaced
 
 Array = npt.NDArray[Any]
 _MODES = ("joint", "sequential")
@@ -163,7 +163,7 @@ def _measure(
 
     with contextlib.ExitStack() as stack:
         for layer in layers:
-            stack.enter_context(internals.replaced_call(layer, _recording_call(layer, record, joint)))
+            stack.enter_context(replaced(layer, "call", _recording_call(layer, record, joint)))
         for batch in itertools.islice(dataset, batches):
             x = keras.utils.unpack_x_y_sample_weight(batch)[0]
             model(x, training=False)

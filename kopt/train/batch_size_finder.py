@@ -11,11 +11,11 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError
 from kopt.core.finder_records import BatchSizeSearch, BatchTrial
+from kopt.core.settings import choice, number, whole
 from kopt.graph.internals import graph_of
 from kopt.train.batch_search import choose, fastest, predicted_growth, search
 from kopt.train.memory import explain_out_of_memory
 from kopt.train.memory_meter import MemoryMeter
-from kopt.train.settings import choice, number, whole
 from kopt.train.snapshot import preserved
 from kopt.train.trial_steps import TrialSteps, check_compiled, unpack
 

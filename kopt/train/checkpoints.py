@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import os
 import random
 import re
@@ -15,9 +14,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kopt.core.errors import ConfigError, LoadError
+from kopt.core.errors import LoadError
 from kopt.core.files import atomic_path, remove_leftovers
 from kopt.core.serialization import Record
+from kopt.core.settings import number, whole
 from kopt.train import internals
 
 _NAME = re.compile(r"checkpoint-(\d{6})-(\d{9})")
@@ -49,14 +49,11 @@ class Checkpointing(Record):
     keep: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("every_steps", "keep"):
-            value = getattr(self, name)
-            if name == "every_steps" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"`{name}` must be a whole number of at least 1. Received: {value!r}.")
-        if self.every_seconds is not None and not 0 <= self.every_seconds < math.inf:
-            raise ConfigError(f"`every_seconds` must be a number of at least 0. Received: {self.every_seconds!r}.")
+        whole("keep", self.keep)
+        if self.every_steps is not None:
+            whole("every_steps", self.every_steps)
+        if self.every_seconds is not None:
+            number("every_seconds", self.every_seconds, least=0.0)
 
     @classmethod
     def of(cls, value: "Checkpointing | str | os.PathLike[str] | None") -> "Checkpointing | None":

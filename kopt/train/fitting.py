@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from kopt.core.errors import DataError, DivergedError
+from kopt.core.settings import whole
 from kopt.train import internals
 from kopt.train.checkpoints import Checkpoints, Position, Saved
 from kopt.train.distribution import watching
@@ -47,6 +48,10 @@ class Fit:
         validation_freq: int = 1,
     ):
         """Bring the data into batches; nothing runs yet."""
+        sizes = {"batch_size": batch_size, "steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}
+        for name, value in {**sizes, "validation_batch_size": validation_batch_size}.items():
+            if value is not None:
+                whole(name, value)
         self._accelerated, self._model = accelerated, accelerated.model
         self._strategy = self._model.distribute_strategy
         if validation_split and validation_data is None:
@@ -125,6 +130,8 @@ class Fit:
             raise DataError("The data has no batches. Pass at least one example.")
         self._drawn = 1
         accelerated = self._accelerated
+        if not self._model.built:
+            internals.build_on(self._model, first)
         for note in accelerated.check(first, self._data.batches, self._steps_per_epoch, self._given):
             if self._verbose:
                 sys.stdout.write(f"Note: {note}\n")

@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError, NonFiniteError
+from kopt.core.settings import number, whole
 from kopt.core.training_records import LayerMultiplier, LayerMultipliers
 from kopt.train.multipliers import owners_of_variables
-from kopt.train.settings import number, whole
 
 
 def multipliers_from_gradient_variance(

@@ -34,6 +34,7 @@ def check_inputs(
     accumulate_steps: int = 1,
     batch_size: int | None = None,
     dataset: tf.data.Dataset | None = None,
+    look_at_outputs: bool = True,
 ) -> InputCheck:
     """Hold the first batch and the settings of a training against a model.
 
@@ -51,6 +52,7 @@ def check_inputs(
         accumulate_steps: batches for one update.
         batch_size: as given by the user, if it was.
         dataset: where the batches come from, if that is a `tf.data.Dataset`.
+        look_at_outputs: compute eight outputs, to hold them against the loss; unnecessary when that was done before.
 
     Returns:
         `InputCheck`; its notes are worth showing and no reason to stop.
@@ -70,7 +72,7 @@ def check_inputs(
     notes += input_notes
     notes += _scale_notes(model, inputs)
     notes += _checked_weights(sample_weight, examples)
-    notes += _checked_targets(model, x, y, examples)
+    notes += _checked_targets(model, x, y, examples, look_at_outputs)
     return InputCheck(examples, tuple(inputs), tuple(notes))
 
 
@@ -293,7 +295,7 @@ def _checked_weights(sample_weight: Any, examples: int) -> list[str]:
     return notes
 
 
-def _checked_targets(model: keras.Model, x: Any, y: Any, examples: int) -> list[str]:
+def _checked_targets(model: keras.Model, x: Any, y: Any, examples: int, look_at_outputs: bool) -> list[str]:
     notes: list[str] = []
     targets = _targets(model, y)
     for what, array in targets:
@@ -303,7 +305,7 @@ def _checked_targets(model: keras.Model, x: Any, y: Any, examples: int) -> list[
     losses = _losses(model, len(targets))
     if not targets or not losses:
         return notes
-    outputs = _outputs(model, x)
+    outputs = _outputs(model, x) if look_at_outputs else []
     for index, ((what, array), loss) in enumerate(zip(targets, losses, strict=True)):
         kind, output = LossKind.of(loss), outputs[index] if len(outputs) == len(targets) else None
         notes += check_targets(array, None if output is None else (None, *output.shape[1:]), kind, what)

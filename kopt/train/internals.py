@@ -15,7 +15,6 @@ from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.backend.common import global_state, stateless_scope
 from keras.src.backend.tensorflow.trainer import TFEpochIterator
 from keras.src.losses.loss import unscale_loss_for_distribution
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from keras.src.trainers.data_adapters.array_slicing import train_validation_split
 from keras.src.utils.python_utils import pythonify_logs
 from keras.src.utils.tracking import Tracker
@@ -27,6 +26,7 @@ from tensorflow.python.trackable.data_structures import ListWrapper, _DictWrappe
 # What Keras and TensorFlow put in the place of a list or dict that is assigned to an attribute, and Keras' own
 # bookkeeping of the variables below an object.
 TRACKING_TYPES: tuple[type, ...] = (Tracker, ListWrapper, _DictWrapper)
+_GLOBAL_SEED_GENERATOR = "global_seed_generator"  # Keras 3.12 has no constant for it.
 
 
 class EpochData:
@@ -147,12 +147,12 @@ def wrapped_dict(value: Any) -> dict[Any, Any] | None:
 
 def global_seed_generator() -> keras.random.SeedGenerator | None:
     """Return the generator that Keras draws from where no seed is given; `None` before its first use."""
-    return global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+    return global_state.get_global_attribute(_GLOBAL_SEED_GENERATOR)
 
 
 def set_global_seed_generator(generator: keras.random.SeedGenerator | None) -> None:
     """Put a generator in the place that `global_seed_generator` reads."""
-    global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, generator)
+    global_state.set_global_attribute(_GLOBAL_SEED_GENERATOR, generator)
 
 
 def global_generator() -> Any:
@@ -314,16 +314,6 @@ def share_value(source: keras.Variable, target: keras.Variable) -> None:
 def prepares_input(layer: keras.layers.Layer) -> bool:
     """Return whether `layer` is one of Keras' own preprocessing or augmentation layers."""
     return type(layer).__module__.startswith("keras.src.layers.preprocessing.")
-
-
-@contextlib.contextmanager
-def replaced_call(layer: keras.layers.Layer, call: Callable[..., Any]) -> Iterator[None]:
-    """Run `call` wherever `layer` is called inside the block: Keras looks `call` up on the layer itself."""
-    object.__setattr__(layer, "call", call)
-    try:
-        yield
-    finally:
-        object.__delattr__(layer, "call")
 
 
 def configure_coordination(tasks: dict[str, int], leader: str, *, heartbeat_timeout_s: float) -> None:

@@ -11,12 +11,12 @@ import tensorflow as tf
 from kopt.core.errors import ConfigError, InputError, OutOfMemoryError, UnsupportedModelError
 from kopt.core.finder_records import LayerMemory, MemoryEstimate
 from kopt.core.randomness import preserved_random_state
+from kopt.core.settings import whole
 from kopt.core.step_records import StepConfig
 from kopt.graph import GraphView
 from kopt.graph.internals import flatten_layers, graph_of
 from kopt.train.internals import compute_loss
 from kopt.train.rematerialization import rematerialized
-from kopt.train.settings import whole
 from kopt.train.snapshot import preserved
 from kopt.train.step_graph import StepGraph, by_layer, step_graph
 

@@ -8,9 +8,8 @@ import keras
 from kopt.core.errors import ConfigError, UnsupportedModelError, nearest
 from kopt.core.randomness import preserved_random_state
 from kopt.core.records import LayerAction, TransformReport
-from kopt.graph import GraphView, copy_weights, require_built, rewrite, signature
+from kopt.graph import GraphView, clone_layer, copy_weights, require_built, rewrite, signature
 from kopt.graph.internals import flatten_layers, graph_of
-from kopt.train.cloning import clone_layer
 from kopt.train.fragility import fragile_layer, output_reasons
 from kopt.train.internals import share_value
 from kopt.train.precision import POLICIES, resolve_policy

@@ -8,10 +8,10 @@ from typing import Any
 import keras
 
 from kopt.core.errors import ConfigError, UnsupportedModelError, nearest
+from kopt.core.settings import number
 from kopt.core.training_records import LayerMultiplier, LayerMultipliers
 from kopt.graph.internals import flatten_layers
 from kopt.train import internals
-from kopt.train.settings import number
 from kopt.train.wrapper import OptimizerWrapper, chain
 
 _REGEX = "regex:"

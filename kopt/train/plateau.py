@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from kopt.core.errors import ConfigError, nearest
-from kopt.train.settings import choice, number, whole
+from kopt.core.settings import choice, number, whole
 from kopt.train.warmup import ScaledLearningRate
 from kopt.train.wrapper import find
 

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 from kopt.core.errors import ConfigError
 from kopt.core.files import atomic_write
+from kopt.core.settings import choice, number, whole
 from kopt.report.svg import drawing, to_svg
-from kopt.train.settings import choice, number, whole
 
 _register = keras.saving.register_keras_serializable(package="kopt")
 _SHAPES = ("cosine", "linear")

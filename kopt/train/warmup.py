@@ -6,8 +6,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from kopt.core.settings import number, whole
 from kopt.train import internals
-from kopt.train.settings import number, whole
 from kopt.train.wrapper import OptimizerWrapper, chain
 
 _register = keras.saving.register_keras_serializable(package="kopt")

@@ -267,7 +267,7 @@ def test_the_wrapper_survives_its_config():
     [
         ({"accumulate_steps": 0}, "`accumulate_steps` must be a whole number of at least 1. Received: 0"),
         ({"accumulate_steps": 2.5}, "Received: 2.5"),
-        ({"clip_norm": -1.0}, "`clip_norm` must be a positive number or None"),
+        ({"clip_norm": -1.0}, "`clip_norm` must be a finite number in"),
         ({"clip_norm": 1.0, "clip_value": 1.0}, "Received: clip_norm, clip_value. Set one of them"),
         ({"jit_compile": "maybe"}, "True, False or 'auto'. Received: 'maybe'"),
         ({"max_nonfinite_steps": 0}, "`max_nonfinite_steps`"),

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import numpy as np
+
 from kopt.core.errors import ConfigError, nearest
 
 
@@ -28,11 +30,11 @@ def whole(name: str, value: Any, *, least: int = 1) -> int:
     Raises:
         ConfigError: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ConfigError(
             f"`{name}` must be a whole number of at least {least}. Received: {value!r} ({type(value).__name__})."
         )
-    return value
+    return int(value)
 
 
 def choice(name: str, value: Any, accepted: tuple[str, ...]) -> str:

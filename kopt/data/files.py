@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from kopt.core.errors import DataError, nearest
+from kopt.data.image_decoding import read_image
+from kopt.data.image_folders import files_by_class, image_classes
 from kopt.data.packaged import PACKAGED, load
 from kopt.data.splits import Array, DataSplits, Split, stratified_split
 
 _REQUIRED = ("x_train", "y_train", "x_val", "y_val")
 _ZIP, _NPY = b"PK", b"\x93NUM"
 _OPTIONAL = ("x_test", "y_test")
-_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _VALIDATION_FOLDERS = ("validation", "val")
 
 
@@ -95,23 +95,21 @@ def load_folder(
     directory = Path(directory)
     if not 0.0 < validation_fraction < 1.0:
         raise DataError(f"`validation_fraction` must be in (0, 1). Received: {validation_fraction!r}.")
-    if not directory.is_dir():
-        raise DataError(f"{directory} is not a folder. Pass a folder with one folder of images a class.")
     validation = next((directory / name for name in _VALIDATION_FOLDERS if (directory / name).is_dir()), None)
     if (directory / "train").is_dir() and validation is not None:
-        classes = _class_folders(directory / "train")
-        parts = [_files_by_class(directory / "train", classes), _files_by_class(validation, classes)]
+        classes = image_classes(directory / "train")
+        parts = [files_by_class(directory / "train", classes), files_by_class(validation, classes)]
         if (directory / "test").is_dir():
-            parts.append(_files_by_class(directory / "test", classes))
+            parts.append(files_by_class(directory / "test", classes))
     else:
-        classes = _class_folders(directory)
-        parts = _divide(*_files_by_class(directory, classes), validation_fraction, seed)
+        classes = image_classes(directory)
+        parts = _divide(*files_by_class(directory, classes), validation_fraction, seed)
     splits: list[Split] = []
     for files, labels in parts:
         # One size for all parts: the first image read decides when the caller did not.
         size = splits[0].x.shape[1:3] if splits else image_size
         splits.append(Split(_decode(files, size, channels), labels))
-    return DataSplits(str(directory), splits[0], splits[1], splits[2] if len(splits) > 2 else None, tuple(classes))
+    return DataSplits(str(directory), splits[0], splits[1], splits[2] if len(splits) > 2 else None, classes)
 
 
 def _image_shape(shape: tuple[int | None, ...] | None, spec: str) -> tuple[int | None, int | None, int]:
@@ -192,34 +190,6 @@ def _numbered(labels: Sequence[Array], path: str | os.PathLike[str]) -> tuple[st
     return tuple(str(label) for label in range(highest + 1))
 
 
-def _class_folders(directory: Path) -> list[str]:
-    classes = sorted(entry.name for entry in directory.iterdir() if entry.is_dir() and entry.name[0] != ".")
-    if len(classes) < 2:
-        raise DataError(
-            f"{directory} has {len(classes)} class folder(s) ({', '.join(classes) or 'none'}); at least two are "
-            f"needed, each with the images of one class."
-        )
-    return classes
-
-
-def _files_by_class(directory: Path, classes: list[str]) -> tuple[list[Path], Array]:
-    strangers = [name for name in _class_folders(directory) if name not in classes]
-    if strangers:
-        raise DataError(
-            f"{directory} has the class {strangers[0]!r}, which train/ lacks.{nearest(strangers[0], classes)} "
-            f"Classes in train/: {', '.join(classes)}."
-        )
-    files, labels = [], []
-    for label, name in enumerate(classes):
-        folder = directory / name
-        found = sorted(file for file in folder.glob("*") if file.suffix.lower() in _IMAGES and file.name[0] != ".")
-        if not found:
-            raise DataError(f"{folder} holds no images. Put files there ({', '.join(_IMAGES)}) or remove the folder.")
-        files += found
-        labels += [label] * len(found)
-    return files, np.asarray(labels, np.int64)
-
-
 def _divide(files: list[Path], labels: Array, fraction: float, seed: int) -> list[tuple[list[Path], Array]]:
     parts = stratified_split(labels, fraction, seed)
     if not len(parts[1]):
@@ -228,11 +198,11 @@ def _divide(files: list[Path], labels: Array, fraction: float, seed: int) -> lis
 
 
 def _decode(files: list[Path], size: tuple[int, ...] | None, channels: int) -> Array:
-    first = _read_image(files[0], size, channels)
+    first = read_image(files[0], size, channels)
     images = np.empty((len(files), *first.shape), np.float32)
 
     def place(row: int) -> None:
-        image = _read_image(files[row], size, channels)
+        image = read_image(files[row], size, channels)
         if image.shape != first.shape:
             raise DataError(
                 f"{files[row]} is {image.shape[:2]}, {files[0]} is {first.shape[:2]} (height, width). Pass "
@@ -244,17 +214,3 @@ def _decode(files: list[Path], size: tuple[int, ...] | None, channels: int) -> A
         for _ in pool.map(place, range(len(files))):
             pass
     return images
-
-
-def _read_image(file: Path, size: tuple[int, ...] | None, channels: int) -> Array:
-    with tf.device("/cpu:0"):
-        try:
-            image = tf.io.decode_image(file.read_bytes(), channels=channels, expand_animations=False)
-        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
-            raise DataError(
-                f"{file} cannot be read as an image of {channels} channel(s): {error.message}. Replace or remove it."
-            ) from error
-        if size is not None:
-            image = tf.image.resize(image, size)
-        pixels: Array = np.divide(image.numpy(), np.float32(255))
-    return pixels

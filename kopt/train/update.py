@@ -263,7 +263,7 @@ _WEIGHTINGS = {
 
 def _size_of_gradients(batch: _Batch) -> tf.Tensor:
     """Return a number that is finite if the loss and all gradients are."""
-    return tf.cast(batch.loss, tf.float32) + clipping.squared_norm(batch.gradients)
+    return tf.cast(batch.loss, tf.float32) + clipping.sum_of_entries(batch.gradients)
 
 
 def _unscaled(gradients: list[Any], optimizer: Any) -> tuple[list[Any], tf.Tensor]:

@@ -18,8 +18,11 @@ def test_squared_norm_is_the_sum_of_all_squares():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_squared_norm_of_what_is_not_finite_is_not_finite(bad):
-    assert not np.isfinite(float(g.squared_norm([tf.constant(KERNEL), tf.constant([0.0, bad])])))
+def test_a_sum_shows_what_is_not_finite(bad):
+    assert float(g.sum_of_entries([tf.constant(KERNEL), None, slices([[1.0, 2.0]], [2], 3)])) == pytest.approx(10.1)
+    for place in ([0.0, bad], [-bad, bad]):
+        assert not np.isfinite(float(g.sum_of_entries([tf.constant(KERNEL), tf.constant(place)])))
+    assert not np.isfinite(float(g.sum_of_entries([slices([[1.0, bad]], [2], 3)])))
 
 
 def test_rows_that_are_named_twice_are_added_up():

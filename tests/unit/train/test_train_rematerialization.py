@@ -55,7 +55,7 @@ class Block(L.Layer):
 class Encoder(keras.Model):
     def __init__(self):
         super().__init__(name="encoder")
-        self.embedding = L.Embedding(10, 8, mask_zero=True)
+        self.embedding = L.Embedding(10, 8, mask_zero=True, name="embedding")
         self.first, self.second = Block(8, name="first"), Block(8, name="second")
         self.recurrent = L.GRU(8, name="recurrent")
         self.head = L.Dense(2, name="head")

@@ -57,8 +57,8 @@ def main() -> int:
             claims.append(Claim(f"{name}: {way} over plain steps", statistics.median(ratios), bound))
     return publish(
         "training_costs",
-        f"kopt.train.make_train_step(...).run over batches of {BATCH} Fashion-MNIST images with Adam and accuracy, plain "
-        f"steps without the guard against both; median ratio of {ROUNDS} rounds in changing order.",
+        f"kopt.train.make_train_step(...).run over batches of {BATCH} Fashion-MNIST images with Adam and accuracy, "
+        f"plain steps without the guard against both; median ratio of {ROUNDS} rounds in changing order.",
         numbers,
         claims,
     )

@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/kopt demo
 
 test: $(STAMP)
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadgroup
 	$(BIN)/pytest -m slow -n 2 --dist loadgroup
 
 check: $(STAMP)

@@ -10,7 +10,17 @@ from rich.console import Console
 from rich.table import Table
 
 FOLDER = Path(__file__).parent
-SCRIPTS = ("import_time", "latency_runtimes", "conversion_overhead", "fashion_mnist_int8")
+SCRIPTS = (
+    "import_time",
+    "latency_runtimes",
+    "conversion_overhead",
+    "fashion_mnist_int8",
+    "training_speed",
+    "training_costs",
+    "input_pipeline",
+    "rematerialization",
+    "precision",
+)
 
 
 def run(script: str) -> dict[str, Any]:

@@ -83,3 +83,12 @@ class AccelerationReport(Record):
     loss_scaling: bool
     remat: RematPlan | None = None
     notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        form = "compiled" if self.jit.jit_compile else "plain"
+        lines = [f"Steps run {form} ({self.jit.reason}), {self.steps_per_call} in a call of the graph."]
+        if self.loss_scaling:
+            lines.append("The loss is scaled for float16 gradients.")
+        return "\n".join(
+            [*lines, *([str(self.remat)] if self.remat else []), *(f"Note: {note}" for note in self.notes)]
+        )

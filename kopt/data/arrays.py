@@ -51,7 +51,8 @@ def from_arrays(
             what fits. What your own function made is kept too, so it must not be random; an `Augmentation` is drawn
             after the cache. Not together with `shuffle`.
         drop_remainder: leave out a last batch that is not full, so that every batch has the same static shape.
-        seed: makes the order the same in every run; epochs still differ from each other.
+        seed: makes the order the same in every run (with the same `tf.random.set_seed`, where that is called); epochs
+            still differ from each other.
 
     Returns:
         `tf.data.Dataset` of `(x, y)`, or of `x` without targets; a tuple of inputs without targets comes as `(x,)`,

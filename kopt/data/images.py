@@ -71,7 +71,8 @@ def from_images(
             fits. An image takes `4 * height * width * channels` bytes. Shuffling and `augment` come after it, so both
             stay random.
         drop_remainder: leave out a last batch that is not full, so that every batch has the same static shape.
-        seed: makes the order the same in every run; epochs still differ from each other.
+        seed: makes the order the same in every run (with the same `tf.random.set_seed`, where that is called); epochs
+            still differ from each other.
         corrupt: what a file that cannot be decoded does. `"raise"`: ends the epoch with a
             `tf.errors.InvalidArgumentError` that names the file. `"skip"`: it is left out, a `RuntimeWarning` names
             it, and `skipped_files(dataset)` counts it; batches stay full. Skipping keeps its list in this process, so

@@ -69,7 +69,8 @@ def from_tfrecords(
             as they are stored), a directory keeps them there, `"auto"` chooses by what fits. Shuffling, `parse` and
             `augment` come after it; `decode` must not be random then.
         drop_remainder: leave out a last batch that is not full, so that every batch has the same static shape.
-        seed: makes the order the same in every run; epochs still differ from each other.
+        seed: makes the order the same in every run (with the same `tf.random.set_seed`, where that is called); epochs
+            still differ from each other.
         check: what is looked at before the first step. `"headers"`: where each record begins and ends, at about 1 us a
             record (with a manifest: the sizes of the files; compressed files are unpacked for it, which takes as long
             as reading them). `"full"`: also the checksum of all data, in one pass over it. `False`: nothing; then,

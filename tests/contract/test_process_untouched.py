@@ -1,5 +1,6 @@
 """Public functions that build Keras layers leave the process as they found it."""
 
+import contextlib
 import functools
 import logging
 import os
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+import training_cases
 import zoo
 from bad_input import DATA, DENSE, X, Y
 
 import kopt
-from kopt import export, graph, measure
-from kopt.core.errors import UnsafeModelError
+from kopt import data, export, graph, measure, train
+from kopt.core.errors import TrainingError, UnsafeModelError
 
 
 def state():
@@ -70,6 +72,22 @@ def lstm_to_tflite(model, out):
     export.tflite(model, out / "m.tflite", scheme="int8", calibration=zoo.inputs(model, 4))
 
 
+def scoped_precision(_, __):
+    with train.precision("mixed_float16"):
+        keras.layers.Dense(2).build((None, 3))
+
+
+def find_rate(model, _):
+    x, y = training_cases.examples(40)
+    # These few steps are too noisy for a suggestion, which is an error; the model has been trained all the same.
+    with contextlib.suppress(TrainingError):
+        train.find_learning_rate(model, (x, y), steps=12)
+
+
+def fit_accelerated(model, _):
+    train.accelerate(model, jit_compile=False).fit(*training_cases.examples(40), verbose=0)
+
+
 # What is called, and what makes its input beforehand.
 CALLS = {
     "load_model": (lambda path, _: kopt.load_model(path), lambda _: DENSE),
@@ -86,6 +104,17 @@ CALLS = {
     "onnx": (lambda path, out: export.onnx(path, out / "m.onnx"), lambda _: DENSE),
     "saved_model": (lambda path, out: export.saved_model(path, out / "m"), lambda _: DENSE),
     "optimize": (optimize, lambda _: DENSE),
+    "precision": (scoped_precision, lambda _: None),
+    "to_precision": (lambda model, _: train.to_precision(model, "mixed_bfloat16"), lambda _: zoo.build("cnn")),
+    "find_learning_rate": (find_rate, lambda _: training_cases.network()),
+    "accelerate": (fit_accelerated, lambda _: training_cases.network()),
+    "diagnose": (
+        lambda model, _: data.diagnose(
+            data.from_arrays(*training_cases.examples(40), batch_size=8), model, seconds=0.2
+        ),
+        lambda _: training_cases.network(),
+    ),
+    "estimate_memory": (lambda model, _: train.estimate_memory(model, 4), lambda _: training_cases.network()),
     "a refusal": (be_refused, bad_input.keras_with_lambda),
 }
 

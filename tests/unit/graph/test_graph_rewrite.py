@@ -219,6 +219,7 @@ def test_a_shared_layer_inside_a_nested_model_is_replaced_once():
 
 
 def test_dropout_is_not_fixed_to_inference():
+    keras.utils.set_random_seed(0)  # Some weights leave no unit alive for these inputs.
     twin, _ = rewrite(mlp(), lambda layer: None)
     x = np.ones((64, 4), "float32")
     assert not np.array_equal(twin(x, training=True), twin(x, training=False))

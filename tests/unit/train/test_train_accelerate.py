@@ -4,7 +4,14 @@ import pytest
 import tensorflow as tf
 from training_cases import CLASSES, compile_network, examples, largest_difference, network
 
-from kopt.core.errors import ConfigError, DataError, DivergedError, InputError, UnsupportedModelError
+from kopt.core.errors import (
+    ConfigError,
+    DataError,
+    DivergedError,
+    InputError,
+    OutOfMemoryError,
+    UnsupportedModelError,
+)
 from kopt.train import accelerate
 
 X, Y = examples(70)
@@ -243,6 +250,9 @@ def test_float16_layers_get_their_loss_scaled():
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     assert np.isfinite(fast.fit(X, Y, verbose=0).history["loss"]).all()
     assert fast.report.loss_scaling
+    lines = str(fast.report).splitlines()
+    assert lines[0].startswith("Steps run plain (not tried: too little training for a compilation to pay), ")
+    assert lines[1] == "The loss is scaled for float16 gradients."
 
 
 def test_train_on_batch():
@@ -305,3 +315,21 @@ def test_data_that_ends_early_is_said():
     with pytest.warns(UserWarning, match="ended after 5 of the 9 steps of epoch 1"):
         history = accelerate(network()).fit(dataset(), steps_per_epoch=9, verbose=0)
     assert len(history.history["loss"]) == 1
+
+
+def test_running_out_of_memory_is_explained_and_what_was_trained_is_kept(monkeypatch):
+    model = network(dropout=0, batch_norm=False)
+    fast = accelerate(model)
+    before = model.get_layer("dense").get_weights()[0]
+
+    def exhausted(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[16,4,4,3]")
+
+    monkeypatch.setattr("kopt.train.runner.Runner.run", exhausted)  # The first batch of 16 is taken by itself.
+    with pytest.raises(OutOfMemoryError, match=r"(?s)activations .*optimizer .*weights .*accumulate_steps"):
+        fast.fit(X, Y, batch_size=16, shuffle=False, verbose=0)
+    monkeypatch.undo()
+    expected = network(dropout=0, batch_norm=False)
+    expected.train_on_batch(X[:16], Y[:16])
+    assert largest_difference(expected, model) < 1e-6
+    assert not np.array_equal(model.get_layer("dense").get_weights()[0], before)

@@ -70,11 +70,11 @@ def test_the_slow_stage_is_found_and_what_follows_is_said(tmp_path):
     assert result.verdict == "input-bound"
     assert result.slowest == "map"
     by_name = {stage.stage: stage.added_ms for stage in result.stages}
-    assert by_name["map"] > 0.5 * result.batch_ms
+    assert by_name["map"] > 0.8 * sum(by_name.values())
     assert result.ratio == result.batch_ms / result.step_ms > 1.1
     assert any(".prefetch" in line for line in result.advice)
     assert max(map(len, result.table().splitlines())) <= 80
-    assert "input-bound" in str(result).lower().replace(" ", "-") or "input" in str(result).lower()
+    assert str(result).startswith("Input-bound")
     for name in ("input.svg", "input.png"):
         assert result.plot(tmp_path / name).stat().st_size > 1000
 

@@ -14,7 +14,7 @@ from training_networks import BATCH, cnn, compiled, images, lstm, mlp, resnet8, 
 
 import kopt
 
-ROUNDS = 11
+ROUNDS = 7
 # Training that is long enough for the decision to compile to be measured; it is stopped after an epoch.
 EPOCHS_AHEAD = 1000
 STEPS = {"MLP": 1500, "CNN": 500, "ResNet8": 40, "transformer": 80, "LSTM": 120}

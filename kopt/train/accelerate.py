@@ -1,11 +1,10 @@
 """A Keras model whose `fit` is fast and stable; the model inside stays the user's own."""
 
+import dataclasses
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from kopt.core.errors import ConfigError, InputError, UnsupportedModelError
 from kopt.core.settings import whole
@@ -13,12 +12,9 @@ from kopt.core.step_records import AccelerationReport, StepConfig
 from kopt.train import internals
 from kopt.train.checkpoints import Checkpointing
 from kopt.train.class_weights import weights_of_classes
+from kopt.train.engine import Engine, Remat, call, packed, require_plain_training
 from kopt.train.fitting import Fit
-from kopt.train.input_checks import check_inputs
 from kopt.train.precision import needs_loss_scaling, scaled_optimizer
-from kopt.train.rematerialization import Rematerialized, rematerialized
-from kopt.train.runner import Runner
-from kopt.train.update import Update
 from kopt.train.wrapper import chain
 
 
@@ -26,7 +22,7 @@ def accelerate(
     model: keras.Model,
     *,
     accumulate_steps: int = 1,
-    remat: str | int | Sequence[str] | None = None,
+    remat: Remat = None,
     clip_norm: float | None = None,
     clip_value: float | None = None,
     global_clip_norm: float | None = None,
@@ -102,8 +98,8 @@ class AcceleratedModel(keras.Model):
 
     Attributes:
         model: the user's own model.
-        config: how steps treat gradients.
-        runner: what runs the steps of the last training; `None` before.
+        engine: runs the steps.
+        checkpoint: where and how often `fit` saves; `None` does not.
     """
 
     def __init__(
@@ -111,30 +107,28 @@ class AcceleratedModel(keras.Model):
         model: keras.Model,
         config: StepConfig | None = None,
         *,
-        remat: str | int | Sequence[str] | None = None,
+        remat: Remat = None,
         checkpoint: "Checkpointing | str | os.PathLike[str] | None" = None,
         **kwargs: Any,
     ):
         """See `accelerate`."""
+        if isinstance(model, AcceleratedModel):
+            raise UnsupportedModelError(
+                "The model is accelerated already. Pass `accelerated.model` for other settings."
+            )
         require_plain_training(model)
         super().__init__(name=f"accelerated_{model.name}", **kwargs)
         self.model = model
-        self.config = config or StepConfig()
+        self.engine = Engine(model, config or StepConfig(), remat)
         self.checkpoint = Checkpointing.of(checkpoint)
-        self._remat = remat
-        self._update: Update | None = None
-        self._rematerialized: Rematerialized | None = None
-        self.runner: Runner | None = None
-        self._steps_per_execution: int | None = model.steps_per_execution if model.steps_per_execution > 1 else None
+        self._fixed_steps: int | None = model.steps_per_execution if model.steps_per_execution > 1 else None
         self._notes: tuple[str, ...] = ()
         if model.compiled:
             self._adopt()
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Return what the model returns."""
-        return (
-            self.model(inputs, training=training) if internals.call_takes_training(self.model) else self.model(inputs)
-        )
+        return call(self.model, inputs, training)
 
     def compile(
         self,
@@ -158,9 +152,9 @@ class AcceleratedModel(keras.Model):
         if settings.get("run_eagerly"):
             raise ConfigError("`run_eagerly` and acceleration exclude each other. Call `fit` of the model itself.")
         if jit_compile is not None:
-            self.config = StepConfig(**{**self.config.to_dict(), "jit_compile": jit_compile})
+            self.engine.config = dataclasses.replace(self.config, jit_compile=jit_compile)
         automatic = steps_per_execution == "auto"
-        self._steps_per_execution = None if automatic else whole("steps_per_execution", steps_per_execution)
+        self._fixed_steps = None if automatic else whole("steps_per_execution", steps_per_execution)
         self.model.compile(optimizer, loss, **settings)
         self._adopt()
 
@@ -176,7 +170,11 @@ class AcceleratedModel(keras.Model):
             OutOfMemoryError: a step does not fit into memory; what was trained so far is kept.
         """
         self._require_compiled("fit")
-        return Fit(self, x, y, **settings).run()
+        fit = Fit(self.engine, x, y, checkpoint=self.checkpoint, fixed_steps=self._fixed_steps, **settings)
+        try:
+            return fit.run()
+        finally:
+            self._notes = fit.notes
 
     def evaluate(self, *args: Any, **settings: Any) -> Any:
         """Evaluate `model`; see `keras.Model.evaluate`."""
@@ -204,9 +202,8 @@ class AcceleratedModel(keras.Model):
             if sample_weight is not None:
                 raise ConfigError("`sample_weight` and `class_weight` cannot both be given.")
             sample_weight = weights_of_classes(y, class_weight)
-        batch = tf.nest.map_structure(tf.convert_to_tensor, _packed(x, y, sample_weight))
-        internals.build_on(self.model, batch)
-        runner = self.runner_for(tf.nest.map_structure(_any_size, batch), batch)
+        batch = packed(x, y, sample_weight)
+        runner = self.engine.runner_for_batch(batch)
         self.model.reset_metrics()
         logs = internals.as_numbers(runner.take(batch).logs)
         return logs if return_dict else list(logs.values())
@@ -246,60 +243,30 @@ class AcceleratedModel(keras.Model):
         return self.model.history
 
     @property
-    def fixed_steps(self) -> int | None:
-        """Steps in a call of the graph, if `compile` fixed them."""
-        return self._steps_per_execution
+    def config(self) -> StepConfig:
+        """How steps treat gradients."""
+        return self.engine.config
 
     @property
     def report(self) -> AccelerationReport:
         """What the last `fit` chose and found, and why."""
-        if self.runner is None:
+        runner, remat = self.engine.runner, self.engine.rematerialized
+        if runner is None:
             raise InputError("Nothing is known before training. Call `fit` first.")
         return AccelerationReport(
-            jit=self.runner.decision,
-            steps_per_call=self._steps_per_execution or self.runner.steps_per_call(),
+            jit=runner.decision,
+            steps_per_call=self._fixed_steps or runner.steps_per_call(),
             loss_scaling=isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer),
-            remat=self._rematerialized.plan if self._rematerialized else None,
+            remat=remat.plan if remat else None,
             notes=self._notes,
         )
-
-    def check(self, first: Any, batches: int | None, steps_per_epoch: int | None, data: Any = None) -> tuple[str, ...]:
-        """Hold the first batch against the model before anything is trained; return what is worth saying."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(first)
-        found = check_inputs(
-            self.model,
-            x,
-            y,
-            sample_weight,
-            batches=batches,
-            steps_per_epoch=steps_per_epoch,
-            steps_per_execution=self._steps_per_execution,
-            accumulate_steps=self.config.accumulate_steps,
-            dataset=data if isinstance(data, tf.data.Dataset) else None,
-            look_at_outputs=self._update is None,
-        )
-        self._notes = found.notes
-        return found.notes
-
-    def runner_for(self, spec: Any, first_batch: Any) -> Runner:
-        """Return what runs steps on such batches; traced once for each kind of batch."""
-        model = self.model
-        update = self._update
-        if update is None or not update.fits(model):
-            self._rematerialized = None if self._remat is None else rematerialized(model, self._remat)
-            forward = self._rematerialized.forward if self._rematerialized else None
-            update = self._update = Update(model, self.config, forward)
-            self.runner = None
-        if self.runner is None or not self.runner.accepts(spec, first_batch):
-            self.runner = Runner(update, spec, first_batch)
-        return self.runner
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration: the model's and the settings."""
         return {
             "model": keras.saving.serialize_keras_object(self.model),
             "config": self.config.to_dict(),
-            "remat": self._remat,
+            "remat": self.engine.remat,
             "checkpoint": self.checkpoint.to_dict() if self.checkpoint else None,
         }
 
@@ -329,41 +296,10 @@ class AcceleratedModel(keras.Model):
             with model.distribute_strategy.scope():
                 model.optimizer = scaled_optimizer(model, model.optimizer)
         self.optimizer, self.loss, self.compiled = model.optimizer, model.loss, True
-        self._update = self.runner = None
+        self.engine.forget()
 
     def _require_compiled(self, method: str) -> None:
         if not self.model.compiled:
             raise InputError(f"Compile before `{method}`: `accelerated.compile(optimizer, loss, metrics=[...])`.")
         if self.optimizer is not self.model.optimizer:
             self._adopt()
-
-
-def require_plain_training(model: Any) -> None:
-    """Make sure that a model is trained the way Keras trains models.
-
-    Raises:
-        UnsupportedModelError: it is no Keras 3 model, or overrides `train_step` or `fit`.
-    """
-    if not isinstance(model, keras.Model):
-        raise UnsupportedModelError(
-            f"A Keras 3 model is needed. Received: {type(model).__module__}.{type(model).__qualname__}. Open a file "
-            f"with `kopt.load_model`."
-        )
-    if isinstance(model, AcceleratedModel):
-        raise UnsupportedModelError("The model is accelerated already. Pass `accelerated.model` for other settings.")
-    overridden = [
-        name for name in ("train_step", "fit") if getattr(type(model), name) is not getattr(keras.Model, name)
-    ]
-    if overridden:
-        raise UnsupportedModelError(
-            f"{type(model).__module__}.{type(model).__qualname__} overrides `{overridden[0]}`, so its training is not "
-            f"known. Override `compute_loss` and `compute_metrics` instead, which are honored."
-        )
-
-
-def _packed(x: Any, y: Any, sample_weight: Any) -> tuple[Any, ...]:
-    return tuple(part for part in (x, y, sample_weight) if part is not None)
-
-
-def _any_size(tensor: tf.Tensor) -> tf.TensorSpec:
-    return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 import random
 import re
@@ -20,6 +21,7 @@ from kopt.core.serialization import Record
 from kopt.core.settings import number, whole
 from kopt.train import internals
 
+_log = logging.getLogger("kopt.train")
 _NAME = re.compile(r"checkpoint-(\d{6})-(\d{9})")
 _STATE, _VARIABLES, _ITERATOR, _ARRAYS = "state.json", "variables", "iterator", "callbacks.npz"
 
@@ -99,6 +101,7 @@ class Checkpoints:
         self._variables = [v.value if isinstance(v, keras.Variable) else v for v in variables]
         self._callbacks = list(callbacks)
         self._directory = Path(config.directory) / _worker_folder()
+        self._warned = False
 
     def save(self, position: Position, history: dict[str, list[float]], iterator: Any, drawn: int) -> None:
         """Write a checkpoint and remove the oldest ones.
@@ -119,12 +122,13 @@ class Checkpoints:
         with atomic_path(path, overwrite=True) as staged:
             staged.mkdir()
             self._tracked().write(str(staged / _VARIABLES))
+            saved = _save_iterator(iterator, staged / _ITERATOR)
             state = {
                 "epoch": position.epoch,
                 "step": position.step,
                 "history": {key: [float(value) for value in values] for key, values in history.items()},
                 "variables": self._described(),
-                "drawn": None if _save_iterator(iterator, staged / _ITERATOR) else drawn,
+                "drawn": None if saved else drawn,
                 "callbacks": plain,
                 "python_random": random.getstate(),
                 "numpy_random": [
@@ -133,6 +137,12 @@ class Checkpoints:
             }
             (staged / _STATE).write_text(json.dumps(state))
             np.savez(staged / _ARRAYS, **arrays)  # type: ignore[arg-type]  # It may be `allow_pickle`, for mypy.
+        if not saved and not self._warned:
+            self._warned = True
+            _log.warning(
+                "The position in the data cannot be saved, because the pipeline runs Python code. After a kill, "
+                "batches that were taken are drawn again and thrown away, and shuffling begins anew."
+            )
         for old in self._found()[: -self.config.keep]:
             shutil.rmtree(old, ignore_errors=True)
 

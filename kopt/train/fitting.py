@@ -4,7 +4,7 @@ import functools
 import sys
 import time
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -12,26 +12,31 @@ import tensorflow as tf
 from kopt.core.errors import DataError, DivergedError
 from kopt.core.settings import whole
 from kopt.train import internals
-from kopt.train.checkpoints import Checkpoints, Position, Saved
+from kopt.train.checkpoints import Checkpointing, Checkpoints, Position, Saved
 from kopt.train.distribution import watching
+from kopt.train.engine import Engine
+from kopt.train.input_checks import check_inputs
 from kopt.train.memory import explain_out_of_memory
 from kopt.train.nonfinite import locate_nonfinite
-
-if TYPE_CHECKING:
-    from kopt.train.accelerate import AcceleratedModel
 
 _VALIDATION_STEPS = 32
 
 
 class Fit:
-    """One call of `fit`, with the arguments of `keras.Model.fit`."""
+    """One call of `fit`, with the arguments of `keras.Model.fit` and three more.
+
+    `engine` runs the steps, `checkpoint` says where and how often to save, `fixed_steps` how many steps a call of the
+    graph takes (`None`: as many as measurements suggest).
+    """
 
     def __init__(
         self,
-        accelerated: "AcceleratedModel",
+        engine: Engine,
         x: Any,
         y: Any,
         *,
+        checkpoint: Checkpointing | None,
+        fixed_steps: int | None,
         batch_size: int | None = None,
         epochs: int = 1,
         verbose: str | int = "auto",
@@ -52,7 +57,9 @@ class Fit:
         for name, value in {**sizes, "validation_batch_size": validation_batch_size}.items():
             if value is not None:
                 whole(name, value)
-        self._accelerated, self._model = accelerated, accelerated.model
+        self._engine, self._model = engine, engine.model
+        self._checkpoint, self._given_steps = checkpoint, fixed_steps
+        self.notes: tuple[str, ...] = ()
         self._strategy = self._model.distribute_strategy
         if validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = internals.split_validation((x, y, sample_weight), validation_split)
@@ -96,7 +103,7 @@ class Fit:
                 self._train()
         except tf.errors.ResourceExhaustedError as error:
             raise explain_out_of_memory(
-                error, self._model, self._example, accumulate_steps=self._accelerated.config.accumulate_steps
+                error, self._model, self._example, accumulate_steps=self._engine.config.accumulate_steps
             ) from error
         finally:
             if self._model.steps_per_execution != settings[0]:
@@ -129,21 +136,35 @@ class Fit:
         if first is None:
             raise DataError("The data has no batches. Pass at least one example.")
         self._drawn = 1
-        accelerated = self._accelerated
         if not self._model.built:
             internals.build_on(self._model, first)
-        for note in accelerated.check(first, self._data.batches, self._steps_per_epoch, self._given):
-            if self._verbose:
-                sys.stdout.write(f"Note: {note}\n")
-        internals.build_on(self._model, first)
-        self._runner = accelerated.runner_for(self._iterator.element_spec, first)
+        self._check(first)
+        self._runner = self._engine.runner_for(self._iterator.element_spec, first)
         self._update = self._runner.update
         self._example = first
         self._checkpoints = self._make_checkpoints()
         return first
 
+    def _check(self, first: Any) -> None:
+        """Hold the first batch against the model; what is worth saying is said and kept in `notes`."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(first)
+        self.notes = check_inputs(
+            self._model,
+            x,
+            y,
+            sample_weight,
+            batches=self._data.batches,
+            steps_per_epoch=self._steps_per_epoch,
+            steps_per_execution=self._given_steps,
+            accumulate_steps=self._engine.config.accumulate_steps,
+            dataset=self._given if isinstance(self._given, tf.data.Dataset) else None,
+            look_at_outputs=not self._engine.has_update,
+        ).notes
+        for note in self.notes if self._verbose else ():
+            sys.stdout.write(f"Note: {note}\n")
+
     def _make_checkpoints(self) -> Checkpoints | None:
-        config = self._accelerated.checkpoint
+        config = self._checkpoint
         if config is None:
             return None
         model = self._model
@@ -204,7 +225,7 @@ class Fit:
             step += progress.taken
             self._skipped = progress.skipped
             self._callbacks.on_train_batch_end(step - 1, self._with_skipped(progress.logs))
-            if progress.in_a_row >= self._accelerated.config.max_nonfinite_steps:
+            if progress.in_a_row >= self._engine.config.max_nonfinite_steps:
                 self._diverged(epoch, step, progress.in_a_row)
             if self._model.stop_training:
                 break
@@ -219,8 +240,8 @@ class Fit:
     @functools.cached_property
     def _fixed_steps(self) -> int | None:
         """Steps in a call, if that is not for a measurement to say."""
-        if self._accelerated.fixed_steps:
-            return self._accelerated.fixed_steps
+        if self._given_steps:
+            return self._given_steps
         # Workers wait for each other at the end of a call, so its length must not depend on what one of them measured.
         if self._several_workers or any(observes_batches(callback) for callback in self._callbacks.callbacks):
             return 1
@@ -262,7 +283,7 @@ class Fit:
         """Evaluate as `fit` does, with several steps a call."""
         model = self._model
         batches = self._validation_steps or validation.batches
-        steps = self._accelerated.fixed_steps or min(_VALIDATION_STEPS, batches or _VALIDATION_STEPS)
+        steps = self._given_steps or min(_VALIDATION_STEPS, batches or _VALIDATION_STEPS)
         if model.steps_per_execution != steps:
             model.steps_per_execution, model.test_function = steps, None
         with warnings.catch_warnings():

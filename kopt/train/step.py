@@ -6,15 +6,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kopt.core.errors import DataError
+from kopt.core.errors import ConfigError, DataError
 from kopt.core.step_records import JitDecision, StepConfig
-from kopt.train import internals
-from kopt.train.accelerate import require_plain_training
 from kopt.train.class_weights import weights_of_classes
+from kopt.train.engine import Engine, Remat, call, packed, require_plain_training
 from kopt.train.precision import scaled_optimizer
-from kopt.train.rematerialization import rematerialized
-from kopt.train.runner import Runner
-from kopt.train.update import Update
 
 
 def make_train_step(
@@ -34,7 +30,7 @@ def make_train_step(
     skip_nonfinite: bool = True,
     max_nonfinite_steps: int = 20,
     log_gradient_norm: bool = False,
-    remat: str | int | Sequence[str] | None = None,
+    remat: Remat = None,
 ) -> "TrainStep":
     """Return a traced training step for a loop of your own.
 
@@ -48,7 +44,8 @@ def make_train_step(
         metrics: as for `compile`.
         loss_weights: as for `compile`.
         class_weight: weight by class label, for one output; multiplied with `sample_weight`.
-        jit_compile: `True`, `False`, or `"auto"`, which measures both on the first calls.
+        jit_compile: `True`, `False`, or `"auto"`, which measures both once 10 seconds of training show that a
+            compilation can pay.
         accumulate_steps: see `accelerate`, as for the arguments below. Call `flush` at the end of an epoch.
         clip_norm: largest L2 norm of each gradient.
         clip_value: largest absolute value of an entry.
@@ -106,8 +103,7 @@ class TrainStep:
     def __init__(self, carrier: "_Carrier", config: StepConfig, class_weight: Any, remat: Any):
         """See `make_train_step`."""
         self.model, self.optimizer = carrier.model, carrier.optimizer
-        self._carrier, self._config, self._class_weight, self._remat = carrier, config, class_weight, remat
-        self._runner: Runner | None = None
+        self._engine, self._class_weight = Engine(carrier, config, remat, body=carrier.model), class_weight
 
     def __call__(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, tf.Tensor]:
         """Take one batch.
@@ -120,8 +116,8 @@ class TrainStep:
         Returns:
             Scalars by name: means since `reset_metrics`. `loss` is there always.
         """
-        batch = self._batch(x, y, sample_weight)
-        return self._runner_for(tf.nest.map_structure(_any_size, batch), batch).take(batch).logs
+        batch = self._weighted_batch(*packed(x, y, sample_weight))
+        return self._engine.runner_for_batch(batch).take(batch).logs
 
     def run(self, data: Any, steps: int | None = None) -> dict[str, tf.Tensor]:
         """Take many batches in calls of one graph, without Python between them.
@@ -136,14 +132,17 @@ class TrainStep:
 
         Raises:
             DataError: there was no batch.
+            ConfigError: an iterator where classes have weights, which belong into its data set.
         """
+        if isinstance(data, tf.data.Iterator) and self._class_weight is not None:
+            raise ConfigError("`class_weight` cannot be applied to an iterator. Pass the data set, or weights in it.")
         iterator = data if isinstance(data, tf.data.Iterator) else iter(self._weighted(data))
         first = next(iterator, None)
         if first is None:
             raise DataError("The data has no batches left. Pass a dataset, or a new iterator.")
-        runner = self._runner_for(iterator.element_spec, first)
+        runner, limit = self._engine.runner_for(iterator.element_spec, first), self._engine.config.max_nonfinite_steps
         progress, taken = runner.take(first), 1
-        while (steps is None or taken < steps) and progress.in_a_row < self._config.max_nonfinite_steps:
+        while (steps is None or taken < steps) and progress.in_a_row < limit:
             call = runner.steps_per_call()
             following = runner.run(iterator, call if steps is None else min(call, steps - taken))
             if not following.taken:
@@ -153,52 +152,36 @@ class TrainStep:
 
     def flush(self) -> None:
         """Apply the gradients that are accumulated and not applied yet."""
-        if self._runner is not None:
-            self._runner.flush()
+        if self._engine.runner is not None:
+            self._engine.runner.flush()
 
     def reset_metrics(self) -> None:
         """Begin the means anew."""
-        self._carrier.reset_metrics()
-        if self._runner is not None:
-            self._runner.update.reset_counts()
+        self._engine.model.reset_metrics()
+        if self._engine.runner is not None:
+            self._engine.runner.update.reset_counts()
 
     @property
     def decision(self) -> JitDecision | None:
         """Whether steps are compiled, and why; `None` before the first."""
-        return self._runner.decision if self._runner else None
+        return self._engine.runner.decision if self._engine.runner else None
 
     @property
     def skipped_steps(self) -> int:
         """Batches left out since `reset_metrics` because they were not finite."""
-        return int(self._runner.update.nonfinite_steps) if self._runner else 0
+        return int(self._engine.runner.update.nonfinite_steps) if self._engine.runner else 0
 
-    def _batch(self, x: Any, y: Any, sample_weight: Any) -> tuple[Any, ...]:
-        parts = (x, y, sample_weight)
-        return self._with_class_weight(*(part if part is None else _tensors(part) for part in parts))
-
-    def _with_class_weight(self, x: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, ...]:
+    def _weighted_batch(self, x: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, ...]:
         if self._class_weight is not None:
             weight = weights_of_classes(y, self._class_weight)
             sample_weight = weight if sample_weight is None else weight * tf.cast(sample_weight, weight.dtype)
-        return tuple(part for part in (x, y, sample_weight) if part is not None)
+        return packed(x, y, sample_weight)
 
     def _weighted(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         if self._class_weight is None:
             return dataset
-        weighted = tf.autograph.experimental.do_not_convert(self._with_class_weight)
+        weighted = tf.autograph.experimental.do_not_convert(self._weighted_batch)
         return dataset.map(weighted, num_parallel_calls=tf.data.AUTOTUNE)
-
-    def _runner_for(self, spec: Any, batch: Any) -> Runner:
-        if self._runner is None or not self._runner.accepts(spec, batch):
-            carrier = self._carrier
-            internals.build_on(carrier, batch)
-            if self._runner is None:
-                forward = None if self._remat is None else rematerialized(self.model, self._remat).forward
-                update = Update(carrier, self._config, forward)
-            else:
-                update = self._runner.update
-            self._runner = Runner(update, spec, batch)
-        return self._runner
 
 
 class _Carrier(keras.Model):
@@ -210,14 +193,4 @@ class _Carrier(keras.Model):
         self.output_names = getattr(model, "output_names", None)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return (
-            self.model(inputs, training=training) if internals.call_takes_training(self.model) else self.model(inputs)
-        )
-
-
-def _tensors(structure: Any) -> Any:
-    return tf.nest.map_structure(tf.convert_to_tensor, structure)
-
-
-def _any_size(tensor: tf.Tensor) -> tf.TensorSpec:
-    return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype)
+        return call(self.model, inputs, training)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError, UnsupportedModelError
 from kopt.train.accelerate import AcceleratedModel
-from kopt.train.internals import EpochData, build_on
+from kopt.train.internals import EpochData
 
 
 class TrialSteps:
@@ -91,14 +91,10 @@ def _keras_step(model: keras.Model) -> Callable[[Any, Any], Any]:
 
 def _accelerated_step(model: AcceleratedModel) -> Callable[[Any, Any], Any]:
     jit_compile = model.config.jit_compile is True
-    config = dataclasses.replace(model.config, skip_nonfinite=False, jit_compile=jit_compile)
-    if config != model.config:
-        model.config = config
-        model._update = model.runner = None  # Those of the configuration before.
+    model.engine.config = dataclasses.replace(model.config, skip_nonfinite=False, jit_compile=jit_compile)
 
     def train(batch: Any, spec: Any) -> Any:
-        build_on(model.model, batch)
-        return model.runner_for(spec, batch).take(batch).logs
+        return model.engine.runner_for(spec, batch).take(batch).logs
 
     return train
 

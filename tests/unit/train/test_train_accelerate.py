@@ -189,11 +189,11 @@ def test_training_that_diverges_stops_and_names_the_layer():
 def test_training_goes_on_in_a_second_fit_without_tracing_anew():
     fast = accelerate(network(), jit_compile=False)
     fast.fit(X, Y, verbose=0)
-    runner = fast.runner
+    runner = fast.engine.runner
     fast.fit(X, Y, verbose=0)
-    assert fast.runner is runner
+    assert fast.engine.runner is runner
     fast.fit(X, Y, batch_size=7, verbose=0)
-    assert fast.runner is not runner
+    assert fast.engine.runner is not runner
 
 
 def test_a_layer_frozen_between_two_fits_stays_as_it_is():

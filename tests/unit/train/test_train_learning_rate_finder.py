@@ -266,11 +266,11 @@ def test_accelerated_model_takes_its_own_steps():
     accelerated.compile(keras.optimizers.SGD(0.1), "mse")
     accelerated.train_on_batch(X[:32], X[:32, :1] * 3)
     before = [np.asarray(v).tobytes() for v in (*inner.variables, *inner.optimizer.variables)]
-    runner, pending = accelerated.runner, int(accelerated.runner.update.pending)
+    runner, pending = accelerated.engine.runner, int(accelerated.engine.runner.update.pending)
     found = find_learning_rate(accelerated, dataset, steps=10, min_rate=1e-3, max_rate=1.0)
     np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-5)
     assert [np.asarray(v).tobytes() for v in (*inner.variables, *inner.optimizer.variables)] == before
-    assert accelerated.runner is runner
+    assert accelerated.engine.runner is runner
     assert int(runner.update.pending) == pending == 1
     assert accelerated.config.skip_nonfinite
 

@@ -235,7 +235,7 @@ def test_steps_of_an_accelerated_model():
     inner = make_model("sgd")
     accelerated = accelerate(inner, accumulate_steps=3)
     accelerated.train_on_batch(X, Y)
-    update = accelerated.runner.update
+    update = accelerated.engine.runner.update
     before = [np.asarray(v).tobytes() for v in (*inner.variables, *update.variables)]
     with preserved(accelerated):
         accelerated.train_on_batch(X, Y)

@@ -102,7 +102,7 @@ def test_float16_layers_get_their_loss_scaled():
     assert isinstance(step_of(model).optimizer, keras.optimizers.LossScaleOptimizer)
 
 
-def test_the_forms_are_measured_and_the_faster_one_is_kept():
+def test_a_short_training_stays_plain_and_says_so():
     model = network(compiled=False)
     step = step_of(model, jit_compile="auto")
     for _ in range(12):
@@ -112,6 +112,35 @@ def test_the_forms_are_measured_and_the_faster_one_is_kept():
     assert decision.plain_step_ms > 0
 
 
+def test_both_forms_are_measured_when_it_can_pay(monkeypatch):
+    monkeypatch.setattr("kopt.train.jit.WORTHWHILE_S", 0.0)
+    step = step_of(network(compiled=False, dropout=0), jit_compile="auto")
+    for _ in range(12):
+        step(X[:16], Y[:16])
+    decision = step.decision
+    assert decision.reason.startswith("measured: compiled steps run at ")
+    assert decision.jit_compile == (decision.jit_step_ms < decision.plain_step_ms)
+    assert decision.compile_s > 0
+
+
 def test_class_weights_need_labels():
     with pytest.raises(ConfigError, match="labels of one output"):
         step_of(network(compiled=False), class_weight=WEIGHTS)(X[:4])
+
+
+def test_weights_that_could_not_be_applied_are_refused():
+    step = step_of(network(compiled=False), class_weight=WEIGHTS)
+    with pytest.raises(ConfigError, match="cannot be applied to an iterator"):
+        step.run(iter(DATA))
+    with pytest.raises(ConfigError, match="Pass `y` with it"):
+        step_of(network(compiled=False))(X[:4], None, np.ones(4))
+
+
+def test_a_layer_frozen_between_two_steps_stays_as_it_is():
+    model = network(compiled=False)
+    step = step_of(model)
+    step(X[:16], Y[:16])
+    model.get_layer("conv").trainable = False
+    frozen = model.get_layer("conv").get_weights()[0]
+    step(X[:16], Y[:16])
+    np.testing.assert_array_equal(model.get_layer("conv").get_weights()[0], frozen)

@@ -1,0 +1,125 @@
+"""What `fit` of an accelerated model and a training step for loops share: the step of a compiled model, traced once."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kopt.core.errors import ConfigError, UnsupportedModelError
+from kopt.core.step_records import StepConfig
+from kopt.train import internals
+from kopt.train.rematerialization import Rematerialized, rematerialized
+from kopt.train.runner import Runner
+from kopt.train.update import Update
+
+Remat = str | int | Sequence[str] | None
+
+
+class Engine:
+    """Makes and keeps what runs the steps of a model.
+
+    Attributes:
+        model: compiled; its optimizer, loss and metrics are used.
+        config: how steps treat gradients; setting another one drops what was traced.
+        runner: what ran the steps last; `None` before.
+        rematerialized: what is computed again; `None` if nothing is.
+    """
+
+    def __init__(self, model: keras.Model, config: StepConfig, remat: Remat = None, body: keras.Model | None = None):
+        """Make nothing yet.
+
+        Args:
+            model: the compiled one.
+            config: of its steps.
+            remat: see `kopt.train.rematerialized`.
+            body: the model whose layers `remat` names, if `model` is a wrapper around it.
+        """
+        self.model, self.remat = model, remat
+        self.runner: Runner | None = None
+        self.rematerialized: Rematerialized | None = None
+        self._config = config
+        self._body = body or model
+        self._update: Update | None = None
+
+    @property
+    def config(self) -> StepConfig:
+        """How steps treat gradients."""
+        return self._config
+
+    @config.setter
+    def config(self, config: StepConfig) -> None:
+        if config != self._config:
+            self._config = config
+            self.forget()
+
+    @property
+    def has_update(self) -> bool:
+        """Whether a step was made since `forget`."""
+        return self._update is not None
+
+    def forget(self) -> None:
+        """Drop what was traced and accumulated: the model is compiled anew."""
+        self._update = self.runner = None
+
+    def runner_for(self, spec: Any, first_batch: Any) -> Runner:
+        """Return what runs steps on such batches; traced once for each kind of batch.
+
+        Args:
+            spec: `element_spec` of the batches that are to come.
+            first_batch: one of them; what is not built is built on it.
+        """
+        internals.build_on(self.model, first_batch)
+        if self._update is None or not self._update.fits(self.model):
+            self.rematerialized = None if self.remat is None else rematerialized(self._body, self.remat)
+            forward = self.rematerialized.forward if self.rematerialized else None
+            self._update, self.runner = Update(self.model, self._config, forward), None
+        if self.runner is None or not self.runner.accepts(spec, first_batch):
+            self.runner = Runner(self._update, spec, first_batch)
+        return self.runner
+
+    def runner_for_batch(self, batch: Any) -> Runner:
+        """Return what runs single steps on batches like this one, of any size."""
+        return self.runner_for(tf.nest.map_structure(_any_size, batch), batch)
+
+
+def call(model: keras.Model, inputs: Any, training: bool | None) -> Any:
+    """Return `model(inputs, training=training)`, also of a model whose `call` knows no `training`."""
+    return model(inputs, training=training) if internals.call_takes_training(model) else model(inputs)
+
+
+def packed(x: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, ...]:
+    """Return a batch of tensors as Keras unpacks it.
+
+    Raises:
+        ConfigError: weights without targets, which Keras would read as targets.
+    """
+    if y is None and sample_weight is not None:
+        raise ConfigError("`sample_weight` weights the loss of targets. Pass `y` with it.")
+    parts = (part for part in (x, y, sample_weight) if part is not None)
+    return tuple(tf.nest.map_structure(tf.convert_to_tensor, part) for part in parts)
+
+
+def require_plain_training(model: Any) -> None:
+    """Make sure that a model is trained the way Keras trains models.
+
+    Raises:
+        UnsupportedModelError: it is no Keras 3 model, or overrides `train_step` or `fit`.
+    """
+    received = f"{type(model).__module__}.{type(model).__qualname__}"
+    if not isinstance(model, keras.Model):
+        raise UnsupportedModelError(
+            f"A Keras 3 model is needed. Received: {received}. Open a file with `kopt.load_model`."
+        )
+    overridden = [
+        name for name in ("train_step", "fit") if getattr(type(model), name) is not getattr(keras.Model, name)
+    ]
+    if overridden:
+        raise UnsupportedModelError(
+            f"{received} overrides `{overridden[0]}`, so its training is not known. Override `compute_loss` and "
+            f"`compute_metrics` instead, which are honored."
+        )
+
+
+def _any_size(tensor: tf.Tensor) -> tf.TensorSpec:
+    return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype)

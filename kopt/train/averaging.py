@@ -12,7 +12,7 @@ from keras import ops
 from kopt.core.errors import ConfigError
 from kopt.core.settings import choice, number, whole
 from kopt.train import batch_norm, internals
-from kopt.train.wrapper import OptimizerWrapper, chain, find
+from kopt.train.optimizers.wrapper import OptimizerWrapper, chain, find
 
 _FINISH = ("averaged", "trained")
 

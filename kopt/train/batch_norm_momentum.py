@@ -11,7 +11,7 @@ from kopt.core.errors import ConfigError, TrainingError
 from kopt.core.settings import number, whole
 from kopt.core.training_records import MomentumChange
 from kopt.train import batch_norm
-from kopt.train.momentum import LiveFloat
+from kopt.train.optimizers.momentum import LiveFloat
 
 Array = npt.NDArray[Any]
 # The memory of the average (one minus the momentum) changes by at most this factor at a time.

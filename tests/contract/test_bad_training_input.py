@@ -19,7 +19,7 @@ FEATURES = {"y": tf.io.FixedLenFeature([], tf.int64)}
 @pytest.fixture(autouse=True)
 def no_step(monkeypatch):
     """Fail if a step is traced or run."""
-    monkeypatch.setattr("kopt.train.runner.Runner.__init__", lambda *_, **__: pytest.fail("a step was traced"))
+    monkeypatch.setattr("kopt.train.steps.runner.Runner.__init__", lambda *_, **__: pytest.fail("a step was traced"))
 
 
 def dataset(x=X, y=Y, size=5):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from training_cases import compile_network, examples, largest_difference, network
 
 import kopt
-from kopt.train.devices import logical_cpus
+from kopt.train.distribution.devices import logical_cpus
 
 warnings.simplefilter("error")
 warnings.filterwarnings("ignore", message="__array__ implementation doesn't accept a copy keyword")

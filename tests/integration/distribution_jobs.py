@@ -10,11 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from kopt.core.errors import KoptError
-from kopt.train.accelerate import accelerate
-from kopt.train.checkpoints import Checkpointing
-from kopt.train.devices import logical_cpus
-from kopt.train.distribution import strategy, watching
-from kopt.train.mixed_precision import to_precision
+from kopt.train.acceleration.accelerate import accelerate
+from kopt.train.acceleration.checkpoints import Checkpointing
+from kopt.train.distribution.devices import logical_cpus
+from kopt.train.distribution.strategies import strategy, watching
+from kopt.train.numerics.mixed_precision import to_precision
 
 BATCH, STEPS, EPOCHS = 8, 6, 3
 

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from kopt.train.devices import logical_cpus
-from kopt.train.placement import place_layers, placed_optimizer
+from kopt.train.distribution.devices import logical_cpus
+from kopt.train.distribution.placement import place_layers, placed_optimizer
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 import zoo

@@ -325,7 +325,7 @@ def test_running_out_of_memory_is_explained_and_what_was_trained_is_kept(monkeyp
     def exhausted(*_, **__):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[16,4,4,3]")
 
-    monkeypatch.setattr("kopt.train.runner.Runner.run", exhausted)  # The first batch of 16 is taken by itself.
+    monkeypatch.setattr("kopt.train.steps.runner.Runner.run", exhausted)  # The first batch of 16 is taken by itself.
     with pytest.raises(OutOfMemoryError, match=r"(?s)activations .*optimizer .*weights .*accumulate_steps"):
         fast.fit(X, Y, batch_size=16, shuffle=False, verbose=0)
     monkeypatch.undo()

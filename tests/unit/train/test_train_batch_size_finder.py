@@ -8,10 +8,11 @@ import tensorflow as tf
 from kopt.core.errors import ConfigError, DataError, OutOfMemoryError
 from kopt.core.finder_records import BatchSizeSearch, BatchTrial
 from kopt.core.memory import resident_bytes
-from kopt.train import batch_search, batch_size_finder, memory_meter
-from kopt.train.batch_size_finder import find_batch_size
-from kopt.train.memory_meter import MemoryMeter
-from kopt.train.trial_steps import TrialSteps
+from kopt.train.finders import batch_search, memory_meter
+from kopt.train.finders import batch_size as batch_size_finder
+from kopt.train.finders.batch_size import find_batch_size
+from kopt.train.finders.memory_meter import MemoryMeter
+from kopt.train.finders.trial_steps import TrialSteps
 
 X = np.random.default_rng(0).standard_normal((40, 6)).astype("float32")
 Y = np.arange(40) % 3

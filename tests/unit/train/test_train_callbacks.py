@@ -8,8 +8,8 @@ import tensorflow as tf
 from kopt.core.errors import ConfigError, TrainingError
 from kopt.train import callbacks, schedules
 from kopt.train.batch_norm_momentum import adapted_momentum, drift, recent_statistics
-from kopt.train.plateau import PlateauState, next_state
-from kopt.train.warmup import ScaledLearningRate
+from kopt.train.optimizers.plateau import PlateauState, next_state
+from kopt.train.optimizers.warmup import ScaledLearningRate
 
 L = keras.layers
 X = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError
-from kopt.train import devices
+from kopt.train.distribution import devices
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_unknown_devices_are_refused(names, problem):
 
 PROGRAM = """
 import numpy as np, keras, tensorflow as tf
-from kopt.train import devices
+from kopt.train.distribution import devices
 assert devices.logical_device_names() == ("CPU:0",)
 change = devices.logical_cpus(3)
 assert change.devices == ("CPU:0", "CPU:1", "CPU:2"), change

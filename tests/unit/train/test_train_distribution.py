@@ -11,10 +11,10 @@ import tensorflow as tf
 from kopt.core.errors import ConfigError, WorkerLostError
 from kopt.core.training_records import Cluster, DistributionPlan
 from kopt.train import internals
-from kopt.train.cluster import parse_tf_config
-from kopt.train.distribution import lost_message, strategy, watching
-from kopt.train.distribution_plan import plan_distribution
-from kopt.train.rendezvous import wait_for_peers
+from kopt.train.distribution.cluster import parse_tf_config
+from kopt.train.distribution.plan import plan_distribution
+from kopt.train.distribution.rendezvous import wait_for_peers
+from kopt.train.distribution.strategies import lost_message, strategy, watching
 
 CPU, GPU, TWO_GPUS = ("CPU:0",), ("CPU:0", "GPU:0"), ("CPU:0", "GPU:0", "GPU:1")
 TPUS = ("CPU:0", *(f"TPU:{i}" for i in range(8)))

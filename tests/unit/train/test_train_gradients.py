@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kopt.train import gradients as g
+from kopt.train.steps import gradients as g
 
 KERNEL = np.array([[3.0, 0.0], [4.0, 0.1]], np.float32)
 BIAS = np.array([0.0, -12.0], np.float32)

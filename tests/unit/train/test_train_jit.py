@@ -5,9 +5,9 @@ import tensorflow as tf
 from training_cases import examples, largest_difference, network
 
 from kopt.core.step_records import StepConfig
-from kopt.train.jit import JitTrial, refusal
-from kopt.train.runner import Runner
-from kopt.train.update import Update
+from kopt.train.steps.jit import JitTrial, refusal
+from kopt.train.steps.runner import Runner
+from kopt.train.steps.update import Update
 
 
 def simulate(plain_ms, jit_ms, ahead=1e9, calls=20):
@@ -90,7 +90,7 @@ def test_a_model_that_xla_cannot_compile_goes_on_plain(monkeypatch):
         def call(self, x):
             return tf.reshape(tf.strings.to_number(tf.strings.as_string(tf.stop_gradient(x))), tf.shape(x)) + x
 
-    monkeypatch.setattr("kopt.train.jit.WORTHWHILE_S", 0.0)
+    monkeypatch.setattr("kopt.train.steps.jit.WORTHWHILE_S", 0.0)
     x, y = examples(64)
     model = keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Flatten(), Printing(), keras.layers.Dense(4)])
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))

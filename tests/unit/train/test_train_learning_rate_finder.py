@@ -15,8 +15,9 @@ from kopt.core.errors import (
     UnsupportedModelError,
 )
 from kopt.core.serialization import Record
-from kopt.train import accelerate, rate_curve
-from kopt.train.learning_rate_finder import LearningRateRange, find_learning_rate
+from kopt.train import accelerate
+from kopt.train.finders import rate_curve
+from kopt.train.finders.learning_rate import LearningRateRange, find_learning_rate
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((64, 4)).astype("float32")

@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError, InputError, OutOfMemoryError, UnsupportedModelError
 from kopt.train import accelerate
-from kopt.train.memory import estimate_memory, explain_out_of_memory
-from kopt.train.step_graph import Step, StepGraph, by_layer, step_graph
+from kopt.train.memory.estimate import estimate_memory, explain_out_of_memory
+from kopt.train.memory.step_graph import Step, StepGraph, by_layer, step_graph
 
 FLOAT = 4
 
@@ -225,7 +225,7 @@ import json, sys
 import keras, numpy as np, tensorflow as tf
 from kopt.core import memory
 from kopt.train import accelerate
-from kopt.train.memory import estimate_memory
+from kopt.train.memory.estimate import estimate_memory
 L, kind = keras.layers, sys.argv[1]
 def make():
     if kind == "mlp":

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError
 from kopt.train import schedules
-from kopt.train.momentum import LiveFloat, MomentumSchedule
+from kopt.train.optimizers.momentum import LiveFloat, MomentumSchedule
 
 
 def test_sgd_with_a_momentum_schedule():

@@ -5,8 +5,8 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError, LoadError, NonFiniteError
 from kopt.core.training_records import LayerMultiplier, LayerMultipliers
-from kopt.train.gradient_variance import even_out, multipliers_from_gradient_variance
-from kopt.train.multipliers import LearningRateMultipliers, layer_multipliers, resolve
+from kopt.train.optimizers.gradient_variance import even_out, multipliers_from_gradient_variance
+from kopt.train.optimizers.multipliers import LearningRateMultipliers, layer_multipliers, resolve
 
 L = keras.layers
 GRADIENTS = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)

@@ -13,8 +13,8 @@ import zoo
 from kopt.core.errors import ConfigError
 from kopt.core.training_records import PlacementReport, Stage
 from kopt.train import internals
-from kopt.train.device_scope import on_device, run_on
-from kopt.train.placement import balanced_runs, place_layers, placed_optimizer
+from kopt.train.distribution.device_scope import on_device, run_on
+from kopt.train.distribution.placement import balanced_runs, place_layers, placed_optimizer
 
 L = keras.layers
 

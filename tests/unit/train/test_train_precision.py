@@ -9,8 +9,14 @@ import zoo
 from kopt.core.errors import ConfigError, UnsupportedModelError
 from kopt.core.training_records import GpuInfo, Hardware
 from kopt.train import internals
-from kopt.train.mixed_precision import to_precision
-from kopt.train.precision import choose_precision, needs_loss_scaling, precision, resolve_policy, scaled_optimizer
+from kopt.train.numerics.mixed_precision import to_precision
+from kopt.train.numerics.precision import (
+    choose_precision,
+    needs_loss_scaling,
+    precision,
+    resolve_policy,
+    scaled_optimizer,
+)
 
 L = keras.layers
 

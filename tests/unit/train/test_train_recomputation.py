@@ -9,9 +9,9 @@ from kopt.core.errors import ConfigError, DataError, MeasurementError, Unsupport
 from kopt.graph.view import GraphView
 from kopt.train import internals
 from kopt.train.interception import replaced
-from kopt.train.recomputation import recomputed
-from kopt.train.remat_measurement import measure_rematerialization
-from kopt.train.rematerialization import rematerialized
+from kopt.train.memory.recomputation import recomputed
+from kopt.train.memory.remat_measurement import measure_rematerialization
+from kopt.train.memory.rematerialization import rematerialized
 
 L = keras.layers
 

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError, InputError, UnsupportedModelError
 from kopt.train import internals
-from kopt.train.remat_plan import CallGraph, segments
-from kopt.train.rematerialization import rematerialized
+from kopt.train.memory.remat_plan import CallGraph, segments
+from kopt.train.memory.rematerialization import rematerialized
 
 L = keras.layers
 X = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32")
@@ -375,7 +375,7 @@ import keras, numpy as np, tensorflow as tf
 cpus = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 from test_train_rematerialization import X, convolutional
-from kopt.train.rematerialization import rematerialized
+from kopt.train.memory.rematerialization import rematerialized
 
 def run(remat):
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():

@@ -113,7 +113,7 @@ def test_a_short_training_stays_plain_and_says_so():
 
 
 def test_both_forms_are_measured_when_it_can_pay(monkeypatch):
-    monkeypatch.setattr("kopt.train.jit.WORTHWHILE_S", 0.0)
+    monkeypatch.setattr("kopt.train.steps.jit.WORTHWHILE_S", 0.0)
     step = step_of(network(compiled=False, dropout=0), jit_compile="auto")
     for _ in range(12):
         step(X[:16], Y[:16])

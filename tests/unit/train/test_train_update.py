@@ -6,7 +6,7 @@ from training_cases import CLASSES, examples, largest_difference, network
 
 from kopt.core.errors import ConfigError
 from kopt.core.step_records import StepConfig
-from kopt.train.update import Update
+from kopt.train.steps.update import Update
 
 X, Y = examples(40)
 EXACT = {"dropout": 0, "batch_norm": False}

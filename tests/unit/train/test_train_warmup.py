@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError
-from kopt.train.warmup import GradientWarmup, next_factor, noise_share
+from kopt.train.optimizers.warmup import GradientWarmup, next_factor, noise_share
 
 
 def numpy_warmup(gradients, start, growth, threshold, smoothing):

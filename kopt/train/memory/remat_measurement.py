@@ -20,11 +20,12 @@ from kopt.core.errors import ConfigError, DataError, MeasurementError
 from kopt.core.memory import peak_resident_bytes, start_peak
 from kopt.core.training_records import RematReport
 from kopt.graph.internals import flatten_layers, serializing_in_memory
-from kopt.train.rematerialization import Blocks, rematerialized
+from kopt.train.memory.rematerialization import Blocks, rematerialized
 
 TIMEOUT_S = 1800
 _CHILD = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from kopt.train.remat_measurement import main; main()"
+    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
+    "from kopt.train.memory.remat_measurement import main; main()"
 )
 
 

@@ -14,7 +14,7 @@ from kopt.data.validation import as_model_inputs, fits
 from kopt.graph.checks import signature
 from kopt.graph.internals import flatten_layers, graph_of, node_of, was_called
 from kopt.graph.view import GraphView
-from kopt.train.label_checks import LossKind, check_outputs, check_targets
+from kopt.train.acceleration.label_checks import LossKind, check_outputs, check_targets
 
 _SCALE = 20.0
 _PROBED = 8  # Examples whose outputs are looked at.

@@ -14,10 +14,10 @@ from kopt.core.errors import ConfigError, DataError, NonFiniteError
 from kopt.core.files import atomic_path
 from kopt.core.finder_records import LearningRateCurve
 from kopt.core.settings import number, whole
-from kopt.train import rate_curve
+from kopt.train.finders import rate_curve
+from kopt.train.finders.trial_steps import TrialSteps, check_compiled
 from kopt.train.internals import rate_variable
 from kopt.train.snapshot import preserved
-from kopt.train.trial_steps import TrialSteps, check_compiled
 
 _LEAST_STEPS = 10
 

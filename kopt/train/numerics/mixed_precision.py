@@ -10,9 +10,9 @@ from kopt.core.randomness import preserved_random_state
 from kopt.core.records import LayerAction, TransformReport
 from kopt.graph import GraphView, clone_layer, copy_weights, require_built, rewrite, signature
 from kopt.graph.internals import flatten_layers, graph_of
-from kopt.train.fragility import fragile_layer, output_reasons
 from kopt.train.internals import share_value
-from kopt.train.precision import POLICIES, resolve_policy
+from kopt.train.numerics.fragility import fragile_layer, output_reasons
+from kopt.train.numerics.precision import POLICIES, resolve_policy
 
 # What may be given as `keep`: a layer's name or path, its class, or a function that tells.
 Keep = str | type | Callable[[keras.layers.Layer], bool]

@@ -12,7 +12,7 @@ from kopt.core.settings import number
 from kopt.core.training_records import LayerMultiplier, LayerMultipliers
 from kopt.graph.internals import flatten_layers
 from kopt.train import internals
-from kopt.train.wrapper import OptimizerWrapper, chain
+from kopt.train.optimizers.wrapper import OptimizerWrapper, chain
 
 _REGEX = "regex:"
 Rules = Mapping[Any, float] | Callable[[keras.layers.Layer], float | None]

@@ -13,11 +13,11 @@ from kopt.core.errors import ConfigError, DataError
 from kopt.core.finder_records import BatchSizeSearch, BatchTrial
 from kopt.core.settings import choice, number, whole
 from kopt.graph.internals import graph_of
-from kopt.train.batch_search import choose, fastest, predicted_growth, search
-from kopt.train.memory import explain_out_of_memory
-from kopt.train.memory_meter import MemoryMeter
+from kopt.train.finders.batch_search import choose, fastest, predicted_growth, search
+from kopt.train.finders.memory_meter import MemoryMeter
+from kopt.train.finders.trial_steps import TrialSteps, check_compiled, unpack
+from kopt.train.memory.estimate import explain_out_of_memory
 from kopt.train.snapshot import preserved
-from kopt.train.trial_steps import TrialSteps, check_compiled, unpack
 
 _NO_MEMORY = ("out of memory", "oom when allocating", "alloc_failed", "failed to allocate", "bad_alloc")
 

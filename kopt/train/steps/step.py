@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError
 from kopt.core.step_records import JitDecision, StepConfig
-from kopt.train.class_weights import weights_of_classes
-from kopt.train.engine import Engine, Remat, call, packed, require_plain_training
-from kopt.train.precision import scaled_optimizer
+from kopt.train.numerics.precision import scaled_optimizer
+from kopt.train.steps.class_weights import weights_of_classes
+from kopt.train.steps.engine import Engine, Remat, call, packed, require_plain_training
 
 
 def make_train_step(

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import ops
 
 from kopt.core.errors import ConfigError
-from kopt.train.wrapper import OptimizerWrapper, chain
+from kopt.train.optimizers.wrapper import OptimizerWrapper, chain
 
 # Where the update of a class reads its momentum with operators only. RMSprop and Nadam hand it to `keras.ops`, which
 # does not know a number that changes.

@@ -8,7 +8,7 @@ from keras import ops
 
 from kopt.core.settings import number, whole
 from kopt.train import internals
-from kopt.train.wrapper import OptimizerWrapper, chain
+from kopt.train.optimizers.wrapper import OptimizerWrapper, chain
 
 _register = keras.saving.register_keras_serializable(package="kopt")
 

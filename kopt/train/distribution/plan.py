@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from kopt.core.errors import ConfigError, nearest
 from kopt.core.training_records import Cluster, DistributionPlan
-from kopt.train.cluster import parse_tf_config
-from kopt.train.devices import known_devices, logical_device_names
+from kopt.train.distribution.cluster import parse_tf_config
+from kopt.train.distribution.devices import known_devices, logical_device_names
 
 STRATEGIES = ("auto", "mirrored", "multi_worker", "parameter_server", "tpu", "one_device")
 _RULES = {"linear": float, "sqrt": math.sqrt}

@@ -8,8 +8,8 @@ import keras
 
 from kopt.core.errors import ConfigError, nearest
 from kopt.core.settings import choice, number, whole
-from kopt.train.warmup import ScaledLearningRate
-from kopt.train.wrapper import find
+from kopt.train.optimizers.warmup import ScaledLearningRate
+from kopt.train.optimizers.wrapper import find
 
 _MODES = ("auto", "min", "max")
 # Metrics whose name contains one of these are better when they are higher.

@@ -14,8 +14,8 @@ from kopt.graph.checks import require_built
 from kopt.graph.internals import call_arguments, flatten_layers, graph_of
 from kopt.train.interception import replaced
 from kopt.train.internals import RUN_GRAPH
-from kopt.train.recomputation import recomputed
-from kopt.train.remat_plan import CallGraph, bytes_of, segments
+from kopt.train.memory.recomputation import recomputed
+from kopt.train.memory.remat_plan import CallGraph, bytes_of, segments
 
 Blocks = str | int | Sequence[str | keras.layers.Layer]
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from kopt.core.step_records import JitDecision
-from kopt.train.jit import JitTrial, refusal
-from kopt.train.update import Update
+from kopt.train.steps.jit import JitTrial, refusal
+from kopt.train.steps.update import Update
 
 # Long enough that a call's own cost (about a millisecond) does not count, short enough for a progress bar.
 _CALL_S, _TRIAL_CALL_S = 0.15, 0.05

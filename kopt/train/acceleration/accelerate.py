@@ -10,12 +10,12 @@ from kopt.core.errors import ConfigError, InputError, UnsupportedModelError
 from kopt.core.settings import whole
 from kopt.core.step_records import AccelerationReport, StepConfig
 from kopt.train import internals
-from kopt.train.checkpoints import Checkpointing
-from kopt.train.class_weights import weights_of_classes
-from kopt.train.engine import Engine, Remat, call, packed, require_plain_training
-from kopt.train.fitting import Fit
-from kopt.train.precision import needs_loss_scaling, scaled_optimizer
-from kopt.train.wrapper import chain
+from kopt.train.acceleration.checkpoints import Checkpointing
+from kopt.train.acceleration.fitting import Fit
+from kopt.train.numerics.precision import needs_loss_scaling, scaled_optimizer
+from kopt.train.optimizers.wrapper import chain
+from kopt.train.steps.class_weights import weights_of_classes
+from kopt.train.steps.engine import Engine, Remat, call, packed, require_plain_training
 
 
 def accelerate(

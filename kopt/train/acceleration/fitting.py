@@ -12,12 +12,12 @@ import tensorflow as tf
 from kopt.core.errors import DataError, DivergedError
 from kopt.core.settings import whole
 from kopt.train import internals
-from kopt.train.checkpoints import Checkpointing, Checkpoints, Position, Saved
-from kopt.train.distribution import watching
-from kopt.train.engine import Engine
-from kopt.train.input_checks import check_inputs
-from kopt.train.memory import explain_out_of_memory
-from kopt.train.nonfinite import locate_nonfinite
+from kopt.train.acceleration.checkpoints import Checkpointing, Checkpoints, Position, Saved
+from kopt.train.acceleration.input_checks import check_inputs
+from kopt.train.acceleration.nonfinite import locate_nonfinite
+from kopt.train.distribution.strategies import watching
+from kopt.train.memory.estimate import explain_out_of_memory
+from kopt.train.steps.engine import Engine
 
 _VALIDATION_STEPS = 32
 

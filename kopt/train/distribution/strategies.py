@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError, WorkerLostError
 from kopt.core.training_records import Cluster, DistributionPlan
-from kopt.train.distribution_plan import plan_distribution
+from kopt.train.distribution.plan import plan_distribution
+from kopt.train.distribution.rendezvous import wait_for_peers
 from kopt.train.internals import configure_coordination
-from kopt.train.rendezvous import wait_for_peers
 
 # What TensorFlow raises in a collective operation once a peer is gone, has come back as another process, or is late.
 _LOSSES = (

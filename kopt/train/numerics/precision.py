@@ -8,7 +8,7 @@ import keras
 from kopt.core.errors import ConfigError, nearest
 from kopt.core.training_records import Hardware, PrecisionChoice
 from kopt.graph.internals import flatten_layers
-from kopt.train.devices import hardware as this_hardware
+from kopt.train.distribution.devices import hardware as this_hardware
 
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 _BFLOAT16_CPU_FLAGS = ("amx_bf16", "avx512_bf16")

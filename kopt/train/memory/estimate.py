@@ -16,9 +16,9 @@ from kopt.core.step_records import StepConfig
 from kopt.graph import GraphView
 from kopt.graph.internals import flatten_layers, graph_of
 from kopt.train.internals import compute_loss
-from kopt.train.rematerialization import rematerialized
+from kopt.train.memory.rematerialization import rematerialized
+from kopt.train.memory.step_graph import StepGraph, by_layer, step_graph
 from kopt.train.snapshot import preserved
-from kopt.train.step_graph import StepGraph, by_layer, step_graph
 
 _MOST_LAYERS = 10
 _UNCOUNTED = "Not counted: scratch memory of convolutions, the runtime itself, and memory that an allocator holds back."

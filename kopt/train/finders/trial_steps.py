@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, UnsupportedModelError
-from kopt.train.accelerate import AcceleratedModel
+from kopt.train.acceleration.accelerate import AcceleratedModel
 from kopt.train.internals import EpochData
 
 

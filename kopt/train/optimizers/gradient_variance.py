@@ -11,7 +11,7 @@ import tensorflow as tf
 from kopt.core.errors import ConfigError, DataError, NonFiniteError
 from kopt.core.settings import number, whole
 from kopt.core.training_records import LayerMultiplier, LayerMultipliers
-from kopt.train.multipliers import owners_of_variables
+from kopt.train.optimizers.multipliers import owners_of_variables
 
 
 def multipliers_from_gradient_variance(

@@ -9,9 +9,9 @@ import tensorflow as tf
 from kopt.core.errors import ConfigError, UnsupportedModelError
 from kopt.core.step_records import StepConfig
 from kopt.train import internals
-from kopt.train.rematerialization import Rematerialized, rematerialized
-from kopt.train.runner import Runner
-from kopt.train.update import Update
+from kopt.train.memory.rematerialization import Rematerialized, rematerialized
+from kopt.train.steps.runner import Runner
+from kopt.train.steps.update import Update
 
 Remat = str | int | Sequence[str] | None
 

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError
 from kopt.core.step_records import StepConfig
-from kopt.train import gradients as clipping
 from kopt.train import internals
+from kopt.train.steps import gradients as clipping
 
 
 class _Batch(NamedTuple):

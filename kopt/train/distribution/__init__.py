@@ -1,0 +1,1 @@
+"""Strategies, devices, and layers spread over them."""

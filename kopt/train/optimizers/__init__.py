@@ -1,0 +1,1 @@
+"""Optimizers round optimizers, which change rates and momentum as training goes."""

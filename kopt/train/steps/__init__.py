@@ -1,0 +1,1 @@
+"""The training step as a graph, and what runs many of them."""

@@ -50,14 +50,15 @@ class Diagnosis(PipelineDiagnosis):
         """Return the stages, the verdict and the advice as text of at most `width` columns."""
         return pipeline_table(self, width)
 
-    def plot(self, path: str | os.PathLike[str]) -> Path:
-        """Write the stages and the step as bars, replacing what is there; `path` ends with `.svg` or `.png`.
+    def plot(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write the stages and the step as bars to a file that ends with `.svg` or `.png`, and return its path.
 
         Raises:
             ConfigError: another ending.
+            OutputExistsError: the file exists and `overwrite` is false.
             OutputError: the path cannot be written.
         """
-        return write_pipeline_plot(self, path)
+        return write_pipeline_plot(self, path, overwrite=overwrite)
 
 
 def diagnose(dataset: tf.data.Dataset, model: Any = None, *, seconds: float = 10.0) -> Diagnosis:

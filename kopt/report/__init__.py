@@ -1,6 +1,6 @@
 """Records as tables, JSON, plots, HTML and progress: renders what others measured, and never loads TensorFlow."""
 
-from kopt.report.learning_rates import learning_rate_plot
+from kopt.report.learning_rates import learning_rate_plot, write_learning_rate_plot
 from kopt.report.outcome import headline
 from kopt.report.page import html
 from kopt.report.pipeline import pipeline_headline, pipeline_plot, pipeline_table, write_pipeline_plot
@@ -36,6 +36,7 @@ __all__ = [
     "profile_table",
     "read_result",
     "wilson_interval",
+    "write_learning_rate_plot",
     "write_pipeline_plot",
     "write_report",
 ]

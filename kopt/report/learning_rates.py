@@ -1,10 +1,13 @@
 """The curve of a learning-rate range test as a plot."""
 
+import os
+from pathlib import Path
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kopt.core.finder_records import LearningRateCurve
-from kopt.report.svg import INK, drawing, to_svg
+from kopt.report.svg import INK, drawing, to_svg, write_plot
 
 # Okabe and Ito: told apart by people with the common color-vision deficiencies, visible on white and on black.
 _LOSS, _CURVE = "#8a8f98", "#0072b2"
@@ -14,19 +17,31 @@ _SUGGESTIONS = (("steepest", "#e69f00", "v"), ("valley", "#009e73", "o"), ("mini
 def learning_rate_plot(curve: LearningRateCurve) -> str:
     """Return the losses against the learning rate as SVG: single steps, smoothed, and what they suggest."""
     with drawing():
-        figure = Figure(figsize=(8.6, 4.2), layout="constrained")
-        axes = figure.add_subplot()
-        axes.plot(curve.rates, curve.losses, color=_LOSS, linewidth=0.8, alpha=0.7, label="loss of a step")
-        axes.plot(curve.rates, curve.smoothed, color=_CURVE, linewidth=2.0, label="smoothed")
-        _draw_suggestions(axes, curve)
-        axes.set_xscale("log")
-        axes.set_ylim(*_loss_range(curve))
-        axes.set_xlabel("Learning rate")
-        axes.set_ylabel("Loss")
-        axes.set_title(f"Learning-rate range test: {_outcome(curve)}", loc="left", fontsize=10, fontweight="bold")
-        axes.grid(alpha=0.15, color=INK)
-        axes.legend(loc="best")
-        return to_svg(figure, "learning-rates", _words(curve))
+        return to_svg(_figure(curve), "learning-rates", _words(curve))
+
+
+def write_learning_rate_plot(
+    curve: LearningRateCurve, path: str | os.PathLike[str], *, overwrite: bool = False
+) -> Path:
+    """Write the plot to a `.svg` or `.png` file; see `write_plot`."""
+    with drawing():
+        return write_plot(path, _figure(curve), "learning-rates", _words(curve), overwrite=overwrite)
+
+
+def _figure(curve: LearningRateCurve) -> Figure:
+    figure = Figure(figsize=(8.6, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(curve.rates, curve.losses, color=_LOSS, linewidth=0.8, alpha=0.7, label="loss of a step")
+    axes.plot(curve.rates, curve.smoothed, color=_CURVE, linewidth=2.0, label="smoothed")
+    _draw_suggestions(axes, curve)
+    axes.set_xscale("log")
+    axes.set_ylim(*_loss_range(curve))
+    axes.set_xlabel("Learning rate")
+    axes.set_ylabel("Loss")
+    axes.set_title(f"Learning-rate range test: {_outcome(curve)}", loc="left", fontsize=10, fontweight="bold")
+    axes.grid(alpha=0.15, color=INK)
+    axes.legend(loc="best")
+    return figure
 
 
 def _draw_suggestions(axes: Axes, curve: LearningRateCurve) -> None:

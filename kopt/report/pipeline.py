@@ -10,16 +10,13 @@ from rich.console import Console
 from rich.text import Text
 
 from kopt.core.data_records import PipelineDiagnosis, StageTime
-from kopt.core.errors import ConfigError
-from kopt.core.files import atomic_write
 from kopt.report import formats
 from kopt.report.columns import Column, FittedTable
-from kopt.report.svg import INK, PAPER, drawing, to_svg
+from kopt.report.svg import INK, drawing, to_svg, write_plot
 
 # Okabe and Ito: told apart by people with the common color-vision deficiencies, visible on white and on black.
 _STAGE, _SLOWEST, _BEFORE, _STEP = "#56b4e9", "#d55e00", "#8a8f98", "#009e73"
 _NAME_LENGTH = 36
-_PNG_DPI = 144
 
 
 def pipeline_headline(diagnosis: PipelineDiagnosis) -> str:
@@ -68,22 +65,10 @@ def pipeline_plot(diagnosis: PipelineDiagnosis) -> str:
         return to_svg(_figure(diagnosis), "pipeline", _words(diagnosis))
 
 
-def write_pipeline_plot(diagnosis: PipelineDiagnosis, path: str | os.PathLike[str]) -> Path:
-    """Write the plot to a `.svg` or `.png` file, replacing what is there.
-
-    Raises:
-        ConfigError: another ending.
-        OutputError: the path cannot be written.
-    """
-    ending = Path(path).suffix.lower()
-    if ending == ".svg":
-        return atomic_write(path, pipeline_plot(diagnosis), overwrite=True)
-    if ending != ".png":
-        raise ConfigError(f"`path` must end with .svg or .png. Received: {os.fspath(path)!r}.")
-    buffer = io.BytesIO()
+def write_pipeline_plot(diagnosis: PipelineDiagnosis, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Write the plot to a `.svg` or `.png` file; see `write_plot`."""
     with drawing():
-        _figure(diagnosis).savefig(buffer, format="png", dpi=_PNG_DPI, facecolor=PAPER, metadata={"Software": None})
-    return atomic_write(path, buffer.getvalue(), overwrite=True)
+        return write_plot(path, _figure(diagnosis), "pipeline", _words(diagnosis), overwrite=overwrite)
 
 
 def _figure(diagnosis: PipelineDiagnosis) -> Figure:

@@ -1,21 +1,27 @@
-"""A matplotlib figure as SVG that can stand in a page beside others, in light and dark."""
+"""A matplotlib figure as SVG that can stand in a page beside others, in light and dark, or as a file."""
 
 import contextlib
 import html
 import io
+import os
 import re
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+
+from kopt.core.errors import ConfigError
+from kopt.core.files import atomic_write
 
 # Stand-ins that no palette uses; in the SVG they become the colors of the page.
 INK = "#010203"
 PAPER = "#fdfefc"
 _PAGE_COLORS = {INK: "currentColor", PAPER: "var(--card, #ffffff)"}
 
+_PNG_DPI = 144
 _LEFT_ALONE = frozenset(("backend", "backend_fallback", "interactive", "toolbar"))
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -68,3 +74,23 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
         text = text.replace(stand_in, color)
     label = html.escape(description, quote=True)
     return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1).strip()
+
+
+def write_plot(
+    path: str | os.PathLike[str], figure: Figure, name: str, description: str, *, overwrite: bool = False
+) -> Path:
+    """Write `figure` to a `.svg` or `.png` file; call it inside `drawing`. Arguments are those of `to_svg`.
+
+    Raises:
+        ConfigError: another ending.
+        OutputExistsError: the file exists and `overwrite` is false.
+        OutputError: the path cannot be written.
+    """
+    ending = Path(path).suffix.lower()
+    if ending == ".svg":
+        return atomic_write(path, to_svg(figure, name, description), overwrite=overwrite)
+    if ending != ".png":
+        raise ConfigError(f"`path` must end with .svg or .png. Received: {os.fspath(path)!r}.")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_PNG_DPI, facecolor=PAPER, metadata={"Software": None})
+    return atomic_write(path, buffer.getvalue(), overwrite=overwrite)

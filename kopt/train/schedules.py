@@ -18,9 +18,8 @@ from keras import ops
 from matplotlib.figure import Figure
 
 from kopt.core.errors import ConfigError
-from kopt.core.files import atomic_write
 from kopt.core.settings import choice, number, whole
-from kopt.report.svg import drawing, to_svg
+from kopt.report.svg import drawing, write_plot
 
 _register = keras.saving.register_keras_serializable(package="kopt")
 _SHAPES = ("cosine", "linear")
@@ -339,10 +338,10 @@ def table(schedule: Callable[[int], Any], steps: int) -> list[tuple[int, float]]
 
 
 def plot(schedule: Callable[[int], Any], steps: int, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Draw a schedule over its first `steps` updates into an SVG file, and return its path.
+    """Draw a schedule over its first `steps` updates into a `.svg` or `.png` file, and return its path.
 
     Raises:
-        ConfigError: `steps` is no whole number of at least 1.
+        ConfigError: `steps` is no whole number of at least 1, or another ending of `path`.
         OutputExistsError: `path` exists and `overwrite` is false.
         OutputError: `path` cannot be written.
     """
@@ -357,7 +356,7 @@ def plot(schedule: Callable[[int], Any], steps: int, path: str | os.PathLike[str
         axes.set_ylim(bottom=0)
         axes.set_title(name, loc="left", fontsize=10, fontweight="bold")
         words = f"{name} over {steps} updates: from {values[0]:.3g} by {max(values):.3g} to {values[-1]:.3g}."
-        return atomic_write(path, to_svg(figure, "schedule", words), overwrite=overwrite)
+        return write_plot(path, figure, "schedule", words, overwrite=overwrite)
 
 
 def _cycles(first: int, multiplier: float) -> tuple[list[int], list[int]]:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -11,7 +12,6 @@ import tensorflow as tf
 
 from kopt import report
 from kopt.core.errors import ConfigError, DataError, NonFiniteError
-from kopt.core.files import atomic_path
 from kopt.core.finder_records import LearningRateCurve
 from kopt.core.settings import number, whole
 from kopt.train.finders import rate_curve
@@ -26,15 +26,15 @@ _LEAST_STEPS = 10
 class LearningRateRange(LearningRateCurve):
     """What `find_learning_rate` found; `suggestion` is the rate to train with."""
 
-    def plot(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the curve with its suggestions to an SVG file.
+    def plot(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write the curve with its suggestions to a file that ends with `.svg` or `.png`, and return its path.
 
         Raises:
+            ConfigError: another ending.
             OutputExistsError: the file exists and `overwrite` is false.
             OutputError: it cannot be written.
         """
-        with atomic_path(path, overwrite=overwrite) as staged:
-            staged.write_text(report.learning_rate_plot(self), encoding="utf-8")
+        return report.write_learning_rate_plot(self, path, overwrite=overwrite)
 
 
 def find_learning_rate(

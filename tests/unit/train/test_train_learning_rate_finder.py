@@ -198,6 +198,9 @@ def test_finds_a_rate_that_trains_and_says_so_in_a_file(tmp_path):
     assert f"train with {found.suggestion:.2g}" in text
     with pytest.raises(OutputExistsError):
         found.plot(tmp_path / "rates.svg")
+    assert found.plot(tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ConfigError, match=r"must end with \.svg or \.png\. Received: '.*rates\.pdf'"):
+        found.plot(tmp_path / "rates.pdf")
     assert LearningRateRange.from_json(found.to_json()) == found
     assert isinstance(found, Record)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from kopt.core.finder_records import LearningRateCurve
 from kopt.report.svg import INK, drawing, to_svg, write_plot
@@ -35,6 +36,9 @@ def _figure(curve: LearningRateCurve) -> Figure:
     axes.plot(curve.rates, curve.smoothed, color=_CURVE, linewidth=2.0, label="smoothed")
     _draw_suggestions(axes, curve)
     axes.set_xscale("log")
+    # The default formatter writes mathematical notation, which `drawing` leaves unread.
+    axes.xaxis.set_major_formatter(LogFormatter())
+    axes.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
     axes.set_ylim(*_loss_range(curve))
     axes.set_xlabel("Learning rate")
     axes.set_ylabel("Loss")

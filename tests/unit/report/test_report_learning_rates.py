@@ -33,6 +33,8 @@ def test_suggestions_are_named_and_equal_records_give_equal_bytes():
     assert svg == learning_rate_plot(make_curve())
     assert {"steepest 0.001", "valley 0.0002", "minimum 0.01", "smoothed"} <= set(texts(svg))
     assert "Learning-rate range test: train with 0.001" in texts(svg)
+    assert {"1e−06", "1e−02", "1"} <= set(texts(svg))  # noqa: RUF001 - the minus sign of matplotlib
+    assert not any("$" in text for text in texts(svg))
     assert "from 1e-06 to 1, 7 steps, diverged. Smoothed loss from 2.3, lowest 0.8." in svg
 
 

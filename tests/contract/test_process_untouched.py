@@ -119,7 +119,10 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("name", CALLS)
+SLOW = ("tflite of an LSTM", "find_learning_rate", "accelerate", "diagnose")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in CALLS])
 def test_the_process_is_as_it_was(tmp_path, monkeypatch, name):
     monkeypatch.setattr(measure, "latency", functools.partial(measure.latency, max_seconds=0.1))
     call, prepare = CALLS[name]

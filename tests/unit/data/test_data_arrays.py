@@ -97,6 +97,7 @@ def test_mapped_layouts_that_would_need_a_copy(tmp_path, layout):
         from_arrays(mapped, batch_size=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0, 1, 2, 3])
 def test_a_saved_iterator_goes_on_where_it_stood(tmp_path, at):
     def build():
@@ -123,6 +124,7 @@ def test_a_saved_iterator_goes_on_where_it_stood(tmp_path, at):
     assert [epoch(resumed), epoch(resumed)] == epochs[2:]
 
 
+@pytest.mark.slow
 def test_every_order_is_as_likely_as_another():
     # 3 rows in batches of 1 have 6 orders. 600 seeds give each 100 times on average, with a standard deviation of
     # sqrt(600 * 1/6 * 5/6) = 9.1; chi-square with 5 degrees of freedom is below 20.5 in 99.9 % of all seeds.

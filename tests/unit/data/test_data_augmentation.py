@@ -153,6 +153,7 @@ def same(one, two):
     return all(np.array_equal(a, b) for x, y in zip(one, two, strict=True) for a, b in zip(x, y, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
 def test_a_seed_gives_the_same_stream_and_epochs_differ(dtype):
     first, second = epochs(dtype=dtype), epochs(dtype=dtype)
@@ -164,6 +165,7 @@ def test_a_seed_gives_the_same_stream_and_epochs_differ(dtype):
     np.testing.assert_allclose(labels.sum(axis=1), 1.0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_parallelism_changes_nothing():
     images = tf.constant(np.random.default_rng(1).random((40, 8, 8, 3)).astype(np.float32))
 

@@ -79,6 +79,7 @@ def test_the_slow_stage_is_found_and_what_follows_is_said(tmp_path):
         assert result.plot(tmp_path / name).stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_ready_batch_leaves_the_model_as_the_limit():
     batch = (tf.constant(X), tf.constant(Y))
     result = diagnose(tf.data.Dataset.from_tensors(batch).repeat().prefetch(2), model(), seconds=0.6)
@@ -87,6 +88,7 @@ def test_a_ready_batch_leaves_the_model_as_the_limit():
     assert result.batch_examples == 64
 
 
+@pytest.mark.slow
 def test_the_model_stays_as_it_was():
     network = model()
     network.fit(X, Y, verbose=0)
@@ -97,6 +99,7 @@ def test_the_model_stays_as_it_was():
         np.testing.assert_array_equal(variable, value, err_msg=variable.path)
 
 
+@pytest.mark.slow
 def test_python_in_the_pipeline_is_named():
     def generate():
         yield from X

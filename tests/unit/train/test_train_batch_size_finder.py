@@ -212,6 +212,7 @@ def batches_seen(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [None, 7], ids=["examples", "batches"])
 def test_data_set_is_batched_anew(monkeypatch, batch):
     seen = batches_seen(monkeypatch)
@@ -245,6 +246,7 @@ def test_which_errors_mean_missing_memory(error, is_memory):
     assert batch_size_finder._is_out_of_memory(error) == is_memory
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_is_an_answer(monkeypatch):
     error = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
@@ -281,6 +283,7 @@ def test_other_errors_are_not_taken_for_missing_memory(monkeypatch):
         find_batch_size(make_model(), (X, Y))
 
 
+@pytest.mark.slow
 def test_limit_is_kept_on_a_cpu():
     # Each example keeps 2 layers of 64 x 64 x 8 floats, 128 KiB each, so some hundred of them fill 64 MiB.
     keras.utils.set_random_seed(0)

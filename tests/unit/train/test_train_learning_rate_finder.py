@@ -168,6 +168,7 @@ def state(model):
     )
 
 
+@pytest.mark.slow
 def test_model_and_random_numbers_are_as_before():
     def run(find):
         model = make_model(keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(0.01, 3, 0.5)))
@@ -230,6 +231,7 @@ def test_custom_steps_weights_and_generators():
     assert model.weights == []
 
 
+@pytest.mark.slow
 def test_class_weight_reaches_the_loss():
     plain = find_learning_rate(make_model(), (X, Y), steps=10, batch_size=64)
     doubled = find_learning_rate(make_model(), (X, Y), steps=10, batch_size=64, class_weight={0: 2.0, 1: 2.0})

@@ -223,6 +223,7 @@ def test_bad_rules_for_a_model():
         LayerMultipliers((LayerMultiplier("a/w", "Dense", 1.0), LayerMultiplier("a/w", "Dense", 2.0)))
 
 
+@pytest.mark.slow
 def test_saved_with_the_model_and_loaded_with_the_state(tmp_path):
     x, y = np.ones((8, 4), np.float32), np.ones((8, 2), np.float32)
     net = model()

@@ -117,12 +117,14 @@ def test_with_xla():
     assert_same(convolutional(), 3, X, jit_compile=True)
 
 
+@pytest.mark.slow
 def test_layers_of_a_subclassed_model_with_masks_attention_and_recurrence():
     model = encoder()
     first, second = assert_same(model, ["first", model.second, "recurrent", "embedding"], TOKENS)
     assert not np.allclose(first[0], second[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)])
 def test_mixed_precision(policy):
     before = keras.config.dtype_policy()
@@ -136,6 +138,7 @@ def test_mixed_precision(policy):
     assert_same(sequence, ["first", "second"], TOKENS, eager=True)
 
 
+@pytest.mark.slow
 def test_a_nested_model_that_holds_most_activations_is_cut_inside():
     keras.utils.set_random_seed(3)
     i = keras.Input((8, 8, 3))
@@ -235,6 +238,7 @@ def test_steps_in_one_graph_equal_single_steps():
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6, err_msg=variable.path)
 
 
+@pytest.mark.slow
 def test_inside_fit_as_a_train_step_of_keras():
     losses = []
     for active in (False, True):

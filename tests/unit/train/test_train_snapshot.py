@@ -57,11 +57,20 @@ def train(model, steps=2):
 @pytest.mark.parametrize(
     "optimizer",
     [
-        lambda: keras.optimizers.Adam(0.01),
-        lambda: keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5), momentum=0.9),
-        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01, use_ema=True), dynamic_growth_steps=2),
+        pytest.param(lambda: keras.optimizers.Adam(0.01), id="Adam"),
+        pytest.param(
+            lambda: keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5), momentum=0.9),
+            id="schedule",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda: keras.optimizers.LossScaleOptimizer(
+                keras.optimizers.Adam(0.01, use_ema=True), dynamic_growth_steps=2
+            ),
+            id="loss scale",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["Adam", "schedule", "loss scale"],
 )
 def test_training_goes_on_as_if_the_block_had_not_been(optimizer, steps_before):
     def run(inside):
@@ -82,6 +91,7 @@ def test_training_goes_on_as_if_the_block_had_not_been(optimizer, steps_before):
     assert run(inside=True) == run(inside=False)
 
 
+@pytest.mark.slow
 def test_model_that_is_not_built_is_not_built_again_afterwards():
     def run(inside):
         model = make_model(build=False)
@@ -96,6 +106,7 @@ def test_model_that_is_not_built_is_not_built_again_afterwards():
     assert run(inside=True) == run(inside=False)
 
 
+@pytest.mark.slow
 def test_xla_steps_do_not_reach_the_kept_values():
     model = make_model(keras.optimizers.Adam(0.01), jit_compile=True)
     train(model, 1)
@@ -120,6 +131,7 @@ def test_what_leaves_the_block_restores_as_well(error):
     assert values(model) == before
 
 
+@pytest.mark.slow
 def test_attributes_of_the_model_and_its_compiled_functions_come_back():
     model = make_model()
     train(model)
@@ -141,6 +153,7 @@ def test_attributes_of_the_model_and_its_compiled_functions_come_back():
     assert len(model.trainable_variables) == 6  # Two kernels, two biases, gamma and beta.
 
 
+@pytest.mark.slow
 def test_saving_and_checkpoints_work_afterwards(tmp_path):
     model = make_model()
     with preserved(model):
@@ -157,6 +170,7 @@ def test_saving_and_checkpoints_work_afterwards(tmp_path):
     checkpoint.restore(path).expect_partial()
 
 
+@pytest.mark.slow
 def test_restore_goes_back_from_within_the_block():
     model = make_model()
     with preserved(model) as snapshot:
@@ -168,6 +182,7 @@ def test_restore_goes_back_from_within_the_block():
     assert runs[0] == runs[1]
 
 
+@pytest.mark.slow
 def test_state_of_callbacks():
     model = make_model()
     history, stopping = keras.callbacks.History(), keras.callbacks.EarlyStopping("loss", patience=1)

@@ -38,11 +38,13 @@ def test_a_loop_of_steps_is_an_epoch_of_fit():
     assert not model.compiled
 
 
+@pytest.mark.slow
 def test_many_steps_in_one_graph_are_the_same():
     model = network(compiled=False)
     check(model, step_of(model).run(DATA), *expected())
 
 
+@pytest.mark.slow
 def test_run_goes_on_with_an_iterator():
     one, other = network(compiled=False), network(compiled=False)
     step_of(one).run(DATA)
@@ -54,6 +56,7 @@ def test_run_goes_on_with_an_iterator():
         step.run(iterator)
 
 
+@pytest.mark.slow
 def test_class_and_sample_weights_multiply():
     sample_weight = np.linspace(0.1, 1, 40, dtype=np.float32)
     both = sample_weight * np.array([WEIGHTS[label] for label in Y], np.float32)
@@ -112,6 +115,7 @@ def test_a_short_training_stays_plain_and_says_so():
     assert decision.plain_step_ms > 0
 
 
+@pytest.mark.slow
 def test_both_forms_are_measured_when_it_can_pay(monkeypatch):
     monkeypatch.setattr("kopt.train.steps.jit.WORTHWHILE_S", 0.0)
     step = step_of(network(compiled=False, dropout=0), jit_compile="auto")

@@ -44,6 +44,7 @@ def test_steps_are_those_of_keras():
     assert {key: [pytest.approx(float(value), abs=1e-6)] for key, value in update.logs().items()} == plain_logs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(10, 10, 10, 10), (16, 16, 8)])
 @pytest.mark.parametrize(
     "optimizer", [lambda: keras.optimizers.SGD(0.1, momentum=0.9), lambda: keras.optimizers.Adam(0.01)]
@@ -61,6 +62,7 @@ def test_accumulation_is_the_large_batch(sizes, optimizer):
     assert int(update.pending) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["sum", "mean_with_sample_weight", "sum_over_batch_size"])
 def test_accumulation_with_weights_and_every_reduction(reduction):
     weights = np.linspace(0.2, 2.0, 40, dtype=np.float32)
@@ -144,6 +146,7 @@ def test_a_loss_scale_that_is_too_large_is_halved_and_does_not_count_as_divergen
         np.testing.assert_array_equal(value, old)
 
 
+@pytest.mark.slow
 def test_loss_scaling_changes_nothing_where_nothing_overflows():
     plain, scaled = network(**EXACT), network(**EXACT)
     scaled.optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01))

@@ -35,12 +35,13 @@ class EpochData:
     Attributes:
         dataset: the batches of one epoch, a `tf.data.Dataset` or a distributed one.
         batches: number of them in an epoch; `None` while that is unknown.
+        created: how many iterators were made. Each one moves on what a data set reshuffles by.
     """
 
     def __init__(self, strategy: Any, **given: Any):
         self._epochs = TFEpochIterator(distribute_strategy=strategy, **given)
         self._keeps_iterator = given.get("steps_per_epoch") is not None
-        self._iterators = 0
+        self.created = 0
         self.dataset = self._epochs._distributed_dataset
         self.batches: int | None = self._epochs.num_batches
 
@@ -49,9 +50,19 @@ class EpochData:
 
         The one in between is never used, but it moves on a shuffle that is anew every time.
         """
-        if self._iterators and self.batches and not self._keeps_iterator:
-            iter(self.dataset)
-        self._iterators += 1
+        if self.created and self.batches and not self._keeps_iterator:
+            self._create()
+        return self._create()
+
+    def go_to(self, created: int) -> Any:
+        """Make iterators until so many were made; return the last one, or `None` if that many are there."""
+        iterator = None
+        while self.created < created:
+            iterator = self._create()
+        return iterator
+
+    def _create(self) -> Any:
+        self.created += 1
         return iter(self.dataset)
 
     def begin(self) -> None:

@@ -1,4 +1,5 @@
-"""Trains with checkpoints in a process of its own; `--die-at N` kills it after N calls of the batch hook."""
+"""Trains with checkpoints in a process of its own; `--die-at N` kills it in the N-th hook after a batch
+or before an epoch."""
 
 import argparse
 import os
@@ -24,6 +25,8 @@ def die_at(call):
             if next(calls) == call:
                 os.kill(os.getpid(), signal.SIGKILL)
 
+        on_epoch_begin = on_train_batch_end
+
     return Die()
 
 
@@ -44,6 +47,8 @@ def data(kind):
         return (X, Y), {"batch_size": 16}
     if kind == "dataset":
         return (kopt.data.from_arrays(X, Y, batch_size=16, shuffle=True, seed=5), None), {}
+    if kind == "shuffled":
+        return (tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(90, seed=5).batch(16), None), {}
     if kind == "repeated":
         dataset = kopt.data.from_arrays(X, Y, batch_size=16, shuffle=True, seed=5).repeat()
         return (dataset, None), {"steps_per_epoch": 4}

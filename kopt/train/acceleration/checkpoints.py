@@ -77,13 +77,17 @@ class Saved:
 
     Attributes:
         history: values by key, of the epochs that ended.
-        drawn: batches that have to be drawn again, if the iterator could not be saved; else `None`.
+        has_iterator: whether the iterator was saved.
+        drawn: batches that were taken from it.
+        created: iterators over the data that the training has made.
     """
 
     path: Path
     position: Position
     history: dict[str, list[float]]
-    drawn: int | None
+    has_iterator: bool
+    drawn: int
+    created: int
 
 
 class Checkpoints:
@@ -103,14 +107,17 @@ class Checkpoints:
         self._directory = Path(config.directory) / _worker_folder()
         self._warned = False
 
-    def save(self, position: Position, history: dict[str, list[float]], iterator: Any, drawn: int) -> None:
+    def save(
+        self, position: Position, history: dict[str, list[float]], iterator: Any, *, drawn: int, created: int
+    ) -> None:
         """Write a checkpoint and remove the oldest ones.
 
         Args:
             position: where training stands.
             history: values by key, of the epochs that ended.
-            iterator: over the data.
+            iterator: over the data; `None` if its state is of no use any more.
             drawn: batches taken from it, in case that it cannot be saved.
+            created: iterators over the data that the training has made.
 
         Raises:
             OutputError: the directory cannot be written.
@@ -122,13 +129,15 @@ class Checkpoints:
         with atomic_path(path, overwrite=True) as staged:
             staged.mkdir()
             self._tracked().write(str(staged / _VARIABLES))
-            saved = _save_iterator(iterator, staged / _ITERATOR)
+            saved = iterator is not None and _save_iterator(iterator, staged / _ITERATOR)
             state = {
                 "epoch": position.epoch,
                 "step": position.step,
                 "history": {key: [float(value) for value in values] for key, values in history.items()},
                 "variables": self._described(),
-                "drawn": None if saved else drawn,
+                "has_iterator": saved,
+                "drawn": drawn,
+                "created": created,
                 "callbacks": plain,
                 "python_random": random.getstate(),
                 "numpy_random": [
@@ -137,7 +146,7 @@ class Checkpoints:
             }
             (staged / _STATE).write_text(json.dumps(state))
             np.savez(staged / _ARRAYS, **arrays)  # type: ignore[arg-type]  # It may be `allow_pickle`, for mypy.
-        if not saved and not self._warned:
+        if iterator is not None and not saved and not self._warned:
             self._warned = True
             _log.warning(
                 "The position in the data cannot be saved, because the pipeline runs Python code. After a kill, "
@@ -164,7 +173,8 @@ class Checkpoints:
                 f"{len(self._variables)}). {_difference(state['variables'], self._described())} Use another directory, "
                 f"or remove it to begin anew."
             )
-        return Saved(path, position, state["history"], state["drawn"])
+        numbers = (state["has_iterator"], state["drawn"], state["created"])
+        return Saved(path, position, state["history"], *numbers)
 
     def restore(self, saved: Saved) -> None:
         """Put back variables, callbacks and the states of Python's and NumPy's generators."""

@@ -9,15 +9,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kopt.core.errors import DataError, DivergedError
+from kopt.core.errors import DataError
 from kopt.core.settings import whole
 from kopt.train import internals
 from kopt.train.acceleration.checkpoints import Checkpointing, Checkpoints, Position, Saved
 from kopt.train.acceleration.input_checks import check_inputs
-from kopt.train.acceleration.nonfinite import locate_nonfinite
 from kopt.train.distribution.strategies import watching
 from kopt.train.memory.estimate import explain_out_of_memory
 from kopt.train.steps.engine import Engine
+from kopt.train.steps.nonfinite import diverged
 
 _VALIDATION_STEPS = 32
 
@@ -173,19 +173,25 @@ class Fit:
         return Checkpoints(config, unique, self._callbacks.callbacks)
 
     def _resume(self, saved: Saved, first: Any) -> tuple[Any, Position]:
-        """Go to where a checkpoint is; the batch that was drawn is the first one still if nothing was taken."""
+        """Go to where a checkpoint is; return the batch to take first, if it is drawn already, and the position."""
         assert self._checkpoints is not None
         self._checkpoints.restore(saved)
         self._model.history.history = {key: list(values) for key, values in saved.history.items()}
         self._model.history.epoch = list(range(self._first_epoch, saved.position.epoch))
-        if saved.drawn is None:
+        if saved.has_iterator and (self._steps_per_epoch or saved.created > self._data.created):
+            # To restore makes an iterator, too. That one has to be of the right number where the state of a shuffle is
+            # not in the checkpoint because all of it was read ahead.
+            self._data.go_to(saved.created - 1)
             self._checkpoints.restore_iterator(saved, self._iterator)
+            self._data.created, self._drawn = saved.created, saved.drawn
             return None, saved.position
-        if saved.drawn == 0:
-            return first, saved.position
-        for _ in range(saved.drawn - 1):
+        iterator, drawn = self._data.go_to(saved.created), self._drawn
+        if iterator is not None:
+            self._iterator, drawn = iterator, 0
+        while drawn < saved.drawn:
             if next(self._iterator, None) is None:
                 raise DataError(f"The data ends before the {saved.drawn} batches that {saved.path} has taken.")
+            drawn += 1
         self._drawn = saved.drawn
         return None, saved.position
 
@@ -271,13 +277,8 @@ class Fit:
 
     def _diverged(self, epoch: int, step: int, in_a_row: int) -> None:
         """Raise, with the first place that is not finite."""
-        batch = self._runner.last_batch()
-        found = None if batch is None else locate_nonfinite(self._model, *keras.utils.unpack_x_y_sample_weight(batch))
-        where = "The last batch is finite everywhere when it is computed again." if found is None else str(found)
-        raise DivergedError(
-            f"{in_a_row} steps in a row were NaN or infinite, up to step {step} of epoch {epoch + 1}; their updates "
-            f"were left out, the weights are those before. {where}"
-        )
+        place = f"step {step} of epoch {epoch + 1}"
+        raise diverged(self._model, self._runner.last_batch(), in_a_row, place)
 
     def _validate(self, validation: internals.EpochData) -> dict[str, float]:
         """Evaluate as `fit` does, with several steps a call."""
@@ -320,8 +321,10 @@ class Fit:
     def _save(self, position: Position) -> None:
         if self._checkpoints is None:
             return
-        drawn = 0 if position.step == 0 and self._steps_per_epoch is None else self._drawn
-        self._checkpoints.save(position, self._model.history.history, self._iterator, drawn)
+        # After the last batch the next epoch begins a new iterator, unless epochs are parts of one stream.
+        between = self._steps_per_epoch is None and position.step in (0, self._data.batches)
+        iterator, drawn = (None, 0) if between else (self._iterator, self._drawn)
+        self._checkpoints.save(position, self._model.history.history, iterator, drawn=drawn, created=self._data.created)
         self._saved_at, self._unsaved_steps = time.monotonic(), 0
 
 

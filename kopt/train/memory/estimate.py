@@ -62,7 +62,7 @@ def estimate_memory(
     """
     whole("batch_size", batch_size)
     model = _inner(model)
-    optimizer = optimizer if optimizer is not None else getattr(model, "optimizer", None)
+    optimizer = getattr(model, "optimizer", None) if optimizer is None else keras.optimizers.get(optimizer)
     batch, has_targets = _batch_spec(model, batch_size, data)
     graph = _trace(model, optimizer, batch, has_targets, remat)
     layers = by_layer(graph.kept(), [layer.name for layer in flatten_layers(model)[1:]])

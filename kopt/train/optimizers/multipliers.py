@@ -97,10 +97,13 @@ def resolve(rules: Mapping[str, float], paths: Sequence[str]) -> tuple[float, ..
                 f"No variable to train has {rule!r} in its path.{nearest(rule, names)} Paths: {', '.join(paths)}."
             )
     backwards = list(rules)[::-1]
-    return tuple(
-        rules[path] if path in rules else next((rules[rule] for rule in backwards if _applies(rule, path)), 1.0)
-        for path in paths
-    )
+
+    def factor(path: str) -> float:
+        whole = next((rule for rule in backwards if _is_whole(rule, path)), None)
+        chosen = whole or next((rule for rule in backwards if _applies(rule, path)), None)
+        return 1.0 if chosen is None else rules[chosen]
+
+    return tuple(map(factor, paths))
 
 
 def layer_multipliers(model: keras.Model, rules: Rules) -> LayerMultipliers:
@@ -200,9 +203,14 @@ def _title(rule: Any) -> str:
     return f"multiplier of {rule if isinstance(rule, str) else rule.__name__}"
 
 
+def _is_whole(rule: str, path: str) -> bool:
+    # While Keras loads a Sequential model, its own name is not in the paths yet.
+    return path in (rule, rule.partition("/")[2])
+
+
 def _applies(rule: str, path: str) -> bool:
     if rule.startswith(_REGEX):
         return re.search(rule[len(_REGEX) :], path) is not None
     if any(mark in rule for mark in "*?["):
         return any(fnmatch.fnmatchcase(path, form) for form in (rule, f"{rule}/*", f"*/{rule}", f"*/{rule}/*"))
-    return f"/{rule}/" in f"/{path}/"
+    return f"/{rule}/" in f"/{path}/" or _is_whole(rule, path)

@@ -7,10 +7,13 @@ import keras
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError
+from kopt.core.settings import whole
 from kopt.core.step_records import JitDecision, StepConfig
 from kopt.train.numerics.precision import scaled_optimizer
 from kopt.train.steps.class_weights import weights_of_classes
 from kopt.train.steps.engine import Engine, Remat, call, packed, require_plain_training
+from kopt.train.steps.nonfinite import diverged
+from kopt.train.steps.runner import Progress
 
 
 def make_train_step(
@@ -52,7 +55,8 @@ def make_train_step(
         global_clip_norm: largest L2 norm of all gradients together.
         adaptive_clip: largest ratio of the norm of a unit's gradient to that of its weights.
         skip_nonfinite: leave out batches whose loss or gradient is NaN or infinite.
-        max_nonfinite_steps: `run` returns early after so many of them in a row.
+        max_nonfinite_steps: so many of them in a row end `run` with `DivergedError`, which names the first layer that
+            is not finite.
         log_gradient_norm: add `gradient_norm` to the metrics.
         remat: keep less for the backward pass and compute it again.
 
@@ -114,10 +118,11 @@ class TrainStep:
             sample_weight: of shape (batch,), or one an output.
 
         Returns:
-            Scalars by name: means since `reset_metrics`. `loss` is there always.
+            Scalars by name: means since `reset_metrics`. `loss` is there always; `skipped_steps` once a batch was left
+            out because it was not finite.
         """
         batch = self._weighted_batch(*packed(x, y, sample_weight))
-        return self._engine.runner_for_batch(batch).take(batch).logs
+        return _logs(self._engine.runner_for_batch(batch).take(batch))
 
     def run(self, data: Any, steps: int | None = None) -> dict[str, tf.Tensor]:
         """Take many batches in calls of one graph, without Python between them.
@@ -125,15 +130,24 @@ class TrainStep:
         Args:
             data: batched `tf.data.Dataset` of `(x, y)` or `(x, y, sample_weight)`, or an iterator over one, which goes
                 on where it stands.
-            steps: at most so many batches; all if `None`.
+            steps: at most so many batches, at least 1; all if `None`.
 
         Returns:
             As a call.
 
         Raises:
-            DataError: there was no batch.
-            ConfigError: an iterator where classes have weights, which belong into its data set.
+            DivergedError: `max_nonfinite_steps` in a row were NaN or infinite.
+            DataError: there was no batch, or `data` is of another kind.
+            ConfigError: an iterator where classes have weights, which belong into its data set, or impossible `steps`.
         """
+        if steps is not None:
+            whole("steps", steps)
+        if not hasattr(data, "element_spec"):
+            received = f"{type(data).__module__}.{type(data).__qualname__}"
+            raise DataError(
+                f"`data` must be a tf.data.Dataset of batches, or an iterator over one. Received: {received}. Make "
+                f"one of arrays with `kopt.data.from_arrays`, or call the step with each batch."
+            )
         if isinstance(data, tf.data.Iterator) and self._class_weight is not None:
             raise ConfigError("`class_weight` cannot be applied to an iterator. Pass the data set, or weights in it.")
         iterator = data if isinstance(data, tf.data.Iterator) else iter(self._weighted(data))
@@ -148,7 +162,9 @@ class TrainStep:
             if not following.taken:
                 break
             progress, taken = following, taken + following.taken
-        return progress.logs
+        if progress.in_a_row >= limit:
+            raise diverged(self._engine.model, runner.last_batch(), progress.in_a_row, f"step {taken} of this run")
+        return _logs(progress)
 
     def flush(self) -> None:
         """Apply the gradients that are accumulated and not applied yet."""
@@ -182,6 +198,11 @@ class TrainStep:
             return dataset
         weighted = tf.autograph.experimental.do_not_convert(self._weighted_batch)
         return dataset.map(weighted, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _logs(progress: Progress) -> dict[str, tf.Tensor]:
+    skipped = {"skipped_steps": tf.constant(progress.skipped)} if progress.skipped else {}
+    return {**progress.logs, **skipped}
 
 
 class _Carrier(keras.Model):

@@ -254,3 +254,8 @@ print(json.dumps([resident, allocated, estimate_memory(model, size, data=(x, y))
     # 0.86 to 1.14 times what TensorFlow allocates was seen; the runtime and what the allocator holds back come on top.
     assert 0.8 * allocated < estimated < 1.25 * allocated
     assert allocated < resident
+
+
+def test_an_optimizer_by_name():
+    named = estimate_memory(mlp(), 4, optimizer="adam")
+    assert named.optimizer_bytes == estimate_memory(mlp(), 4, optimizer=keras.optimizers.Adam()).optimizer_bytes > 0

@@ -243,6 +243,19 @@ def test_saved_with_the_model_and_loaded_with_the_state(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_sequential_model_with_rules_by_whole_path_can_be_loaded(tmp_path):
+    x, y = np.ones((8, 4), np.float32), np.ones((8, 2), np.float32)
+    net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="stem"), keras.layers.Dense(2, name="head")])
+    net.compile(LearningRateMultipliers("sgd", layer_multipliers(net, {"head": 0.0})), "mse")
+    net.fit(x, y, verbose=0)
+    net.save(tmp_path / "net.keras")
+    twin = keras.models.load_model(tmp_path / "net.keras")
+    before = twin.get_layer("head").get_weights()
+    twin.fit(x, y, verbose=0)
+    for ours, theirs in zip(before, twin.get_layer("head").get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_state_of_another_optimizer_is_not_loaded():
     optimizer = LearningRateMultipliers("sgd", {})
     with pytest.raises(LoadError, match=r"has 2 variables of its own; the file has 1"):

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError, InputError
 from kopt.core.training_records import NonFiniteReport
-from kopt.train.acceleration.nonfinite import locate_nonfinite
+from kopt.train.steps.nonfinite import locate_nonfinite
 
 L = keras.layers
 X = np.array([[0.5, 1.0, 2.0], [0.0, 3.0, -1.0]], "float32")

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from training_cases import CLASSES, examples, largest_difference, network
 
-from kopt.core.errors import ConfigError, DataError
+from kopt.core.errors import ConfigError, DataError, DivergedError
 from kopt.train import make_train_step
 
 X, Y = examples(40)
@@ -130,6 +130,26 @@ def test_both_forms_are_measured_when_it_can_pay(monkeypatch):
 def test_class_weights_need_labels():
     with pytest.raises(ConfigError, match="labels of one output"):
         step_of(network(compiled=False), class_weight=WEIGHTS)(X[:4])
+
+
+def test_run_refuses_what_is_no_stream_of_batches():
+    step = step_of(network(compiled=False))
+    with pytest.raises(DataError, match=r"must be a tf\.data\.Dataset of batches.*Received: builtins\.tuple"):
+        step.run((X, Y), 3)
+    for steps in (0, -5):
+        with pytest.raises(ConfigError, match=f"`steps` must be .*Received: {steps}"):
+            step.run(DATA, steps)
+    assert not step.optimizer.built
+
+
+def test_batches_that_are_left_out_are_counted_and_many_in_a_row_end_the_run():
+    step = step_of(network(compiled=False), max_nonfinite_steps=3)
+    assert "skipped_steps" not in step(X[:4], Y[:4])
+    assert int(step(X[:4] * np.nan, Y[:4])["skipped_steps"]) == 1
+    with pytest.raises(
+        DivergedError, match=r"3 steps in a row were NaN or infinite, up to step 2 of this run;.*The batch"
+    ):
+        step.run(tf.data.Dataset.from_tensor_slices((X * np.nan, Y)).batch(4))
 
 
 def test_weights_that_could_not_be_applied_are_refused():

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kopt.core.errors import ConfigError
+from kopt.core.errors import ConfigError, DivergedError
 from kopt.core.training_records import NonFiniteReport
 from kopt.graph.checks import require_built
 from kopt.graph.internals import flatten_layers, graph_of
@@ -65,6 +65,23 @@ def locate_nonfinite(
         return None
     found = _in_batch(x, y, sample_weight) or (bad_weight and _of_weight(*bad_weight))
     return found or step.first_activation() or step.of_loss() or step.first_gradient()
+
+
+def diverged(model: keras.Model, batch: Any, in_a_row: int, place: str) -> DivergedError:
+    """Return the error that ends a training, with the first place that is not finite.
+
+    Args:
+        model: the compiled one.
+        batch: the last one; `None` if it is gone.
+        in_a_row: steps that were left out.
+        place: where the last of them was, in words.
+    """
+    found = None if batch is None else locate_nonfinite(model, *keras.utils.unpack_x_y_sample_weight(batch))
+    where = "The last batch is finite everywhere when it is computed again." if found is None else str(found)
+    return DivergedError(
+        f"{in_a_row} steps in a row were NaN or infinite, up to {place}; their updates were left out, the weights are "
+        f"those before. {where}"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -155,6 +155,9 @@ class _Process:
             reader.join(_POLL_S)
         word, _, address = (line[0] if line else "").strip().partition(" ")
         if word != service_process.READY:
+            # The pipe of a process that ends is closed a moment before its status is known.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(0.0 if reader.is_alive() else _STOP_S)
             state = f"ended with status {self._child.returncode}" if self.has_ended() else "did not answer"
             raise LoadError(
                 f"The {self.role} of the local tf.data service {state} within {timeout_s:g} s. The end of its log:\n"

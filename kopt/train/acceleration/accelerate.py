@@ -208,6 +208,12 @@ class AcceleratedModel(keras.Model):
         logs = internals.as_numbers(runner.take(batch).logs)
         return logs if return_dict else list(logs.values())
 
+    def make_train_function(self, force: bool = False) -> Any:
+        """Make the step that `model.fit` takes, for tools that time single steps; `fit` does not use it."""
+        self.model.make_train_function(force)
+        self.train_function = self.model.train_function
+        return self.train_function
+
     def save(self, filepath: Any, overwrite: bool = True, **settings: Any) -> None:
         """Save `model`, not the wrapper; see `keras.Model.save`."""
         self.model.save(filepath, overwrite=overwrite, **settings)

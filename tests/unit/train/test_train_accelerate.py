@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 from training_cases import CLASSES, compile_network, examples, largest_difference, network
 
+import kopt
 from kopt.core.errors import (
     ConfigError,
     DataError,
@@ -332,3 +333,12 @@ def test_running_out_of_memory_is_explained_and_what_was_trained_is_kept(monkeyp
     expected.train_on_batch(X[:16], Y[:16])
     assert largest_difference(expected, model) < 1e-6
     assert not np.array_equal(model.get_layer("dense").get_weights()[0], before)
+
+
+def test_an_accelerated_model_can_be_diagnosed():
+    fast = accelerate(network())
+    before = fast.get_weights()
+    result = kopt.data.diagnose(kopt.data.from_arrays(X, Y, batch_size=10), fast, seconds=0.2)
+    assert result.step_ms > 0
+    for ours, theirs in zip(before, fast.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)

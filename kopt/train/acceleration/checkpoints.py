@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kopt.core.errors import LoadError
+from kopt.core.errors import ConfigError, LoadError
 from kopt.core.files import atomic_path, remove_leftovers
 from kopt.core.serialization import Record
 from kopt.core.settings import number, whole
@@ -60,7 +60,13 @@ class Checkpointing(Record):
     @classmethod
     def of(cls, value: "Checkpointing | str | os.PathLike[str] | None") -> "Checkpointing | None":
         """Return the settings that an argument stands for: a path means the defaults."""
-        return value if value is None or isinstance(value, Checkpointing) else cls(os.fspath(value))
+        if value is None or isinstance(value, Checkpointing):
+            return value
+        if not isinstance(value, (str, os.PathLike)):
+            raise ConfigError(
+                f"`checkpoint` must be a directory, or `kopt.train.Checkpointing(directory, ...)`. Received: {value!r}."
+            )
+        return cls(os.fspath(value))
 
 
 @dataclasses.dataclass(frozen=True, order=True)

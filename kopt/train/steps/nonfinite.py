@@ -245,8 +245,10 @@ _ACTIVATION = (
     "grew too large: add `keras.config.epsilon()` there, normalize before it, or lower the learning rate."
 )
 _LOSS = (
-    "The outputs of the model are finite, so the loss takes the logarithm of zero or divides by zero: use "
-    "`from_logits=True` with a last layer without softmax or sigmoid, and look at targets and sample weights."
+    "The outputs of the model are finite. A loss of probabilities then takes the logarithm of zero: use "
+    "`from_logits=True` with a last layer without softmax or sigmoid. A square or exponential overflows when outputs "
+    "or targets are huge: scale the targets, lower the learning rate or set `global_clip_norm`. Look at sample "
+    "weights, too."
 )
 _GRADIENT = (
     "The values are finite but a slope is not, as of a root, norm or division at zero: add `keras.config.epsilon()` "

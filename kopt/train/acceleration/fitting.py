@@ -127,6 +127,14 @@ class Fit:
         self._callbacks.on_train_end(logs)
         if self._checkpoints:
             self._checkpoints.discard()
+        skipped = int(sum(self._model.history.history.get("skipped_steps", ())))
+        if skipped:
+            note = (
+                f"{skipped} batches were left out because their loss or a gradient was NaN or infinite. Pass one of "
+                f"them to `kopt.train.locate_nonfinite` to see where."
+            )
+            self.notes = (*self.notes, note)
+            self._say(note)
 
     def _begin(self) -> Any:
         """Draw the first batch, hold it against the model, build what is not built, trace the step."""
@@ -160,7 +168,10 @@ class Fit:
             dataset=self._given if isinstance(self._given, tf.data.Dataset) else None,
             look_at_outputs=not self._engine.has_update,
         ).notes
-        for note in self.notes if self._verbose else ():
+        self._say(*self.notes)
+
+    def _say(self, *notes: str) -> None:
+        for note in notes if self._verbose else ():
             sys.stdout.write(f"Note: {note}\n")
 
     def _make_checkpoints(self) -> Checkpoints | None:

@@ -39,6 +39,12 @@ CASES = {
     "another size": (lambda: fit(dataset(X[:, :4])), DataError, ["(None, 6, 6, 1)", "4, 6, 1"]),
     "two inputs for one": (lambda: fit(dataset((X, X))), DataError, ["1 input(s)"]),
     "an unknown name": (lambda: fit({"picture": X}, Y), DataError, ["picture"]),
+    "labels too high for a finder": (
+        lambda: train.find_learning_rate(network(), (X, Y + 2), steps=12), DataError, ["[0, 4)"]
+    ),
+    "NaN for a finder": (
+        lambda: train.find_batch_size(network(), (X * np.nan, Y), max_batch_size=4), NonFiniteError, ["NaN"]
+    ),
     "a checkpoint that is no path": (lambda: fit(X, Y, checkpoint=3), ConfigError, ["must be a directory", "3"]),
     "labels too high": (lambda: fit(X, Y + 2), DataError, ["[0, 4)"]),
     "labels below zero": (lambda: fit(X, Y - 1), DataError, ["[0, 4)"]),

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError, UnsupportedModelError
 from kopt.train.acceleration.accelerate import AcceleratedModel
+from kopt.train.acceleration.input_checks import check_inputs
 from kopt.train.internals import EpochData
 
 
@@ -42,6 +43,7 @@ class TrialSteps:
         )
         self._begins_again = not hasattr(x, "__next__")
         self._iterator: Any = None
+        self._checked = False
         self._steps = 0
         self.batches: int | None = None
         self.passes = 0
@@ -60,7 +62,11 @@ class TrialSteps:
         return sum(known) / len(losses) if len(known) == len(losses) else None
 
     def take(self) -> float | None:
-        """Train on the next batch and return its loss; `None` if there is none. See `step`."""
+        """Train on the next batch and return its loss; `None` if there is none. See `step`.
+
+        Raises:
+            DataError, NonFiniteError: the first batch does not fit the model.
+        """
         if self._iterator is None:
             self._begin()
         batch = next(self._iterator, None)
@@ -71,6 +77,9 @@ class TrialSteps:
             batch = next(self._iterator, None)
         if batch is None:
             return None
+        if not self._checked:
+            self._checked = True
+            check_inputs(self._inner, *keras.utils.unpack_x_y_sample_weight(batch))
         self._steps += 1
         self._inner.reset_metrics()  # So that the loss in the logs is this batch's, not a mean over batches.
         # The batch is taken here, not inside the step: at the end of the data a step would still draw dropout seeds.

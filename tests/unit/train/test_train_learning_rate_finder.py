@@ -317,7 +317,10 @@ def test_data_that_cannot_be_tested():
     empty = tf.data.Dataset.from_tensor_slices((X, Y)).batch(100, drop_remainder=True)
     with pytest.raises(DataError, match="no batch"):
         find_learning_rate(make_model(), empty)
-    with pytest.raises(NonFiniteError, match="very first batch is nan"):
+    with pytest.raises(NonFiniteError, match="Targets of the first batch has 64"):
         find_learning_rate(make_model(loss="mse"), (X, np.full((64, 2), np.nan, "float32")))
+    overflowing = make_model(loss="mse")
+    with pytest.raises(NonFiniteError, match="very first batch is inf"):
+        find_learning_rate(overflowing, (X, np.full((64, 2), 1e38, "float32")))
     with pytest.raises(ConfigError, match="tuple of 4"):
         find_learning_rate(make_model(), (X, Y, Y, Y))

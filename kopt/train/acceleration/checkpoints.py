@@ -35,7 +35,8 @@ class Checkpointing(Record):
     and in between as asked for. `fit` with the same directory goes on from the newest, and removes it when it is done.
 
     The data goes on exactly where it was when the pipeline can be saved by TensorFlow (arrays, and `tf.data` without
-    Python functions). Otherwise the batches that were taken are drawn again and thrown away.
+    Python functions). Otherwise, and within the first epoch, the batches that were taken are drawn again and thrown
+    away, which is exact for an order that a seed fixes. Of epochs that ended it is counted how often the data was begun.
 
     Attributes:
         directory: of the checkpoints; under `tf.distribute` over several machines, each worker has a folder in it.
@@ -156,7 +157,8 @@ class Checkpoints:
             self._warned = True
             _log.warning(
                 "The position in the data cannot be saved, because the pipeline runs Python code. After a kill, "
-                "batches that were taken are drawn again and thrown away, and shuffling begins anew."
+                "batches that were taken are drawn again and thrown away; a shuffle without a seed has another order "
+                "then."
             )
         for old in self._found()[: -self.config.keep]:
             shutil.rmtree(old, ignore_errors=True)

@@ -116,7 +116,7 @@ class Fit:
         position = Position(self._first_epoch, 0)
         self._callbacks.on_train_begin()
         if saved is not None:
-            first, position = self._resume(saved, first)
+            first, position = None, self._resume(saved)
         logs: dict[str, Any] | None = None
         for epoch in range(position.epoch, self._epochs):
             logs = self._epoch(epoch, position.step if epoch == position.epoch else 0, first)
@@ -183,8 +183,8 @@ class Fit:
         unique = list({id(variable): variable for variable in variables}.values())
         return Checkpoints(config, unique, self._callbacks.callbacks)
 
-    def _resume(self, saved: Saved, first: Any) -> tuple[Any, Position]:
-        """Go to where a checkpoint is; return the batch to take first, if it is drawn already, and the position."""
+    def _resume(self, saved: Saved) -> Position:
+        """Go to where a checkpoint is."""
         assert self._checkpoints is not None
         self._checkpoints.restore(saved)
         self._model.history.history = {key: list(values) for key, values in saved.history.items()}
@@ -195,7 +195,7 @@ class Fit:
             self._data.go_to(saved.created - 1)
             self._checkpoints.restore_iterator(saved, self._iterator)
             self._data.created, self._drawn = saved.created, saved.drawn
-            return None, saved.position
+            return saved.position
         iterator, drawn = self._data.go_to(saved.created), self._drawn
         if iterator is not None:
             self._iterator, drawn = iterator, 0
@@ -204,7 +204,7 @@ class Fit:
                 raise DataError(f"The data ends before the {saved.drawn} batches that {saved.path} has taken.")
             drawn += 1
         self._drawn = saved.drawn
-        return None, saved.position
+        return saved.position
 
     def _epoch(self, epoch: int, step: int, first: Any) -> dict[str, Any]:
         if step == 0:

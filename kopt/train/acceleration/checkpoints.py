@@ -36,7 +36,7 @@ class Checkpointing(Record):
 
     The data goes on exactly where it was when the pipeline can be saved by TensorFlow (arrays, and `tf.data` without
     Python functions). Otherwise, and within the first epoch, the batches that were taken are drawn again and thrown
-    away, which is exact for an order that a seed fixes. Of epochs that ended it is counted how often the data was begun.
+    away, which is exact for an order that a seed fixes. How often the data was begun is counted, for epochs that ended.
 
     Attributes:
         directory: of the checkpoints; under `tf.distribute` over several machines, each worker has a folder in it.

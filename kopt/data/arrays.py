@@ -13,7 +13,7 @@ from kopt.data.augmentation import Augmentation, apply_augment
 from kopt.data.caching import apply_cache, function_fingerprint, remember_cache
 from kopt.data.mapped import is_mapped, over_mapped
 from kopt.data.seeds import epoch_seeds, permuted
-from kopt.data.sharding import check_order_is_shared, sharded_by
+from kopt.data.sharding import check_seed, sharded_by
 
 
 def from_arrays(
@@ -73,7 +73,7 @@ def from_arrays(
         ```
     """
     _check_batch_size(batch_size)
-    check_order_is_shared(shuffle or isinstance(augment, Augmentation), seed)
+    check_seed(seed, draws=shuffle or isinstance(augment, Augmentation))
     if cache and shuffle:
         raise ConfigError(
             "`cache` keeps finished batches, so `shuffle` would give the same order every epoch. Use one of the two."

@@ -17,7 +17,7 @@ from kopt.data.caching import CacheRequest, apply_cache, remember_cache
 from kopt.data.damage import Recorder, batch_whole, numbered, refuse, remember, row_at
 from kopt.data.image_decoding import CHANNELS, decode_image, decode_other, decode_window, read_image, resize
 from kopt.data.image_folders import files_by_class, image_classes
-from kopt.data.sharding import check_order_is_shared, sharded_by
+from kopt.data.sharding import check_seed, sharded_by
 from kopt.data.splits import Array
 from kopt.data.stages import batches_of, check_batch_size, check_fills_a_batch, shuffle_window
 
@@ -93,7 +93,7 @@ def from_images(
         ```
     """
     size = _check_settings(image_size, batch_size, channels, labels, corrupt)
-    check_order_is_shared(shuffle or isinstance(augment, Augmentation), seed)
+    check_seed(seed, draws=shuffle or isinstance(augment, Augmentation))
     directory = Path(directory)
     classes = image_classes(directory)
     if labels == "binary" and len(classes) != 2:

@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError
+from kopt.core.settings import whole
 
 AutoShardPolicy = tf.data.experimental.AutoShardPolicy
 
@@ -24,15 +25,21 @@ def sharded_by(dataset: tf.data.Dataset, policy: Any = AutoShardPolicy.DATA) -> 
     return dataset.with_options(options)
 
 
-def check_order_is_shared(shuffle: bool, seed: int | None) -> None:
-    """Refuse a shuffle without a seed where several workers must agree on the order.
+def check_seed(seed: int | None, *, draws: bool) -> None:
+    """Refuse what is no seed, and none where several workers must draw alike.
+
+    Args:
+        seed: as given by the user.
+        draws: whether the pipeline shuffles or augments.
 
     Raises:
-        ConfigError: `TF_CONFIG` names several workers, and each would shuffle in an order of its own, so that some
-            examples are seen twice in an epoch and some never.
+        ConfigError: it is no whole number; or `TF_CONFIG` names several workers, and each would shuffle in an order of
+            its own, so that some examples are seen twice in an epoch and some never.
     """
+    if seed is not None:
+        whole("seed", seed, least=0)
     count, _ = workers()
-    if shuffle and seed is None and count > 1:
+    if draws and seed is None and count > 1:
         raise ConfigError(
             f"TF_CONFIG names {count} workers: each takes its share of one common order, so `shuffle` needs a `seed`, "
             f"the same on every worker, e.g. `seed=0`. Received: seed=None."

@@ -1,6 +1,7 @@
 """How long one training step of a compiled model takes on a batch that is at hand."""
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kopt.core.errors import ConfigError
+from kopt.core.errors import ConfigError, DataError
 from kopt.core.randomness import preserved_random_state
 
+_COLORS = re.compile(r"\x1b\[\d*m")
 _WARM_UP = 2
 _LEAST = 3
 
@@ -45,6 +47,7 @@ def step_ms(model: keras.Model, batch: Any, seconds: float) -> float:
 
     Raises:
         ConfigError: the batch has no targets.
+        DataError: the model cannot be trained on it.
     """
     if not isinstance(batch, tuple) or len(batch) < 2:
         raise ConfigError(
@@ -55,8 +58,11 @@ def step_ms(model: keras.Model, batch: Any, seconds: float) -> float:
         model.make_train_function()
         dataset = tf.data.Dataset.from_tensors(batch).repeat()
         iterator = iter(model.distribute_strategy.experimental_distribute_dataset(dataset))
-        for _ in range(_WARM_UP):
-            _run(model, iterator)
+        try:
+            for _ in range(_WARM_UP):
+                _run(model, iterator)
+        except (ValueError, tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+            raise DataError(_untrainable(model, batch, error)) from error
         calls, begin = 0, time.perf_counter()
         while calls < _LEAST or time.perf_counter() - begin < seconds:
             _run(model, iterator)
@@ -84,6 +90,18 @@ def unchanged(model: keras.Model, batch: Any) -> Iterator[None]:
                     variable.assign(before[id(variable)][1])
             if any(id(variable) not in before for variable in model.metrics_variables):
                 model.reset_metrics()  # They did not exist before, so nothing was counted.
+
+
+def _untrainable(model: keras.Model, batch: Any, error: Exception) -> str:
+    shapes = ", ".join(str(tuple(part.shape)) for part in tf.nest.flatten(batch))
+    lines = [_COLORS.sub("", line).strip() for line in str(error).splitlines() if line.strip()]
+    # The first line is a headline, in TensorFlow's errors and in those of Keras.
+    words = next((line for line in lines if "Received a label" in line or "shape" in line), lines[0] if lines else "")
+    return (
+        f"The model {model.name!r} cannot be trained on a batch of this data set, with parts of shapes {shapes}: "
+        f"{words[:300].rstrip('.')}. Batch the data set if it gives single examples; "
+        f"`kopt.train.check_inputs(model, x, y)` of one batch says more."
+    )
 
 
 def _run(model: keras.Model, iterator: Any) -> None:

@@ -14,7 +14,7 @@ from kopt.core.data_records import TFRecordManifest
 from kopt.core.errors import ConfigError, DataError, nearest
 from kopt.data.augmentation import Augmentation, apply_augment
 from kopt.data.caching import CacheRequest, apply_cache, function_fingerprint, remember_cache
-from kopt.data.sharding import check_order_is_shared, sharded_by
+from kopt.data.sharding import check_seed, sharded_by
 from kopt.data.stages import batches_of, check_batch_size, check_fills_a_batch, shuffle_window
 from kopt.data.tfrecord_files import MANIFEST, compression_of, count_records, manifest_of, matching, no_examples
 from kopt.data.tfrecord_framing import COMPRESSIONS, damaged_data, first_record, walk
@@ -100,7 +100,7 @@ def from_tfrecords(
         ```
     """
     _check_settings(batch_size, features, parse, decode, shuffle, compression, check)
-    check_order_is_shared(bool(shuffle) or isinstance(augment, Augmentation), seed)
+    check_seed(seed, draws=bool(shuffle) or isinstance(augment, Augmentation))
     files = matching(pattern)
     manifest = manifest_of(files)
     kind = compression_of(files, compression)

@@ -3,7 +3,6 @@
 from kopt.train import callbacks, schedules
 from kopt.train.acceleration.accelerate import AcceleratedModel, accelerate
 from kopt.train.acceleration.checkpoints import Checkpointing
-from kopt.train.acceleration.input_checks import check_inputs
 from kopt.train.averaging import StochasticWeightAveraging
 from kopt.train.batch_norm import reestimate_batch_norm
 from kopt.train.distribution.devices import deterministic, logical_cpus, memory_growth, memory_limit, visible_devices
@@ -22,6 +21,7 @@ from kopt.train.optimizers.momentum import MomentumSchedule
 from kopt.train.optimizers.multipliers import LearningRateMultipliers, layer_multipliers
 from kopt.train.optimizers.warmup import GradientWarmup, ScaledLearningRate
 from kopt.train.snapshot import Snapshot, preserved
+from kopt.train.steps.input_checks import check_inputs
 from kopt.train.steps.nonfinite import locate_nonfinite
 from kopt.train.steps.step import TrainStep, make_train_step
 

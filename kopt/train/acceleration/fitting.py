@@ -7,16 +7,18 @@ import warnings
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from kopt.core.errors import DataError
-from kopt.core.settings import whole
+from kopt.core.errors import ConfigError, DataError
+from kopt.core.settings import number, whole
 from kopt.train import internals
 from kopt.train.acceleration.checkpoints import Checkpointing, Checkpoints, Position, Saved
-from kopt.train.acceleration.input_checks import check_inputs
 from kopt.train.distribution.strategies import watching
 from kopt.train.memory.estimate import explain_out_of_memory
 from kopt.train.steps.engine import Engine
+from kopt.train.steps.input_checks import check_inputs
+from kopt.train.steps.label_checks import require_numbers
 from kopt.train.steps.nonfinite import diverged
 
 _VALIDATION_STEPS = 32
@@ -57,6 +59,11 @@ class Fit:
         for name, value in {**sizes, "validation_batch_size": validation_batch_size}.items():
             if value is not None:
                 whole(name, value)
+        if validation_split and number("validation_split", validation_split, least=0.0, most=1.0) == 1.0:
+            raise ConfigError("`validation_split` is a share below 1. Received: 1.0, which leaves nothing to train on.")
+        for array in tf.nest.flatten(y):
+            if isinstance(array, np.ndarray):
+                require_numbers(array, "Targets")
         self._engine, self._model = engine, engine.model
         self._checkpoint, self._given_steps = checkpoint, fixed_steps
         self.notes: tuple[str, ...] = ()

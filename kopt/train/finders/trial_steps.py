@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError, UnsupportedModelError
 from kopt.train.acceleration.accelerate import AcceleratedModel
-from kopt.train.acceleration.input_checks import check_inputs
 from kopt.train.internals import EpochData
+from kopt.train.steps.input_checks import check_inputs
 
 
 class TrialSteps:

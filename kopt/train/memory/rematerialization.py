@@ -53,13 +53,31 @@ def rematerialized(model: keras.Model, blocks: Blocks = "auto") -> "Rematerializ
     References:
         Chen, Xu, Zhang, Guestrin: Training deep nets with sublinear memory cost (arXiv:1604.06174).
     """
+    check_blocks(blocks)
     require_built(model)
     if isinstance(blocks, (str, int)):
         graph, ranges = _cut(model, blocks)
         return Rematerialized(model, [(graph, ranges)], [])
-    if not isinstance(blocks, (list, tuple)) or not blocks:
-        raise ConfigError(_ACCEPTED.format(blocks))
     return _named(model, blocks)
+
+
+def check_blocks(blocks: Any, name: str = "blocks") -> None:
+    """Make sure that this is a way to name blocks, before there is a model to look for them in.
+
+    Args:
+        blocks: see `rematerialized`.
+        name: of the setting, for the message.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    named = isinstance(blocks, (list, tuple)) and bool(blocks)
+    parts = isinstance(blocks, int) and not isinstance(blocks, bool) and blocks >= 2
+    if not (blocks == "auto" or parts or named):
+        raise ConfigError(
+            f'`{name}` must be "auto", a number of parts of at least 2, or a list of layers, names or "first..last" '
+            f"ranges. Received: {blocks!r}."
+        )
 
 
 class Rematerialized:
@@ -182,20 +200,12 @@ class Rematerialized:
             )
 
 
-_ACCEPTED = (
-    '`blocks` must be "auto", a number of parts of at least 2, or a list of layers, names or "first..last" ranges. '
-    "Received: {!r}."
-)
-
-
 def _same(operation: Any) -> Any:
     return operation
 
 
 def _cut(model: keras.Model, blocks: str | int) -> tuple[CallGraph, list[tuple[int, int]]]:
     graph = graph_of(model)
-    if isinstance(blocks, bool) or (isinstance(blocks, str) and blocks != "auto") or blocks in (0, 1):
-        raise ConfigError(_ACCEPTED.format(blocks))
     if graph is None:
         names = [layer.name for layer in model.layers if len(flatten_layers(layer)) > 1]
         raise UnsupportedModelError(
@@ -204,7 +214,7 @@ def _cut(model: keras.Model, blocks: str | int) -> tuple[CallGraph, list[tuple[i
             f"{', e.g. ' + repr(names) if names else ''}."
         )
     calls = CallGraph.of(graph).largest
-    if isinstance(blocks, int) and not 2 <= blocks <= len(calls.nodes):
+    if isinstance(blocks, int) and blocks > len(calls.nodes):
         raise ConfigError(
             f"Model {model.name!r} makes {len(calls.nodes)} calls, so it can be cut into 2 to {len(calls.nodes)} "
             f"parts. Received: blocks={blocks}."

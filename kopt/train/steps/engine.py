@@ -9,7 +9,7 @@ import tensorflow as tf
 from kopt.core.errors import ConfigError, UnsupportedModelError
 from kopt.core.step_records import StepConfig
 from kopt.train import internals
-from kopt.train.memory.rematerialization import Rematerialized, rematerialized
+from kopt.train.memory.rematerialization import Rematerialized, check_blocks, rematerialized
 from kopt.train.steps.runner import Runner
 from kopt.train.steps.update import Update
 
@@ -35,6 +35,8 @@ class Engine:
             remat: see `kopt.train.rematerialized`.
             body: the model whose layers `remat` names, if `model` is a wrapper around it.
         """
+        if remat is not None:
+            check_blocks(remat, "remat")
         self.model, self.remat = model, remat
         self.runner: Runner | None = None
         self.rematerialized: Rematerialized | None = None

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from kopt.core.step_records import JitDecision
 from kopt.train.steps.jit import JitTrial, refusal
+from kopt.train.steps.label_checks import named_labels
 from kopt.train.steps.update import Update
 
 # Long enough that a call's own cost (about a millisecond) does not count, short enough for a progress bar.
@@ -99,10 +100,11 @@ class Runner:
         self._last_batch = batch
         jit = self.trial.next_form(steps_ahead) and self._has_fixed_shape(batch)
         start = time.perf_counter()
-        if jit and self._compiled is None:
-            self._take_first_compiled(batch)
-        else:
-            (self._compiled if jit else self._plain)(batch)
+        with named_labels():
+            if jit and self._compiled is None:
+                self._take_first_compiled(batch)
+            else:
+                (self._compiled if jit else self._plain)(batch)
         skipped, in_a_row, logs = self._state()
         progress = Progress(1, int(skipped), int(in_a_row), logs)
         if self._taken_singly:
@@ -126,7 +128,8 @@ class Runner:
             self._loops[jit] = _traced(self._loop(jit), iterator, tf.constant(steps))
         start = time.perf_counter()
         try:
-            taken, skipped, in_a_row, logs, last = self._loops[jit](iterator, tf.constant(steps))
+            with named_labels():
+                taken, skipped, in_a_row, logs, last = self._loops[jit](iterator, tf.constant(steps))
         except tf.errors.OutOfRangeError:  # Of distributed data only, see `_loop`.
             taken, last = 0, None
             skipped, in_a_row, logs = self._state()

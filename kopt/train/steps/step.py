@@ -12,6 +12,7 @@ from kopt.core.step_records import JitDecision, StepConfig
 from kopt.train.numerics.precision import scaled_optimizer
 from kopt.train.steps.class_weights import weights_of_classes
 from kopt.train.steps.engine import Engine, Remat, call, packed, require_plain_training
+from kopt.train.steps.input_checks import check_inputs
 from kopt.train.steps.nonfinite import diverged
 from kopt.train.steps.runner import Progress
 
@@ -102,11 +103,13 @@ class TrainStep:
     Attributes:
         model: the model that is trained.
         optimizer: the one that trains it, perhaps inside a `LossScaleOptimizer`.
+        notes: what is worth knowing about the first batch and no reason to stop; see `check_inputs`.
     """
 
     def __init__(self, carrier: "_Carrier", config: StepConfig, class_weight: Any, remat: Any):
         """See `make_train_step`."""
         self.model, self.optimizer = carrier.model, carrier.optimizer
+        self.notes: tuple[str, ...] = ()
         self._engine, self._class_weight = Engine(carrier, config, remat, body=carrier.model), class_weight
 
     def __call__(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, tf.Tensor]:
@@ -120,8 +123,12 @@ class TrainStep:
         Returns:
             Scalars by name: means since `reset_metrics`. `loss` is there always; `skipped_steps` once a batch was left
             out because it was not finite.
+
+        Raises:
+            DataError, NonFiniteError, ConfigError: the first batch does not fit model and loss, see `check_inputs`.
         """
         batch = self._weighted_batch(*packed(x, y, sample_weight))
+        self._check(batch)
         return _logs(self._engine.runner_for_batch(batch).take(batch))
 
     def run(self, data: Any, steps: int | None = None) -> dict[str, tf.Tensor]:
@@ -137,7 +144,7 @@ class TrainStep:
 
         Raises:
             DivergedError: `max_nonfinite_steps` in a row were NaN or infinite.
-            DataError: there was no batch, or `data` is of another kind.
+            DataError: there was no batch, or `data` is of another kind; and as a call, of the first batch.
             ConfigError: an iterator where classes have weights, which belong into its data set, or impossible `steps`.
         """
         if steps is not None:
@@ -154,6 +161,7 @@ class TrainStep:
         first = next(iterator, None)
         if first is None:
             raise DataError("The data has no batches left. Pass a dataset, or a new iterator.")
+        self._check(first)
         runner, limit = self._engine.runner_for(iterator.element_spec, first), self._engine.config.max_nonfinite_steps
         progress, taken = runner.take(first), 1
         while (steps is None or taken < steps) and progress.in_a_row < limit:
@@ -186,6 +194,12 @@ class TrainStep:
     def skipped_steps(self) -> int:
         """Batches left out since `reset_metrics` because they were not finite."""
         return int(self._engine.runner.update.nonfinite_steps) if self._engine.runner else 0
+
+    def _check(self, batch: tuple[Any, ...]) -> None:
+        """Hold the very first batch against model and loss."""
+        if not self._engine.has_update:
+            parts = keras.utils.unpack_x_y_sample_weight(batch)
+            self.notes = check_inputs(self.model, *parts, loss=self._engine.model.loss).notes
 
     def _weighted_batch(self, x: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, ...]:
         if self._class_weight is not None:

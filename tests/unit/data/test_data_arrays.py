@@ -37,6 +37,11 @@ def test_drop_remainder_gives_a_static_batch():
     assert len(list(dataset)) == 2
 
 
+def test_what_is_no_seed():
+    with pytest.raises(ConfigError, match=r"`seed` must be a whole number of at least 0\. Received: 'a' \(str\)"):
+        from_arrays(X, Y, batch_size=5, seed="a")
+
+
 def test_shuffle_repeats_under_a_seed_and_differs_between_epochs():
     first, second = (from_arrays(X, Y, batch_size=5, shuffle=True, seed=7) for _ in range(2))
     epochs = [first_column(first), first_column(first)]

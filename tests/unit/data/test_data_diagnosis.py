@@ -126,6 +126,18 @@ def test_impossible_seconds(seconds):
         diagnose(from_arrays(X, batch_size=8), seconds=seconds)
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (tf.data.Dataset.from_tensor_slices((X, Y)), "Batch the data set if it gives single examples"),
+        (from_arrays(X[:, :5], Y, batch_size=8), r"shapes \(8, 5\), \(8, 1\): Input 0 .* incompatible with the layer"),
+    ],
+)
+def test_data_that_the_model_cannot_be_trained_on(data, message):
+    with pytest.raises(DataError, match=message):
+        diagnose(data, model(), seconds=0.1)
+
+
 def test_what_cannot_be_diagnosed():
     with pytest.raises(DataError, match=r"Received: numpy\.ndarray"):
         diagnose(X)

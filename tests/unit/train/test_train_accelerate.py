@@ -288,6 +288,20 @@ def test_impossible_settings(settings, message):
         accelerate(network(compiled=False), **settings)
 
 
+@pytest.mark.parametrize(
+    ("y", "settings", "error", "message"),
+    [
+        (Y, {"validation_split": 1.5}, ConfigError, r"`validation_split` must be a finite number in \[0, 1\]"),
+        (Y, {"validation_split": 1.0}, ConfigError, "leaves nothing to train on"),
+        (np.array(["cat"] * 70), {}, DataError, "Targets are str96; a loss needs numbers"),
+        (None, {}, DataError, "There are no targets"),
+    ],
+)
+def test_a_fit_that_cannot_be(y, settings, error, message):
+    with pytest.raises(error, match=message):
+        accelerate(network()).fit(X, y, verbose=0, **settings)
+
+
 def test_what_cannot_be_accelerated():
     class Custom(keras.Model):
         def train_step(self, data):

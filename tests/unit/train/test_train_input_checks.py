@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError, NonFiniteError
 from kopt.core.training_records import InputCheck
-from kopt.train.acceleration.input_checks import check_inputs
+from kopt.train.steps.input_checks import check_inputs
 
 L = keras.layers
 X = np.random.default_rng(0).normal(size=(4, 6)).astype("float32")

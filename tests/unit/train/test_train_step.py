@@ -81,8 +81,8 @@ def test_metrics_begin_anew():
 
 def test_skipped_steps_are_counted():
     step = step_of(network(compiled=False))
-    step(X[:4] * np.nan, Y[:4])
     step(X[:4], Y[:4])
+    step(X[:4] * np.nan, Y[:4])
     assert step.skipped_steps == 1
     step.reset_metrics()
     assert step.skipped_steps == 0
@@ -140,6 +140,35 @@ def test_run_refuses_what_is_no_stream_of_batches():
         with pytest.raises(ConfigError, match=f"`steps` must be .*Received: {steps}"):
             step.run(DATA, steps)
     assert not step.optimizer.built
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (X, None, "There are no targets, and the loss 'sparse_categorical_crossentropy'"),
+        (X, Y + CLASSES, "Targets must lie in"),
+        (X[:, :2], Y, "needs float32"),
+        (X[0], Y[0], "gives single examples"),
+        (X, np.array(["a", "b"] * 20), "Targets are object; a loss needs numbers"),
+    ],
+)
+def test_a_first_batch_that_does_not_fit_is_refused(x, y, message):
+    step = step_of(network(compiled=False))
+    with pytest.raises(DataError, match=message):
+        step(x, y)
+    if y is not None and y.dtype.kind != "U":
+        with pytest.raises(DataError, match=message):
+            step.run(tf.data.Dataset.from_tensors((x, y)))
+
+
+def test_a_label_out_of_range_in_a_later_batch_is_named_or_left_out():
+    labels = Y.copy()
+    labels[20] = 77
+    data = tf.data.Dataset.from_tensor_slices((X, labels)).batch(10)
+    with pytest.raises(DataError, match=rf"the label 77, but the labels must lie in \[0, {CLASSES}\)"):
+        step_of(network(compiled=False)).run(data)
+    # A compiled step has no way to raise: it gives NaN.
+    assert step_of(network(compiled=False), jit_compile=True).run(data)["skipped_steps"] == 1
 
 
 def test_batches_that_are_left_out_are_counted_and_many_in_a_row_end_the_run():

@@ -14,7 +14,7 @@ from kopt.data.validation import as_model_inputs, fits
 from kopt.graph.checks import signature
 from kopt.graph.internals import flatten_layers, graph_of, node_of, was_called
 from kopt.graph.view import GraphView
-from kopt.train.acceleration.label_checks import LossKind, check_outputs, check_targets
+from kopt.train.steps.label_checks import LossKind, check_outputs, check_targets
 
 _SCALE = 20.0
 _PROBED = 8  # Examples whose outputs are looked at.
@@ -34,6 +34,7 @@ def check_inputs(
     accumulate_steps: int = 1,
     batch_size: int | None = None,
     dataset: tf.data.Dataset | None = None,
+    loss: Any = None,
     look_at_outputs: bool = True,
 ) -> InputCheck:
     """Hold the first batch and the settings of a training against a model.
@@ -42,7 +43,7 @@ def check_inputs(
     model that is not built, or subclassed, is checked as far as it tells what it takes.
 
     Args:
-        model: compiled or not; without a compiled loss targets are only checked for NaN and infinity.
+        model: compiled or not; without a loss targets are only checked for NaN and infinity.
         x: inputs of the first batch, arrays or tensors, as the model takes them.
         y: its targets.
         sample_weight: its weights.
@@ -52,14 +53,15 @@ def check_inputs(
         accumulate_steps: batches for one update.
         batch_size: as given by the user, if it was.
         dataset: where the batches come from, if that is a `tf.data.Dataset`.
+        loss: as for `compile`, where it is not the one that the model is compiled with.
         look_at_outputs: compute eight outputs, to hold them against the loss; unnecessary when that was done before.
 
     Returns:
         `InputCheck`; its notes are worth showing and no reason to stop.
 
     Raises:
-        DataError: no examples; names, number, shapes or types unlike the model's inputs; labels that the loss cannot
-            use; negative weights.
+        DataError: no examples, or single ones that are not batched; no targets for a loss; names, number, shapes or
+            types unlike the model's inputs; labels that the loss cannot use; negative weights.
         NonFiniteError: NaN or infinity in inputs, targets or weights.
         ConfigError: a setting below 1, a data set that never ends, a number of steps a call that nothing guarantees,
             or `from_logits` against the last layer.
@@ -67,12 +69,16 @@ def check_inputs(
     _check_settings(accumulate_steps, batch_size, steps_per_execution, steps_per_epoch)
     notes = _epoch_notes(batches, steps_per_epoch, steps_per_execution, accumulate_steps, dataset)
     x, y, sample_weight = (_local(model, part) for part in (x, y, sample_weight))
+    loss = model.loss if loss is None and model.compiled else loss
+    _require_targets(model, y, loss)
+    if dataset is not None or any(np.ndim(target) == 0 for _, target in _leaves(y)):
+        _require_batches(model, x)
     examples = _examples(x)
     inputs, input_notes = _checked_inputs(model, x)
     notes += input_notes
     notes += _scale_notes(model, inputs)
     notes += _checked_weights(sample_weight, examples)
-    notes += _checked_targets(model, x, y, examples, look_at_outputs)
+    notes += _checked_targets(model, x, y, examples, loss, look_at_outputs)
     return InputCheck(examples, tuple(inputs), tuple(notes))
 
 
@@ -157,6 +163,28 @@ def _local(model: keras.Model, part: Any) -> Any:
         return strategy.experimental_local_results(leaf)[0] if shared else leaf
 
     return tf.nest.map_structure(first, part)
+
+
+def _require_targets(model: keras.Model, y: Any, loss: Any) -> None:
+    """Refuse to have no targets for a loss; a model that computes its loss itself may not need any."""
+    if y is None and loss is not None and type(model).compute_loss is keras.Model.compute_loss:
+        raise DataError(
+            f"There are no targets, and the loss {getattr(loss, 'name', loss)!r} compares outputs to targets. Pass "
+            f"`y`, or a data set of `(x, y)`; for a loss of the inputs alone use `add_loss` in a layer and `loss=None`."
+        )
+
+
+def _require_batches(model: keras.Model, x: Any) -> None:
+    """Refuse single examples of a data set that was not batched."""
+    infos, leaves = _infos(model), tf.nest.flatten(x)
+    if infos is None or len(infos) != len(leaves):
+        return
+    shapes = [_shape(leaf) for leaf in leaves]
+    if all(fits(shape, info.shape[1:]) for shape, info in zip(shapes, infos, strict=True)):
+        raise DataError(
+            f"The data gives single examples, of shape {', '.join(map(str, shapes))}. Batch it, e.g. "
+            f"`dataset.batch(32)`."
+        )
 
 
 def _examples(x: Any) -> int:
@@ -295,19 +323,19 @@ def _checked_weights(sample_weight: Any, examples: int) -> list[str]:
     return notes
 
 
-def _checked_targets(model: keras.Model, x: Any, y: Any, examples: int, look_at_outputs: bool) -> list[str]:
+def _checked_targets(model: keras.Model, x: Any, y: Any, examples: int, loss: Any, look_at_outputs: bool) -> list[str]:
     notes: list[str] = []
     targets = _targets(model, y)
     for what, array in targets:
         _check_finite(array, f"{what} of the first batch")
         if array.ndim == 0 or len(array) != examples:
             raise DataError(f"{what} have shape {array.shape}, but there are {examples} examples. Pass one an example.")
-    losses = _losses(model, len(targets))
+    losses = _losses(model, loss, len(targets))
     if not targets or not losses:
         return notes
     outputs = _outputs(model, x) if look_at_outputs else []
-    for index, ((what, array), loss) in enumerate(zip(targets, losses, strict=True)):
-        kind, output = LossKind.of(loss), outputs[index] if len(outputs) == len(targets) else None
+    for index, ((what, array), one) in enumerate(zip(targets, losses, strict=True)):
+        kind, output = LossKind.of(one), outputs[index] if len(outputs) == len(targets) else None
         notes += check_targets(array, None if output is None else (None, *output.shape[1:]), kind, what)
         if output is not None:
             name = "The output" if len(outputs) == 1 else f"Output {index} of the model"
@@ -331,9 +359,8 @@ def _output_names(model: keras.Model) -> list[str]:
     return sorted(graph.output) if isinstance(graph.output, Mapping) else list(graph.output_names)
 
 
-def _losses(model: keras.Model, count: int) -> list[Any]:
+def _losses(model: keras.Model, loss: Any, count: int) -> list[Any]:
     """Return one loss a target, in the order of the outputs; none where that is not plain to see."""
-    loss = getattr(model, "loss", None) if model.compiled else None
     if loss is None:
         return []
     if isinstance(loss, Mapping):

@@ -2,6 +2,7 @@
 
 from kopt.graph.checks import fingerprint, require_built, require_finite, signature
 from kopt.graph.loading import load_model
+from kopt.graph.naming import OwnedVariable, layer_paths, owned_variables
 from kopt.graph.rewrite import as_functional, clone_layer, copy_weights, rewrite
 from kopt.graph.twin import to_tf_keras
 from kopt.graph.view import Call, GraphView
@@ -9,11 +10,14 @@ from kopt.graph.view import Call, GraphView
 __all__ = [
     "Call",
     "GraphView",
+    "OwnedVariable",
     "as_functional",
     "clone_layer",
     "copy_weights",
     "fingerprint",
+    "layer_paths",
     "load_model",
+    "owned_variables",
     "require_built",
     "require_finite",
     "rewrite",

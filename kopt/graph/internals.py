@@ -52,6 +52,11 @@ def flatten_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return list(layer._flatten_layers())
 
 
+def inner_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Return the layers directly inside `layer`."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
 def was_called(model: keras.Model) -> bool:
     """Return whether a model whose `call` is Python code ran at least once, symbolically or on data."""
     return bool(model._called)

@@ -1,0 +1,77 @@
+"""Paths that tell the layers and variables of a model apart, however deep they are nested."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from kopt.graph.internals import flatten_layers, inner_layers
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnedVariable:
+    """A variable with the layer that holds it.
+
+    Attributes:
+        path: unique in the model, e.g. `"backbone/conv/kernel"`.
+        layer_path: that of the layer, e.g. `"backbone/conv"`; the model's name for one that the model itself holds.
+        layer: the innermost one that holds the variable; of a shared layer or variable the first.
+        variable: `keras.Variable`.
+        trainable: whether training changes it.
+    """
+
+    path: str
+    layer_path: str
+    layer: keras.layers.Layer
+    variable: Any
+    trainable: bool
+
+
+def layer_paths(model: keras.Model) -> dict[int, str]:
+    """Return the path of every layer inside `model`, by the layer's id, parents first; the model itself has its name.
+
+    A path is made of the names from the outside in, `"backbone/stage1/conv"`. A layer in several places has the path of
+    the first; a second one of the same path gets `"#2"` after it.
+    """
+    paths = {id(model): model.name}
+    taken = {model.name: 1}
+
+    def visit(parent: keras.layers.Layer, prefix: str) -> None:
+        for layer in inner_layers(parent):
+            if id(layer) not in paths:
+                paths[id(layer)] = _unique(f"{prefix}{layer.name}", taken)
+                visit(layer, f"{paths[id(layer)]}/")
+
+    visit(model, "")
+    return paths
+
+
+def owned_variables(model: keras.Model) -> tuple[OwnedVariable, ...]:
+    """Return every variable of `model` once, in the order of `model.variables`."""
+    owners = {id(variable): (layer, path) for layer, path, variable in _holders(model)}
+    trainable = {id(variable) for variable in model.trainable_variables}
+    taken: dict[str, int] = {}
+    found = []
+    for variable in model.variables:
+        layer, layer_path = owners[id(variable)]
+        prefix = "" if layer is model else f"{layer_path}/"
+        path = _unique(f"{prefix}{variable.name}", taken)
+        found.append(OwnedVariable(path, layer_path, layer, variable, id(variable) in trainable))
+    return tuple(found)
+
+
+def _holders(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, str, Any]]:
+    """Yield each variable with the first layer in place that holds it without an inner one holding it."""
+    paths, seen = layer_paths(model), set()
+    for layer in flatten_layers(model):
+        inside = {id(variable) for inner in inner_layers(layer) for variable in inner.variables}
+        for variable in layer.variables:
+            if id(variable) not in inside and id(variable) not in seen:
+                seen.add(id(variable))
+                yield layer, paths[id(layer)], variable
+
+
+def _unique(path: str, taken: dict[str, int]) -> str:
+    number = taken[path] = taken.get(path, 0) + 1
+    return path if number == 1 else f"{path}#{number}"

@@ -2,12 +2,12 @@
 
 import dataclasses
 
-import jinja2
 from markupsafe import Markup
 
 from kopt.core.records import ModelProfile, OptimizationResult
 from kopt.report import formats, outcome, plots
 from kopt.report.rows import Row, baseline_row, candidate_rows, size_reference
+from kopt.report.templating import environment
 
 _LAYER_ROWS = 100
 
@@ -30,7 +30,7 @@ def html(result: OptimizationResult) -> str:
     """
     rows, baseline = candidate_rows(result), baseline_row(result)
     best = next((row for row in rows if row.is_best), None)
-    template = _environment().get_template("report.html")
+    template = environment().get_template("report.html")
     return template.render(
         result=result,
         metric=result.budget.metric,
@@ -47,20 +47,9 @@ def html(result: OptimizationResult) -> str:
         has_energy=any(row.energy for row in (baseline, *rows)),
         plots=_plots(result, (baseline, *rows)),
         layer_plot=_layer_plot(result.profile),
+        hidden_layers=plots.hidden_layers,
         layers=result.profile.layers[:_LAYER_ROWS] if result.profile else (),
     )
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("kopt.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(f=formats, hidden_layers=plots.hidden_layers)
-    return environment
 
 
 def _tiles(result: OptimizationResult, best: Row, baseline: Row) -> list[_Tile]:

@@ -2,9 +2,7 @@
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -29,36 +27,19 @@ from kopt.data.internals import (
 from kopt.data.seeds import AUGMENTATION
 from kopt.data.stage_timing import UNTIMED, Prefix, pace, prefixes
 from kopt.data.step_timing import check_compiled, step_ms
-from kopt.report import pipeline_headline, pipeline_table, write_pipeline_plot
+from kopt.report import PIPELINE, Shown, pipeline_headline
 
 _LEAST_STAGE_S = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
-class Diagnosis(PipelineDiagnosis):
+class Diagnosis(Shown, PipelineDiagnosis):
     """What `diagnose` found, with ways to show it."""
 
-    @classmethod
-    def schema(cls) -> str:
-        """On disk it is the record it extends."""
-        return PipelineDiagnosis.schema()
+    look = PIPELINE
 
     def __str__(self) -> str:
         return pipeline_headline(self)
-
-    def table(self, width: int = 80) -> str:
-        """Return the stages, the verdict and the advice as text of at most `width` columns."""
-        return pipeline_table(self, width)
-
-    def plot(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write the stages and the step as bars to a file that ends with `.svg` or `.png`, and return its path.
-
-        Raises:
-            ConfigError: another ending.
-            OutputExistsError: the file exists and `overwrite` is false.
-            OutputError: the path cannot be written.
-        """
-        return write_pipeline_plot(self, path, overwrite=overwrite)
 
 
 def diagnose(dataset: tf.data.Dataset, model: Any = None, *, seconds: float = 10.0) -> Diagnosis:

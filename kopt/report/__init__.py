@@ -1,9 +1,10 @@
 """Records as tables, JSON, plots, HTML and progress: renders what others measured, and never loads TensorFlow."""
 
-from kopt.report.learning_rates import learning_rate_plot, write_learning_rate_plot
+from kopt.report.learning_rates import LEARNING_RATES
+from kopt.report.look import Look, Shown
 from kopt.report.outcome import headline
 from kopt.report.page import html
-from kopt.report.pipeline import pipeline_headline, pipeline_plot, pipeline_table, write_pipeline_plot
+from kopt.report.pipeline import PIPELINE, pipeline_headline
 from kopt.report.plots import bars, layer_bars, pareto_plot
 from kopt.report.progress import make_progress
 from kopt.report.run_directory import read_result, write_report
@@ -18,6 +19,10 @@ from kopt.report.tables import (
 )
 
 __all__ = [
+    "LEARNING_RATES",
+    "PIPELINE",
+    "Look",
+    "Shown",
     "artifact_table",
     "bars",
     "candidates_table",
@@ -26,17 +31,12 @@ __all__ = [
     "html",
     "json_text",
     "layer_bars",
-    "learning_rate_plot",
     "make_progress",
     "measurements_table",
     "pareto_plot",
     "pipeline_headline",
-    "pipeline_plot",
-    "pipeline_table",
     "profile_table",
     "read_result",
     "wilson_interval",
-    "write_learning_rate_plot",
-    "write_pipeline_plot",
     "write_report",
 ]

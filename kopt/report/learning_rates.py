@@ -1,32 +1,31 @@
-"""The curve of a learning-rate range test as a plot."""
-
-import os
-from pathlib import Path
+"""The curve of a learning-rate range test as a table and as a plot."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
+from rich.console import RenderableType
 
 from kopt.core.finder_records import LearningRateCurve
-from kopt.report.svg import INK, drawing, to_svg, write_plot
+from kopt.report import formats
+from kopt.report.columns import Column, FittedTable
+from kopt.report.look import Look
+from kopt.report.svg import INK
 
 # Okabe and Ito: told apart by people with the common color-vision deficiencies, visible on white and on black.
 _LOSS, _CURVE = "#8a8f98", "#0072b2"
 _SUGGESTIONS = (("steepest", "#e69f00", "v"), ("valley", "#009e73", "o"), ("minimum", "#cc79a7", "s"))
 
 
-def learning_rate_plot(curve: LearningRateCurve) -> str:
-    """Return the losses against the learning rate as SVG: single steps, smoothed, and what they suggest."""
-    with drawing():
-        return to_svg(_figure(curve), "learning-rates", _words(curve))
-
-
-def write_learning_rate_plot(
-    curve: LearningRateCurve, path: str | os.PathLike[str], *, overwrite: bool = False
-) -> Path:
-    """Write the plot to a `.svg` or `.png` file; see `write_plot`."""
-    with drawing():
-        return write_plot(path, _figure(curve), "learning-rates", _words(curve), overwrite=overwrite)
+def _table(curve: LearningRateCurve) -> RenderableType:
+    """Return the suggested rates with the smoothed loss where they lie."""
+    columns = (
+        Column[str]("Rule", lambda name: name, is_number=False),
+        Column[str]("Learning rate", lambda name: _rate(getattr(curve, name))),
+        Column[str]("Smoothed loss", lambda name: _loss_text(curve, getattr(curve, name))),
+    )
+    return FittedTable(
+        "Learning-rate range test", [name for name, _, _ in _SUGGESTIONS], columns, caption=[_words(curve)]
+    )
 
 
 def _figure(curve: LearningRateCurve) -> Figure:
@@ -52,12 +51,27 @@ def _draw_suggestions(axes: Axes, curve: LearningRateCurve) -> None:
     for name, color, marker in _SUGGESTIONS:
         rate = getattr(curve, name)
         if rate is not None:
-            # `minimum` lies a decade below the lowest point, which may be left of the first step.
-            place = min(range(len(curve.rates)), key=lambda i: abs(curve.rates[i] - rate))
             axes.axvline(rate, color=color, linewidth=1.0, linestyle=":")
             axes.plot(
-                [rate], [curve.smoothed[place]], marker, color=color, markersize=9, label=f"{name} {rate:.2g}", zorder=3
+                [rate], [_loss_at(curve, rate)], marker, color=color, markersize=9, label=f"{name} {rate:.2g}", zorder=3
             )
+
+
+def _loss_at(curve: LearningRateCurve, rate: float) -> float:
+    """Return the smoothed loss of the step whose rate is nearest.
+
+    `minimum` lies a decade below the lowest point, which may be left of the first step.
+    """
+    place = min(range(len(curve.rates)), key=lambda i: abs(curve.rates[i] - rate))
+    return curve.smoothed[place]
+
+
+def _loss_text(curve: LearningRateCurve, rate: float | None) -> str:
+    return formats.NOTHING if rate is None else formats.number(_loss_at(curve, rate))
+
+
+def _rate(rate: float | None) -> str:
+    return formats.NOTHING if rate is None else f"{rate:.2g}"
 
 
 def _loss_range(curve: LearningRateCurve) -> tuple[float, float]:
@@ -78,3 +92,6 @@ def _words(curve: LearningRateCurve) -> str:
         f"{curve.stopped}. Smoothed loss from {curve.smoothed[0]:.4g}, lowest {min(curve.smoothed):.4g}. "
         f"Suggestions: {', '.join(suggestions) or 'none'}."
     )
+
+
+LEARNING_RATES = Look("learning-rates", _table, _figure, _words)

@@ -1,18 +1,15 @@
 """The diagnosis of an input pipeline as one sentence, as text for the terminal and as a plot."""
 
-import io
-import os
-from pathlib import Path
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from kopt.core.data_records import PipelineDiagnosis, StageTime
 from kopt.report import formats
 from kopt.report.columns import Column, FittedTable
-from kopt.report.svg import INK, drawing, to_svg, write_plot
+from kopt.report.look import Look
+from kopt.report.svg import INK
 
 # Okabe and Ito: told apart by people with the common color-vision deficiencies, visible on white and on black.
 _STAGE, _SLOWEST, _BEFORE, _STEP = "#56b4e9", "#d55e00", "#8a8f98", "#009e73"
@@ -40,8 +37,8 @@ def pipeline_headline(diagnosis: PipelineDiagnosis) -> str:
     return f"Balanced: a batch takes {batch}, a training step {step}; {slowest}."
 
 
-def pipeline_table(diagnosis: PipelineDiagnosis, width: int = 80) -> str:
-    """Return stages, verdict and advice as plain text of at most `width` columns."""
+def _table(diagnosis: PipelineDiagnosis) -> RenderableType:
+    """Return stages, verdict and advice."""
     columns = (
         Column[StageTime]("Stage", lambda stage: stage.stage, is_number=False),
         Column[StageTime]("", _marks, 2, is_number=False),
@@ -49,26 +46,10 @@ def pipeline_table(diagnosis: PipelineDiagnosis, width: int = 80) -> str:
         Column[StageTime]("Adds ms", lambda stage: formats.number(stage.added_ms)),
         Column[StageTime]("Share", lambda stage: _share(stage, diagnosis)),
     )
-    console = Console(width=width, file=io.StringIO(), record=True, color_system=None)
-    console.print(FittedTable("Milliseconds to make one batch", diagnosis.stages, columns))
-    console.print(Text(pipeline_headline(diagnosis)))
-    for line in diagnosis.advice:
-        console.print(Text(f"- {line}"))
+    lines = [pipeline_headline(diagnosis), *(f"- {line}" for line in diagnosis.advice)]
     if diagnosis.verdict == "compute-bound":
-        console.print(Text("A faster input would not shorten training."))
-    return "\n".join(line.rstrip() for line in console.export_text().splitlines())
-
-
-def pipeline_plot(diagnosis: PipelineDiagnosis) -> str:
-    """Return the stages as bars that begin where the one before ended, and the training step, as SVG."""
-    with drawing():
-        return to_svg(_figure(diagnosis), "pipeline", _words(diagnosis))
-
-
-def write_pipeline_plot(diagnosis: PipelineDiagnosis, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Write the plot to a `.svg` or `.png` file; see `write_plot`."""
-    with drawing():
-        return write_plot(path, _figure(diagnosis), "pipeline", _words(diagnosis), overwrite=overwrite)
+        lines.append("A faster input would not shorten training.")
+    return Group(FittedTable("Milliseconds to make one batch", diagnosis.stages, columns), *map(Text, lines))
 
 
 def _figure(diagnosis: PipelineDiagnosis) -> Figure:
@@ -145,3 +126,6 @@ def _short(name: str) -> str:
 def _words(diagnosis: PipelineDiagnosis) -> str:
     stages = ", ".join(f"{stage.stage} {formats.number(stage.added_ms)} ms" for stage in diagnosis.stages)
     return f"{pipeline_headline(diagnosis)} Stages: {stages}."
+
+
+PIPELINE = Look("pipeline", _table, _figure, _words)

@@ -2,18 +2,16 @@
 
 import dataclasses
 import math
-import os
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from kopt import report
 from kopt.core.errors import ConfigError, DataError, NonFiniteError
 from kopt.core.finder_records import LearningRateCurve
 from kopt.core.settings import number, whole
+from kopt.report import LEARNING_RATES, Shown
 from kopt.train.finders import rate_curve
 from kopt.train.finders.trial_steps import TrialSteps, check_compiled
 from kopt.train.internals import rate_variable
@@ -23,18 +21,10 @@ _LEAST_STEPS = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class LearningRateRange(LearningRateCurve):
+class LearningRateRange(Shown, LearningRateCurve):
     """What `find_learning_rate` found; `suggestion` is the rate to train with."""
 
-    def plot(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write the curve with its suggestions to a file that ends with `.svg` or `.png`, and return its path.
-
-        Raises:
-            ConfigError: another ending.
-            OutputExistsError: the file exists and `overwrite` is false.
-            OutputError: it cannot be written.
-        """
-        return report.write_learning_rate_plot(self, path, overwrite=overwrite)
+    look = LEARNING_RATES
 
 
 def find_learning_rate(

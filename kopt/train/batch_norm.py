@@ -111,12 +111,17 @@ def layers_of(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     return [layer for layer in flatten_layers(model) if isinstance(layer, keras.layers.BatchNormalization)]
 
 
+def uses_renorm(layer: keras.layers.BatchNormalization) -> bool:
+    """Return whether a layer is batch renormalization, which Keras 3.12 does not know yet."""
+    return bool(getattr(layer, "renorm", False))
+
+
 def reestimate_in_place(
     model: keras.Model, data: Any, *, batches: int | None = None, mode: str = "joint"
 ) -> BatchNormReport:
     """Do what `reestimate_batch_norm` does, to `model` itself."""
     dataset, every = _dataset(data, batches), layers_of(model)
-    chosen = [layer for layer in every if not layer.renorm]
+    chosen = [layer for layer in every if not uses_renorm(layer)]
     old = {id(layer): (layer.moving_mean.numpy(), layer.moving_variance.numpy()) for layer in chosen}
     measured = _measure(model, chosen, dataset, batches, joint=mode == "joint")
     moments = dict(measured.moments)
@@ -248,6 +253,6 @@ def _change(layer: Any, old_mean: Array, old_variance: Array, moments: Moments) 
 
 
 def _reason(layer: Any) -> str:
-    if layer.renorm:
+    if uses_renorm(layer):
         return "batch renormalization keeps further statistics, which only training gives"
     return "no value of the data reaches it"

@@ -99,7 +99,7 @@ class AdaptBatchNormMomentum(keras.callbacks.Callback):
         """Make the momentum of every layer a number that the step reads anew; `fit` calls this before all else."""
         super().set_model(model)
         known = {id(entry.layer): entry for entry in self._layers}
-        layers = [layer for layer in batch_norm.layers_of(model) if not layer.renorm]
+        layers = [layer for layer in batch_norm.layers_of(model) if not batch_norm.uses_renorm(layer)]
         self._layers = [known.get(id(layer)) or _Layer(layer) for layer in layers]
         for entry in self._layers:
             entry.layer.momentum = entry.number

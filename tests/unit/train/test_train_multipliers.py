@@ -173,7 +173,14 @@ def test_an_unknown_name_is_refused_with_the_nearest():
             lambda: LearningRateMultipliers(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()), {}),
             "Loss scaling goes outside",
         ),
-        (lambda: LearningRateMultipliers(keras.optimizers.Muon(weight_decay=0.1), {}), "in its own way"),
+        pytest.param(
+            lambda: LearningRateMultipliers(keras.optimizers.Muon(weight_decay=0.1), {}),
+            "in its own way",
+            marks=pytest.mark.skipif(
+                "_apply_weight_decay" not in vars(keras.optimizers.Muon),
+                reason="Keras 3.12 decays all optimizers alike",
+            ),
+        ),
     ],
 )
 def test_bad_settings(make, message):

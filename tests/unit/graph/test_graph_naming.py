@@ -52,7 +52,8 @@ def test_equal_names_are_numbered_and_every_variable_is_listed_once():
 
 
 def test_cells_of_recurrent_layers():
-    model = keras.Sequential([keras.Input((4, 3)), keras.layers.Bidirectional(keras.layers.LSTM(2, name="lstm"), name="both")])
+    recurrent = keras.layers.LSTM(2, name="lstm")
+    model = keras.Sequential([keras.Input((4, 3)), keras.layers.Bidirectional(recurrent, name="both")])
     paths = [one.path for one in owned_variables(model)]
     assert paths[0] == "both/forward_lstm/lstm_cell/kernel"
     assert len(set(paths)) == 8  # three weights and the seed of the dropout, each twice

@@ -1,0 +1,1 @@
+"""Where a step spends its time: operations, layers, operators of a file, counters of a GPU."""

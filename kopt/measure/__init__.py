@@ -1,5 +1,6 @@
 """What ships is what is judged: one runner over every deployable file, and honest numbers on it."""
 
+from kopt.measure.ab_test import ABResult, ab_scores, ab_test
 from kopt.measure.accuracy import evaluate, is_loss
 from kopt.measure.comparison import compare_outputs, parity
 from kopt.measure.devices import check_devices
@@ -11,7 +12,10 @@ from kopt.measure.runner import Runner
 from kopt.measure.timing import latency, summarize
 
 __all__ = [
+    "ABResult",
     "Runner",
+    "ab_scores",
+    "ab_test",
     "check_devices",
     "compare_outputs",
     "energy",

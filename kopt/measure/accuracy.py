@@ -42,7 +42,7 @@ def evaluate(target: Any, data: Any, *, metrics: Any = ("accuracy",), batch_size
         raise ConfigError("Name at least one metric, e.g. metrics=('accuracy',).")
     trackers: dict[str, list[_Tracker]] = {}
     count = 0
-    for x, y, weight in _batches(data):
+    for x, y, weight in labelled_batches(data):
         predictions = runner.predict(x, batch_size=batch_size)
         pairs = list(_by_output(runner, y, predictions))
         if len(pairs) > 1 and not all(isinstance(metric, str) for metric in metrics):
@@ -56,6 +56,52 @@ def evaluate(target: Any, data: Any, *, metrics: Any = ("accuracy",), batch_size
         raise DataError("The data set is empty. Pass at least one batch of (x, y).")
     results = {prefix + tracker.key: tracker.result() for prefix, group in trackers.items() for tracker in group}
     return Evaluation(runner.name, runner.runtime, count, results)
+
+
+def correct_share(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Return for each example the share of its answers that are right: 0 or 1, unless an example has several.
+
+    Args:
+        labels: class numbers, one-hot rows or 0/1, examples first; see `evaluate`.
+        predicted: an output; a single number an example is cut at 0.5.
+
+    Raises:
+        DataError: labels do not fit the output.
+    """
+    if _is_binary(predicted):
+        _check_classes(labels, 2)
+        right = (predicted.reshape(_label_shape(labels, predicted)) > 0.5) == (
+            labels.reshape(_label_shape(labels, predicted)) > 0.5
+        )
+    elif _is_sparse(labels, predicted):
+        _check_classes(labels, predicted.shape[-1])
+        right = predicted.argmax(-1) == labels.reshape(predicted.shape[:-1])
+    elif labels.shape == predicted.shape:
+        right = predicted.argmax(-1) == labels.argmax(-1)
+    else:
+        raise _misfit(labels, predicted)
+    return np.asarray(right.reshape(len(right), -1).mean(axis=1))
+
+
+def predicted_labels(
+    runner: Runner, labels: Any, predictions: Any, output: str | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels and predictions of one output, checked against each other.
+
+    Raises:
+        ConfigError: there are several outputs and `output` is none of them.
+        DataError: the labels do not fit.
+        MeasurementError: a prediction is NaN.
+    """
+    if isinstance(predictions, dict):
+        if output not in predictions:
+            names = ", ".join(predictions)
+            raise ConfigError(f"{runner.name} has several outputs. Set `output` to one of: {names}. Got: {output!r}.")
+        predictions = predictions[output]
+        labels = labels[output] if isinstance(labels, Mapping) else labels
+    values = _labels(labels)
+    _check_predictions(runner, predictions, values)
+    return values, predictions
 
 
 class _Tracker:
@@ -117,11 +163,15 @@ def _accuracy_metric(labels: np.ndarray, predicted: np.ndarray) -> Any:
     if _is_sparse(labels, predicted):
         return metrics.SparseCategoricalAccuracy(name="accuracy")
     if labels.shape != predicted.shape:
-        raise DataError(
-            f"Labels of shape {labels.shape} do not fit outputs of shape {predicted.shape}: one-hot labels need the "
-            f"width {predicted.shape[-1]}, class numbers the shape {predicted.shape[:-1]}."
-        )
+        raise _misfit(labels, predicted)
     return metrics.CategoricalAccuracy(name="accuracy")
+
+
+def _misfit(labels: np.ndarray, predicted: np.ndarray) -> DataError:
+    return DataError(
+        f"Labels of shape {labels.shape} do not fit outputs of shape {predicted.shape}: one-hot labels need the width "
+        f"{predicted.shape[-1]}, class numbers the shape {predicted.shape[:-1]}."
+    )
 
 
 def _is_binary(predicted: np.ndarray) -> bool:
@@ -185,7 +235,7 @@ def _labels(values: Any) -> np.ndarray:
     return labels
 
 
-def _batches(data: Any) -> Iterator[tuple[Any, Any, np.ndarray | None]]:
+def labelled_batches(data: Any) -> Iterator[tuple[Any, Any, np.ndarray | None]]:
     """Yield `(x, y, sample_weight)`: all of the arrays at once, or batch by batch of a data set."""
     if not hasattr(data, "as_numpy_iterator"):
         yield _unpack(data)

@@ -18,6 +18,7 @@ _TOLERANCE = 0.1
 _MOST_WARMUP_RUNS = 200
 _TURN_MS = 10.0
 _MOST_RUNS_A_TURN = 100
+_LEAST_ROUNDS = 20
 
 
 def latency(
@@ -82,6 +83,30 @@ def batch(runner: Runner, data: Arrays | None, batch_size: int, seed: int = 0) -
     if data is None:
         return runner.feeds(random_inputs(runner.inputs, batch_size, seed))
     return runner.feeds(take(runner.inputs, match(runner.inputs, data), batch_size))
+
+
+def paired_rounds(a: Runner, b: Runner, data: Arrays | None, *, batch_size: int, seconds: float) -> np.ndarray:
+    """Return the median milliseconds of a call of each in rounds, shape (rounds, 2), at least 20 rounds.
+
+    A round is a turn of each; which one comes first alternates.
+
+    Args:
+        a: warmed up here, as `b` is.
+        b: timed against it.
+        data: inputs to take examples from; made up from the signature if `None`.
+        batch_size: examples a call.
+        seconds: of timing in all; more if 20 rounds take longer.
+    """
+    sides = [(runner, batch(runner, data, batch_size)) for runner in (a, b)]
+    for runner, feeds in sides:
+        _warm_up(runner, feeds, seconds)
+    rounds: list[list[float]] = []
+    deadline = time.perf_counter() + seconds
+    while len(rounds) < _LEAST_ROUNDS or time.perf_counter() < deadline:
+        order = (0, 1) if len(rounds) % 2 == 0 else (1, 0)
+        taken = {side: float(np.median(_turn(*sides[side], alone=False))) for side in order}
+        rounds.append([taken[0], taken[1]])
+    return np.array(rounds)
 
 
 def summarize(samples_ms: Sequence[float], batch_size: int, warmup_runs: int) -> Latency:

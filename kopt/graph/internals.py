@@ -57,6 +57,11 @@ def inner_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
+def declared_trainable(layer: keras.layers.Layer) -> list[Any]:
+    """Return the variables of `layer` itself that training changes unless it is frozen."""
+    return list(layer._trainable_variables)
+
+
 def was_called(model: keras.Model) -> bool:
     """Return whether a model whose `call` is Python code ran at least once, symbolically or on data."""
     return bool(model._called)

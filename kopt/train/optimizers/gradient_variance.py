@@ -8,9 +8,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kopt.core.errors import ConfigError, DataError, NonFiniteError
+from kopt.core.errors import DataError, NonFiniteError
 from kopt.core.settings import number, whole
 from kopt.core.training_records import LayerMultiplier, LayerMultipliers
+from kopt.train.batch_loss import batch_loss, require_loss
 from kopt.train.optimizers.multipliers import owners_of_variables
 
 
@@ -55,8 +56,7 @@ def multipliers_from_gradient_variance(
     power = number("power", power, least=0.0, most=1.0)
     low = number("limits[0]", limits[0], least=0.0, open_below=True)
     high = number("limits[1]", limits[1], least=low)
-    if loss is None and not model.compiled:
-        raise ConfigError("There is no loss: compile the model, or pass `loss`, e.g. `loss='mse'`.")
+    require_loss(model, loss)
     variables = model.trainable_variables
     squares, count = _deviations(model, variables, data, loss, batches)
     owners = [layers[-1] for layers in map(owners_of_variables(model).get, map(id, variables)) if layers]
@@ -97,7 +97,11 @@ def _deviations(
 
     By Welford's recurrence: the difference of two large sums would lose a small variance.
     """
-    step = tf.function(lambda *batch: _gradients(model, variables, loss, batch), autograph=False, reduce_retracing=True)
+
+    def gradients_of(x: Any, y: Any, weight: Any) -> list[Any]:
+        return _gradients(model, variables, loss, (x, y, weight))
+
+    step = tf.function(gradients_of, autograph=False, reduce_retracing=True)
     metrics = [(variable, variable.numpy()) for variable in model.metrics_variables]
     means: list[Any] = [0.0] * len(variables)
     squares, count = [0.0] * len(variables), 0
@@ -119,20 +123,8 @@ def _deviations(
     return squares, count
 
 
-def _gradients(model: keras.Model, variables: Sequence[Any], loss: Any, batch: tuple[Any, ...]) -> list[Any]:
-    x, y, weight = batch
+def _gradients(model: keras.Model, variables: Sequence[Any], loss: Any, batch: tuple[Any, Any, Any]) -> list[Any]:
     with tf.GradientTape() as tape:
-        outputs = model(x, training=False)
-        if loss is None:
-            value = model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=weight, training=False)
-        else:
-            value = _loss_value(keras.losses.get(loss), y, outputs, weight) + sum(model.losses)
+        value = batch_loss(model, loss, batch, training=False)
     gradients = tape.gradient(value, [variable.value for variable in variables], unconnected_gradients="zero")
     return [tf.cast(tf.convert_to_tensor(gradient), "float32") for gradient in gradients]
-
-
-def _loss_value(loss: Any, y: Any, outputs: Any, weight: Any) -> Any:
-    if isinstance(loss, keras.losses.Loss):
-        return loss(y, outputs, sample_weight=weight)
-    values = loss(y, outputs)
-    return keras.ops.mean(values if weight is None else values * keras.ops.cast(weight, values.dtype))

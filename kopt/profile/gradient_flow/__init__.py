@@ -1,0 +1,1 @@
+"""What moves the weights: gradients over batches, activations that block them, and verdicts."""

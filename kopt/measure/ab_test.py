@@ -1,18 +1,16 @@
 """Is one model better than another: on the same examples, with an interval and the number of examples it takes."""
 
 import dataclasses
-import importlib
-import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from kopt.core.ab_records import ABTest
-from kopt.core.errors import ConfigError, DataError, nearest
-from kopt.core.settings import number, whole
-from kopt.measure import paired
-from kopt.measure.accuracy import correct_share, labelled_batches, predicted_labels
+from kopt.core.errors import ConfigError, DataError
+from kopt.core.settings import number
+from kopt.measure import paired_power
+from kopt.measure.ab_inference import Finding, Settings, doubts, of_answers, of_rounds, of_scores, verdict
+from kopt.measure.example_scores import Score, inputs_of, metric_of, paired_scores
 from kopt.measure.loading import load
 from kopt.measure.runner import Runner
 from kopt.measure.timing import paired_rounds
@@ -20,7 +18,6 @@ from kopt.report.ab import AB_TEST
 from kopt.report.look import Shown
 
 _LEAST = 2
-Score = Callable[[np.ndarray, np.ndarray], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +39,7 @@ def ab_test(
     power: float = 0.8,
     output: str | None = None,
     batch_size: int | None = None,
+    threads: int | None = None,
     seconds: float = 4.0,
     resamples: int = 10_000,
     seed: int = 0,
@@ -52,31 +50,38 @@ def ab_test(
     no reason. Because both answer the same examples, only those on which they differ count, which shows far smaller
     differences than two separate intervals would.
 
+    A difference is claimed only if the interval leaves out zero and the test agrees, and nothing at all is claimed from
+    fewer pairs than could show it (6 at 95 %).
+
     Args:
         a: the reference: runner, Keras model or path, as `kopt.measure.load` takes it.
         b: what is compared with it.
-        data: `(x, y)` arrays or a finite, batched `tf.data.Dataset` of such. For `"latency"` the inputs alone; made up
-            from the signature if `None`.
-        metric: `"accuracy"`; the name of a loss in `keras.losses`, e.g. `"mse"`, of which less is better; `"latency"`,
-            in rounds that take turns; or a function of labels and predictions that returns one number an example.
+        data: `(x, y)` arrays or a finite, batched `tf.data.Dataset` of such, which is gone through once. For
+            `"latency"` the inputs will do; made up from the signature if `None`.
+        metric: `"accuracy"`; `"loss"`, the one the Keras models were compiled with; the name of a loss in
+            `keras.losses`, e.g. `"mse"`, or a `keras.losses.Loss`, of which less is better; `"latency"`, in rounds that
+            take turns; or a function of labels and predictions that returns one number an example.
         larger_is_better: direction of a function; `True` if `None`.
         margin: a loss that does not matter, in the unit of the metric (0.005 is half a point of accuracy; of
             `"latency"` a share of the time). With it `b` can be found to be not worse, or equivalent.
-        level: of the interval.
-        power: probability with which a difference of this size is to be seen, for the number of pairs needed.
+        level: of the two-sided interval.
+        power: probability with which the question is to be answered, for the number of pairs needed.
         output: the output to judge, of models with several.
-        batch_size: examples a call; for `"latency"` 1 if `None`.
+        batch_size: examples a call; for `"latency"` 1 if `None`, or what the file fixes.
+        threads: see `kopt.measure.load`.
         seconds: of timing, for `"latency"`.
         resamples: of the bootstrap.
         seed: of the bootstrap.
 
     Returns:
         The record, with `.table()` and `.plot(path)`. Accuracy: McNemar's test and the bootstrap interval of the
-        difference. Other scores: bootstrap interval and paired t test. Latency: median of the ratios of the rounds.
-        Fewer than 20 pairs: t interval and all sign changes, because a bootstrap of so few is too narrow.
+        difference, or, where fewer than 20 examples tell the two apart, the one of Bonett and Price. Other scores:
+        bootstrap interval and paired t test; of fewer than 20 pairs, for which a bootstrap is too narrow, t interval
+        and all sign changes. Latency: median of the ratios of the rounds, between order statistics and
+        widened by 2 % at both ends, by which two loads of one file differ, and sign test.
 
     Raises:
-        DataError: the examples or labels do not fit, or are fewer than two.
+        DataError: the examples or labels do not fit, are fewer than two, or the outputs cannot be compared.
         ConfigError: an unknown metric or impossible setting, or several outputs without `output`.
         MeasurementError: one of the two answers NaN.
 
@@ -85,21 +90,18 @@ def ab_test(
         print(kopt.measure.ab_test("float.tflite", "int8.tflite", (x_test, y_test), margin=0.005))
         ```
 
-    Source: see `kopt.measure.paired`.
+    Source: see `kopt.measure.paired` and `kopt.measure.paired_power`.
     """
-    settings = _Settings(margin, level, power, resamples, seed)
-    first, second = load(a), load(b)
+    settings = Settings(margin, level, power, resamples, seed)
+    first, second = load(a, threads=threads), load(b, threads=threads)
     names = _names(first, second)
-    if metric == "latency":
-        return _latency(first, second, names, data, batch_size or 1, seconds, settings)
+    if isinstance(metric, str) and metric == "latency":
+        return _latency(first, second, names, data, batch_size, seconds, settings)
     if data is None:
         raise ConfigError(f"`data` is needed for the metric {metric!r}: pass (x, y).")
-    score, name, direction = _score(metric, larger_is_better)
-    scores_a, scores_b = (
-        np.concatenate([np.asarray(score(y, p), np.float64) for y, p in _answers(runner, data, output, batch_size)])
-        for runner in (first, second)
-    )
-    return _compared(scores_a, scores_b, names, name, direction, settings)
+    chosen = metric_of(metric, larger_is_better, (a, b), output)
+    scores = paired_scores(first, second, data, chosen, output=output, batch_size=batch_size)
+    return _compared(scores[0], scores[1], names, chosen.name, chosen.larger_is_better, "examples", settings)
 
 
 def ab_scores(
@@ -116,6 +118,8 @@ def ab_scores(
     seed: int = 0,
 ) -> ABResult:
     """Compare two settings by numbers that belong together in pairs, e.g. the losses of trainings with equal seeds.
+
+    Scores that are all 0 or 1 are taken as right and wrong answers.
 
     Args:
         a: one number a pair, of the reference.
@@ -137,151 +141,92 @@ def ab_scores(
         >>> losses = {"single rate": [0.31, 0.35, 0.33], "multipliers": [0.28, 0.33, 0.29]}
         >>> print(kopt.measure.ab_scores(*losses.values(), names=tuple(losses), metric="loss", larger_is_better=False))
     """
-    settings = _Settings(margin, level, power, resamples, seed)
-    return _compared(np.asarray(a, np.float64), np.asarray(b, np.float64), names, metric, larger_is_better, settings)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Settings:
-    margin: float
-    level: float
-    power: float
-    resamples: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        number("margin", self.margin, least=0.0)
-        for name, value in (("level", self.level), ("power", self.power)):
-            if not 0.5 <= number(name, value, least=0.0, most=1.0) < 1.0:
-                raise ConfigError(f"`{name}` is a probability from 0.5, below 1. Received: {value!r}.")
-        whole("resamples", self.resamples, least=1000)
-        whole("seed", self.seed, least=0)
+    settings = Settings(margin, level, power, resamples, seed)
+    if isinstance(names, str) or len(names) != 2:
+        raise ConfigError(f"`names` must be two, of `a` and of `b`. Received: {names!r}.")
+    return _compared(_numbers(a, names[0]), _numbers(b, names[1]), names, metric, larger_is_better, "pairs", settings)
 
 
 def _compared(
-    a: np.ndarray, b: np.ndarray, names: tuple[str, str], metric: str, larger_is_better: bool, settings: _Settings
+    a: np.ndarray,
+    b: np.ndarray,
+    names: tuple[str, str],
+    metric: str,
+    larger_is_better: bool,
+    unit: str,
+    settings: Settings,
 ) -> ABResult:
     _check_scores(a, b, names)
-    differences = b - a
-    answers = all(np.isin(scores, (0.0, 1.0)).all() for scores in (a, b))
-    only_a, only_b = (int((a > b).sum()), int((b > a).sum())) if answers else (None, None)
-    interval, p_value, method = _inference(differences, only_a, only_b, settings)
+    if all(np.isin(scores, (0.0, 1.0)).all() for scores in (a, b)):
+        found = of_answers(b - a, larger_is_better, settings)
+    else:
+        found = of_scores(b - a, larger_is_better, settings)
+    same = ("The two agree on every pair.",) if np.array_equal(a, b) else ()
+    means = float(a.mean()), float(b.mean())
+    return _result(found, names, means, len(a), unit, metric, larger_is_better, settings, same)
+
+
+def _latency(
+    a: Runner,
+    b: Runner,
+    names: tuple[str, str],
+    data: Any,
+    batch_size: int | None,
+    seconds: float,
+    settings: Settings,
+) -> ABResult:
+    number("seconds", seconds, least=0.0, open_below=True)
+    size = batch_size or a.fixed_batch or b.fixed_batch or 1
+    times = paired_rounds(a, b, inputs_of(data, a), batch_size=size, seconds=seconds)
+    found = of_rounds(times, size, settings)
+    medians = float(np.median(times[:, 0])), float(np.median(times[:, 1]))
+    return _result(found, names, medians, len(times), "rounds", "latency", False, settings, ())
+
+
+def _result(
+    found: Finding,
+    names: tuple[str, str],
+    values: tuple[float, float],
+    pairs: int,
+    unit: str,
+    metric: str,
+    larger_is_better: bool,
+    settings: Settings,
+    notes: tuple[str, ...],
+) -> ABResult:
+    enough = pairs >= paired_power.least_pairs(settings.level)
+    differs = found.p_value < 1 - settings.level
     return ABResult(
         a=names[0],
         b=names[1],
         metric=metric,
-        value_a=float(a.mean()),
-        value_b=float(b.mean()),
-        difference=float(differences.mean()),
-        low=interval.low,
-        high=interval.high,
+        value_a=values[0],
+        value_b=values[1],
+        difference=found.difference,
+        low=float(found.interval.low),
+        high=float(found.interval.high),
         level=settings.level,
-        p_value=p_value,
-        method=method,
-        pairs=len(a),
+        p_value=found.p_value,
+        method=found.method,
+        pairs=pairs,
         larger_is_better=larger_is_better,
         margin=settings.margin,
-        verdict=verdict(interval, settings.margin, larger_is_better),
-        only_a=only_a,
-        only_b=only_b,
-        pairs_needed=paired.pairs_needed(differences, settings.level, settings.power),
-        detectable=paired.detectable(paired.standard_error(differences), settings.level, settings.power),
+        verdict=verdict(found.interval, settings.margin, larger_is_better, differs=differs) if enough else "undecided",
+        only_a=found.only_a,
+        only_b=found.only_b,
+        pairs_needed=found.pairs_needed,
+        detectable=found.detectable,
         power=settings.power,
-        notes=_notes(differences, only_a, only_b),
+        unit=unit,
+        notes=(*notes, *doubts(found, pairs, unit, enough, differs, settings.level)),
     )
 
 
-def verdict(interval: paired.Interval, margin: float, larger_is_better: bool) -> str:
-    """Return what an interval of `b - a` says of `b`; see `ABTest.verdict`."""
-    low, high = interval if larger_is_better else (-interval.high, -interval.low)
-    if low > 0:
-        return "better"
-    if margin > 0 and low > -margin:
-        return "equivalent" if high < margin else "not worse"
-    return "worse" if high < 0 else "undecided"
-
-
-def _inference(
-    differences: np.ndarray, only_a: int | None, only_b: int | None, settings: _Settings
-) -> tuple[paired.Interval, float, str]:
-    if not np.ptp(differences):
-        same = float(differences[0])
-        p_value = 1.0 if same == 0 else paired.sign_test_p(differences)
-        return paired.Interval(same, same), p_value, "All differences are equal: there is no spread to work with"
-    if len(differences) < paired.FEW:
-        p_value = paired.sign_flip_p(differences)
-        return paired.t_interval(differences, settings.level), p_value, "Interval by Student's t; exact sign-flip test"
-    interval = paired.bca_interval(differences, settings.level, settings.resamples, settings.seed)
-    if only_a is not None and only_b is not None:
-        p_value, test = paired.mcnemar_p(only_a, only_b), "McNemar's test (mid-p)"
-    else:
-        p_value, test = paired.t_test_p(differences), "paired t test"
-    return interval, p_value, f"Paired bootstrap interval (BCa, {settings.resamples:,} resamples); {test}"
-
-
-def _latency(
-    a: Runner, b: Runner, names: tuple[str, str], data: Any, batch_size: int, seconds: float, settings: _Settings
-) -> ABResult:
-    number("seconds", seconds, least=0.0, open_below=True)
-    times = paired_rounds(a, b, data, batch_size=batch_size, seconds=seconds)
-    ratios = times[:, 1] / times[:, 0] - 1
-    interval, difference = paired.median_interval(ratios, settings.level), float(np.median(ratios))
-    seen = paired.detectable(paired.error_of(interval, settings.level), settings.level, settings.power)
-    return ABResult(
-        a=names[0],
-        b=names[1],
-        metric="latency",
-        value_a=float(np.median(times[:, 0])),
-        value_b=float(np.median(times[:, 1])),
-        difference=difference,
-        low=interval.low,
-        high=interval.high,
-        level=settings.level,
-        p_value=paired.sign_test_p(ratios),
-        method=f"Median over rounds of b / a - 1, batch {batch_size}, in turns; order statistics; sign test",
-        pairs=len(ratios),
-        larger_is_better=False,
-        margin=settings.margin,
-        verdict=verdict(interval, settings.margin, larger_is_better=False),
-        only_a=None,
-        only_b=None,
-        pairs_needed=math.ceil(len(ratios) * (seen / difference) ** 2) if difference else None,
-        detectable=seen,
-        power=settings.power,
-    )
-
-
-def _score(metric: str | Score, larger_is_better: bool | None) -> tuple[Score, str, bool]:
-    """Return the function of labels and predictions, its name and whether more is better."""
-    if callable(metric):
-        return metric, getattr(metric, "__name__", "score"), larger_is_better is not False
-    if larger_is_better is not None:
-        raise ConfigError(f"The direction of {metric!r} is known; `larger_is_better` is for functions. Leave it out.")
-    if metric == "accuracy":
-        return correct_share, "accuracy", True
-    losses = importlib.import_module("keras").losses  # here, because timing a `.tflite` file needs no Keras
-    try:
-        function = losses.get(metric)
-    except (ValueError, TypeError) as error:
-        known = [name for name in dir(losses) if name.islower() and callable(getattr(losses, name))]
-        raise ConfigError(
-            f"Unknown metric {metric!r}.{nearest(str(metric), ['accuracy', 'latency', *known])} Accepted: 'accuracy', "
-            f"'latency', a function of `keras.losses` such as 'mse', or a function of labels and predictions."
-        ) from error
-
-    def loss(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-        values = np.asarray(function(labels, predicted), np.float64)
-        return values.reshape(len(labels), -1).mean(axis=1)
-
-    return loss, metric, False
-
-
-def _answers(runner: Runner, data: Any, output: str | None, batch_size: int | None) -> Any:
-    """Yield labels and predictions of one output, batch by batch."""
-    for x, y, weight in labelled_batches(data):
-        if weight is not None:
-            raise ConfigError("`sample_weight` has no place in a paired comparison. Pass (x, y).")
-        yield predicted_labels(runner, y, runner.predict(x, batch_size=batch_size), output)
+def _numbers(values: Any, name: str) -> np.ndarray:
+    found = np.asarray(values)
+    if found.dtype.kind not in "biuf":
+        raise DataError(f"{name!r} needs numbers. Received: {found.dtype} of shape {found.shape}.")
+    return found.astype(np.float64)
 
 
 def _check_scores(a: np.ndarray, b: np.ndarray, names: tuple[str, str]) -> None:
@@ -295,12 +240,6 @@ def _check_scores(a: np.ndarray, b: np.ndarray, names: tuple[str, str]) -> None:
         raise DataError(
             f"Pairs need as many numbers on both sides, at least {_LEAST}. Received: {len(a)} and {len(b)}."
         )
-
-
-def _notes(differences: np.ndarray, only_a: int | None, only_b: int | None) -> tuple[str, ...]:
-    if only_a is not None and only_b is not None and 0 < only_a + only_b < 10:
-        return (f"Only {only_a + only_b} examples tell the two apart: take the interval as rough.",)
-    return ("The two agree on every pair.",) if not differences.any() else ()
 
 
 def _names(a: Runner, b: Runner) -> tuple[str, str]:

@@ -71,22 +71,32 @@ def test_t_and_sign_test_are_those_of_scipy():
     assert paired.t_test_p(np.zeros(3)) == 1.0
 
 
-def test_pairs_needed_by_hand_and_by_simulation():
-    # 10 % right only in b, 4 % only in a: d = 0.06, mean square 0.14, s^2 = 0.14 - 0.0036.
-    answers = np.repeat([1.0, -1.0, 0.0], [10, 4, 86])
-    expected = ((1.959964 * 0.14**0.5 + 0.841621 * (0.14 - 0.0036) ** 0.5) / 0.06) ** 2
-    needed = paired.pairs_needed(answers, 0.95, 0.8)
-    assert needed == int(np.ceil(expected)) == 303
-    drawn = np.random.default_rng(6).multinomial(needed, [0.1, 0.04, 0.86], size=2000)
-    power = np.mean([paired.mcnemar_p(only_a, only_b) < 0.05 for only_b, only_a, _ in drawn])
-    assert power == pytest.approx(0.8, abs=0.04)  # the deviation of 2000 trials is 0.009; the formula is approximate
-    assert paired.pairs_needed(np.array([1.0, -1.0]), 0.95, 0.8) is None
+def test_bootstrap_interval_of_answers_is_only_used_where_enough_of_them_differ():
+    # Two equally good models: with an expectation of 6 answers of 300 that differ, an interval of 95 % should leave out
+    # 0 in 20 of 400 cases; the binomial deviation is 4.4. The bootstrap alone does so in about 36.
+    drawn = np.random.default_rng(9).multinomial(300, [0.01, 0.01, 0.98], size=400)
+    sound = [paired.fractions_interval(a, b, 300, 0.95) for a, b, _ in drawn]
+    assert sum(not low <= 0 <= high for low, high in sound) <= 20
+    resampled = [
+        paired.bca_interval(np.repeat([-1.0, 1.0, 0.0], [a, b, 300 - a - b]), 0.95, 1000, seed=0)
+        for a, b, _ in drawn
+        if a + b
+    ]
+    assert sum(not low <= 0 <= high for low, high in resampled) > 28
+    # 20 and more.
+    drawn = np.random.default_rng(10).multinomial(300, [0.05, 0.05, 0.9], size=400)
+    resampled = [
+        paired.bca_interval(np.repeat([-1.0, 1.0, 0.0], [a, b, 300 - a - b]), 0.95, 1000, seed=0) for a, b, _ in drawn
+    ]
+    assert 7 <= sum(not low <= 0 <= high for low, high in resampled) <= 34
 
 
-def test_detectable_difference_has_the_power():
-    values = np.random.default_rng(7).normal(0, 2.0, 100)
-    seen = paired.detectable(paired.standard_error(values), 0.95, 0.8)
-    shifted = np.random.default_rng(8).normal(seen, values.std(ddof=1), size=(1000, 100))
-    power = np.mean([paired.t_test_p(row) < 0.05 for row in shifted])
-    assert power == pytest.approx(0.8, abs=0.05)
+def test_answers_that_do_not_differ_leave_an_interval_of_some_width():
+    # One added to each side: 2 of 102 differ, z = 1.959964: half width z sqrt(2 / 102 / 102).
+    interval = paired.fractions_interval(0, 0, 100, 0.95)
+    assert interval.high == pytest.approx(1.959964 * 2**0.5 / 102, rel=1e-6)
+    assert interval.low == -interval.high
+
+
+def test_error_of_an_interval():
     assert paired.error_of(paired.Interval(-1.959964, 1.959964), 0.95) == pytest.approx(1.0)

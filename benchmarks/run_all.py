@@ -20,6 +20,8 @@ SCRIPTS = (
     "input_pipeline",
     "rematerialization",
     "precision",
+    "large_model_profile",
+    "sensitivity",
 )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from pathlib import Path
 
+from kopt.core.cost_records import ModelProfile
 from kopt.core.errors import ConfigError, nearest
 from kopt.core.schemes import get_scheme
 from kopt.core.serialization import Record
@@ -227,36 +228,6 @@ class TransformReport(Record):
     transform: str
     applied: tuple[LayerAction, ...]
     skipped: tuple[LayerAction, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerCost(Record):
-    """Cost of one layer.
-
-    Attributes:
-        macs: multiply-accumulates for one example; `None` where no formula is known.
-    """
-
-    name: str
-    type: str
-    output_shape: tuple[int | None, ...]
-    parameters: int
-    macs: int | None
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelProfile(Record):
-    """Per-layer cost of a model for one example."""
-
-    model: str
-    layers: tuple[LayerCost, ...]
-    parameters: int
-    trainable_parameters: int
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of the layers whose formula is known."""
-        return sum(layer.macs or 0 for layer in self.layers)
 
 
 @dataclasses.dataclass(frozen=True)

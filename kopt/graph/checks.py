@@ -9,13 +9,19 @@ from typing import Any
 import keras
 import numpy as np
 
+from kopt.core.blocks import BLOCK, flat_blocks, is_float
 from kopt.core.errors import InputError, NonFiniteError, UnsupportedModelError
 from kopt.core.records import TensorInfo
 from kopt.graph.internals import graph_of, node_of, serializing_in_memory, was_called
+from kopt.graph.naming import owned_variables
+from kopt.graph.values import values_of
 
 # Left out of the fingerprint: how a model is trained, and the shape its layers happened to be built with, are no part
 # of what it computes, and a saved model does not always carry them.
 _NO_PART_OF_THE_FUNCTION = ("compile_config", "build_config")
+# What an error about weights lists at most.
+_LISTED_VARIABLES = 20
+_LISTED_INDICES = 3
 
 
 def require_built(model: keras.Model) -> None:
@@ -45,26 +51,55 @@ def require_built(model: keras.Model) -> None:
 def require_finite(model: keras.Model) -> None:
     """Raise if a variable of `model` holds NaN or infinity.
 
+    Every entry is read, piece by piece, without a copy of the weights.
+
     Raises:
-        NonFiniteError: names every such variable with the number of NaN and infinite entries.
+        NonFiniteError: names every such variable with its layer, the number of NaN and infinite entries, and the
+            indices of the first ones.
     """
-    require_finite_values(model.name, {variable.path: variable.numpy() for variable in model.variables})
+    found: list[str] = []
+    for owned in owned_variables(model):
+        if text := _nonfinite_text(values_of(owned.variable), f" in {type(owned.layer).__name__} {owned.layer_path!r}"):
+            found.append(f"{owned.path} {text}")
+    _raise_nonfinite(model.name, found)
 
 
 def require_finite_values(name: str, weights: Mapping[str, np.ndarray]) -> None:
     """Raise `NonFiniteError` if one of the weights of the model called `name` holds NaN or infinity."""
-    found = []
-    for path, values in weights.items():
-        if values.dtype.kind in "biuSUO":
-            continue
-        nans, infinities = int(np.isnan(values).sum()), int(np.isinf(values).sum())
-        if nans or infinities:
-            found.append(f"{path} ({nans} NaN, {infinities} infinite of {values.size})")
+    texts = {path: _nonfinite_text(values) for path, values in weights.items()}
+    _raise_nonfinite(name, [f"{path} {text}" for path, text in texts.items() if text])
+
+
+def _raise_nonfinite(name: str, found: list[str]) -> None:
     if found:
+        left = f"; and {len(found) - _LISTED_VARIABLES} more" if len(found) > _LISTED_VARIABLES else ""
         raise NonFiniteError(
-            f"Model {name!r} holds non-finite numbers in {len(found)} variable(s): {'; '.join(found)}. Restore "
-            f"an earlier checkpoint, or train again with a lower learning rate or gradient clipping."
+            f"Model {name!r} holds non-finite numbers in {len(found)} variable(s): "
+            f"{'; '.join(found[:_LISTED_VARIABLES])}{left}. Restore an earlier checkpoint, or train again with a lower "
+            f"learning rate or gradient clipping."
         )
+
+
+def _nonfinite_text(values: np.ndarray, holder: str = "") -> str:
+    """Return how many entries are NaN and infinite, and the indices of the first ones; empty if all are finite."""
+    if not is_float(values.dtype):
+        return ""
+    nans = infinities = 0
+    places: list[int] = []
+    for number, block in enumerate(flat_blocks(values)):
+        finite = np.isfinite(block)
+        if finite.all():
+            continue
+        block_nans = int(np.isnan(block).sum())
+        nans += block_nans
+        infinities += block.size - int(finite.sum()) - block_nans
+        if len(places) < _LISTED_INDICES:
+            places += [number * BLOCK + int(place) for place in np.flatnonzero(~finite)[:_LISTED_INDICES]]
+    if not places:
+        return ""
+    indices = [tuple(map(int, np.unravel_index(place, values.shape))) for place in places[:_LISTED_INDICES]]
+    more = ", ..." if nans + infinities > len(indices) else ""
+    return f"({nans} NaN, {infinities} infinite of {values.size}){holder} at {', '.join(map(str, indices))}{more}"
 
 
 def fingerprint(model: keras.Model) -> str:

@@ -1,11 +1,12 @@
 """Records as tables, JSON, plots, HTML and progress: renders what others measured, and never loads TensorFlow."""
 
+from kopt.report.costs import COSTS
 from kopt.report.learning_rates import LEARNING_RATES
 from kopt.report.look import Look, Shown
 from kopt.report.outcome import headline
 from kopt.report.page import html
 from kopt.report.pipeline import PIPELINE, pipeline_headline
-from kopt.report.plots import bars, layer_bars, pareto_plot
+from kopt.report.plots import bars, pareto_plot
 from kopt.report.progress import make_progress
 from kopt.report.run_directory import read_result, write_report
 from kopt.report.statistics import wilson_interval
@@ -15,10 +16,10 @@ from kopt.report.tables import (
     checks_table,
     json_text,
     measurements_table,
-    profile_table,
 )
 
 __all__ = [
+    "COSTS",
     "LEARNING_RATES",
     "PIPELINE",
     "Look",
@@ -30,12 +31,10 @@ __all__ = [
     "headline",
     "html",
     "json_text",
-    "layer_bars",
     "make_progress",
     "measurements_table",
     "pareto_plot",
     "pipeline_headline",
-    "profile_table",
     "read_result",
     "wilson_interval",
     "write_report",

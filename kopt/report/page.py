@@ -4,8 +4,10 @@ import dataclasses
 
 from markupsafe import Markup
 
-from kopt.core.records import ModelProfile, OptimizationResult
+from kopt.core.cost_records import ModelProfile
+from kopt.core.records import OptimizationResult
 from kopt.report import formats, outcome, plots
+from kopt.report.costs import COSTS, hidden_layers
 from kopt.report.rows import Row, baseline_row, candidate_rows, size_reference
 from kopt.report.templating import environment
 
@@ -47,7 +49,7 @@ def html(result: OptimizationResult) -> str:
         has_energy=any(row.energy for row in (baseline, *rows)),
         plots=_plots(result, (baseline, *rows)),
         layer_plot=_layer_plot(result.profile),
-        hidden_layers=plots.hidden_layers,
+        hidden_layers=hidden_layers,
         layers=result.profile.layers[:_LAYER_ROWS] if result.profile else (),
     )
 
@@ -96,4 +98,4 @@ def _plots(result: OptimizationResult, rows: tuple[Row, ...]) -> dict[str, Marku
 def _layer_plot(profile: ModelProfile | None) -> Markup | None:
     if profile is None or not any(layer.parameters or layer.macs for layer in profile.layers):
         return None
-    return Markup(plots.layer_bars(profile))
+    return Markup(COSTS.svg(profile))

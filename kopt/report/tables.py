@@ -10,9 +10,7 @@ from rich.text import Text
 from kopt.core.records import (
     Artifact,
     Check,
-    LayerCost,
     Measurement,
-    ModelProfile,
     OperatorCount,
     OptimizationResult,
     TensorInfo,
@@ -97,28 +95,6 @@ def artifact_table(artifact: Artifact) -> RenderableType:
         parts.append(_operators_table(artifact.operators))
     parts.extend(Text(f"Note: {note}") for note in artifact.notes)
     return Group(*parts)
-
-
-def profile_table(profile: ModelProfile) -> RenderableType:
-    """Return parameters and multiply-accumulates of every layer, with their shares."""
-    total, macs = max(profile.parameters, 1), max(profile.macs, 1)
-    columns = (
-        Column[LayerCost]("Layer", lambda layer: layer.name, is_number=False),
-        Column[LayerCost]("Type", lambda layer: layer.type, 3, is_number=False),
-        Column[LayerCost]("Output", lambda layer: formats.shape(layer.output_shape), 4),
-        Column[LayerCost]("Parameters", lambda layer: f"{layer.parameters:,}"),
-        Column[LayerCost]("", lambda layer: _part(layer.parameters, total), 2),
-        Column[LayerCost]("MACs", lambda layer: "?" if layer.macs is None else f"{layer.macs:,}"),
-        Column[LayerCost]("", lambda layer: _part(layer.macs, macs), 1),
-    )
-    unknown = sum(layer.macs is None for layer in profile.layers)
-    caption = [
-        f"{profile.parameters:,} parameters ({profile.trainable_parameters:,} trainable), "
-        f"{profile.macs:,} multiply-accumulates for one example."
-    ]
-    if unknown:
-        caption.append(f"?: no formula for {unknown} layer(s); their work is not in the total.")
-    return FittedTable(profile.model, profile.layers, columns, caption=caption)
 
 
 def checks_table(checks: Sequence[Check]) -> RenderableType:

@@ -2,7 +2,7 @@ import keras
 import pytest
 
 from kopt import profile
-from kopt.profile.costs import layer_macs
+from kopt.profile.cost.macs import layer_macs
 
 
 def macs(layer, *shapes, **arguments):
@@ -50,6 +50,11 @@ L = keras.layers
         ),
         (L.TimeDistributed(L.Dense(4)), (7, 3), 7 * 12),
         (L.TimeDistributed(L.Conv2D(2, 3)), (7, 5, 5, 3), 7 * 9 * 2 * 9 * 3),
+        # Steps x gates x positions x filters x kernel x (channels + filters), the state convolved in its own size.
+        (L.ConvLSTM1D(2, 3), (4, 5, 3), 4 * 4 * 3 * 2 * 3 * (3 + 2)),
+        (L.ConvLSTM2D(2, 3, padding="same", return_sequences=True), (4, 5, 6, 3), 4 * 4 * 30 * 2 * 9 * (3 + 2)),
+        (L.RNN([L.LSTMCell(5), L.GRUCell(4)]), (7, 3), 7 * (4 * 5 * 8 + 3 * 4 * 9)),
+        (L.SpectralNormalization(L.Dense(4)), (3,), 12),
         (L.Embedding(100, 8), (7,), 0),
         (L.BatchNormalization(), (7,), 0),
         (L.MaxPooling2D(), (4, 4, 2), 0),
@@ -85,6 +90,29 @@ def test_cross_attention():
     assert cost.macs == projections + attention
 
 
+def test_other_attention():
+    query, value = keras.Input((5, 8)), keras.Input((7, 8))
+    (cost,) = profile.model(keras.Model([query, value], L.Attention()([query, value]))).layers
+    assert cost.macs == 5 * 7 * (8 + 8)
+    grouped = L.GroupQueryAttention(head_dim=4, num_query_heads=6, num_key_value_heads=2)
+    (cost,) = profile.model(keras.Model([query, value], grouped(query, value))).layers
+    assert cost.macs == 2 * (5 * 8 * 6 * 4) + 2 * (7 * 8 * 2 * 4) + 5 * 7 * 6 * (4 + 4)
+
+
+def test_operations_of_graphs():
+    left, right, image = keras.Input((4, 3)), keras.Input((3, 6)), keras.Input((8, 8, 3))
+    kernel = keras.ops.ones((3, 3, 3, 5))
+    outputs = {
+        "Matmul": (left @ right, 4 * 6 * 3),
+        "Einsum": (keras.ops.einsum("bij,bjk->bik", left, right), 4 * 6 * 3),
+        "Dot": (L.Dot(axes=(2, 1))([left, right]), 4 * 6 * 3),
+        "Conv": (keras.ops.conv(image, kernel, padding="same"), 64 * 9 * 3 * 5),
+    }
+    model = keras.Model([left, right, image], [output for output, _ in outputs.values()])
+    counts = {layer.type: layer.macs for layer in profile.model(model).layers}
+    assert counts == {name: expected for name, (_, expected) in outputs.items()}
+
+
 def test_attention_over_one_of_two_axes():
     # 3 rows of 5 positions; attention along the positions only: 3 * 5 * 5 pairs, not 15 * 15.
     layer = L.MultiHeadAttention(num_heads=1, key_dim=4, attention_axes=(2,))
@@ -97,7 +125,6 @@ def test_unknown_sizes_and_types_have_no_count():
     assert macs(L.LSTM(5), (None, 3)) is None
     assert macs(L.Conv2D(2, 3), (None, None, 3)) is None
     assert macs(L.TimeDistributed(L.Dense(4)), (None, 3)) is None
-    assert macs(L.ConvLSTM1D(2, 3), (4, 5, 3)) is None
     assert macs(L.Lambda(lambda x: x * 2), (3,)) is None
 
 

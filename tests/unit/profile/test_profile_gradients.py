@@ -71,6 +71,7 @@ def test_noise_scale_of_a_known_problem():
     assert found.variables[0].ratio is None
 
 
+@pytest.mark.slow
 def test_twenty_sigmoid_layers_vanish():
     found = gradients(stack(*[L.Dense(8, "sigmoid") for _ in range(20)], L.Dense(3)), (X, Y))
     vanished = [verdict.where for verdict in found.verdicts if verdict.kind == "vanishing"]
@@ -175,7 +176,8 @@ def test_embeddings_recurrent_and_subclassed_models():
     class Reader(keras.Model):
         def __init__(self):
             super().__init__(name="reader")
-            self.embed, self.read, self.head = L.Embedding(20, 4), L.LSTM(5), L.Dense(3, "relu", name="head")
+            self.embed, self.read = L.Embedding(20, 4, name="embedding"), L.LSTM(5, name="lstm")
+            self.head = L.Dense(3, "relu", name="head")
 
         def call(self, tokens):
             return self.head(self.read(self.embed(tokens)))
@@ -224,6 +226,7 @@ def test_one_trace_serves_all_batches():
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_the_record_travels_and_can_be_shown(tmp_path):
     found = gradients(stack(*[L.Dense(8, "sigmoid") for _ in range(12)], L.Dense(3)), (X, Y), batches=3)
     record = GradientProfile.from_json(found.to_json())

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from kopt import profile
-from kopt.core.errors import DataError, InputError
-from kopt.core.records import ModelProfile
+from kopt.core.cost_records import ModelProfile
+from kopt.core.errors import ConfigError, DataError, InputError
 
 L = keras.layers
 
@@ -21,7 +21,7 @@ def test_layers_in_order_with_shapes_and_parameters():
     assert result.macs == 36 * 4 * 9 + 288
     assert result.parameters == model.count_params() == 40 + 16 + 290
     assert result.trainable_parameters == 40 + 8 + 290, "mean and variance are not trained"
-    assert ModelProfile.from_json(result.to_json()) == result
+    assert ModelProfile.from_json(result.to_json()).layers == result.layers
 
 
 def test_shared_layers_compute_every_time_and_weigh_once():
@@ -73,16 +73,23 @@ def test_data_says_what_the_model_leaves_open():
 
 def test_operations_count_nothing_or_are_unknown():
     x = keras.Input((4, 3))
-    model = keras.Model(x, keras.ops.matmul(keras.ops.relu(x) + 1.0, keras.ops.transpose(x, (0, 2, 1))))
-    counts = {layer.type: layer.macs for layer in profile.model(model).layers}
-    assert counts == {"Relu": 0, "Add": 0, "Transpose": 0, "Matmul": None}
+    model = keras.Model(x, keras.ops.cumprod(keras.ops.transpose(keras.ops.relu(x) + 1.0, (0, 2, 1))[:, :3]))
+    costs = {layer.type: layer for layer in profile.model(model).layers}
+    assert {kind: layer.macs for kind, layer in costs.items()} == {
+        "Relu": 0,
+        "Add": 0,
+        "Transpose": 0,
+        "GetItem": 0,
+        "Cumprod": None,
+    }
+    assert costs["Cumprod"].reason == "There is no formula for Cumprod."
 
 
 def test_a_model_without_a_graph_lists_parameters_only():
     class Block(L.Layer):
         def __init__(self):
             super().__init__()
-            self.dense = L.Dense(4)
+            self.dense = L.Dense(4, name="dense")
 
         def build(self, shape):
             self.dense.build(shape)
@@ -95,7 +102,7 @@ def test_a_model_without_a_graph_lists_parameters_only():
         def __init__(self):
             super().__init__()
             self.block = Block()
-            self.head = L.Dense(2)
+            self.head = L.Dense(2, name="head")
 
         def call(self, x):
             return self.head(self.block(x))
@@ -111,6 +118,27 @@ def test_a_model_without_a_graph_lists_parameters_only():
         ("Dense", 16, None),
     ]
     assert result.parameters == 30
+    assert all("pass `data`" in layer.reason for layer in result.layers if layer.type == "Dense")
+    watched = profile.model(model, np.zeros((1, 3), np.float32))
+    assert sorted((layer.name, layer.parameters, layer.macs) for layer in watched.layers) == [
+        ("block", 4, None),
+        ("block/dense", 16, 12),
+        ("head", 10, 8),
+    ]
+    assert watched.macs == 20
+
+
+def test_a_formula_for_a_layer_of_the_user():
+    class Twice(L.Layer):
+        def call(self, x):
+            return x * 2
+
+    model = keras.Sequential([keras.Input((5,)), Twice(name="twice"), L.Dense(2)])
+    assert profile.model(model).layers[0].reason.startswith("Twice is a class of yours")
+    result = profile.model(model, formulas={"Twice": lambda layer, inputs, output: inputs[0][-1]})
+    assert (result.layers[0].macs, result.layers[0].flops) == (5, 10)
+    with pytest.raises(ConfigError, match=r"No layer is of the class 'Twic'\. Did you mean 'Twice'"):
+        profile.model(model, formulas={"Twic": lambda *_: 1})
 
 
 def test_the_model_is_left_as_it_was():

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from kopt.core.cost_records import LayerCost, ModelProfile
 from kopt.core.records import (
     Artifact,
     Budget,
@@ -10,10 +11,8 @@ from kopt.core.records import (
     Evaluation,
     ExportConfig,
     Latency,
-    LayerCost,
     Machine,
     Measurement,
-    ModelProfile,
     OperatorCount,
     OptimizationResult,
     OutputParity,

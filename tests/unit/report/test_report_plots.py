@@ -7,9 +7,10 @@ import matplotlib as mpl
 import pytest
 from report_records import make_candidate, make_profile
 
+from kopt.core.cost_records import LayerCost
 from kopt.core.errors import ConfigError, InputError
-from kopt.core.records import Evaluation, LayerCost
-from kopt.report import bars, layer_bars, pareto_plot
+from kopt.core.records import Evaluation
+from kopt.report import COSTS, bars, pareto_plot
 from kopt.report.labels import Box, place_labels
 from kopt.report.rows import baseline_row, candidate_rows
 from kopt.report.scatter import metric_range
@@ -99,20 +100,20 @@ def test_bars_refuse_an_unknown_quantity(result):
 
 
 def test_layers_beyond_twenty_are_the_largest_in_model_order():
-    shown = texts(layer_bars(make_profile(30)))  # conv_1 to conv_29, mystery and dense
+    shown = texts(COSTS.svg(make_profile(30)))  # conv_1 to conv_29, mystery and dense
     assert [text for text in shown if text.startswith("conv_")] == [f"conv_{i}" for i in range(10, 30)]
     assert "29.0 K" in shown
     assert "5.80 M" in shown
 
 
 def test_a_layer_without_a_formula_has_a_question_mark():
-    assert "?" in texts(layer_bars(make_profile()))
+    assert "?" in texts(COSTS.svg(make_profile()))
 
 
 def test_a_model_without_costs_cannot_be_plotted():
     free = dataclasses.replace(make_profile(), layers=(LayerCost("relu", "ReLU", (None,), 0, None),))
     with pytest.raises(InputError, match="nothing to plot"):
-        layer_bars(free)
+        COSTS.svg(free)
 
 
 def test_dollars_and_foreign_letters_are_drawn_as_they_are(result):

@@ -1,0 +1,75 @@
+"""Which layers a machine computes and which it only feeds: the roofline model."""
+
+import dataclasses
+from typing import Any
+
+import keras
+
+from kopt.core.cost_records import LayerIntensity, MachinePeaks, RooflineProfile
+from kopt.core.settings import whole
+from kopt.profile.cost.machine import measured_peaks
+from kopt.profile.cost.profile import Formulas
+from kopt.profile.cost.profile import model as model_profile
+from kopt.report.look import Shown
+from kopt.report.roofline import ROOFLINE
+
+
+@dataclasses.dataclass(frozen=True)
+class Roofline(Shown, RooflineProfile):
+    """What `roofline` found, with ways to show it."""
+
+    look = ROOFLINE
+
+
+def roofline(
+    model: keras.Model,
+    data: Any = None,
+    *,
+    batch_size: int = 1,
+    peaks: MachinePeaks | None = None,
+    formulas: Formulas | None = None,
+) -> Roofline:
+    """Return for every layer how much it computes for each byte it moves, and which of the two limits it.
+
+    Use it before optimizing: a memory-bound layer gets no faster by fewer operations, only by fewer bytes (smaller
+    types, fused layers, larger batches); a compute-bound one does.
+
+    Formula: a layer takes at least `max(flops / peak_flops, bytes / peak_bytes)`; the bytes are its weights once, and
+    its inputs and outputs once an example.
+
+    Args:
+        model: built; see `kopt.profile.model`.
+        data: see there.
+        batch_size: examples that share a reading of the weights.
+        peaks: of the machine that will run it; those of this one, measured, if `None`.
+        formulas: see `kopt.profile.model`.
+
+    Raises:
+        InputError: the model is not built.
+        ConfigError: an impossible `batch_size`.
+
+    Example:
+        ```python
+        kopt.profile.roofline(model, batch_size=32).plot("roofline.svg")
+        ```
+
+    Source: Williams, Waterman, Patterson, "Roofline: an insightful visual performance model", CACM 52 (2009).
+    """
+    whole("batch_size", batch_size)
+    costs = model_profile(model, data, formulas=formulas)
+    peaks = peaks or measured_peaks()
+    layers, left_out = [], {}
+    for layer in costs.layers:
+        if layer.flops is None or layer.activation_bytes is None or layer.input_bytes is None:
+            left_out[layer.name] = layer.reason or "A size is open: pass `data`."
+        elif layer.flops:
+            moved = layer.weight_bytes + batch_size * (layer.input_bytes + layer.activation_bytes)
+            layers.append(intensity(layer.name, layer.type, batch_size * layer.flops, moved, peaks))
+    return Roofline(model.name, batch_size, peaks, tuple(layers), left_out)
+
+
+def intensity(name: str, type_name: str, flops: int, moved_bytes: int, peaks: MachinePeaks) -> LayerIntensity:
+    """Return what limits a layer of so many operations and bytes."""
+    computing, moving = flops / peaks.flops_per_s, moved_bytes / peaks.bytes_per_s
+    bound = "compute" if computing > moving else "memory"
+    return LayerIntensity(name, type_name, flops, moved_bytes, bound, 1e3 * max(computing, moving))

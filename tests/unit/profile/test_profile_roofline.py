@@ -1,0 +1,63 @@
+import keras
+import pytest
+
+from kopt import profile
+from kopt.core.cost_records import MachinePeaks, RooflineProfile
+from kopt.core.errors import ConfigError
+from kopt.profile.cost.machine import measured_peaks
+
+L = keras.layers
+PEAKS = MachinePeaks(flops_per_s=1e9, bytes_per_s=1e8)  # ridge at 10 operations a byte
+
+
+def test_bytes_and_operations_by_hand():
+    model = keras.Sequential([keras.Input((100,)), L.Dense(50, use_bias=False, name="dense"), L.ReLU(name="relu")])
+    found = profile.roofline(model, batch_size=4, peaks=PEAKS)
+    dense, relu = found.layers
+    assert dense.flops == 4 * 2 * 100 * 50
+    assert dense.moved_bytes == 4 * (100 * 50) + 4 * 4 * (100 + 50)
+    assert dense.intensity == pytest.approx(40_000 / 22_400)
+    assert dense.bound == "memory"
+    assert dense.least_ms == pytest.approx(1e3 * 22_400 / 1e8)
+    assert (relu.flops, relu.moved_bytes) == (4 * 50, 4 * 4 * 100)
+
+
+def test_a_larger_batch_makes_a_dense_layer_compute_bound():
+    model = keras.Sequential([keras.Input((1000,)), L.Dense(1000, name="dense")])
+    bounds = [profile.roofline(model, batch_size=size, peaks=PEAKS).layers[0].bound for size in (1, 256)]
+    assert bounds == ["memory", "compute"]
+    wide = profile.roofline(model, batch_size=256, peaks=PEAKS)
+    assert wide.least_ms == pytest.approx(1e3 * wide.layers[0].flops / 1e9)
+    assert wide.share("compute") == 1.0
+
+
+def test_this_machine_is_measured_once():
+    peaks = measured_peaks()
+    assert measured_peaks() is peaks
+    assert 1e8 < peaks.bytes_per_s < 1e13
+    assert 1e9 < peaks.flops_per_s < 1e16
+    assert peaks.ridge == peaks.flops_per_s / peaks.bytes_per_s
+
+
+def test_it_can_be_shown_and_unknown_layers_are_named(tmp_path):
+    class Mine(L.Layer):
+        def call(self, x):
+            return x * 2
+
+    layers = [L.Conv2D(8, 3, name="conv"), Mine(name="mine"), L.GlobalAveragePooling2D(), L.Dense(10)]
+    found = profile.roofline(keras.Sequential([keras.Input((16, 16, 3)), *layers]), peaks=PEAKS)
+    assert list(found.left_out) == ["mine"]
+    assert RooflineProfile.from_json(found.to_json()).layers == found.layers
+    table = found.table()
+    assert max(map(len, table.splitlines())) <= 80
+    assert "Left out: mine" in table
+    for ending in ("svg", "png"):
+        assert found.plot(tmp_path / f"roof.{ending}").stat().st_size > 1000
+
+
+def test_impossible_settings():
+    model = keras.Sequential([keras.Input((3,)), L.Dense(1)])
+    with pytest.raises(ConfigError, match="`batch_size` must be"):
+        profile.roofline(model, batch_size=0)
+    with pytest.raises(ConfigError, match="Peaks must be above 0"):
+        MachinePeaks(0, 1)

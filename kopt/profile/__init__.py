@@ -2,6 +2,7 @@
 
 from kopt.profile.cost.profile import Profile, model
 from kopt.profile.cost.roofline import Roofline, roofline
+from kopt.profile.full import Full, full
 from kopt.profile.gradient_flow.profile import Gradients, gradients
 from kopt.profile.layer_sensitivity import Plan, Sensitivity, sensitivity
 from kopt.profile.timing.counters import GpuReport, GpuWatch, gpu_counters
@@ -14,6 +15,7 @@ from kopt.profile.weights.profile import Parameters, parameters
 
 __all__ = [
     "Changes",
+    "Full",
     "GpuReport",
     "GpuWatch",
     "Gradients",
@@ -28,6 +30,7 @@ __all__ = [
     "TFLiteOps",
     "check",
     "compare",
+    "full",
     "gpu_counters",
     "gradients",
     "layer_times",

@@ -1,12 +1,13 @@
 """Records as tables, JSON, plots, HTML and progress: renders what others measured, and never loads TensorFlow."""
 
-from kopt.report.costs import COSTS
+from kopt.report.costs import COSTS, check_sort
 from kopt.report.learning_rates import LEARNING_RATES
 from kopt.report.look import Look, Shown
 from kopt.report.outcome import headline
 from kopt.report.page import html
 from kopt.report.pipeline import PIPELINE, pipeline_headline
 from kopt.report.plots import bars, pareto_plot
+from kopt.report.profile_page import full_profile_table, profile_html
 from kopt.report.progress import make_progress
 from kopt.report.run_directory import read_result, write_report
 from kopt.report.statistics import wilson_interval
@@ -27,7 +28,9 @@ __all__ = [
     "artifact_table",
     "bars",
     "candidates_table",
+    "check_sort",
     "checks_table",
+    "full_profile_table",
     "headline",
     "html",
     "json_text",
@@ -35,6 +38,7 @@ __all__ = [
     "measurements_table",
     "pareto_plot",
     "pipeline_headline",
+    "profile_html",
     "read_result",
     "wilson_interval",
     "write_report",

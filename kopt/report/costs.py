@@ -1,6 +1,6 @@
 """The layers of a model with their costs: a table for the terminal, bars for a page."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from matplotlib.figure import Figure
 from rich.console import RenderableType
@@ -9,10 +9,11 @@ from kopt.core.cost_records import LayerCost, ModelProfile
 from kopt.core.errors import ConfigError, InputError, nearest
 from kopt.report import formats
 from kopt.report.bars import draw_bars
-from kopt.report.columns import Column, FittedTable
+from kopt.report.columns import Column
 from kopt.report.look import Look
+from kopt.report.paths import PathTable
 
-_MOST_LAYERS = 20
+_MOST_LAYERS, _NAMED = 20, 5
 _PARAMETERS, _MACS = "#0072b2", "#e69f00"
 _SORTS: dict[str, Callable[[LayerCost], float] | None] = {
     "order": None,
@@ -28,10 +29,19 @@ def hidden_layers(profile: ModelProfile) -> int:
     return max(0, sum(map(_has_cost, profile.layers)) - _MOST_LAYERS)
 
 
-def _table(profile: ModelProfile, rows: int | None = None, sort: str = "order") -> RenderableType:
-    """Return what every layer costs, with its shares; `rows` limits them, `sort` puts the largest first."""
+def check_sort(sort: str) -> None:
+    """Make sure that costs can be sorted by this.
+
+    Raises:
+        ConfigError: they cannot.
+    """
     if sort not in _SORTS:
         raise ConfigError(f"Unknown `sort` {sort!r}.{nearest(sort, _SORTS)} Accepted: {', '.join(_SORTS)}.")
+
+
+def _table(profile: ModelProfile, rows: int | None = None, sort: str = "order") -> RenderableType:
+    """Return what every layer costs, with its shares; `rows` limits them, `sort` puts the largest first."""
+    check_sort(sort)
     key = _SORTS[sort]
     ordered = list(profile.layers) if key is None else sorted(profile.layers, key=key, reverse=True)
     total, macs = max(profile.parameters, 1), max(profile.macs, 1)
@@ -47,7 +57,7 @@ def _table(profile: ModelProfile, rows: int | None = None, sort: str = "order") 
         Column[LayerCost]("", lambda layer: _part(layer.macs, macs), 1),
     )
     left_out = len(ordered) - len(ordered[:rows])
-    return FittedTable(profile.model, ordered[:rows], columns, caption=_caption(profile, left_out))
+    return PathTable(profile.model, ordered[:rows], columns, caption=_caption(profile, left_out))
 
 
 def _caption(profile: ModelProfile, left_out: int) -> list[str]:
@@ -103,12 +113,12 @@ def _largest(profile: ModelProfile) -> list[LayerCost]:
 
 
 def _words(profile: ModelProfile) -> str:
-    layers: Sequence[LayerCost] = _largest(profile)
-    costs = "; ".join(
-        f"{layer.name}: {formats.count(layer.parameters)} parameters, {formats.count(layer.macs)} multiply-accumulates"
-        for layer in layers
+    costly = sorted(_largest(profile), key=lambda layer: -(layer.macs or 0))[:_NAMED]
+    most = ", ".join(f"{layer.name} {_part(layer.macs, max(profile.macs, 1)) or '?'}" for layer in costly)
+    return (
+        f"{profile.model} has {formats.count(profile.parameters)} parameters and takes {formats.count(profile.macs)} "
+        f"multiply-accumulates an example; most in {most or 'no layer'}."
     )
-    return f"Cost of the layers of {profile.model}. {costs}."
 
 
 def _part(value: int | None, total: int) -> str:

@@ -10,8 +10,9 @@ from rich.text import Text
 from kopt.core.errors import ConfigError, nearest
 from kopt.core.gradient_records import GradientProfile, VariableGradient, Verdict
 from kopt.report import formats
-from kopt.report.columns import Column, FittedTable
+from kopt.report.columns import Column
 from kopt.report.look import Look
+from kopt.report.paths import PathTable, short_path
 from kopt.report.svg import INK
 
 # Okabe and Ito: told apart by people with the common color-vision deficiencies, visible on white and on black.
@@ -44,9 +45,7 @@ def _table(profile: GradientProfile, rows: int | None = 20, sort: str = "order")
         Column[VariableGradient]("Noise\nscale", lambda one: formats.number(one.noise_scale, 2), 2),
         Column[VariableGradient]("", lambda one: kinds.get(one.path, ""), is_number=False),
     )
-    table = FittedTable(
-        f"Gradients of {profile.model}", shown, columns, lambda one: "red" if one.path in kinds else "", caption=[]
-    )
+    table = PathTable(f"Gradients of {profile.model}", shown, columns)
     left_out = len(ordered) - len(shown)
     lines = [f"{left_out} more variables; `rows=None` shows all."] if left_out > 0 else []
     lines += [_summary(profile), *(f"{one.kind}: {one.where}. {one.words}" for one in _told(profile.verdicts))]
@@ -101,7 +100,8 @@ def _figure(profile: GradientProfile) -> Figure:
     axes.yaxis.set_major_formatter(LogFormatter())
     axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
     every = max(1, -(-len(variables) // _MOST_NAMES))
-    axes.set_xticks(list(places)[::every], [_short(one.path) for one in variables][::every], rotation=60, ha="right")
+    names = [short_path(one.path, _NAME_LENGTH) for one in variables]
+    axes.set_xticks(list(places)[::every], names[::every], rotation=60, ha="right")
     axes.tick_params(axis="x", labelsize=8)
     axes.set_ylabel("Gradient")
     axes.grid(axis="y", alpha=0.15, color=INK)
@@ -122,10 +122,6 @@ def _scientific(value: float | None) -> str:
 
 def _two(value: float | None) -> str:
     return formats.NOTHING if value is None else f"{value:.2f}"
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _NAME_LENGTH else f"…{name[-_NAME_LENGTH + 1 :]}"
 
 
 GRADIENTS = Look("gradients", _table, _figure, _words)

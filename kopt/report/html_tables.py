@@ -8,13 +8,14 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from kopt.report.columns import Column, FittedTable
+from kopt.report.paths import PathTable
 
 
 def html_of(renderable: RenderableType) -> Markup:
     """Return tables and texts as HTML: a table keeps every column, whatever a terminal would leave out.
 
     Args:
-        renderable: `FittedTable`, `rich.text.Text`, text, or a `rich.console.Group` of these.
+        renderable: `FittedTable`, `PathTable`, `rich.text.Text`, text, or a `rich.console.Group` of these.
     """
     return Markup("\n").join(_parts(renderable))
 
@@ -23,6 +24,10 @@ def _parts(renderable: Any) -> Iterator[Markup]:
     if isinstance(renderable, Group):
         for inner in renderable.renderables:
             yield from _parts(inner)
+    elif isinstance(renderable, PathTable):
+        yield from _table(
+            FittedTable(renderable.title, renderable.rows, renderable.columns, caption=renderable.caption)
+        )
     elif isinstance(renderable, FittedTable):
         yield from _table(renderable)
     elif (text := str(renderable).strip()) and isinstance(renderable, (str, Text)):

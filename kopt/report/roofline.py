@@ -2,13 +2,14 @@
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 from rich.console import RenderableType
 
 from kopt.core.cost_records import LayerIntensity, RooflineProfile
 from kopt.report import formats
-from kopt.report.columns import Column, FittedTable
+from kopt.report.columns import Column
 from kopt.report.look import Look
+from kopt.report.paths import PathTable
 from kopt.report.svg import INK
 
 # Okabe and Ito: told apart by people with the common color-vision deficiencies, visible on white and on black.
@@ -36,7 +37,7 @@ def _table(roofline: RooflineProfile, rows: int | None = 20) -> RenderableType:
     caption += [f"Left out: {name}. {reason}" for name, reason in list(roofline.left_out.items())[:5]]
     if len(roofline.left_out) > 5:
         caption.append(f"Left out: {len(roofline.left_out) - 5} more layers of unknown cost.")
-    return FittedTable(f"Roofline of {roofline.model}, batch {roofline.batch_size}", shown, columns, caption=caption)
+    return PathTable(f"Roofline of {roofline.model}, batch {roofline.batch_size}", shown, columns, caption=caption)
 
 
 def _summary(roofline: RooflineProfile) -> str:
@@ -78,8 +79,8 @@ def _figure(roofline: RooflineProfile) -> Figure:
     axes.set(xscale="log", yscale="log", xlim=(low, high))
     for axis in (axes.xaxis, axes.yaxis):
         # The default formatter writes mathematical notation, which `drawing` leaves unread.
-        axis.set_major_formatter(LogFormatter())
-        axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: formats.number(value, 1)))
+        axis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("Floating-point operations a byte moved")
     axes.set_ylabel("Attainable GFLOP/s")
     share = formats.share(roofline.share("memory"))

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kopt.core.errors import ConfigError
+from kopt.core.errors import ConfigError, nearest
 from kopt.train.internals import call_takes_training
 
 
@@ -13,10 +13,27 @@ def require_loss(model: keras.Model, loss: Any) -> None:
     """Make sure that there is a loss.
 
     Raises:
-        ConfigError: neither the model has one nor is one given.
+        ConfigError: neither the model has one nor is one given, or Keras does not know it.
     """
     if loss is None and not model.compiled:
         raise ConfigError("There is no loss: compile the model, or pass `loss`, e.g. `loss='mse'`.")
+    require_known_loss(loss)
+
+
+def require_known_loss(loss: Any) -> None:
+    """Make sure that a loss is `None`, an object or function, or a name that Keras knows.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    try:
+        keras.losses.get(loss)
+    except (ValueError, TypeError) as error:
+        known = [name for name in dir(keras.losses) if name.islower() and callable(getattr(keras.losses, name))]
+        raise ConfigError(
+            f"Unknown loss {loss!r}.{nearest(str(loss), known)} Accepted: a name of `keras.losses`, such as 'mse', a "
+            f"function or a `keras.losses.Loss`."
+        ) from error
 
 
 def batch_loss(model: keras.Model, loss: Any, batch: tuple[Any, Any, Any], *, training: bool) -> tf.Tensor:

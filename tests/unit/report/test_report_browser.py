@@ -5,9 +5,10 @@ import shutil
 import subprocess
 
 import pytest
-from report_records import make_result
+from report_records import MACHINE, make_profile, make_result
 
-from kopt.report import html, write_report
+from kopt.core.full_profile_records import FullProfile
+from kopt.report import html, profile_html, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome")]
@@ -79,6 +80,21 @@ def requested(net_log):
     events = [event.get("params", {}) for event in json.loads(net_log.read_text())["events"]]
     asked = {event["url"] for event in events if event.get("initiator", "not an origin") != "not an origin"}
     return {url for url in asked if not url.startswith(("file:", "data:"))}
+
+
+@pytest.mark.parametrize("width", [1280, 480])
+def test_the_page_of_a_profile_fits_and_asks_for_nothing(tmp_path, width):
+    costs = make_profile(30)
+    long = [dataclasses.replace(layer, name=f"backbone/very_long_stage_name/{layer.name}") for layer in costs.layers]
+    costs = dataclasses.replace(costs, layers=tuple(long))
+    missing = dict.fromkeys(("gradients", "sensitivity"), "There is no loss: compile the model, or pass `loss`.")
+    profile = FullProfile(costs.model, costs, None, None, None, None, None, None, missing, MACHINE, 3.0)
+    page = tmp_path / "profile.html"
+    page.write_text(profile_html(profile))
+    assert "CONSOLE" not in browse(page, tmp_path, width)
+    assert requested(tmp_path / "net.json") == set()
+    if width > 800:
+        assert sticking_out(profile_html(profile), tmp_path, width) == [[], []]
 
 
 @pytest.mark.parametrize("width", [1280, 480])

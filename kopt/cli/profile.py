@@ -1,0 +1,63 @@
+"""Show what a model costs, what is in its weights, where its time goes and which layers matter."""
+
+import argparse
+from pathlib import Path
+
+import kopt
+from kopt.cli.common import show, show_text
+from kopt.core.errors import ConfigError, OutputExistsError
+from kopt.core.full_profile_records import PARTS
+from kopt.core.settings import choice
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("model", metavar="MODEL", help=".keras, .h5 (Keras 3 or legacy) or SavedModel directory")
+    parser.add_argument(
+        "--data",
+        help=".npz with x_train, y_train, x_val, y_val; a folder of class folders of images (pixels become [0, 1]); or "
+        "a packaged name. Without, gradients and sensitivity are left out",
+    )
+    # No `choices`: the library's own errors name the nearest word.
+    parser.add_argument("--parts", nargs="+", metavar="PART", help=f"of: {', '.join(PARTS)}; all by default")
+    parser.add_argument("--loss", help="name of a Keras loss, if the model is not compiled")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="examples a step")
+    parser.add_argument("--sort", default="order", help="of the costs: order, macs, flops, parameters, activations")
+    parser.add_argument("--rows", type=int, default=20, metavar="N", help="rows of each table; 0 for all")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write everything with plots to an HTML file")
+    parser.add_argument("--force", action="store_true", help="replace the HTML file if it exists")
+    parser.add_argument("--unsafe", action="store_true", help="open a model file that stores Python code, and run it")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    if options.rows < 0:
+        raise ConfigError(f"--rows is a number of rows, or 0 for all. Received: {options.rows}.")
+    if options.html is not None and options.html.exists() and not options.force:
+        raise OutputExistsError(f"{options.html} exists already. Pass --force to replace it.")
+    kopt.report.check_sort(options.sort)
+    for part in options.parts or ():
+        choice("part", part, PARTS)
+    model = kopt.export.open_model(options.model, safe_mode=not options.unsafe)
+    data = validation = None
+    if options.data:
+        splits = kopt.data.open_data(options.data, image_shape=kopt.measure.load(model).inputs[0].shape[1:])
+        data, validation = ((split.x, split.y) for split in (splits.train, splits.validation))
+    found = kopt.profile.full(
+        model,
+        data,
+        validation=validation,
+        parts=options.parts or PARTS,
+        loss=options.loss,
+        batch_size=options.batch_size,
+        progress=kopt.report.make_progress(quiet=options.json),
+    )
+    if options.json:
+        show_text(found.to_json())
+    else:
+        show(kopt.report.full_profile_table(found, rows=options.rows or None, sort=options.sort))
+    if options.html is not None:
+        path = found.html(options.html, overwrite=options.force)
+        if not options.json:
+            show_text(f"\nReport: {path}")
+    return 0

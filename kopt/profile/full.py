@@ -1,0 +1,138 @@
+"""Every profile of a model in one call, with the reason for what cannot be made."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kopt.core.environment import machine
+from kopt.core.errors import ConfigError, KoptError, nearest
+from kopt.core.files import atomic_write
+from kopt.core.full_profile_records import PARTS, FullProfile
+from kopt.core.progress import Progress, Silent
+from kopt.graph import require_built
+from kopt.profile.cost.profile import model as cost
+from kopt.profile.cost.roofline import roofline
+from kopt.profile.gradient_flow.profile import gradients
+from kopt.profile.layer_sensitivity import sensitivity
+from kopt.profile.timing.layers import layer_times
+from kopt.profile.timing.ops import ops
+from kopt.profile.weights.profile import parameters
+from kopt.report.look import Look, Shown
+from kopt.report.profile_page import full_profile_table, profile_headline, profile_html
+from kopt.report.roofline import ROOFLINE
+from kopt.train.batch_loss import require_known_loss
+
+_NEED_LABELS = ("gradients", "sensitivity")
+
+
+@dataclasses.dataclass(frozen=True)
+class Full(Shown, FullProfile):
+    """What `full` found: `.table()`, `.plot(path)` (the roofline) and `.html(path)`."""
+
+    look = Look("full-profile", full_profile_table, lambda profile: ROOFLINE.figure(profile.roofline), profile_headline)
+
+    def html(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write all of it to one HTML file that needs no network, and return its path.
+
+        Raises:
+            OutputExistsError: the file exists and `overwrite` is false.
+            OutputError: the path cannot be written.
+        """
+        return atomic_write(path, profile_html(self), overwrite=overwrite)
+
+
+def full(
+    model: keras.Model,
+    data: Any = None,
+    *,
+    validation: Any = None,
+    parts: Sequence[str] = PARTS,
+    loss: Any = None,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> Full:
+    """Return the costs, roofline, parameters, times, gradients and sensitivity of a model, as far as they can be made.
+
+    Args:
+        model: built.
+        data: `(x, y)` arrays to train on; without, what needs labels is left out and inputs are made up.
+        validation: `(x, y)` for the sensitivity; `data` if `None`. About 1,000 examples are enough.
+        parts: which to make: `"cost"` (always), `"roofline"`, `"parameters"`, `"layer times"`, `"operations"`,
+            `"gradients"`, `"sensitivity"`.
+        loss: for gradients and sensitivity; the compiled one by default.
+        batch_size: examples a step.
+        progress: told of every part.
+
+    Returns:
+        Record with everything; `skipped` has the reason for each part that could not be made.
+
+    Raises:
+        InputError: the model is not built.
+        ConfigError: an unknown part or loss.
+
+    Example:
+        ```python
+        found = kopt.profile.full(model, (x_train, y_train), validation=(x_val, y_val))
+        found.html("profile.html")
+        ```
+    """
+    for part in parts:
+        if part not in PARTS:
+            raise ConfigError(f"Unknown part {part!r}.{nearest(part, PARTS)} Accepted: {', '.join(PARTS)}.")
+    require_known_loss(loss)
+    require_built(model)
+    begin = time.monotonic()
+    inputs = None if data is None else data[0]
+    judged = data if validation is None else validation
+    trains = data if data is not None and model.compiled else inputs
+    makers: dict[str, Callable[[], Any]] = {
+        "roofline": lambda: roofline(model, inputs, batch_size=batch_size),
+        "parameters": lambda: parameters(model),
+        "layer times": lambda: layer_times(model, trains, batch_size=batch_size),
+        "operations": lambda: ops(model, trains, batch_size=batch_size),
+        "gradients": lambda: gradients(model, data, loss=loss, batch_size=batch_size),
+        "sensitivity": lambda: sensitivity(model, judged, loss=loss),
+    }
+    costs = cost(model, inputs)
+    made, skipped = _made(makers, parts, data is not None, progress or Silent())
+    return Full(
+        model=model.name,
+        cost=costs,
+        roofline=made.get("roofline"),
+        parameters=made.get("parameters"),
+        layer_times=made.get("layer times"),
+        operations=made.get("operations"),
+        gradients=made.get("gradients"),
+        sensitivity=made.get("sensitivity"),
+        skipped=skipped,
+        machine=machine(),
+        seconds=time.monotonic() - begin,
+    )
+
+
+def _made(
+    makers: dict[str, Callable[[], Any]], parts: Sequence[str], has_labels: bool, progress: Progress
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what could be made, and why the rest could not."""
+    made: dict[str, Any] = {}
+    skipped = {part: "It was not asked for." for part in makers if part not in parts}
+    wanted = [part for part in makers if part in parts]
+    progress.start(len(wanted))
+    try:
+        for part in wanted:
+            progress.step(part)
+            if part in _NEED_LABELS and not has_labels:
+                skipped[part] = "It needs labelled data: pass `data`."
+                continue
+            try:
+                made[part] = makers[part]()
+            except KoptError as error:  # One part that cannot be made does not take the others away.
+                skipped[part] = str(error)
+    finally:
+        progress.finish()
+    return made, skipped

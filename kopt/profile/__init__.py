@@ -9,6 +9,7 @@ from kopt.profile.timing.counters import GpuReport, GpuWatch, gpu_counters
 from kopt.profile.timing.layers import LayerProfile, layer_times
 from kopt.profile.timing.ops import Ops, ops
 from kopt.profile.timing.tflite import TFLiteOps, tflite_ops
+from kopt.profile.training.callback import TrainingProfile, Trends
 from kopt.profile.weights.check import check
 from kopt.profile.weights.comparison import Changes, StatisticsChanges, compare
 from kopt.profile.weights.profile import Parameters, parameters
@@ -28,6 +29,8 @@ __all__ = [
     "Sensitivity",
     "StatisticsChanges",
     "TFLiteOps",
+    "TrainingProfile",
+    "Trends",
     "check",
     "compare",
     "full",

@@ -23,6 +23,8 @@ from tensorflow.python.eager import context as eager_context
 from tensorflow.python.ops import stateful_random_ops
 from tensorflow.python.trackable.data_structures import ListWrapper, _DictWrapper
 
+from kopt.train.interception import replaced
+
 # What Keras and TensorFlow put in the place of a list or dict that is assigned to an attribute, and Keras' own
 # bookkeeping of the variables below an object.
 TRACKING_TYPES: tuple[type, ...] = (Tracker, ListWrapper, _DictWrapper)
@@ -126,8 +128,12 @@ def build_on(model: keras.Model, batch: Any) -> None:
 
 
 def compile_state(model: keras.Model) -> tuple[int, ...]:
-    """Return something that changes when `compile` is called again."""
-    return id(model.optimizer), id(model._compile_loss), id(model._compile_metrics)
+    """Return something that changes when `compile` is called again, or what stands round the optimizer's update."""
+    optimizer: Any = model.optimizer
+    while (inner := getattr(optimizer, "inner_optimizer", None)) is not None:
+        optimizer = inner
+    watched = id(vars(optimizer).get(_UPDATE_ALL))
+    return id(model.optimizer), id(model._compile_loss), id(model._compile_metrics), watched
 
 
 def monitors(callback: Any) -> bool:
@@ -272,6 +278,27 @@ def hook_updates(
 
     # Past `__setattr__`: TensorFlow would look for variables in it.
     object.__setattr__(optimizer, "update_step", update_step)
+
+
+# Called by `apply` with all gradients as they are to be applied: clipped, accumulated, of a loss that is not scaled.
+_UPDATE_ALL = "_backend_update_step"
+
+
+@contextlib.contextmanager
+def around_update(
+    optimizer: keras.optimizers.Optimizer, around: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
+    """Let `around(update)` stand in for the update of all variables of `optimizer`, this object alone, in the block.
+
+    The function takes gradients, variables and learning rate. What was traced before does not know of it.
+    """
+    with replaced(optimizer, _UPDATE_ALL, around(getattr(optimizer, _UPDATE_ALL))):
+        yield
+
+
+def trained_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """Return the variables that a built optimizer changes, in its order."""
+    return list(optimizer._trainable_variables)
 
 
 def _decay_in_update(optimizer: keras.optimizers.Optimizer) -> None:

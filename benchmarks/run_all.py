@@ -22,6 +22,7 @@ SCRIPTS = (
     "precision",
     "large_model_profile",
     "sensitivity",
+    "training_profile_overhead",
 )
 
 

@@ -31,7 +31,7 @@ class EpochSums(NamedTuple):
 class UpdateStatistics:
     """Stands round the update of an optimizer: every so many steps it looks at gradients, weights and their change.
 
-    All variables share one condition in the graph, so that other steps pay for one comparison. Two copies of the
+    All variables share one condition in the graph, which is all that other steps pay for. Two copies of the
     weights stand in memory: the mean gradient of the epoch, and the weights before a sampled update.
     """
 

@@ -94,9 +94,9 @@ def main() -> int:
         claims.append(Claim(f"{name}, {how}: watched over plain steps", statistics.median(ratios), 1.03))
     return publish(
         "training_profile_overhead",
-        f"epochs of batches of {BATCH} Fashion-MNIST images with Adam and accuracy, with a TrainingProfile() that looks "
-        f"at every 50th step, and without; {PAIRS} pairs of models, in each the medians of 9 or 15 rounds in changing "
-        f"order; median ratio of the pairs. The end of an epoch is measured by itself.",
+        f"epochs of batches of {BATCH} Fashion-MNIST images with Adam and accuracy, with a TrainingProfile() that "
+        f"looks at every 50th step, and without; {PAIRS} pairs of models, in each the medians of 9 or 15 rounds in "
+        f"changing order; median ratio of the pairs. The end of an epoch is measured by itself.",
         numbers,
         claims,
     )

@@ -58,8 +58,8 @@ class TrainingProfile(keras.callbacks.Callback):
 
     Works in `fit` and in `kopt.train.accelerate(model).fit`, compiled or not, with several steps a call. Every `every`
     steps the optimizer's own update is looked at from inside the step: the gradients as they are applied, clipped and
-    accumulated, and the change of each weight. There is no second pass; other steps pay for one condition in the graph, 0.05 to 0.1 ms. Weights
-    are summarized at the end of an epoch. Two copies of the weights stand in memory while it trains.
+    accumulated, and the change of each weight. There is no second pass; other steps pay for one condition in the graph,
+    0.05 to 0.1 ms. Weights are summarized at the end of an epoch. Two copies of the weights stand in memory meanwhile.
 
     Afterwards `trends` has everything, with `.table()`, `.plot(path)` and `.to_json()`, and `advice` what follows.
 

@@ -20,6 +20,7 @@ SCRIPTS = (
     "input_pipeline",
     "rematerialization",
     "precision",
+    "costs_applications",
     "large_model_profile",
     "sensitivity",
     "training_profile_overhead",

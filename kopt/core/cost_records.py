@@ -1,8 +1,10 @@
 """What a model costs, by layer: frozen, serialisable."""
 
 import dataclasses
+import math
 
 from kopt.core.errors import ConfigError
+from kopt.core.finder_records import MemoryEstimate
 from kopt.core.serialization import Record
 
 BOUNDS = ("compute", "memory")
@@ -20,10 +22,12 @@ class LayerCost(Record):
         macs: multiply-accumulates; `None` where they are not known.
         flops: floating-point operations: two for a multiply-accumulate and one for every other operation on an entry,
             see `kopt.profile.cost.elementwise`; `None` where they are not known.
-        weight_bytes: of those variables, in the types they are kept in.
-        input_bytes: of what it takes, `None` where a size is open.
+        weight_bytes: of the variables that `parameters` counts, in the types they are kept in.
+        input_bytes: of what it takes, with the rows that an embedding looks up; `None` where a size is open.
         activation_bytes: of the outputs, in the type they are in; `None` where a size is open.
         reason: why something is not known; empty if all is.
+        read_weight_bytes: of all variables that the call reads, also those that an earlier call has; 0 where they
+            count as input: the rows that an embedding looks up, and what Python code of the user reads.
     """
 
     name: str
@@ -36,6 +40,7 @@ class LayerCost(Record):
     input_bytes: int | None = None
     activation_bytes: int | None = None
     reason: str = ""
+    read_weight_bytes: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +55,7 @@ class ModelProfile(Record):
         peak_activation_bytes: most that inputs, outputs and what is still needed of them take at one moment of a
             forward pass, for one example; `None` where a size is open or the model has no graph.
         peak_layer: call at which that is.
+        training: memory of a training step, with gradients and optimizer; `None` if it was not asked for.
     """
 
     model: str
@@ -58,6 +64,7 @@ class ModelProfile(Record):
     trainable_parameters: int
     peak_activation_bytes: int | None = None
     peak_layer: str = ""
+    training: MemoryEstimate | None = None
 
     @property
     def macs(self) -> int:
@@ -137,8 +144,8 @@ class LayerIntensity(Record):
 
     @property
     def intensity(self) -> float:
-        """Floating-point operations a byte."""
-        return self.flops / self.moved_bytes
+        """Floating-point operations a byte; 0 where numbers are only moved."""
+        return self.flops / self.moved_bytes if self.moved_bytes else math.inf
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ from rich.console import RenderableType
 
 from kopt.core.cost_records import LayerCost, ModelProfile
 from kopt.core.errors import ConfigError, InputError, nearest
+from kopt.core.finder_records import MemoryEstimate
 from kopt.report import formats
 from kopt.report.bars import draw_bars
 from kopt.report.columns import Column
@@ -49,8 +50,11 @@ def _table(profile: ModelProfile, rows: int | None = None, sort: str = "order") 
         Column[LayerCost]("Layer", lambda layer: layer.name, is_number=False),
         Column[LayerCost]("Type", lambda layer: layer.type, 3, is_number=False),
         Column[LayerCost]("Output", lambda layer: formats.shape(layer.output_shape), 4),
-        Column[LayerCost]("Activations", lambda layer: formats.size(layer.activation_bytes), 5),
-        Column[LayerCost]("FLOPs", lambda layer: formats.count(layer.flops), 6),
+        # What is sorted by stays, however narrow the console.
+        Column[LayerCost](
+            "Activations", lambda layer: formats.size(layer.activation_bytes), 0 if sort == "activations" else 5
+        ),
+        Column[LayerCost]("FLOPs", lambda layer: formats.count(layer.flops), 0 if sort == "flops" else 6),
         Column[LayerCost]("Parameters", lambda layer: f"{layer.parameters:,}"),
         Column[LayerCost]("", lambda layer: _part(layer.parameters, total), 2),
         Column[LayerCost]("MACs", lambda layer: "?" if layer.macs is None else f"{layer.macs:,}"),
@@ -70,10 +74,20 @@ def _caption(profile: ModelProfile, left_out: int) -> list[str]:
     if profile.peak_activation_bytes is not None:
         at = f", at {profile.peak_layer}" if profile.peak_layer else ""
         caption.append(f"A forward pass keeps at most {formats.size(profile.peak_activation_bytes)} an example{at}.")
+    if profile.training is not None:
+        caption.append(_training(profile.training))
     if profile.unknown:
         caption.append(f"?: no formula for {len(profile.unknown)} layer(s); their work is not in the total.")
         caption += [f"  {name}: {reason}" for name, reason in _reasons(profile).items()]
     return caption
+
+
+def _training(memory: MemoryEstimate) -> str:
+    return (
+        f"A training step of {memory.batch_size} takes about {formats.size(memory.total_bytes)}: weights "
+        f"{formats.size(memory.weights_bytes)}, optimizer {formats.size(memory.optimizer_bytes)}, batch, activations "
+        f"and gradients {formats.size(memory.step_bytes)} at the peak."
+    )
 
 
 def _reasons(profile: ModelProfile, most: int = 5) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """The layers of a model under the roof of a machine: operations a byte against operations a second."""
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from rich.console import RenderableType
@@ -60,13 +59,15 @@ def _figure(roofline: RooflineProfile) -> Figure:
     peaks = roofline.peaks
     figure = Figure(figsize=(8.6, 4.8), layout="constrained")
     axes = figure.add_subplot()
-    intensities = [layer.intensity for layer in roofline.layers] or [peaks.ridge]
+    # A logarithmic scale has no place for layers that only move numbers.
+    layers = [layer for layer in roofline.layers if layer.flops and layer.moved_bytes]
+    intensities = [layer.intensity for layer in layers] or [peaks.ridge]
     low, high = min(*intensities, peaks.ridge) / 3, max(*intensities, peaks.ridge) * 3
-    line = np.geomspace(low, high, 100)
-    axes.plot(line, np.minimum(peaks.flops_per_s, line * peaks.bytes_per_s) / 1e9, color=INK, linewidth=1.6)
-    longest = max((layer.least_ms for layer in roofline.layers), default=1.0)
-    named = sorted(roofline.layers, key=lambda layer: -layer.least_ms)[:_MOST_NAMES]
-    for layer in roofline.layers:
+    roof = [low * peaks.bytes_per_s / 1e9, peaks.flops_per_s / 1e9, peaks.flops_per_s / 1e9]
+    axes.plot([low, peaks.ridge, high], roof, color=INK, linewidth=1.6)
+    longest = max((layer.least_ms for layer in layers), default=1.0)
+    named = sorted(layers, key=lambda layer: -layer.least_ms)[:_MOST_NAMES]
+    for layer in layers:
         reached = layer.flops / (layer.least_ms / 1e3) / 1e9
         size = 20 + 260 * layer.least_ms / longest
         axes.scatter([layer.intensity], [reached], s=size, color=_COLORS[layer.bound], alpha=0.55, linewidths=0)

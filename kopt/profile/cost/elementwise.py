@@ -1,157 +1,155 @@
-"""Floating-point operations besides multiply-accumulates, by arithmetic on configs and shapes.
+"""Operations on single entries, and layers that only move entries.
 
-One operation on one entry counts one: an addition, a comparison, an exponential, a whole activation function. So a
-layer takes `2 * macs + elementwise` operations. Moving and casting numbers counts nothing. Counted are inference steps:
-dropout and augmentation do nothing, batch normalization is a scale and a shift.
+One operation on one entry counts one: an addition, a comparison, a function of one number however it is computed
+(exponential, root, any activation function). A softmax counts three: exponential, sum, division. So a layer takes
+`2 * macs + elementwise` operations. Moving, casting and drawing numbers count nothing. Counted are inference steps:
+dropout and augmentation do nothing, and batch normalization is a scale and a shift.
 """
 
-import math
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable
 
-from kopt.profile.cost.macs import Config, Shape, product, wrapped_layer
+from kopt.profile.cost.shapes import Config, Cost, Formula, Shape, activation, names, product
 
-Count: TypeAlias = Callable[[Config, tuple[Shape, ...], Shape], int | None]
-
+# Layers that move entries, or do nothing in inference; strings and integers are looked up, not computed with.
+MOVING_LAYERS = frozenset(
+    names(
+        """
+        InputLayer ActivityRegularization Identity Masking Embedding Dropout SpatialDropout1D SpatialDropout2D
+        SpatialDropout3D GaussianDropout GaussianNoise AlphaDropout Concatenate Flatten Reshape Permute RepeatVector
+        Cropping1D Cropping2D Cropping3D ZeroPadding1D ZeroPadding2D ZeroPadding3D UpSampling1D UpSampling3D
+        CenterCrop Discretization CategoryEncoding HashedCrossing Hashing IntegerLookup StringLookup TextVectorization
+        AugMix CutMix MaxNumBoundingBoxes MixUp RandAugment RandomBrightness RandomColorDegeneration RandomColorJitter
+        RandomContrast RandomCrop RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur RandomGrayscale
+        RandomHue RandomInvert RandomPerspective RandomPosterization RandomRotation RandomSaturation RandomSharpness
+        RandomShear RandomTranslation RandomZoom
+        """
+    )
+)
+# Operations of `keras.ops` that move entries.
+MOVING_OPERATIONS = frozenset(
+    names(
+        """
+        ExpandDims Squeeze Reshape Ravel Transpose Moveaxis Swapaxes Concatenate Append Stack Hstack Vstack Dstack
+        Split ArraySplit Hsplit Vsplit Dsplit Unstack GetItem Slice BroadcastTo Pad Cast SaturateCast Tile Repeat Roll
+        Flip Fliplr Flipud Rot90 Take TakeAlongAxis OneHot ZerosLike OnesLike FullLike EmptyLike Full Arange Copy View
+        Shape Size Ndim StopGradient ConvertToTensor Diag Diagonal Diagflat Tril Triu Rearrange DepthToSpace
+        SpaceToDepth Unfold ExtractPatches CropImages PadImages Real Imag Meshgrid
+        """
+    )
+)
 # Operations on an entry of the output.
-_OUTPUT_ENTRY = {
-    "ReLU": 1, "LeakyReLU": 2, "PReLU": 2, "ELU": 3, "Softmax": 3, "Rescaling": 2, "Normalization": 2,
-    "BatchNormalization": 2, "LayerNormalization": 7, "GroupNormalization": 7, "RMSNormalization": 4,
-    "UnitNormalization": 3, "Embedding": 0,
-    # `keras.ops`: arithmetic and functions of one entry.
-    "Add": 1, "Subtract": 1, "Multiply": 1, "Divide": 1, "TrueDivide": 1, "FloorDivide": 1, "Mod": 1, "Negative": 1,
-    "Absolute": 1, "Power": 1, "Square": 1, "Sqrt": 1, "Rsqrt": 2, "Reciprocal": 1, "Exp": 1, "Expm1": 1, "Log": 1,
-    "Log1p": 1, "Sin": 1, "Cos": 1, "Erf": 1, "Sign": 1, "Floor": 1, "Ceil": 1, "Round": 1, "Clip": 2, "Where": 1,
-    "Maximum": 1, "Minimum": 1, "Equal": 1, "NotEqual": 1, "Greater": 1, "GreaterEqual": 1, "Less": 1, "LessEqual": 1,
-    "LogicalAnd": 1, "LogicalOr": 1, "LogicalNot": 1, "Relu": 1, "Relu6": 2, "Sigmoid": 1, "Tanh": 1, "Gelu": 1,
-    "Silu": 1, "HardSigmoid": 3, "HardSilu": 4, "Softplus": 1, "Softsign": 1, "LeakyRelu": 2, "Elu": 3, "Selu": 3,
-    "LogSoftmax": 4,
-}  # fmt: skip
+_OUTPUT_ENTRY_OF_OPERATIONS = {
+    **dict.fromkeys(
+        names(
+            """
+            Add Subtract Multiply Divide TrueDivide FloorDivide DivideNoNan Mod Fmod Negative Abs Absolute Fabs Power
+            Square Sqrt Cbrt Rsqrt Reciprocal Exp Exp2 Expm1 Log Log10 Log1p Log2 Logaddexp Logaddexp2 Sin Cos Tan
+            Arcsin Arccos Arctan Arctan2 Sinh Cosh Tanh Arcsinh Arccosh Arctanh Sinc Hypot Erf Erfc Erfinv Sign
+            Signbit Floor Ceil Round Trunc Clip Where Maximum Minimum Fmax Fmin Heaviside NanToNum Equal NotEqual
+            Greater GreaterEqual Less LessEqual LogicalAnd LogicalOr LogicalNot LogicalXor Isnan Isinf Isfinite
+            Isposinf Isneginf Deg2rad Rad2deg Relu Relu6 Sigmoid Tanh Gelu Silu Celu Elu Selu Glu HardSigmoid HardSilu
+            HardTanh HardShrink SoftShrink TanhShrink LeakyRelu LogSigmoid Softplus Softsign Squareplus SparsePlus
+            SparseSigmoid Threshold
+            """
+        ),
+        1,
+    ),
+    "Softmax": 3,
+    "LogSoftmax": 3,
+    "BatchNorm": 2,
+}
 # Operations on an entry of the input: reductions.
-_INPUT_ENTRY = {
-    "Mean": 1, "Sum": 1, "Max": 1, "Min": 1, "Prod": 1, "Var": 3, "Std": 3, "Any": 1, "All": 1, "Argmax": 1,
-    "Argmin": 1, "Cumsum": 1, "Logsumexp": 3, "GlobalMaxPooling1D": 1, "GlobalMaxPooling2D": 1,
-    "GlobalMaxPooling3D": 1, "GlobalAveragePooling1D": 1, "GlobalAveragePooling2D": 1, "GlobalAveragePooling3D": 1,
-    "AdaptiveMaxPooling1D": 1, "AdaptiveMaxPooling2D": 1, "AdaptiveMaxPooling3D": 1, "AdaptiveAveragePooling1D": 1,
-    "AdaptiveAveragePooling2D": 1, "AdaptiveAveragePooling3D": 1,
-}  # fmt: skip
-_LINEAR = (None, "linear")
-
-
-def layer_elementwise(type_name: str, config: Config, inputs: tuple[Shape, ...], output: Shape) -> int | None:
-    """Return the operations of one call of a layer for one example, besides its multiply-accumulates.
-
-    Args:
-        type_name: class name of a layer or operation that comes with Keras.
-        config: its `get_config()`; empty for an operation.
-        inputs: shapes of its inputs, batch axis first.
-        output: shape of its first output.
-
-    Returns:
-        The count; `None` if a dimension that it needs is `None`.
-    """
-    special = _FORMULAS.get(type_name)
-    if special is not None:
-        return special(config, inputs, output)
-    if config and type_name in ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"):
-        return _times(len(inputs) - 1 + (type_name == "Average"), output)
-    if type_name in _INPUT_ENTRY:
-        return _times(_INPUT_ENTRY[type_name], inputs[0])
-    return _times(_OUTPUT_ENTRY.get(type_name, 0), output)
-
-
-def _times(count: int, shape: Shape) -> int | None:
-    entries = product(shape[1:]) if count else 0
-    return None if entries is None else count * entries
-
-
-def _sum(*counts: int | None) -> int | None:
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
-
-
-def _activation(config: Config) -> int:
-    """Return operations on an entry: a softmax takes an exponential, a sum and a division."""
-    activation = config.get("activation")
-    if isinstance(activation, Mapping):  # A function or layer of its own.
-        return 1
-    return 0 if activation in _LINEAR else 3 if activation == "softmax" else 1
-
-
-def _bias_and_activation(config: Config, inputs: tuple[Shape, ...], output: Shape) -> int | None:
-    bias = config.get("use_bias", config.get("bias_axes") is not None)
-    return _times(int(bool(bias)) + _activation(config), output)
-
-
-def _only_activation(config: Config, inputs: tuple[Shape, ...], output: Shape) -> int | None:
-    return _times(_activation(config), output)
-
-
-def _pooling(config: Config, inputs: tuple[Shape, ...], output: Shape) -> int | None:
-    return _times(math.prod(config["pool_size"]), output)
-
-
-def _attention(config: Config, inputs: tuple[Shape, ...], output: Shape) -> int | None:
-    """Count a scale and a softmax on each score; biases of the projections are left out."""
-    query, value = inputs[0], (*inputs, inputs[0])[1]
-    axes = config.get("attention_axes") or range(1, len(query) - 1)
-    attended = (axes,) if isinstance(axes, int) else tuple(axes)
-    scores = product((*query[1:-1], *(value[axis] for axis in attended)))
-    return None if scores is None else 4 * scores * int(config.get("num_heads") or config.get("num_query_heads") or 1)
-
-
-def _recurrent(on_unit: int) -> Count:
-    """Count operations on a unit in each step: biases and sums of the gates, their functions, the new state."""
-
-    def count(config: Config, inputs: tuple[Shape, ...], output: Shape) -> int | None:
-        steps = inputs[0][1]
-        return None if steps is None else steps * on_unit * int(config["units"])
-
-    return count
-
-
-def _upsampling(config: Config, inputs: tuple[Shape, ...], output: Shape) -> int | None:
-    return _times(0 if config.get("interpolation", "nearest") == "nearest" else 7, output)
-
-
-def _bidirectional(config: Config, inputs: tuple[Shape, ...], output: Shape) -> int | None:
-    forward = wrapped_layer(layer_elementwise, config["layer"], inputs, output)
-    other = config.get("backward_layer") or config["layer"]
-    return _sum(forward, wrapped_layer(layer_elementwise, other, inputs, output))
-
-
-def _time_distributed(config: Config, inputs: tuple[Shape, ...], output: Shape) -> int | None:
-    one_step = ((inputs[0][0], *inputs[0][2:]),)
-    step = wrapped_layer(layer_elementwise, config["layer"], one_step, (output[0], *output[2:]))
-    return None if step is None else product((inputs[0][1], step))
-
-
-def _conv_lstm(config: Config, inputs: tuple[Shape, ...], output: Shape) -> int | None:
-    """Count on each entry of the state, in each step, what an LSTM does on a unit."""
-    state = (1, *(output[2:] if config["return_sequences"] else output[1:]))
-    return _sum(*(_times(17, state) for _ in range(inputs[0][1] or 0))) if inputs[0][1] else None
-
-
-_CONVOLUTIONS = [f"{kind}Conv{axes}D" for kind in ("", "Depthwise", "Separable") for axes in (1, 2, 3)]
-_TRANSPOSED = [f"Conv{axes}DTranspose" for axes in (1, 2, 3)]
-_FORMULAS: dict[str, Count] = {
-    **dict.fromkeys([*_CONVOLUTIONS, *_TRANSPOSED, "Dense", "EinsumDense"], _bias_and_activation),
-    "Activation": _only_activation,
-    **dict.fromkeys([f"{kind}Pooling{axes}D" for kind in ("Max", "Average") for axes in (1, 2, 3)], _pooling),
-    **dict.fromkeys(["MultiHeadAttention", "GroupedQueryAttention", "Attention", "AdditiveAttention"], _attention),
-    **dict.fromkeys(["UpSampling2D", "Resizing"], _upsampling),
-    # Sums of the input's, the state's product and the bias in each gate, the functions, and the new state.
-    "LSTM": _recurrent(4 * 2 + 5 + 4),
-    "GRU": _recurrent(3 * 2 + 3 + 4),
-    "SimpleRNN": _recurrent(2 + 1),
-    "ConvLSTM1D": _conv_lstm,
-    "ConvLSTM2D": _conv_lstm,
-    "ConvLSTM3D": _conv_lstm,
-    "Bidirectional": _bidirectional,
-    "TimeDistributed": _time_distributed,
+_INPUT_ENTRY_OF_OPERATIONS = {
+    **dict.fromkeys(
+        names("Mean Average Sum Max Min Amax Amin Prod Any All Argmax Argmin Cumsum Cumprod CountNonzero"), 1
+    ),
+    "Var": 3,
+    "Std": 3,
+    "Moments": 4,
+    "Logsumexp": 2,
+    "Normalize": 3,
+    "Norm": 2,
+    "LayerNorm": 7,
+    "RMSNorm": 4,
+}
+_OUTPUT_ENTRY_OF_LAYERS = {
+    **dict.fromkeys(names("ReLU LeakyReLU PReLU ELU"), 1),
+    "Softmax": 3,
+    "Rescaling": 2,
+    "Normalization": 2,
+    "BatchNormalization": 2,
+    "RMSNormalization": 4,  # Square, sum, division, scale.
+    "UnitNormalization": 3,  # Square, sum, division.
 }
 
 
-def wrapped_elementwise(serialized: Mapping[str, Any], inputs: tuple[Shape, ...], output: Shape) -> int | None:
-    """Return the operations of a layer from its serialized form, as wrappers keep it."""
-    return wrapped_layer(layer_elementwise, serialized, inputs, output)
+# The batch stays the first axis of what these give; of others, the shape tells only when a batch of one is put in.
+KEEPING_THE_BATCH = frozenset((*_OUTPUT_ENTRY_OF_OPERATIONS, *_INPUT_ENTRY_OF_OPERATIONS, "Matmul", "Conv"))
+
+
+def _on_output(count: int) -> Formula:
+    return lambda config, inputs, output: Cost(0, count * product(output))
+
+
+def _on_input(count: int) -> Formula:
+    return lambda config, inputs, output: Cost(0, count * product(inputs[0]))
+
+
+def _nothing(config: Config, inputs: tuple[Shape, ...], output: Shape) -> Cost:
+    return Cost()
+
+
+def _activation(config: Config, inputs: tuple[Shape, ...], output: Shape) -> Cost:
+    each = activation(config)
+    return Cost(0, each * product(output) if each else 0)
+
+
+def _merge(of_entry: int = 0) -> Formula:
+    """Return the formula of a layer that joins all its inputs entry by entry, with so many operations at the end."""
+    return lambda config, inputs, output: Cost(0, (len(inputs) - 1 + of_entry) * product(output))
+
+
+def _pooling(config: Config, inputs: tuple[Shape, ...], output: Shape) -> Cost:
+    """A whole window for every entry of the output."""
+    return Cost(0, product(config["pool_size"]) * product(output))
+
+
+def _normalization(config: Config, inputs: tuple[Shape, ...], output: Shape) -> Cost:
+    """Mean, difference, square, mean, division; scale and shift if there are any."""
+    return Cost(0, (5 + bool(config["scale"]) + bool(config["center"])) * product(output))
+
+
+def _resizing(config: Config, inputs: tuple[Shape, ...], output: Shape) -> Cost | None:
+    """Three interpolations of two operations and more for a bilinear entry."""
+    each = {"nearest": 0, "bilinear": 7}.get(config["interpolation"])
+    return None if each is None else Cost(0, each * product(output) if each else 0)
+
+
+def _each(kinds: str, axes: tuple[int, ...] = (1, 2, 3)) -> list[str]:
+    return [f"{kind}{dimension}D" for kind in names(kinds) for dimension in axes]
+
+
+def _rows(counts: dict[str, int], formula: Callable[[int], Formula]) -> dict[str, Formula]:
+    return {name: formula(count) for name, count in counts.items()}
+
+
+LAYERS: dict[str, Formula] = {
+    **dict.fromkeys(MOVING_LAYERS, _nothing),
+    **_rows(_OUTPUT_ENTRY_OF_LAYERS, _on_output),
+    **dict.fromkeys(("Add", "Subtract", "Multiply", "Maximum", "Minimum"), _merge()),
+    "Average": _merge(1),
+    "Activation": _activation,
+    "LayerNormalization": _normalization,
+    "GroupNormalization": _normalization,
+    **dict.fromkeys(_each("MaxPooling AveragePooling"), _pooling),
+    **dict.fromkeys(
+        _each("GlobalMaxPooling GlobalAveragePooling AdaptiveMaxPooling AdaptiveAveragePooling"), _on_input(1)
+    ),
+    "UpSampling2D": _resizing,
+    "Resizing": _resizing,
+}
+OPERATIONS: dict[str, Formula] = {
+    **dict.fromkeys(MOVING_OPERATIONS, _nothing),
+    **_rows(_OUTPUT_ENTRY_OF_OPERATIONS, _on_output),
+    **_rows(_INPUT_ENTRY_OF_OPERATIONS, _on_input),
+}

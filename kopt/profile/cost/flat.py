@@ -7,7 +7,9 @@ from typing import Any
 import keras
 
 from kopt.graph import Call, GraphView
-from kopt.profile.cost.macs import Shape, einsum_dense_output
+from kopt.profile.cost.contraction import einsum_dense_output
+from kopt.profile.cost.elementwise import KEEPING_THE_BATCH
+from kopt.profile.cost.shapes import Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +22,6 @@ class FlatCall:
         inputs: keys of the tensors it takes.
         outputs: keys of the tensors it gives.
         input_shapes, output_shapes: of these, batch axis first.
-        operand_shapes: of everything with a shape among the arguments, constants too, in their order.
     """
 
     path: str
@@ -29,22 +30,29 @@ class FlatCall:
     outputs: tuple[int, ...]
     input_shapes: tuple[Shape, ...]
     output_shapes: tuple[Shape, ...]
-    operand_shapes: tuple[Shape, ...]
 
     @property
     def operation(self) -> keras.Operation:
         """What is called."""
         return self.call.operation
 
+    def with_shapes(self, structure: Any) -> Any:
+        """Return arguments of the call with symbolic tensors of these shapes in the place of the recorded ones."""
+        shapes = {id(tensor): shape for tensor, shape in zip(self.call.inputs, self.input_shapes, strict=True)}
+
+        def resized(leaf: Any) -> Any:
+            return keras.KerasTensor(shapes[id(leaf)], leaf.dtype) if id(leaf) in shapes else leaf
+
+        return keras.tree.map_structure(resized, structure)
+
 
 @dataclasses.dataclass(frozen=True)
 class FlatGraph:
-    """The calls of a model in order, the keys of its inputs and outputs, and the shape behind every key."""
+    """The calls of a model in order, and the keys of its inputs and outputs."""
 
     calls: tuple[FlatCall, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    shapes: dict[int, Shape]
 
 
 def flatten_calls(view: GraphView, input_shapes: tuple[Shape, ...]) -> FlatGraph:
@@ -53,17 +61,46 @@ def flatten_calls(view: GraphView, input_shapes: tuple[Shape, ...]) -> FlatGraph
     inputs = tuple(walk.new(shape) for shape in input_shapes)
     outputs: list[int] = []
     calls = tuple(walk.calls(view, inputs, "", outputs))
-    return FlatGraph(calls, inputs, tuple(outputs), walk.shapes)
+    return FlatGraph(calls, inputs, tuple(outputs))
+
+
+def with_batch_of_one(graph: FlatGraph, view: GraphView, input_shapes: tuple[Shape, ...]) -> FlatGraph:
+    """Return the same calls with a batch of one where the batch is open, so that every size is of one example.
+
+    A reshape can fold the batch into other axes. Where there may be one, the shapes are worked out again.
+    """
+    if any(map(_may_fold_the_batch, graph.calls)):
+        return flatten_calls(view, tuple(map(_of_one, input_shapes)))
+    calls = (
+        dataclasses.replace(
+            call,
+            input_shapes=tuple(map(_of_one, call.input_shapes)),
+            output_shapes=tuple(map(_of_one, call.output_shapes)),
+        )
+        for call in graph.calls
+    )
+    return dataclasses.replace(graph, calls=tuple(calls))
+
+
+def _of_one(shape: Shape) -> Shape:
+    return (1, *shape[1:]) if shape and shape[0] is None else shape
+
+
+def _may_fold_the_batch(call: FlatCall) -> bool:
+    kind = type(call.operation)
+    if not kind.__module__.startswith("keras."):
+        return True
+    return not isinstance(call.operation, keras.layers.Layer) and kind.__name__ not in KEEPING_THE_BATCH
 
 
 class _Walk:
     """Numbers the tensors: one that a nested model passes on keeps its number."""
 
     def __init__(self) -> None:
-        self.shapes: dict[int, Shape] = {}
+        self.shapes: list[Shape] = []
 
     def new(self, shape: Shape) -> int:
-        self.shapes[len(self.shapes)] = shape
+        self.shapes.append(shape)
         return len(self.shapes) - 1
 
     def calls(self, view: GraphView, inputs: tuple[int, ...], prefix: str, outputs: list[int]) -> Iterator[FlatCall]:
@@ -79,28 +116,22 @@ class _Walk:
                 yield from self.calls(call.nested, taken, f"{path}/", given)
                 keys.update({id(tensor): key for tensor, key in zip(call.outputs, given, strict=True)})
                 continue
-            shapes = self._output_shapes(call, keys)
-            if isinstance(call.operation, keras.layers.EinsumDense):
-                shapes = (einsum_dense_output(call.operation.get_config(), self.shapes[taken[0]], shapes[0]),)
+            flat = FlatCall(path, call, taken, (), tuple(self.shapes[key] for key in taken), ())
+            shapes = _output_shapes(flat)
             made = tuple(self.new(shape) for shape in shapes)
             keys.update({id(tensor): key for tensor, key in zip(call.outputs, made, strict=True)})
-            input_shapes = tuple(self.shapes[key] for key in taken)
-            yield FlatCall(path, call, taken, made, input_shapes, shapes, self._operands(call, keys))
+            yield dataclasses.replace(flat, outputs=made, output_shapes=shapes)
         outputs.extend(keys[id(tensor)] for tensor in view.outputs)
 
-    def _output_shapes(self, call: Call, keys: dict[int, int]) -> tuple[Shape, ...]:
-        """Return the recorded shapes, or those for other sizes of the inputs."""
-        if all(tuple(tensor.shape) == self.shapes[keys[id(tensor)]] for tensor in call.inputs):
-            return tuple(tuple(tensor.shape) for tensor in call.outputs)
 
-        def resized(leaf: Any) -> Any:
-            is_tensor = isinstance(leaf, keras.KerasTensor)
-            return keras.KerasTensor(self.shapes[keys[id(leaf)]], leaf.dtype) if is_tensor else leaf
-
-        args, kwargs = keras.tree.map_structure(resized, call.arguments)
+def _output_shapes(flat: FlatCall) -> tuple[Shape, ...]:
+    """Return the recorded shapes, or those for other sizes of the inputs."""
+    call = flat.call
+    outputs: Any = call.outputs
+    if any(tuple(tensor.shape) != shape for tensor, shape in zip(call.inputs, flat.input_shapes, strict=True)):
+        args, kwargs = flat.with_shapes(call.arguments)
         outputs = keras.tree.flatten(call.operation.compute_output_spec(*args, **kwargs))
-        return tuple(tuple(output.shape) for output in outputs)
-
-    def _operands(self, call: Call, keys: dict[int, int]) -> tuple[Shape, ...]:
-        leaves = [leaf for leaf in keras.tree.flatten(call.arguments) if hasattr(leaf, "shape")]
-        return tuple(self.shapes[keys[id(leaf)]] if id(leaf) in keys else tuple(leaf.shape) for leaf in leaves)
+    shapes = tuple(tuple(output.shape) for output in outputs)
+    if isinstance(call.operation, keras.layers.EinsumDense):
+        return (einsum_dense_output(call.operation.get_config(), flat.input_shapes[0], shapes[0]),)
+    return shapes

@@ -8,6 +8,7 @@ import keras
 from kopt.core.cost_records import LayerIntensity, MachinePeaks, RooflineProfile
 from kopt.core.settings import whole
 from kopt.profile.cost.machine import measured_peaks
+from kopt.profile.cost.memory import VIEWS
 from kopt.profile.cost.profile import Formulas
 from kopt.profile.cost.profile import model as model_profile
 from kopt.report.look import Shown
@@ -34,8 +35,9 @@ def roofline(
     Use it before optimizing: a memory-bound layer gets no faster by fewer operations, only by fewer bytes (smaller
     types, fused layers, larger batches); a compute-bound one does.
 
-    Formula: a layer takes at least `max(flops / peak_flops, bytes / peak_bytes)`; the bytes are its weights once, and
-    its inputs and outputs once an example.
+    Formula: a layer takes at least `max(flops / peak_flops, bytes / peak_bytes)`; the bytes are its weights once (of
+    an embedding the rows it looks up), and its inputs and outputs once an example. What only moves numbers, such as
+    padding, is memory-bound with no operation; what only gives them another shape takes no time.
 
     Args:
         model: built; see `kopt.profile.model`.
@@ -62,8 +64,9 @@ def roofline(
     for layer in costs.layers:
         if layer.flops is None or layer.activation_bytes is None or layer.input_bytes is None:
             left_out[layer.name] = layer.reason or "A size is open: pass `data`."
-        elif layer.flops:
-            moved = layer.weight_bytes + batch_size * (layer.input_bytes + layer.activation_bytes)
+            continue
+        moved = layer.read_weight_bytes + batch_size * (layer.input_bytes + layer.activation_bytes)
+        if layer.flops or (moved and layer.type not in VIEWS):
             layers.append(intensity(layer.name, layer.type, batch_size * layer.flops, moved, peaks))
     return Roofline(model.name, batch_size, peaks, tuple(layers), left_out)
 

@@ -94,7 +94,8 @@ def step_graph(graph: Any, backward: int, results: Iterable[Any] = ()) -> StepGr
     given: set[int] = set()
     unknown, steps = [], []
     for operation in graph.get_operations():
-        reads = tuple(numbers[tensor.name] for tensor in operation.inputs)
+        # The loop of a recurrent layer reads what the backward pass adds to the graph later, to keep its steps in.
+        reads = tuple(numbers[tensor.name] for tensor in operation.inputs if tensor.name in numbers)
         if operation.type in _SAME_MEMORY and reads:
             numbers.update(zip((tensor.name for tensor in operation.outputs), reads, strict=False))
             steps.append(Step(operation.name, reads[: len(operation.outputs)], ()))

@@ -2,7 +2,7 @@ import keras
 import pytest
 
 from kopt import profile
-from kopt.profile.cost.macs import layer_macs
+from kopt.profile.cost.formulas import layer_cost
 
 
 def macs(layer, *shapes, **arguments):
@@ -68,7 +68,7 @@ def test_by_hand(layer, shape, expected):
 
 def test_channels_first():
     config = {**L.Conv2D(8, 3, padding="same").get_config(), "data_format": "channels_first"}
-    assert layer_macs("Conv2D", config, ((None, 3, 6, 5),), (None, 8, 6, 5)) == 30 * 8 * 9 * 3
+    assert layer_cost("Conv2D", config, ((1, 3, 6, 5),), (1, 8, 6, 5)).macs == 30 * 8 * 9 * 3
 
 
 def test_self_attention():
@@ -94,9 +94,47 @@ def test_other_attention():
     query, value = keras.Input((5, 8)), keras.Input((7, 8))
     (cost,) = profile.model(keras.Model([query, value], L.Attention()([query, value]))).layers
     assert cost.macs == 5 * 7 * (8 + 8)
+    # Each pair of positions: 8 products of scale and tanh, 8 weighted values.
+    (cost,) = profile.model(keras.Model([query, value], L.AdditiveAttention()([query, value]))).layers
+    assert cost.macs == 5 * 7 * (8 + 8)
+    (cost,) = profile.model(keras.Model([query, value], L.AdditiveAttention(use_scale=False)([query, value]))).layers
+    assert cost.macs == 5 * 7 * 8
+
+
+def test_masks_and_the_order_of_arguments_change_nothing():
+    query, value, mask = keras.Input((5, 8)), keras.Input((7, 8)), keras.Input((5, 7), dtype="bool")
     grouped = L.GroupQueryAttention(head_dim=4, num_query_heads=6, num_key_value_heads=2)
-    (cost,) = profile.model(keras.Model([query, value], grouped(query, value))).layers
-    assert cost.macs == 2 * (5 * 8 * 6 * 4) + 2 * (7 * 8 * 2 * 4) + 5 * 7 * 6 * (4 + 4)
+    expected = 2 * (5 * 8 * 6 * 4) + 2 * (7 * 8 * 2 * 4) + 5 * 7 * 6 * (4 + 4)
+    for output in (grouped(query, value), grouped(value=value, query=query, attention_mask=mask)):
+        (cost,) = profile.model(keras.Model([query, value, mask], [output, mask])).layers
+        assert cost.macs == expected
+
+
+def test_two_operands_of_an_einsum_may_leave_the_result_out():
+    left, right = keras.Input((4, 3)), keras.ops.ones((3, 6))
+    for equation in ("bij,jk->bik", "bij,jk", "...j,jk->...k"):
+        (cost,) = profile.model(keras.Model(left, keras.ops.einsum(equation, left, right))).layers
+        assert cost.macs == 4 * 6 * 3
+    unknown = keras.Input((4, None))
+    (cost,) = profile.model(keras.Model(unknown, keras.ops.einsum("bij,bij->bi", unknown, unknown))).layers
+    assert (cost.macs, cost.reason) == (None, "A size is open: pass `data`.")
+
+
+def test_a_batch_that_is_folded_into_another_axis_counts_once():
+    # 4 windows of 3 features in every example.
+    x = keras.Input((4, 3))
+    model = keras.Model(x, keras.ops.reshape(x, (-1, 3)) @ keras.ops.ones((3, 2)))
+    costs = profile.model(model).layers
+    assert [cost.macs for cost in costs] == [0, 4 * 3 * 2]
+    assert costs[1].activation_bytes == 4 * 2 * 4
+    assert costs[1].output_shape == (None, 2)
+
+
+def test_a_fixed_batch_is_shared_among_its_examples():
+    x = keras.Input(batch_shape=(8, 5))
+    result = profile.model(keras.Model(x, L.Dense(3)(x)))
+    assert (result.macs, result.flops, result.layers[0].activation_bytes) == (15, 2 * 15 + 3, 12)
+    assert result.peak_activation_bytes == (5 + 3) * 4
 
 
 def test_operations_of_graphs():
@@ -107,10 +145,25 @@ def test_operations_of_graphs():
         "Einsum": (keras.ops.einsum("bij,bjk->bik", left, right), 4 * 6 * 3),
         "Dot": (L.Dot(axes=(2, 1))([left, right]), 4 * 6 * 3),
         "Conv": (keras.ops.conv(image, kernel, padding="same"), 64 * 9 * 3 * 5),
+        "DepthwiseConv": (keras.ops.depthwise_conv(image, keras.ops.ones((3, 3, 3, 2))), 36 * (3 * 2) * 9),
+        "SeparableConv": (
+            keras.ops.separable_conv(image, keras.ops.ones((3, 3, 3, 2)), keras.ops.ones((1, 1, 6, 4))),
+            36 * (6 * 9 + 6 * 4),
+        ),
+        "ConvTranspose": (keras.ops.conv_transpose(image, keras.ops.ones((2, 2, 5, 3)), 2), 64 * 3 * 5 * 4),
+        "Tensordot": (keras.ops.tensordot(left, keras.ops.ones((3, 5)), axes=1), 4 * 5 * 3),
+        "Outer": (keras.ops.outer(left, keras.ops.ones(5)), 0),
     }
     model = keras.Model([left, right, image], [output for output, _ in outputs.values()])
-    counts = {layer.type: layer.macs for layer in profile.model(model).layers}
-    assert counts == {name: expected for name, (_, expected) in outputs.items()}
+    costs = {layer.type: layer for layer in profile.model(model).layers}
+    assert {name: cost.macs for name, cost in costs.items()} == {name: count for name, (_, count) in outputs.items()}
+    assert costs["Outer"].flops == 12 * 5
+
+
+def test_attention_of_operations():
+    x = keras.Input((6, 2, 4))  # positions, heads, size
+    (cost,) = profile.model(keras.Model(x, keras.ops.dot_product_attention(x, x, x))).layers
+    assert (cost.macs, cost.flops) == (36 * 2 * (4 + 4), 2 * 36 * 2 * 8 + 36 * 2 * 4)
 
 
 def test_attention_over_one_of_two_axes():
@@ -125,12 +178,14 @@ def test_unknown_sizes_and_types_have_no_count():
     assert macs(L.LSTM(5), (None, 3)) is None
     assert macs(L.Conv2D(2, 3), (None, None, 3)) is None
     assert macs(L.TimeDistributed(L.Dense(4)), (None, 3)) is None
-    assert macs(L.Lambda(lambda x: x * 2), (3,)) is None
+    assert macs(L.Lambda(keras.ops.sort), (3,)) is None
+    assert macs(L.Lambda(lambda x: x @ keras.ops.ones((3, 2))), (None, 3)) is None
 
 
-def test_a_class_of_the_user_is_unknown_whatever_its_name():
+def test_a_class_of_the_user_is_counted_by_what_it_does_whatever_its_name():
     class Dense(L.Dense):
-        pass
+        def call(self, x):
+            return super().call(super().call(x) @ keras.ops.ones((self.units, x.shape[-1])))
 
-    assert macs(Dense(4), (3,)) is None
-    assert macs(L.TimeDistributed(Dense(4)), (2, 3)) is None
+    assert macs(Dense(4), (3,)) == 12 + 12 + 12
+    assert macs(L.TimeDistributed(Dense(4)), (2, 3)) == 2 * 36

@@ -73,16 +73,16 @@ def test_data_says_what_the_model_leaves_open():
 
 def test_operations_count_nothing_or_are_unknown():
     x = keras.Input((4, 3))
-    model = keras.Model(x, keras.ops.cumprod(keras.ops.transpose(keras.ops.relu(x) + 1.0, (0, 2, 1))[:, :3]))
+    model = keras.Model(x, keras.ops.sort(keras.ops.transpose(keras.ops.relu(x) + 1.0, (0, 2, 1))[:, :3]))
     costs = {layer.type: layer for layer in profile.model(model).layers}
     assert {kind: layer.macs for kind, layer in costs.items()} == {
         "Relu": 0,
         "Add": 0,
         "Transpose": 0,
         "GetItem": 0,
-        "Cumprod": None,
+        "Sort": None,
     }
-    assert costs["Cumprod"].reason == "There is no formula for Cumprod."
+    assert costs["Sort"].reason == "There is no formula for Sort, which computes with TopKV2."
 
 
 def test_a_model_without_a_graph_lists_parameters_only():
@@ -118,27 +118,47 @@ def test_a_model_without_a_graph_lists_parameters_only():
         ("Dense", 16, None),
     ]
     assert result.parameters == 30
-    assert all("pass `data`" in layer.reason for layer in result.layers if layer.type == "Dense")
+    assert all("pass `data`" in layer.reason for layer in result.layers)
     watched = profile.model(model, np.zeros((1, 3), np.float32))
-    assert sorted((layer.name, layer.parameters, layer.macs) for layer in watched.layers) == [
-        ("block", 4, None),
-        ("block/dense", 16, 12),
-        ("head", 10, 8),
+    assert [(layer.name, layer.parameters, layer.macs, layer.flops) for layer in watched.layers] == [
+        ("block", 4, 0, 4),  # What `call` does itself: four products with the scale.
+        ("block/dense", 16, 12, 28),
+        ("head", 10, 8, 18),
     ]
     assert watched.macs == 20
 
 
 def test_a_formula_for_a_layer_of_the_user():
-    class Twice(L.Layer):
+    class Sorted(L.Layer):
         def call(self, x):
-            return x * 2
+            return keras.ops.sort(x)
 
-    model = keras.Sequential([keras.Input((5,)), Twice(name="twice"), L.Dense(2)])
-    assert profile.model(model).layers[0].reason.startswith("Twice is a class of yours")
-    result = profile.model(model, formulas={"Twice": lambda layer, inputs, output: inputs[0][-1]})
-    assert (result.layers[0].macs, result.layers[0].flops) == (5, 10)
-    with pytest.raises(ConfigError, match=r"No layer is of the class 'Twic'\. Did you mean 'Twice'"):
-        profile.model(model, formulas={"Twic": lambda *_: 1})
+    model = keras.Sequential([keras.Input((5,)), Sorted(name="sorted"), L.Dense(2)])
+    unknown = profile.model(model)
+    assert [layer.name for layer in unknown.unknown] == ["sorted"]
+    assert unknown.layers[0].reason == (
+        "There is no formula for Sorted, which computes with TopKV2: give its multiply-accumulates with `formulas`."
+    )
+    for key in ("Sorted", Sorted):
+        result = profile.model(model, formulas={key: lambda layer, inputs, output: inputs[0][-1]})
+        assert (result.layers[0].macs, result.layers[0].flops) == (5, 10)
+    with pytest.raises(ConfigError, match=r"No layer is of the class 'Sort'\. Did you mean 'Sorted'"):
+        profile.model(model, formulas={"Sort": lambda *_: 1})
+    with pytest.raises(ConfigError, match=r"formula of Sorted must return a whole number .* Received: 1\.5"):
+        profile.model(model, formulas={Sorted: lambda *_: 1.5})
+
+
+def test_memory_of_a_training_step_with_the_optimizer():
+    model = keras.Sequential([keras.Input((10,)), L.Dense(4, use_bias=False)])
+    assert profile.model(model).training is None
+    model.compile("adam", "mse")
+    training = profile.model(model, batch_size=16).training
+    assert (training.batch_size, training.weights_bytes, training.gradients_bytes) == (16, 160, 160)
+    # Two moments of every weight, the number of updates (int64 or int32) and the learning rate.
+    assert training.optimizer_bytes - 2 * 160 in (8, 12)
+    assert "A training step of 16 takes about" in profile.model(model, batch_size=16).table()
+    with pytest.raises(ConfigError, match="`batch_size` must be"):
+        profile.model(model, batch_size=0)
 
 
 def test_the_model_is_left_as_it_was():

@@ -22,6 +22,28 @@ def test_bytes_and_operations_by_hand():
     assert (relu.flops, relu.moved_bytes) == (4 * 50, 4 * 4 * 100)
 
 
+def test_a_shared_layer_reads_its_weights_in_every_call():
+    left, right = keras.Input((3,)), keras.Input((3,))
+    shared = L.Dense(4, use_bias=False)
+    found = profile.roofline(keras.Model([left, right], [shared(left), shared(right)]), peaks=PEAKS)
+    assert [layer.moved_bytes for layer in found.layers] == [4 * (12 + 3 + 4)] * 2
+
+
+def test_an_embedding_moves_the_rows_that_it_looks_up():
+    tokens = keras.Input((7,), dtype="int32")
+    found = profile.roofline(keras.Model(tokens, L.Embedding(1000, 5)(tokens)), batch_size=2, peaks=PEAKS)
+    # Seven numbers of rows, seven rows read and written, for either example.
+    assert found.layers[0].moved_bytes == 2 * 4 * (7 + 7 * 5 + 7 * 5)
+
+
+def test_moving_numbers_takes_time_and_another_shape_none():
+    layers = [L.ZeroPadding2D(name="pad"), L.Flatten(name="flat"), L.Dense(1, name="dense")]
+    found = profile.roofline(keras.Sequential([keras.Input((2, 2, 1)), *layers]), peaks=PEAKS)
+    pad, dense = found.layers
+    assert (pad.name, pad.flops, pad.moved_bytes, pad.intensity, pad.bound) == ("pad", 0, 4 * (4 + 16), 0, "memory")
+    assert dense.name == "dense"
+
+
 def test_a_larger_batch_makes_a_dense_layer_compute_bound():
     model = keras.Sequential([keras.Input((1000,)), L.Dense(1000, name="dense")])
     bounds = [profile.roofline(model, batch_size=size, peaks=PEAKS).layers[0].bound for size in (1, 256)]
@@ -42,7 +64,7 @@ def test_this_machine_is_measured_once():
 def test_it_can_be_shown_and_unknown_layers_are_named(tmp_path):
     class Mine(L.Layer):
         def call(self, x):
-            return x * 2
+            return keras.ops.sort(x)
 
     layers = [L.Conv2D(8, 3, name="conv"), Mine(name="mine"), L.GlobalAveragePooling2D(), L.Dense(10)]
     found = profile.roofline(keras.Sequential([keras.Input((16, 16, 3)), *layers]), peaks=PEAKS)

@@ -256,6 +256,15 @@ print(json.dumps([resident, allocated, estimate_memory(model, size, data=(x, y))
     assert allocated < resident
 
 
+@pytest.mark.parametrize("layer", [keras.layers.LSTM(5), keras.layers.Bidirectional(keras.layers.GRU(4))])
+def test_recurrent_layers(layer):
+    model = keras.Sequential([keras.Input((7, 3)), layer, keras.layers.Dense(2)])
+    estimate = estimate_memory(model, 4, optimizer="adam")
+    assert estimate.weights_bytes >= FLOAT * model.count_params()  # the seeds of the cells come on top
+    assert estimate.optimizer_bytes > 2 * estimate.gradients_bytes
+    assert estimate.step_bytes > 4 * 7 * 3 * FLOAT
+
+
 def test_an_optimizer_by_name():
     named = estimate_memory(mlp(), 4, optimizer="adam")
     assert named.optimizer_bytes == estimate_memory(mlp(), 4, optimizer=keras.optimizers.Adam()).optimizer_bytes > 0

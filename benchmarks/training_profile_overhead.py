@@ -20,19 +20,22 @@ STEPS = {"MLP": 200, "CNN": 60}
 NETWORKS = {"MLP": mlp, "CNN": cnn}
 
 
-def in_fit(model: Any, data: tf.data.Dataset) -> Callable[[], None]:
-    """Return an epoch of the steps of `fit`, one a call of the graph; callbacks and logs are left out."""
+def in_fit(model: Any, data: tf.data.Dataset, callbacks: keras.callbacks.CallbackList) -> Callable[[], None]:
+    """Return an epoch of the steps of `fit`, one a call of the graph; its logs are left out."""
     model.make_train_function(force=True)
 
     def epoch() -> None:
+        callbacks.on_epoch_begin(0)
         iterator = iter(data)
-        for _ in range(len(data)):
+        for batch in range(len(data)):
+            callbacks.on_train_batch_begin(batch)
             model.train_function(iterator)
+            callbacks.on_train_batch_end(batch)
 
     return epoch
 
 
-def in_accelerate(model: Any, data: tf.data.Dataset) -> Callable[[], None]:
+def in_accelerate(model: Any, data: tf.data.Dataset, callbacks: keras.callbacks.CallbackList) -> Callable[[], None]:
     """Return an epoch of accelerated steps, many in a call of the graph."""
     step = kopt.train.make_train_step(model, model.optimizer, model.loss, metrics=["accuracy"], jit_compile=False)
     return lambda: step.run(data) and None
@@ -56,7 +59,8 @@ def measure(
         if way == "watched":
             watch.set_model(model)
             watch.on_train_begin()
-        epochs[way] = make_epoch(model, data)
+        callbacks = keras.callbacks.CallbackList([watch] if way == "watched" else [])
+        epochs[way] = make_epoch(model, data, callbacks)
         for _ in range(2):
             epochs[way]()
     times: dict[str, list[float]] = {way: [] for way in epochs}

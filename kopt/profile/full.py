@@ -19,10 +19,11 @@ from kopt.profile.cost.profile import model as cost
 from kopt.profile.cost.roofline import roofline
 from kopt.profile.gradient_flow.profile import gradients
 from kopt.profile.layer_sensitivity import sensitivity
+from kopt.profile.tensorboard import InTensorBoard
 from kopt.profile.timing.layers import layer_times
 from kopt.profile.timing.ops import ops
 from kopt.profile.weights.profile import parameters
-from kopt.report.look import Look, Shown
+from kopt.report.look import Look
 from kopt.report.profile_page import full_profile_table, profile_headline, profile_html
 from kopt.report.roofline import ROOFLINE
 from kopt.train.batch_loss import require_known_loss
@@ -31,7 +32,7 @@ _NEED_LABELS = ("gradients", "sensitivity")
 
 
 @dataclasses.dataclass(frozen=True)
-class Full(Shown, FullProfile):
+class Full(InTensorBoard, FullProfile):
     """What `full` found: `.table()`, `.plot(path)` (the roofline) and `.html(path)`."""
 
     look = Look("full-profile", full_profile_table, lambda profile: ROOFLINE.figure(profile.roofline), profile_headline)
@@ -44,6 +45,13 @@ class Full(Shown, FullProfile):
             OutputError: the path cannot be written.
         """
         return atomic_write(path, profile_html(self), overwrite=overwrite)
+
+    def to_tensorboard(self, directory: str | os.PathLike[str], *, step: int = 0) -> None:
+        """Write event files with every part; see `InTensorBoard.to_tensorboard`."""
+        for field in dataclasses.fields(self):
+            part = getattr(self, field.name)
+            if isinstance(part, InTensorBoard):
+                part.to_tensorboard(directory, step=step)
 
 
 def full(

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from rich.console import Console, RenderableType
 
 from kopt.core.serialization import Record
-from kopt.report.svg import drawing, to_svg, write_plot
+from kopt.report.svg import drawing, to_png, to_svg, write_plot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Look:
         """Return the plot as one `<svg>` element that can stand in a page."""
         with drawing():
             return to_svg(self.figure(record), self.name, self.words(record))
+
+    def png(self, record: Any) -> bytes:
+        """Return the plot as a PNG image."""
+        with drawing():
+            return to_png(self.figure(record))
 
     def write(self, record: Any, path: str | os.PathLike[str], *, overwrite: bool) -> Path:
         """Write the plot to a `.svg` or `.png` file; see `write_plot`."""

@@ -19,15 +19,17 @@ from kopt.report.parameters import PARAMETERS
 from kopt.report.roofline import ROOFLINE
 from kopt.report.sensitivity import SENSITIVITY
 from kopt.report.templating import environment
+from kopt.report.timeline import TIMELINE
 from kopt.report.times import LAYER_TIMES, OPS
 
-# Title, field of the record, look, and whether its table takes `rows`.
+# Title, field of the record, look.
 _SECTIONS: tuple[tuple[str, str, Look], ...] = (
     ("Cost of the layers", "cost", COSTS),
     ("Roofline", "roofline", ROOFLINE),
     ("Parameters", "parameters", PARAMETERS),
     ("Time by layer", "layer_times", LAYER_TIMES),
     ("Time by operation", "operations", OPS),
+    ("Timeline of a step", "operations", TIMELINE),
     ("Gradients", "gradients", GRADIENTS),
     ("Sensitivity", "sensitivity", SENSITIVITY),
 )

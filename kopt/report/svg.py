@@ -91,6 +91,11 @@ def write_plot(
         return atomic_write(path, to_svg(figure, name, description), overwrite=overwrite)
     if ending != ".png":
         raise ConfigError(f"`path` must end with .svg or .png. Received: {os.fspath(path)!r}.")
+    return atomic_write(path, to_png(figure), overwrite=overwrite)
+
+
+def to_png(figure: Figure) -> bytes:
+    """Return `figure` as a PNG image; call it inside `drawing`."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_PNG_DPI, facecolor=PAPER, metadata={"Software": None})
-    return atomic_write(path, buffer.getvalue(), overwrite=overwrite)
+    return buffer.getvalue()

@@ -14,6 +14,7 @@ from kopt.report.svg import INK
 T = TypeVar("T")
 # Okabe and Ito: told apart by people with the common color-vision deficiencies, visible on white and on black.
 BLUE, VERMILION, GREEN, ORANGE, GREY = "#56b4e9", "#d55e00", "#009e73", "#e69f00", "#8a8f98"
+PHASE_COLORS = {"forward": BLUE, "backward": VERMILION, "update": GREEN, "other": ORANGE}
 MOST_BARS = 15
 _NAME_LENGTH = 46
 

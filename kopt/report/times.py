@@ -17,6 +17,7 @@ from kopt.report.time_parts import (
     GREY,
     MOST_BARS,
     ORANGE,
+    PHASE_COLORS,
     VERMILION,
     bars_figure,
     chosen,
@@ -25,8 +26,6 @@ from kopt.report.time_parts import (
     short,
     with_notes,
 )
-
-_PHASES = {"forward": BLUE, "backward": VERMILION, "update": GREEN, "other": ORANGE}
 
 _OP_ORDERS: dict[str, Callable[[OpTime], Any]] = {
     "self": lambda op: -op.self_ms,
@@ -81,13 +80,13 @@ def _ops_table(profile: OpProfile, rows: int | None = 20, sort: str = "self") ->
 
 def _ops_figure(profile: OpProfile) -> Figure:
     shown, left = chosen(profile.ops, _OP_ORDERS, "share", MOST_BARS)
-    bars = [(op.name, [(op.wall_ms, _PHASES[op.phase])]) for op in shown]
+    bars = [(op.name, [(op.wall_ms, PHASE_COLORS[op.phase])]) for op in shown]
     hidden = sum(op.wall_ms for op in profile.ops) - sum(op.wall_ms for op in shown)
     if left:
         bars.append((f"{left} other operations", [(hidden, GREY)]))
     bars.append(("no operation runs" if profile.ops else "the compiled step", [(profile.rest_ms, GREY)]))
-    phases = [phase for phase in _PHASES if any(op.phase == phase for op in shown)]
-    legend = [(phase, _PHASES[phase]) for phase in phases] if len(phases) > 1 else []
+    phases = [phase for phase in PHASE_COLORS if any(op.phase == phase for op in shown)]
+    legend = [(phase, PHASE_COLORS[phase]) for phase in phases] if len(phases) > 1 else []
     return bars_figure(bars, _ops_title(profile), f"Milliseconds of one {profile.step} step", legend)
 
 

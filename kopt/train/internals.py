@@ -301,6 +301,11 @@ def trained_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Varia
     return list(optimizer._trainable_variables)
 
 
+def calls_of_apply(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
+    """Return the count of steps, of which `gradient_accumulation_steps` make one of `optimizer.iterations`."""
+    return optimizer._iterations
+
+
 def _decay_in_update(optimizer: keras.optimizers.Optimizer) -> None:
     """Decay each variable in the call that updates it, where its own learning rate is known, not before all calls."""
     update = optimizer.update_step

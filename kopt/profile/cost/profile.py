@@ -18,8 +18,8 @@ from kopt.profile.cost.flat import flatten_calls, with_batch_of_one
 from kopt.profile.cost.memory import Peak, peak_activations, size_bytes
 from kopt.profile.cost.shapes import Shape
 from kopt.profile.cost.watching import opens, watch
+from kopt.profile.tensorboard import InTensorBoard
 from kopt.report.costs import COSTS
-from kopt.report.look import Shown
 from kopt.train.memory.estimate import estimate_memory
 from kopt.train.snapshot import preserved
 
@@ -27,10 +27,15 @@ Formulas: TypeAlias = Mapping[Any, UserFormula]
 
 
 @dataclasses.dataclass(frozen=True)
-class Profile(Shown, ModelProfile):
+class Profile(InTensorBoard, ModelProfile):
     """What `model` found, with ways to show it."""
 
     look = COSTS
+
+    def _scalars(self) -> Iterator[tuple[str, float]]:
+        for layer in self.layers:
+            numbers = {"macs": layer.macs, "parameters": layer.parameters, "activation_bytes": layer.activation_bytes}
+            yield from ((f"{key}/{layer.name}", float(value)) for key, value in numbers.items() if value is not None)
 
 
 def model(

@@ -11,12 +11,12 @@ from kopt.profile.cost.machine import measured_peaks
 from kopt.profile.cost.memory import VIEWS
 from kopt.profile.cost.profile import Formulas
 from kopt.profile.cost.profile import model as model_profile
-from kopt.report.look import Shown
+from kopt.profile.tensorboard import InTensorBoard
 from kopt.report.roofline import ROOFLINE
 
 
 @dataclasses.dataclass(frozen=True)
-class Roofline(Shown, RooflineProfile):
+class Roofline(InTensorBoard, RooflineProfile):
     """What `roofline` found, with ways to show it."""
 
     look = ROOFLINE

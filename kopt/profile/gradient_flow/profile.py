@@ -16,8 +16,8 @@ from kopt.graph import OwnedVariable, owned_variables, require_built
 from kopt.graph.internals import declared_trainable
 from kopt.profile.gradient_flow.collection import GradientCollection, Sums
 from kopt.profile.gradient_flow.verdicts import activation_verdicts, gradient_verdicts
+from kopt.profile.tensorboard import InTensorBoard
 from kopt.report.gradients import GRADIENTS
-from kopt.report.look import Shown
 from kopt.train import AcceleratedModel, check_inputs, preserved
 from kopt.train.batch_loss import require_loss
 
@@ -25,10 +25,16 @@ _LEAST_BATCHES = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Gradients(Shown, GradientProfile):
+class Gradients(InTensorBoard, GradientProfile):
     """What `gradients` found, with ways to show it."""
 
     look = GRADIENTS
+
+    def _scalars(self) -> Iterator[tuple[str, float]]:
+        for one in self.variables:
+            yield f"norm/{one.path}", one.norm
+            if one.noise_scale is not None:
+                yield f"noise_scale/{one.path}", one.noise_scale
 
 
 def gradients(

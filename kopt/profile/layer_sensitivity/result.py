@@ -1,6 +1,7 @@
 """What a sensitivity profile can do: rank the layers and make a plan."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -15,23 +16,27 @@ from kopt.profile.layer_sensitivity.objective import Objective
 from kopt.profile.layer_sensitivity.plan import make_plan
 from kopt.profile.layer_sensitivity.preparation import prepare
 from kopt.profile.layer_sensitivity.ranking import rank_layers
-from kopt.report.look import Shown
+from kopt.profile.tensorboard import InTensorBoard
 from kopt.report.sensitivity import SENSITIVITY
 from kopt.report.sensitivity_plan import PLAN
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan(Shown, SensitivityPlan):
+class Plan(InTensorBoard, SensitivityPlan):
     """Which layers can take how much, with ways to show it."""
 
     look = PLAN
 
 
 @dataclasses.dataclass(frozen=True)
-class Sensitivity(Shown, SensitivityProfile):
+class Sensitivity(InTensorBoard, SensitivityProfile):
     """What `sensitivity` found, with ways to show it, to rank the layers and to plan."""
 
     look = SENSITIVITY
+
+    def _scalars(self) -> Iterator[tuple[str, float]]:
+        for layer in self.layers:
+            yield from ((f"{effect.perturbation}/{layer.layer}", effect.loss_change) for effect in layer.effects)
 
     def ranking(self, by: str = "loss", perturbation: str | None = None) -> list[LayerRank]:
         """Return the layers, most sensitive first.

@@ -5,7 +5,7 @@ import threading
 import time
 import types
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
@@ -13,14 +13,15 @@ from kopt.core.errors import ConfigError, MeasurementError
 from kopt.core.optional import require
 from kopt.core.runtime_records import GpuCounters, GpuUsage
 from kopt.core.settings import number
-from kopt.report import Shown
+from kopt.profile.tensorboard import InTensorBoard
 from kopt.report.gpu_usage import GPU_USAGE
 
 
-class GpuReport(Shown, GpuUsage):
+class GpuReport(InTensorBoard, GpuUsage):
     """What the GPUs did, with ways to show it."""
 
     look = GPU_USAGE
+    table_options: ClassVar[dict[str, Any]] = {}
 
 
 def gpu_counters(devices: Sequence[int] | None = None, *, interval_s: float = 0.1) -> "GpuWatch":

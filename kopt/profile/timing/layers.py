@@ -1,6 +1,7 @@
 """Which layers of a model take the time of a step, forward and backward, and what the optimizer takes."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -8,16 +9,19 @@ import keras
 from kopt.core.time_records import LayerTime, LayerTimes, OpProfile, OpTime
 from kopt.graph import layer_paths
 from kopt.graph.internals import flatten_layers, inner_layers
+from kopt.profile.tensorboard import InTensorBoard
 from kopt.profile.timing.ops import ops
-from kopt.report import Shown
 from kopt.report.times import LAYER_TIMES
 
 
 @dataclasses.dataclass(frozen=True)
-class LayerProfile(Shown, LayerTimes):
+class LayerProfile(InTensorBoard, LayerTimes):
     """What `layer_times` found, with ways to show it."""
 
     look = LAYER_TIMES
+
+    def _scalars(self) -> Iterator[tuple[str, float]]:
+        yield from ((f"total_ms/{layer.layer}", layer.total_ms) for layer in self.layers)
 
 
 def layer_times(

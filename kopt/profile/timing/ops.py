@@ -15,6 +15,7 @@ from kopt.core.errors import ConfigError
 from kopt.core.files import atomic_write
 from kopt.core.settings import whole
 from kopt.core.time_records import OpProfile, OpTime, ThreadTimeline
+from kopt.profile.tensorboard import InTensorBoard
 from kopt.profile.timing.attribution import Attribution, attribute
 from kopt.profile.timing.chrome import chrome_trace
 from kopt.profile.timing.intervals import Interval, divided, innermost, sums
@@ -22,7 +23,6 @@ from kopt.profile.timing.scopes import numbered_paths
 from kopt.profile.timing.sizes import output_sizes, size_of
 from kopt.profile.timing.steps import Step, check_request, make_batch, make_step, time_ms
 from kopt.profile.timing.trace import Trace, record
-from kopt.report import Shown
 from kopt.report.times import OPS
 from kopt.train import preserved
 
@@ -30,7 +30,7 @@ _LEAST_PLAIN = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Ops(Shown, OpProfile):
+class Ops(InTensorBoard, OpProfile):
     """What `ops` found, with ways to show it."""
 
     look = OPS

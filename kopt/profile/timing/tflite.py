@@ -22,8 +22,8 @@ from kopt.measure import Runner, load
 from kopt.measure.feeding import Arrays
 from kopt.measure.loading import format_of
 from kopt.measure.timing import batch
+from kopt.profile.tensorboard import InTensorBoard
 from kopt.profile.timing.tflite_matching import Operator, operators_of, paired
-from kopt.report import Shown
 from kopt.report.tflite_times import TFLITE_OPS
 
 WORKER = Path(__file__).with_name("tflite_worker.py")
@@ -39,7 +39,7 @@ _PATIENCE_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
-class TFLiteOps(Shown, TFLiteOpProfile):
+class TFLiteOps(InTensorBoard, TFLiteOpProfile):
     """What `tflite_ops` found, with ways to show it."""
 
     look = TFLITE_OPS

@@ -25,10 +25,11 @@ from kopt.graph import OwnedVariable, layer_paths, owned_variables, require_buil
 from kopt.graph.internals import flatten_layers
 from kopt.profile.gradient_flow.collection import Sums
 from kopt.profile.gradient_flow.profile import cosine
+from kopt.profile.tensorboard import EventFile, InTensorBoard
 from kopt.profile.training.advice import training_advice
 from kopt.profile.training.collection import EpochSums, UpdateStatistics
-from kopt.profile.training.files import EventFile, JsonLines, read_lines
-from kopt.report.look import Shown
+from kopt.profile.training.files import JsonLines, read_lines
+from kopt.profile.training.steps import StepChoice
 from kopt.report.training_profile import TRAINING
 from kopt.train.internals import around_update, trained_variables
 from kopt.train.optimizers.wrapper import chain
@@ -37,7 +38,7 @@ _CAPACITY = 512
 
 
 @dataclasses.dataclass(frozen=True)
-class Trends(Shown, TrainingTrends):
+class Trends(InTensorBoard, TrainingTrends):
     """A training as it was seen, with ways to show it."""
 
     look = TRAINING
@@ -57,14 +58,15 @@ class TrainingProfile(keras.callbacks.Callback):
     """Watch gradients, updates and weights while a model trains, and say what to change.
 
     Works in `fit` and in `kopt.train.accelerate(model).fit`, compiled or not, with several steps a call. Every `every`
-    steps the optimizer's own update is looked at from inside the step: the gradients as they are applied, clipped and
-    accumulated, and the change of each weight. There is no second pass; other steps pay for one condition in the graph,
-    0.05 to 0.1 ms. Weights are summarized at the end of an epoch. Two copies of the weights stand in memory meanwhile.
+    updates the optimizer's own update is looked at from inside the step: the gradients as they are applied, clipped and
+    accumulated, and the change of each weight. There is no second pass. `fit` has its step in two versions, each traced
+    (and compiled) once, so that the other steps pay nothing; those of `accelerate` pay for one condition, 0.05 to
+    0.1 ms. Weights are summarized at the end of an epoch. Two copies of the weights stand in memory meanwhile.
 
     Afterwards `trends` has everything, with `.table()`, `.plot(path)` and `.to_json()`, and `advice` what follows.
 
     Args:
-        every: steps between two samples. Default 50.
+        every: updates between two samples. Default 50.
         log_path: file to append a line of JSON to for every sample and epoch; `Trends.from_jsonl` reads it.
         tensorboard: directory for event files with scalars and, each epoch, histograms of the weights. The package
             `tensorboard` is only needed to look at them. An active run of Weights & Biases gets the same numbers.
@@ -130,7 +132,8 @@ class TrainingProfile(keras.callbacks.Callback):
         owned = {id(one.variable): one for one in owned_variables(model)}
         self._owned: list[OwnedVariable] = [owned[id(variable)] for variable in trained_variables(optimizer)]
         variables = [one.variable for one in self._owned]
-        self._statistics = UpdateStatistics(variables, optimizer.iterations, self.every, _CAPACITY)
+        self._statistics = UpdateStatistics(variables, optimizer, self.every, _CAPACITY)
+        self._steps = StepChoice(model, optimizer, self._statistics, self.every)
         self._optimizer = optimizer
         self._run = TrainingRun(
             model.name, type(optimizer).__name__, self.every, tuple(one.path for one in self._owned)
@@ -149,6 +152,10 @@ class TrainingProfile(keras.callbacks.Callback):
             self._files.callback(self._events.close)
         self._norms = self._batch_norms()
 
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Look at the coming step, or not."""
+        self._steps.choose(batch)
+
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Read samples before there is no room for more."""
         if batch - self._unread >= self.every * _CAPACITY // 2:
@@ -158,6 +165,7 @@ class TrainingProfile(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Count batches from 0 again."""
         self._unread = 0
+        self._steps.begin_epoch()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Put the epoch together."""

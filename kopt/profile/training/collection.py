@@ -1,7 +1,8 @@
 """Statistics of the updates of an optimizer, gathered inside the training step on some steps only."""
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,20 +32,21 @@ class EpochSums(NamedTuple):
 class UpdateStatistics:
     """Stands round the update of an optimizer: every so many steps it looks at gradients, weights and their change.
 
-    All variables share one condition in the graph, which is all that other steps pay for. Two copies of the
-    weights stand in memory: the mean gradient of the epoch, and the weights before a sampled update.
+    All variables share one condition in the graph, which is all that other steps pay for; those that are traced in the
+    block of `left_out` do not have it. Two copies of the weights stand in memory: the mean gradient of the epoch, and
+    the weights before a sampled update.
     """
 
-    def __init__(self, variables: Sequence[Any], iterations: Any, every: int, capacity: int):
+    def __init__(self, variables: Sequence[Any], optimizer: Any, every: int, capacity: int):
         """Make room.
 
         Args:
             variables: that the optimizer changes, in its order.
-            iterations: its counter.
-            every: steps between samples; the first step is one.
+            optimizer: whose `iterations` count the updates.
+            every: updates between samples; the first one is one.
             capacity: samples that are kept until `read_samples`.
         """
-        self._variables, self._iterations, self._every, self.capacity = list(variables), iterations, every, capacity
+        self._variables, self._optimizer, self._every, self.capacity = list(variables), optimizer, every, capacity
         count = len(self._variables)
         self._means = [tf.Variable(tf.zeros(one.shape)) for one in self._variables]
         self._before = [tf.Variable(tf.zeros(one.shape)) for one in self._variables]
@@ -56,11 +58,26 @@ class UpdateStatistics:
         self._updates = tf.Variable(tf.zeros([count], tf.float64))
         self._steps = tf.Variable(0, dtype=tf.int64)
         self._read = 0
+        self.next = tf.Variable(-(-int(optimizer.iterations) // every) * every, dtype=tf.int64)
+        self._stands_by = True
+
+    @contextlib.contextmanager
+    def left_out(self) -> Iterator[None]:
+        """Leave the statistics out of what is traced in the block."""
+        self._stands_by = False
+        try:
+            yield
+        finally:
+            self._stands_by = True
 
     def around(self, update: Callable[..., Any]) -> Callable[..., None]:
         """Return `update(gradients, variables, learning_rate)` with the statistics round it."""
 
         def watched(gradients: Sequence[Any], variables: Sequence[Any], learning_rate: Any) -> None:
+            if not self._stands_by:
+                update(gradients, variables, learning_rate)
+                return
+
             def plain() -> tf.Tensor:
                 update(gradients, variables, learning_rate)
                 return tf.constant(0)
@@ -73,7 +90,7 @@ class UpdateStatistics:
                 self._take([_dense(gradient, one) for gradient, one in pairs], learning_rate)
                 return tf.constant(0)
 
-            tf.cond(tf.equal(tf.cast(self._iterations.value, tf.int64) % self._every, 0), looked_at, plain)
+            tf.cond(self._updates_made() >= self.next, looked_at, plain)
 
         return watched
 
@@ -94,6 +111,9 @@ class UpdateStatistics:
             variable.assign(tf.zeros_like(variable))
         return sums
 
+    def _updates_made(self) -> tf.Tensor:
+        return tf.cast(tf.convert_to_tensor(self._optimizer.iterations), tf.int64)
+
     def _take(self, gradients: list[tf.Tensor], learning_rate: Any) -> None:
         number = tf.cast(self._steps.assign_add(1), tf.float32)
         rows, sums = [], []
@@ -112,10 +132,12 @@ class UpdateStatistics:
                 alive.assign(alive | tf.reduce_any(nonzero, axis=list(range(gradient.shape.rank - 1))))
         table = tf.stack(rows)
         slot = [[tf.cast(self._taken % self.capacity, tf.int32)]]
-        head = tf.stack([tf.cast(self._iterations.value, tf.float64), tf.cast(learning_rate, tf.float64)])
+        made = self._updates_made()
+        head = tf.stack([tf.cast(made, tf.float64), tf.cast(learning_rate, tf.float64)])
         self._samples.scatter_nd_update(slot, table[tf.newaxis])
         self._heads.scatter_nd_update(slot, head[tf.newaxis])
         self._taken.assign_add(1)
+        self.next.assign(made - made % self._every + self._every)
         self._sums.assign_add(tf.cast(tf.stack(sums), tf.float64))
         self._updates.assign_add(tf.cast(table[:, _UPDATE], tf.float64))
 

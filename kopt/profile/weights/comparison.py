@@ -13,11 +13,11 @@ from kopt.core.errors import InputError, LoadError
 from kopt.core.parameter_changes import ParameterComparison, ShapeDifference, StatisticsComparison, VariableChange
 from kopt.core.parameter_records import ParameterProfile, VariableParameters
 from kopt.graph import load_model, require_built
+from kopt.profile.tensorboard import InTensorBoard
 from kopt.profile.weights.checkpoints import Entry, entries_of_model, opened_checkpoint
 from kopt.profile.weights.differences import difference, statistics_change
 from kopt.profile.weights.profile import measure
 from kopt.profile.weights.selection import weight_variables
-from kopt.report.look import Shown
 from kopt.report.parameter_changes import CHANGES, STATISTICS_CHANGES
 
 Comparable: TypeAlias = keras.Model | str | os.PathLike[str] | ParameterProfile
@@ -26,14 +26,14 @@ _LISTED = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class Changes(Shown, ParameterComparison):
+class Changes(InTensorBoard, ParameterComparison):
     """What `compare` found entry by entry, with ways to show it."""
 
     look = CHANGES
 
 
 @dataclasses.dataclass(frozen=True)
-class StatisticsChanges(Shown, StatisticsComparison):
+class StatisticsChanges(InTensorBoard, StatisticsComparison):
     """What `compare` found against a baseline, with ways to show it."""
 
     look = STATISTICS_CHANGES

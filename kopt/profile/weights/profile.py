@@ -2,7 +2,7 @@
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
@@ -23,11 +23,11 @@ from kopt.core.progress import Progress, Silent
 from kopt.graph import OwnedVariable, layer_paths, require_built
 from kopt.graph.internals import flatten_layers, inner_layers
 from kopt.graph.values import values_of
+from kopt.profile.tensorboard import InTensorBoard
 from kopt.profile.weights.channels import as_matrix, channel_axes, channels_of
 from kopt.profile.weights.effective_rank import effective_rank as rank_of
 from kopt.profile.weights.selection import Selector, select_variables, weight_variables
 from kopt.profile.weights.statistics import full_statistics, sampled_statistics
-from kopt.report.look import Shown
 from kopt.report.parameters import PARAMETERS
 
 # Each holds pieces and, for an effective rank, a square matrix: up to 32 MiB at the default `exact_rank_side`.
@@ -35,7 +35,7 @@ _MOST_WORKERS = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Parameters(Shown, ParameterProfile):
+class Parameters(InTensorBoard, ParameterProfile):
     """What `parameters` found, with ways to show it.
 
     `.table(by="layer")` and `.table(by="variable")` take `rows` and `sort`; `.plot(path)` draws histograms.
@@ -43,6 +43,18 @@ class Parameters(Shown, ParameterProfile):
     """
 
     look = PARAMETERS
+
+    def _scalars(self) -> Iterator[tuple[str, float]]:
+        for one in self.variables:
+            if one.statistics is not None:
+                numbers = {"mean": one.statistics.mean, "std": one.statistics.std, "l2": one.statistics.l2}
+                yield from ((f"{key}/{one.path}", value) for key, value in numbers.items())
+
+    def _histograms(self) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        for one in self.variables:
+            if one.statistics is not None and one.statistics.histogram.counts:
+                histogram = one.statistics.histogram
+                yield one.path, np.array(histogram.edges), np.array(histogram.counts)
 
     @property
     def layers(self) -> tuple[LayerParameters, ...]:

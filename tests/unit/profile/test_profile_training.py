@@ -100,6 +100,39 @@ def test_clipped_and_accumulated_gradients_are_seen_as_they_are_applied():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("together", [1, 3])
+def test_updates_of_keras_own_accumulation_are_counted_as_keras_counts_them(together):
+    watch = TrainingProfile(every=3)
+    model = make_model(keras.optimizers.SGD(0.1, gradient_accumulation_steps=3), steps_per_execution=together)
+    train(model, watch, epochs=5)  # 20 batches are 6 updates, and an update spans two epochs
+    assert [sample.step for sample in watch.trends.samples] == [0, 3]
+
+
+def test_only_steps_that_look_have_the_statistics_in_their_graph():
+    seen = []
+
+    class Steps(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            seen.append(self.model.train_function)
+
+    train(make_model(), TrainingProfile(every=3), Steps(), epochs=2)  # four batches an epoch
+    looks = seen[0]
+    assert [function is looks for function in seen] == [True, False, False, True, False, False, True, False]
+    assert len(set(seen)) == 2
+
+
+@pytest.mark.slow
+def test_a_step_that_is_made_anew_during_training_is_watched_too():
+    class Freezes(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.model.make_train_function(force=True)
+
+    watch = TrainingProfile(every=3)
+    train(make_model(), Freezes(), watch)
+    assert [sample.step for sample in watch.trends.samples] == [0, 3, 6]
+
+
+@pytest.mark.slow
 def test_it_acts_after_a_training_without_it_and_leaves_nothing_behind(tmp_path):
     model = make_model()
     fast = accelerate(model, jit_compile=False)

@@ -1,12 +1,15 @@
 """Tables, plots and sentences of times, from records written by hand."""
 
+import dataclasses
+
 import pytest
 
-from kopt.core.errors import ConfigError
+from kopt.core.errors import ConfigError, InputError
 from kopt.core.runtime_records import GpuCounters, GpuUsage, TFLiteOpProfile, TFLiteOpTime
-from kopt.core.time_records import LayerTime, LayerTimes, OpProfile, OpTime
+from kopt.core.time_records import LayerTime, LayerTimes, OpProfile, OpTime, ThreadTimeline
 from kopt.report.gpu_usage import GPU_USAGE
 from kopt.report.tflite_times import TFLITE_OPS
+from kopt.report.timeline import TIMELINE
 from kopt.report.times import LAYER_TIMES, OPS
 
 
@@ -204,3 +207,37 @@ def test_counters_of_gpus():
 def test_counters_need_as_many_readings_in_each_column(columns):
     with pytest.raises(ConfigError, match="readings"):
         GpuCounters("A", 0, columns[0], columns[1], (1,), 2, None, None)
+
+
+def test_a_timeline_shows_the_step_of_median_duration_thread_by_thread(profile):
+    # Times in microseconds; the second of three steps, from 12,000 to 22,000, has the median duration.
+    work = ThreadTimeline(
+        "worker",
+        (0, 0, 1, 1),
+        (False, False, False, False),
+        # One call of an earlier step, one of the step with another within it, one that lasts beyond its end.
+        (1000.0, 13000.0, 14000.0, 20000.0),
+        (500.0, 4000.0, 1000.0, 5000.0),
+    )
+    helper = ThreadTimeline("helper", (0,), (True,), (13000.0,), (2000.0,))
+    idle = ThreadTimeline("idle", (0,), (False,), (0.0,), (100.0,))
+    profile = dataclasses.replace(
+        profile,
+        step_start_us=(0.0, 12000.0, 30000.0),
+        step_duration_us=(9000.0, 10000.0, 30000.0),
+        timelines=(work, helper, idle),
+    )
+    lines = [line.split() for line in TIMELINE.text(profile, 80).splitlines()]
+    assert ["worker", "3", "6.000", "60%"] in lines
+    assert ["helper", "1", "2.000", "20%"] in lines
+    assert not [line for line in lines if line[:1] == ["idle"]]
+    assert "10.00 ms" in TIMELINE.words(profile)
+    svg = TIMELINE.svg(profile)
+    for legend in ("forward", "backward", "helper"):
+        assert legend in svg
+    assert "update" not in svg
+
+
+def test_a_timeline_of_nothing_is_an_error(profile):
+    with pytest.raises(InputError, match="no timeline to draw"):
+        TIMELINE.svg(profile)

@@ -43,7 +43,8 @@ def test_it_can_be_shown(found, tmp_path):
     assert str(found).startswith("net: 83 parameters, 72 multiply-accumulates; ")
     assert found.plot(tmp_path / "roof.svg").stat().st_size > 1000
     text = found.html(tmp_path / "profile.html").read_text()
-    assert text.count("<svg") == 7
+    assert text.count("<svg") == 8
+    assert "Timeline of a step" in text
     assert "hidden/kernel" in text
     assert "http://" not in text.replace("http://www.w3.org", "")
 

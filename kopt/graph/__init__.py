@@ -3,7 +3,7 @@
 from kopt.graph.checks import fingerprint, require_built, require_finite, signature
 from kopt.graph.loading import load_model
 from kopt.graph.naming import OwnedVariable, layer_paths, owned_variables
-from kopt.graph.rewrite import as_functional, clone_layer, copy_weights, rewrite
+from kopt.graph.rewrite import as_functional, clone_layer, copy_model, copy_weights, rewrite
 from kopt.graph.twin import to_tf_keras
 from kopt.graph.view import Call, GraphView
 
@@ -13,6 +13,7 @@ __all__ = [
     "OwnedVariable",
     "as_functional",
     "clone_layer",
+    "copy_model",
     "copy_weights",
     "fingerprint",
     "layer_paths",

@@ -13,6 +13,8 @@ import keras
 from keras.src.models.functional import Functional
 from keras.src.saving.serialization_lib import SafeModeScope
 
+FunctionalModel = Functional
+
 
 def graph_of(model: keras.Model) -> keras.Model | None:
     """Return the Functional model that `model` is or wraps; `None` if its `call` is Python code."""

@@ -51,6 +51,35 @@ def rewrite(
 
 
 @preserved_random_state()
+def copy_model(
+    model: keras.Model,
+    *,
+    functional: Callable[..., Any] = keras.Model,
+    sequential: Callable[..., Any] = keras.Sequential,
+) -> Any:
+    """Return a copy of a Functional or Sequential model of the same kind, uncompiled; see `rewrite` for what is kept.
+
+    Models inside it become Functional.
+
+    Args:
+        model: not changed.
+        functional: called with inputs, outputs and `name` for a Functional model.
+        sequential: called with a list of layers and `name` for a Sequential one.
+
+    Raises:
+        UnsupportedModelError: a subclassed model, or a layer that cannot be cloned.
+    """
+    twin, _ = rewrite(model, lambda layer: None)
+    if isinstance(model, keras.Sequential):
+        copy = sequential([_new_input(twin.inputs[0]), *twin.layers[1:]], name=model.name)
+    else:
+        view = GraphView.of(twin)
+        copy = functional(view.input_structure, view.output_structure, name=model.name)
+    _copy_model_settings(twin, copy)
+    return copy
+
+
+@preserved_random_state()
 def as_functional(model: keras.Model) -> keras.Model:
     """Return `model` as a Functional model with the same layers: a Sequential is wrapped, a Functional given back.
 

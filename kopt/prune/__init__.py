@@ -1,0 +1,6 @@
+"""Weights that become zero."""
+
+from kopt.prune import schedules
+from kopt.prune.by_magnitude import Magnitude, finalize, magnitude
+
+__all__ = ["Magnitude", "finalize", "magnitude", "schedules"]

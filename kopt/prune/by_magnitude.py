@@ -1,0 +1,183 @@
+"""Magnitude pruning on Keras 3: small weights become zero and stay so."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+from kopt.core.errors import ConfigError, InputError
+from kopt.core.pruning_records import MagnitudePruning, Pattern, PrunedVariable
+from kopt.core.records import LayerAction
+from kopt.core.settings import choice
+from kopt.graph import copy_model, owned_variables, require_built, require_finite
+from kopt.prune.pruned_model import PrunedFunctional, PrunedSequential, is_pruned
+from kopt.prune.schedules import Constant, Schedule, as_schedule
+from kopt.prune.selection import Ratios, choose, is_kernel
+from kopt.report.look import Shown
+from kopt.report.pruning import MAGNITUDE
+
+_SPEED = {
+    "element": "Single zeros make a compressed file smaller. LiteRT runs them faster only in 1 x 1 convolutions, of "
+    "models that XNNPACK can run sparsely as a whole; GPUs do not.",
+    "block": "Zero blocks make a compressed file smaller. LiteRT on processors has no kernels for them.",
+    "n:m": "2:4 sparsity is fast on NVIDIA GPUs since Ampere, through TensorRT; elsewhere it only compresses.",
+    "channel": "Zero channels are still computed: `kopt.prune.channels` takes them out of the model.",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Magnitude(Shown, MagnitudePruning):
+    """What `magnitude` or `finalize` did, with ways to show it."""
+
+    look = MAGNITUDE
+
+
+def magnitude(
+    model: keras.Model,
+    schedule_or_sparsity: Any,
+    *,
+    granularity: str = "element",
+    block_size: tuple[int, int] = (4, 1),
+    block_pooling: str = "AVG",
+    n_m: tuple[int, int] = (2, 4),
+    scope: str = "layer",
+    sparsity_by_layer: Ratios = None,
+    layers: Iterable[str] | None = None,
+    skip: Iterable[str] = (),
+    policy: str = "all",
+) -> tuple[keras.Model, Magnitude]:
+    """Return a copy of a model whose smallest weights become zero as it trains, and what was put under masks.
+
+    The copy trains like any model, in `fit` or a loop of your own, compiled or not, in mixed precision, on several
+    replicas: masks are applied by the optimizer itself, and no callback is needed. It saves to `.keras` and loads with
+    its masks and its place in the schedule. Compile it anew; `finalize` makes a plain model of it.
+
+    Args:
+        model: Functional or Sequential, built; not changed.
+        schedule_or_sparsity: a sparsity in [0, 1), which is applied at once and whose masks stay as they are; or a
+            schedule of `kopt.prune.schedules` or `tfmot.sparsity.keras`. A step is an update of the optimizer; step `s`
+            comes before the `s`-th.
+        granularity: what is zero together: `"element"`, `"block"` (`block_size` of the kernel as a matrix of inputs
+            times outputs), `"n:m"` along the input channels, or `"channel"` (whole output channels).
+        block_size: height and width of a block.
+        block_pooling: what ranks a block: `"AVG"` or `"MAX"` of its magnitudes.
+        n_m: `(n, m)`: `n` of every `m` weights are kept. Their masks are computed at once, from the weights as they
+            are, as tfmot does at its first step (whose `sparsity_m_by_n` counts zeros).
+        scope: `"layer"`: every kernel gets its sparsity; `"global"`: the smallest of all weights together, so that
+            layers with large weights stay denser.
+        sparsity_by_layer: final sparsity by name of the layer (`*` is a wildcard), by a function of the layer (`None`:
+            as the others), or a plan of `kopt.profile.sensitivity(...).plan()`; a schedule is scaled to it.
+        layers: names of the only layers to prune.
+        skip: names of layers to leave dense.
+        policy: `"all"`, `"keep_first_last"` (these stay dense), or `"xnnpack"` (only 1 x 1 convolutions).
+
+    Returns:
+        The model, and the record of its masks and of the layers that stay dense, with `.table()`.
+
+    Raises:
+        ConfigError: a sparsity outside [0, 1), an unknown name, or nothing to prune.
+        UnsupportedModelError: a subclassed model, or a layer that cannot be cloned.
+        InputError: the model is not built.
+        NonFiniteError: a weight is NaN or infinite.
+
+    Example:
+        ```python
+        steps = 10 * len(train)
+        schedule = kopt.prune.schedules.Polynomial(0.8, begin=1, end=int(0.7 * steps))
+        pruned, report = kopt.prune.magnitude(model, schedule)
+        pruned.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        pruned.fit(train, epochs=10)
+        plain, report = kopt.prune.finalize(pruned)
+        ```
+
+    Source: Zhu and Gupta, 2017, https://arxiv.org/abs/1710.01878; tfmot's `prune_low_magnitude`.
+    """
+    require_built(model)
+    require_finite(model)
+    if is_pruned(model):
+        raise InputError(f"The model {model.name!r} is pruned already: `kopt.prune.finalize` it first.")
+    pattern = _pattern(granularity, tuple(block_size), block_pooling, tuple(n_m), scope)
+    schedule = _schedule(schedule_or_sparsity, pattern, n_m)
+    if pattern.scope == "global" and sparsity_by_layer is not None:
+        raise ConfigError('`sparsity_by_layer` and `scope="global"` exclude each other.')
+    chosen, left = choose(
+        model,
+        schedule.final_sparsity,
+        layers=layers,
+        skip=skip,
+        ratios=sparsity_by_layer,
+        policy=policy,
+        pattern=pattern,
+    )
+    copy = copy_model(model, functional=PrunedFunctional, sequential=PrunedSequential)
+    # The paths of the copy: models inside it may have become Functional, names stay.
+    copy.put_under_masks([one.path for one, _ in chosen], [target for _, target in chosen], pattern, schedule)
+    copy.pruning.start()
+    return copy, _report(copy, tuple(left))
+
+
+def finalize(model: keras.Model) -> tuple[keras.Model, Magnitude]:
+    """Return a plain model with the weights of a pruned one, zeros in place, and how sparse it is.
+
+    Args:
+        model: of `magnitude`, or loaded from its `.keras` file; not changed but for masked weights that are not zero,
+            such as those an average of weights has brought back.
+
+    Raises:
+        InputError: the model has no masks.
+    """
+    if not is_pruned(model):
+        raise InputError(f"The model {model.name!r} has no masks. Received a {type(model).__name__}; see `magnitude`.")
+    model.pruning.apply()
+    masked = set(model.pruning.paths)
+    dense = [one for one in owned_variables(model) if one.path not in masked and is_kernel(one.variable)]
+    left = tuple(LayerAction(one.layer_path, type(one.layer).__name__, "it had no mask") for one in dense)
+    return copy_model(model), _report(model, left)
+
+
+def _pattern(granularity: str, block: Any, pooling: str, n_m: Any, scope: str) -> Pattern:
+    return Pattern(
+        granularity,
+        block if granularity == "block" else (1, 1),
+        choice("block_pooling", pooling, ("AVG", "MAX")),
+        n_m if granularity == "n:m" else (1, 1),
+        scope,
+    )
+
+
+def _schedule(given: Any, pattern: Pattern, n_m: tuple[int, int]) -> Schedule:
+    schedule = as_schedule(given)
+    if pattern.granularity == "n:m":
+        kept, group = n_m
+        if not isinstance(schedule, Constant) or abs(schedule.final_sparsity - (1 - kept / group)) > 1e-6:
+            raise ConfigError(
+                f"Keeping {kept} of {group} weights is a sparsity of {1 - kept / group:g}, at once: pass that. "
+                f"Received: {given!r}."
+            )
+    return schedule
+
+
+def _report(model: Any, left: tuple[LayerAction, ...]) -> Magnitude:
+    masks = model.pruning
+    values = {one.path: one.variable for one in owned_variables(model)}
+    rows = tuple(
+        PrunedVariable(
+            path=one.path,
+            layer=one.layer_path,
+            layer_type=type(one.layer).__name__,
+            shape=tuple(one.variable.shape),
+            target=target,
+            sparsity=float(np.mean(values[one.path].numpy() == 0)),
+        )
+        for one, target in zip(masks.owned, masks.targets, strict=True)
+    )
+    return Magnitude(
+        model=model.name,
+        pattern=masks.pattern,
+        schedule=repr(masks.schedule),
+        variables=rows,
+        skipped=left,
+        notes=(_SPEED[masks.pattern.granularity],),
+    )

@@ -1,0 +1,163 @@
+"""Which kernels of a model go under masks, how sparse each becomes, and why the others stay dense."""
+
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import keras
+
+from kopt.core.errors import ConfigError, nearest
+from kopt.core.pruning_records import Pattern
+from kopt.core.records import LayerAction
+from kopt.core.sensitivity_plan_records import SensitivityPlan
+from kopt.core.settings import choice, number
+from kopt.graph import OwnedVariable, layer_paths, owned_variables
+
+POLICIES = ("all", "keep_first_last", "xnnpack")
+Ratios = Mapping[str, float] | Callable[[keras.layers.Layer], float | None] | SensitivityPlan | None
+
+_KERNELS = ("kernel", "embeddings")
+_DEPTHWISE_REASON = "a depthwise kernel has few weights, and accuracy depends on each; name it in `layers` to prune it"
+
+
+def choose(
+    model: keras.Model,
+    target: float,
+    *,
+    layers: Iterable[str] | None,
+    skip: Iterable[str],
+    ratios: Ratios,
+    policy: str,
+    pattern: Pattern,
+) -> tuple[list[tuple[OwnedVariable, float]], list[LayerAction]]:
+    """Return the variables to put under masks with the final sparsity of each, and what is left dense with the reason.
+
+    Args:
+        model: built.
+        target: final sparsity where `ratios` says nothing else.
+        layers: names or patterns of the only layers to prune; all if `None`.
+        skip: names or patterns of layers to leave dense.
+        ratios: sparsity by layer.
+        policy: `"all"`, `"keep_first_last"` or `"xnnpack"`.
+        pattern: which weights are pruned together.
+
+    Raises:
+        ConfigError: an unknown layer or policy, a ratio outside [0, 1), or nothing to prune.
+    """
+    choice("policy", policy, POLICIES)
+    paths = [path for identity, path in layer_paths(model).items() if identity != id(model)]
+    wanted = None if layers is None else _matching(paths, layers, "layers")
+    unwanted = _matching(paths, skip, "skip")
+    by_layer = _by_layer(ratios, paths)
+    kernels = [one for one in owned_variables(model) if _considered(one, wanted)]
+    ends: dict[str, str] = {}
+    if kernels and policy == "keep_first_last":
+        ends = dict.fromkeys((kernels[0].layer_path, kernels[-1].layer_path), "the first or last layer with a kernel")
+    elif kernels and pattern.granularity == "channel":
+        ends = {kernels[-1].layer_path: "its channels are those of the output"}
+    chosen, left = [], []
+    for one in kernels:
+        sparsity = by_layer(one, target)
+        reason = _reason(one, wanted, unwanted, ends, policy, pattern)
+        if not reason and sparsity == 0.0:
+            reason = "its ratio is 0"
+        if reason:
+            left.append(LayerAction(one.layer_path, type(one.layer).__name__, reason))
+        else:
+            chosen.append((one, sparsity))
+    if not chosen:
+        reasons = "; ".join(f"{one.layer} ({one.type}): {one.detail}" for one in left[:5]) or "it has no kernels"
+        raise ConfigError(f"Nothing in the model {model.name!r} can be pruned with these settings: {reasons}.")
+    return chosen, left
+
+
+def is_kernel(variable: Any) -> bool:
+    """Return whether a variable is the kernel of a layer, or the vectors of an embedding."""
+    return len(variable.shape) > 1 and any(variable.name.endswith(ending) for ending in _KERNELS)
+
+
+def _considered(one: OwnedVariable, wanted: set[str] | None) -> bool:
+    """Return whether a variable is a kernel, or has two axes in a layer that was asked for by name."""
+    asked = wanted is not None and one.layer_path in wanted
+    return is_kernel(one.variable) or (asked and len(one.variable.shape) > 1)
+
+
+def _reason(
+    one: OwnedVariable, wanted: set[str] | None, unwanted: set[str], ends: dict[str, str], policy: str, pattern: Pattern
+) -> str:
+    """Return why a kernel stays dense; empty if it does not."""
+    layer = one.layer
+    kind = type(layer).__name__
+    if one.layer_path in unwanted:
+        return "named in `skip`"
+    if wanted is not None and one.layer_path not in wanted:
+        return "not named in `layers`"
+    if not one.trainable:
+        return "frozen: training does not change it"
+    if wanted is None and ("Depthwise" in kind or one.variable.name.startswith("depthwise")):
+        return _DEPTHWISE_REASON
+    if one.layer_path in ends and wanted is None:
+        return ends[one.layer_path]
+    if policy == "xnnpack" and not _is_pointwise(layer):
+        return "XNNPACK computes only 1 x 1 convolutions sparsely"
+    if pattern.granularity == "n:m" and "Embedding" in kind:
+        return "N:M sparsity goes along input channels, of which an embedding has none"
+    return ""
+
+
+def _is_pointwise(layer: keras.layers.Layer) -> bool:
+    if not isinstance(layer, keras.layers.Conv2D):
+        return False
+    return set(layer.kernel_size) == {1} and set(layer.strides) == {1} and layer.groups == 1
+
+
+def _by_layer(ratios: Ratios, paths: list[str]) -> Callable[[OwnedVariable, float], float]:
+    if ratios is None:
+        return lambda one, target: target
+    if isinstance(ratios, SensitivityPlan):
+        allowed = {layer.layer: layer.sparsity for layer in ratios.layers}
+        return lambda one, target: allowed.get(one.layer_path, 0.0)
+    if isinstance(ratios, Mapping):
+        found: dict[str, float] = {}
+        for name, ratio in ratios.items():
+            value = _ratio(name, ratio)
+            found.update(dict.fromkeys(_matching(paths, [name], "sparsity_by_layer"), value))
+        return lambda one, target: found.get(one.layer_path, target)
+    if not callable(ratios):
+        raise ConfigError(
+            f"`sparsity_by_layer` must be a mapping of names, a function of a layer or a plan of "
+            f"`kopt.profile.sensitivity`. Received: {ratios!r}."
+        )
+    function = ratios
+
+    def asked(one: OwnedVariable, target: float) -> float:
+        answer = function(one.layer)
+        return target if answer is None else _ratio(one.layer_path, answer)
+
+    return asked
+
+
+def _ratio(name: str, value: Any) -> float:
+    ratio = number(f"sparsity_by_layer[{name!r}]", value, least=0.0)
+    if ratio >= 1.0:
+        raise ConfigError(f"The sparsity of {name!r} must be in [0, 1). Received: {value!r}.")
+    return ratio
+
+
+def _matching(paths: list[str], names: Iterable[str], setting: str) -> set[str]:
+    """Return the paths that a name, whole path or pattern with wildcards stands for.
+
+    Raises:
+        ConfigError: it stands for none.
+    """
+    if isinstance(names, str):
+        names = [names]
+    found: set[str] = set()
+    for name in names:
+        matches = {
+            path for path in paths if path == name or path.split("/")[-1] == name or fnmatch.fnmatchcase(path, name)
+        }
+        if not matches:
+            raise ConfigError(f"`{setting}` names {name!r}, and no layer is called so.{nearest(name, paths)}")
+        found |= {path for path in paths if any(path == match or path.startswith(f"{match}/") for match in matches)}
+    return found

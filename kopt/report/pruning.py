@@ -1,0 +1,57 @@
+"""What magnitude pruning did, as a table and a plot."""
+
+from matplotlib.figure import Figure
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from kopt.core.pruning_records import MagnitudePruning, PrunedVariable
+from kopt.report import formats
+from kopt.report.bars import draw_bars
+from kopt.report.columns import Column
+from kopt.report.look import Look
+from kopt.report.paths import PathTable
+from kopt.report.time_parts import BLUE
+
+_MOST_BARS = 25
+
+
+def _table(report: MagnitudePruning, rows: int | None = 20) -> RenderableType:
+    shown = report.variables[:rows]
+    columns = (
+        Column[PrunedVariable]("Variable", lambda one: one.path, is_number=False),
+        Column[PrunedVariable]("Type", lambda one: one.layer_type, 3, is_number=False),
+        Column[PrunedVariable]("Weights", lambda one: formats.count(one.weights), 1),
+        Column[PrunedVariable]("Zero", lambda one: formats.share(one.sparsity)),
+        Column[PrunedVariable]("Target", lambda one: formats.share(one.target), 2),
+    )
+    more = len(report.variables) - len(shown)
+    caption = [_words(report), *([f"{more} more variables: `rows=None`."] if more else []), *report.notes]
+    table = PathTable(f"{report.model}: {report.schedule}", shown, columns, caption=caption)
+    dense = [Text(f"Left dense: {one.layer} ({one.type}): {one.detail}") for one in report.skipped[:rows]]
+    return Group(table, *dense)
+
+
+def _figure(report: MagnitudePruning) -> Figure:
+    shown = report.variables[:_MOST_BARS]
+    figure = Figure(figsize=(8.6, 1.2 + 0.3 * len(shown)), layout="constrained")
+    values = [one.sparsity for one in shown]
+    draw_bars(
+        figure.add_subplot(),
+        [one.path for one in shown],
+        values,
+        [formats.share(value) for value in values],
+        [BLUE] * len(shown),
+    )
+    figure.suptitle("Zero weights", x=0.01, ha="left", fontsize=10, fontweight="bold")
+    return figure
+
+
+def _words(report: MagnitudePruning) -> str:
+    dense = f"; {len(report.skipped)} kernels stay dense" if report.skipped else ""
+    return (
+        f"{formats.share(report.sparsity)} of {formats.count(report.weights)} weights in {len(report.variables)} "
+        f"kernels are zero ({report.pattern.granularity}){dense}."
+    )
+
+
+MAGNITUDE = Look("magnitude-pruning", _table, _figure, _words)

@@ -10,6 +10,7 @@ from kopt.core.pruning_records import Pattern
 from kopt.graph.internals import FunctionalModel
 from kopt.prune.masks import Masks
 from kopt.prune.schedules import Schedule, highest_sparsity
+from kopt.train.interception import with_own_callbacks
 
 _KEY = "kopt_pruning"
 
@@ -47,9 +48,7 @@ class PrunedModel:
 
     def fit(self, *args: Any, callbacks: Any = None, **settings: Any) -> Any:
         """See `keras.Model.fit`; a schedule that would prune nothing in this training is an error before it."""
-        given = callbacks.callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else callbacks or []
-        given = list(given) if isinstance(given, (list, tuple)) else [given]
-        return super().fit(*args, callbacks=[*self.own_callbacks(), *given], **settings)  # type: ignore[misc]
+        return super().fit(*args, callbacks=with_own_callbacks(self, callbacks), **settings)  # type: ignore[misc]
 
     def own_callbacks(self) -> list[keras.callbacks.Callback]:
         """Return the callbacks that any `fit` of this model should have."""
@@ -73,7 +72,7 @@ class _LengthCheck(keras.callbacks.Callback):
         steps, masks = self.params.get("steps"), self._masks
         if steps is None or masks.pattern.granularity == "n:m":
             return
-        total, done = steps * self.params["epochs"], int(masks.step)
+        total, done = steps * self.params["epochs"], int(masks.step.numpy())
         final = masks.schedule.final_sparsity
         pruned = any(not mask.numpy().all() for mask in masks.masks)
         reached = highest_sparsity(masks.schedule, done + 1, done + total + 1)

@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import keras
+
 
 @contextlib.contextmanager
 def replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
@@ -22,3 +24,13 @@ def replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[No
             del attributes[name]
         else:
             attributes[name] = before
+
+
+def with_own_callbacks(model: keras.Model, callbacks: Any) -> list[keras.callbacks.Callback]:
+    """Return the callbacks that `fit` was given, after those that the model itself wants in every `fit`.
+
+    A model says so by a method `own_callbacks`; those of `kopt.prune.magnitude` look at the length of the training.
+    """
+    given = callbacks.callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else callbacks or []
+    own: list[Any] = getattr(model, "own_callbacks", list)()
+    return [*own, *(given if isinstance(given, (list, tuple)) else [given])]

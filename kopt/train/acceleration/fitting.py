@@ -15,6 +15,7 @@ from kopt.core.settings import number, whole
 from kopt.train import internals
 from kopt.train.acceleration.checkpoints import Checkpointing, Checkpoints, Position, Saved
 from kopt.train.distribution.strategies import watching
+from kopt.train.interception import with_own_callbacks
 from kopt.train.memory.estimate import explain_out_of_memory
 from kopt.train.steps.engine import Engine
 from kopt.train.steps.input_checks import check_inputs
@@ -87,7 +88,7 @@ class Fit:
         self._given, self._verbose = x, verbose
         self._first_epoch = internals.first_epoch(self._model, initial_epoch)
         self._callbacks = keras.callbacks.CallbackList(
-            callbacks,
+            with_own_callbacks(self._model, callbacks),
             add_history=True,
             add_progbar=verbose != 0,
             verbose=verbose,

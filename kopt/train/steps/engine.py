@@ -113,9 +113,9 @@ def require_plain_training(model: Any) -> None:
         raise UnsupportedModelError(
             f"A Keras 3 model is needed. Received: {received}. Open a file with `kopt.load_model`."
         )
-    overridden = [
-        name for name in ("train_step", "fit") if getattr(type(model), name) is not getattr(keras.Model, name)
-    ]
+    # A model with callbacks of its own overrides `fit` to add them, and so does `accelerate`.
+    replaced = ("train_step",) if hasattr(model, "own_callbacks") else ("train_step", "fit")
+    overridden = [name for name in replaced if getattr(type(model), name) is not getattr(keras.Model, name)]
     if overridden:
         raise UnsupportedModelError(
             f"{received} overrides `{overridden[0]}`, so its training is not known. Override `compute_loss` and "

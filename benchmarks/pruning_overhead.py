@@ -99,8 +99,8 @@ def main() -> int:
     }
     return publish(
         "pruning_overhead",
-        f"ResNet8 on batches of {BATCH} Fashion-MNIST images with Adam, masks computed anew at every tenth step; the same "
-        f"network in tf_keras, plain and under tfmot; {SETS} sets made in changing order, medians of {ROUNDS} rounds.",
+        f"ResNet8 on batches of {BATCH} Fashion-MNIST images with Adam, masks computed anew at every tenth step; the "
+        f"same network in tf_keras, plain and under tfmot; {SETS} sets made in changing order, medians of {ROUNDS}.",
         numbers,
         [
             Claim("ResNet8: steps with masks over dense ones", statistics.median(ours), 1.05),

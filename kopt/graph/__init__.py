@@ -4,13 +4,17 @@ from kopt.graph.checks import fingerprint, require_built, require_finite, signat
 from kopt.graph.loading import load_model
 from kopt.graph.naming import OwnedVariable, layer_paths, owned_variables
 from kopt.graph.rewrite import as_functional, clone_layer, copy_model, copy_weights, rewrite
-from kopt.graph.twin import to_tf_keras
+from kopt.graph.twin import Adapter, Twin, TwinLayer, adapted_twin, to_tf_keras
 from kopt.graph.view import Call, GraphView
 
 __all__ = [
+    "Adapter",
     "Call",
     "GraphView",
     "OwnedVariable",
+    "Twin",
+    "TwinLayer",
+    "adapted_twin",
     "as_functional",
     "clone_layer",
     "copy_model",

@@ -59,6 +59,11 @@ def inner_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
+def takes_training(layer: keras.layers.Layer) -> bool:
+    """Return whether the `call` of `layer` has an argument `training`."""
+    return bool(layer._call_has_training_arg)
+
+
 def declared_trainable(layer: keras.layers.Layer) -> list[Any]:
     """Return the variables of `layer` itself that training changes unless it is frozen."""
     return list(layer._trainable_variables)

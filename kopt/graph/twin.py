@@ -1,14 +1,15 @@
 """A tf_keras (Keras 2) twin of a Keras 3 model, for converters that know how to fuse the layers of Keras 2 only."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tf_keras
 
 from kopt.core.errors import UnsupportedModelError
 from kopt.core.randomness import preserved_random_state
-from kopt.graph.internals import mask_of, node_of
+from kopt.graph.internals import copy_stateless, mask_of, node_of, takes_training
 from kopt.graph.legacy_layers import hard_sigmoid
+from kopt.graph.rewrite import clone_layer, copy_weights
 from kopt.graph.view import Call, GraphView
 
 # Same name and same mathematics in both; `hard_sigmoid`, `leaky_relu` and `hard_silu`, say, are not among them.
@@ -58,6 +59,32 @@ _ANY = object()
 _RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}}
 
 
+class TwinLayer(NamedTuple):
+    """A layer of Keras 3 and the one of tf_keras that stands for it.
+
+    Attributes:
+        path: of the layer, e.g. `"backbone/conv"`.
+        layer: of Keras 3.
+        twin: of tf_keras, or an `Adapter`.
+    """
+
+    path: str
+    layer: Any
+    twin: Any
+
+
+class Twin(NamedTuple):
+    """A tf_keras model, and which of its layers stands for which.
+
+    Attributes:
+        model: the tf_keras model.
+        layers: those with weights, each once.
+    """
+
+    model: Any
+    layers: tuple[TwinLayer, ...]
+
+
 @preserved_random_state()
 def to_tf_keras(model: keras.Model, *, batch_size: int | None = None) -> tf_keras.Model:
     """Return a tf_keras model that computes what `model` computes, with its own copy of the weights.
@@ -71,40 +98,148 @@ def to_tf_keras(model: keras.Model, *, batch_size: int | None = None) -> tf_kera
     Raises:
         UnsupportedModelError: names the layer that has no twin, and the reason.
     """
+    return _twin_of(model, batch_size, _Tracer()).model
+
+
+@preserved_random_state()
+def adapted_twin(model: keras.Model) -> Twin:
+    """Return a tf_keras model for training, in which what has no twin is a copy of itself within an `Adapter`.
+
+    Args:
+        model: Functional or Sequential model; not changed.
+
+    Raises:
+        UnsupportedModelError: a subclassed model.
+    """
+    return _twin_of(model, None, _Tracer(adapt=True))
+
+
+def _twin_of(model: keras.Model, batch_size: int | None, tracer: "_Tracer") -> Twin:
     view = GraphView.of(model)
     tensors = {id(tensor): _new_input(tensor, batch_size) for tensor in view.inputs}
     inputs = keras.tree.map_structure(lambda tensor: tensors[id(tensor)], view.input_structure)
-    _Tracer().trace(view, tensors, "")
+    tracer.trace(view, tensors, "")
     outputs = keras.tree.map_structure(lambda tensor: tensors[id(tensor)], view.output_structure)
-    return tf_keras.Model(inputs, outputs, name=f"twin_{model.name}")
+    return Twin(tf_keras.Model(inputs, outputs, name=f"twin_{model.name}"), tuple(tracer.layers))
+
+
+class Adapter(tf_keras.layers.Layer):
+    """Runs an operation of Keras 3 in a tf_keras model, with its variables among those of the model."""
+
+    def __init__(self, operation: keras.Operation, arguments: Any, name: str):
+        """Stand for one call.
+
+        Args:
+            operation: a copy that belongs to this layer.
+            arguments: positional and keyword ones, with a `keras.KerasTensor` wherever a tensor belongs.
+            name: of this layer.
+        """
+        super().__init__(name=name)
+        # Past tf_keras, which would take lists of tensors for layers to track.
+        object.__setattr__(self, "operation", operation)
+        object.__setattr__(self, "_arguments", arguments)
+        self.supports_masking = getattr(operation, "supports_masking", False)
+        self._values = [variable.value for variable in getattr(operation, "variables", [])]
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        """Run the operation on the tensors of one call, in their order."""
+        tensors = iter(keras.tree.flatten(inputs))  # A list of one comes without the list where a model is cloned.
+        args, kwargs = keras.tree.map_structure(
+            lambda value: next(tensors) if isinstance(value, keras.KerasTensor) else value, self._arguments
+        )
+        if isinstance(self.operation, keras.layers.Layer) and takes_training(self.operation):
+            kwargs = {**kwargs, "training": training}
+        return self.operation(*args, **kwargs)
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """Hand on the mask of the first tensor, as Keras 3 does."""
+        first = mask[0] if isinstance(mask, (list, tuple)) else mask
+        return first if self.supports_masking else None
 
 
 class _Tracer:
     """Calls the twin of every layer, and makes each once."""
 
-    def __init__(self) -> None:
+    def __init__(self, adapt: bool = False) -> None:
+        self.layers: list[TwinLayer] = []
+        self._adapt = adapt
         self._twins: dict[int, Any] = {}
+        self._copies: dict[int, Any] = {}
+        self._names: set[str] = set()
 
     def trace(self, view: GraphView, tensors: dict[int, Any], prefix: str) -> None:
         """Add the outputs of every call of `view` to `tensors`, which holds its inputs."""
-        for call in _needed(view):
+        adapted = self._without_twin(view, prefix) if self._adapt else set()
+        for call in _needed(view, adapted):
             path = f"{prefix}{call.operation.name}"
-            inputs = keras.tree.map_structure(lambda tensor: tensors[id(tensor)], _positional(call, path))
-            if call.nested is None:
-                outputs = keras.tree.flatten(self._twin(call.operation, inputs, path)(inputs))
+            if id(call.operation) in adapted:
+                given = [tensors[id(value)] for value in _tensors_of(call)]
+                outputs = keras.tree.flatten(self._adapter(call, path)(given))
             else:
-                inside = dict(zip(map(id, call.nested.inputs), keras.tree.flatten(inputs), strict=True))
-                self.trace(call.nested, inside, f"{path}/")
-                outputs = [inside[id(tensor)] for tensor in call.nested.outputs]
+                inputs = keras.tree.map_structure(lambda tensor: tensors[id(tensor)], _positional(call, path))
+                if call.nested is None:
+                    outputs = keras.tree.flatten(self._twin(call.operation, inputs, path)(inputs))
+                else:
+                    inside = dict(zip(map(id, call.nested.inputs), keras.tree.flatten(inputs), strict=True))
+                    self.trace(call.nested, inside, f"{path}/")
+                    outputs = [inside[id(tensor)] for tensor in call.nested.outputs]
             tensors.update(zip(map(id, call.outputs), outputs, strict=True))
 
     def _twin(self, operation: keras.Operation, inputs: Any, path: str) -> Any:
         if id(operation) not in self._twins:
-            twin = _make_twin(operation, path)
+            twin = _make_twin(operation, path, self._named(path))
             twin(inputs)
             twin.set_weights([variable.numpy() for variable in operation.weights])
+            self._remember(path, operation, twin)
             self._twins[id(operation)] = twin
         return self._twins[id(operation)]
+
+    def _adapter(self, call: Call, path: str) -> Adapter:
+        """Return an adapter for one call; all calls of a layer share one copy of it."""
+        operation = call.operation
+        args, kwargs = call.arguments
+        settings = {key: value for key, value in kwargs.items() if key != "training"}
+        is_new = id(operation) not in self._copies
+        if is_new:
+            self._copies[id(operation)] = self._copy(operation, path, args, settings)
+        adapter = Adapter(self._copies[id(operation)], (args, settings), self._named(path))
+        if is_new:
+            self._remember(path, operation, adapter)
+        return adapter
+
+    def _copy(self, operation: keras.Operation, path: str, args: Any, settings: Any) -> keras.Operation:
+        if not isinstance(operation, keras.layers.Layer):
+            return copy_stateless(operation)
+        copy = clone_layer(operation, path)
+        copy(*args, **settings)
+        copy_weights(operation, copy)
+        return copy
+
+    def _remember(self, path: str, operation: keras.Operation, twin: Any) -> None:
+        if getattr(operation, "variables", None):
+            self.layers.append(TwinLayer(path, operation, twin))
+
+    def _without_twin(self, view: GraphView, prefix: str) -> set[int]:
+        """Return the ids of the operations that no layer of tf_keras stands for, in every one of their calls."""
+        found = set()
+        for call in view.calls:
+            path = f"{prefix}{call.operation.name}"
+            try:
+                _positional(call, path)
+                if call.nested is None and id(call.operation) not in self._twins:
+                    _make_twin(call.operation, path, path)
+            except UnsupportedModelError:
+                found.add(id(call.operation))
+        return found
+
+    def _named(self, path: str) -> str:
+        """Return a name that no other layer has; tfmot would not end over two of one name."""
+        name = wanted = f"twin_{path}".replace("/", "_")
+        number = 1
+        while name in self._names:
+            name, number = f"{wanted}_{number}", number + 1
+        self._names.add(name)
+        return name
 
 
 def _new_input(tensor: keras.KerasTensor, batch_size: int | None) -> Any:
@@ -112,15 +247,22 @@ def _new_input(tensor: keras.KerasTensor, batch_size: int | None) -> Any:
     return tf_keras.Input(tensor.shape[1:], batch_size or tensor.shape[0], name=name, dtype=tensor.dtype)
 
 
-def _needed(view: GraphView) -> list[Call]:
-    """Return the calls that data flows through; tf_keras makes its own masks."""
+def _needed(view: GraphView, adapted: set[int]) -> list[Call]:
+    """Return the calls that data flows through; tf_keras makes its own masks, but for the operations in `adapted`."""
     needed = {id(tensor) for tensor in view.outputs}
     calls = []
     for call in reversed(view.calls):
         if any(id(tensor) in needed for tensor in call.outputs):
             calls.append(call)
-            needed.update(id(tensor) for tensor in keras.tree.flatten(call.arguments[0]))
+            taken = _tensors_of(call) if id(call.operation) in adapted else keras.tree.flatten(call.arguments[0])
+            needed.update(id(tensor) for tensor in taken)
     return calls[::-1]
+
+
+def _tensors_of(call: Call) -> list[keras.KerasTensor]:
+    args, kwargs = call.arguments
+    settings = {key: value for key, value in kwargs.items() if key != "training"}
+    return [value for value in keras.tree.flatten((args, settings)) if isinstance(value, keras.KerasTensor)]
 
 
 def _positional(call: Call, path: str) -> Any:
@@ -139,21 +281,21 @@ def _identical(a: Any, b: Any) -> bool:
     return [id(item) for item in keras.tree.flatten(a)] == [id(item) for item in keras.tree.flatten(b)]
 
 
-def _make_twin(operation: keras.Operation, path: str) -> Any:
+def _make_twin(operation: keras.Operation, path: str, name: str) -> Any:
     class_name = type(operation).__name__
     if not isinstance(operation, getattr(keras.layers, class_name, ())) or class_name not in _LAYERS:
         raise UnsupportedModelError(
             f"Layer {path!r} ({type(operation).__module__}.{class_name}) has no tf_keras twin. Layers that have one: "
             f"{', '.join(sorted(_LAYERS))}."
         )
-    config = _config(operation, path)
+    config = _config(operation, path, name)
     try:
         return getattr(tf_keras.layers, class_name)(**config)
     except (TypeError, ValueError) as error:
         raise UnsupportedModelError(f"Layer {path!r} ({class_name}) has a setting without twin: {error}.") from error
 
 
-def _config(layer: keras.layers.Layer, path: str) -> dict[str, Any]:
+def _config(layer: keras.layers.Layer, path: str, name: str) -> dict[str, Any]:
     class_name = type(layer).__name__
     renamed = _RENAMED.get(class_name, {})
     config = {
@@ -167,8 +309,9 @@ def _config(layer: keras.layers.Layer, path: str) -> dict[str, Any]:
     for key in ("layer", "backward_layer"):
         if key in config:
             inner = getattr(layer, "forward_layer" if key == "layer" and hasattr(layer, "forward_layer") else key)
-            config[key] = _make_twin(inner, f"{path}/{inner.name}")
-    return {**config, "name": f"twin_{path}".replace("/", "_"), "dtype": layer.dtype_policy.name}
+            inside = f"{path}/{inner.name}"
+            config[key] = _make_twin(inner, inside, f"twin_{inside}".replace("/", "_"))
+    return {**config, "name": name, "dtype": layer.dtype_policy.name}
 
 
 def _activation(function: Any, path: str) -> str:

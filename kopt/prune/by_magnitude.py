@@ -1,7 +1,7 @@
 """Magnitude pruning on Keras 3: small weights become zero and stay so."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -12,6 +12,7 @@ from kopt.core.pruning_records import MagnitudePruning, Pattern, PrunedVariable
 from kopt.core.records import LayerAction
 from kopt.core.settings import choice
 from kopt.graph import copy_model, owned_variables, require_built, require_finite
+from kopt.prune.by_tfmot import origin_of, pruned_twin, require_twin, rows_of, stripped
 from kopt.prune.pruned_model import PrunedFunctional, PrunedSequential, is_pruned
 from kopt.prune.schedules import Constant, Schedule, as_schedule
 from kopt.prune.selection import Ratios, choose, is_kernel
@@ -47,6 +48,7 @@ def magnitude(
     layers: Iterable[str] | None = None,
     skip: Iterable[str] = (),
     policy: str = "all",
+    backend: str = "keras",
 ) -> tuple[keras.Model, Magnitude]:
     """Return a copy of a model whose smallest weights become zero as it trains, and what was put under masks.
 
@@ -71,6 +73,9 @@ def magnitude(
             as the others), or a plan of `kopt.profile.sensitivity(...).plan()`; a schedule is scaled to it.
         layers: names of the only layers to prune.
         skip: names of layers to leave dense.
+        backend: `"keras"`: as described; `"tfmot"`: the model is a tf_keras twin under tfmot's own wrappers, to be
+            compiled and trained with tf_keras; `finalize` makes a Keras 3 model of it, weights bit for bit. Layers that
+            tfmot does not know stay dense and are listed.
         policy: `"all"`, `"keep_first_last"` (these stay dense), or `"xnnpack"` (only 1 x 1 convolutions).
 
     Returns:
@@ -111,11 +116,14 @@ def magnitude(
         policy=policy,
         pattern=pattern,
     )
+    if choice("backend", backend, ("keras", "tfmot")) == "tfmot":
+        twin, left = pruned_twin(model, chosen, left, pattern, schedule)
+        return twin, _record(model.name, pattern, schedule, rows_of(twin), left)
     copy = copy_model(model, functional=PrunedFunctional, sequential=PrunedSequential)
     # The paths of the copy: models inside it may have become Functional, names stay.
     copy.put_under_masks([one.path for one, _ in chosen], [target for _, target in chosen], pattern, schedule)
     copy.pruning.start()
-    return copy, _report(copy, tuple(left))
+    return copy, _report(copy, left)
 
 
 def finalize(model: keras.Model) -> tuple[keras.Model, Magnitude]:
@@ -128,13 +136,21 @@ def finalize(model: keras.Model) -> tuple[keras.Model, Magnitude]:
     Raises:
         InputError: the model has no masks.
     """
+    require_twin(model)
+    origin = origin_of(model)
+    if origin is not None:
+        plain, rows = stripped(model)
+        left = _without_mask(plain, {row.path for row in rows})
+        return plain, _record(plain.name, origin.pattern, origin.schedule, rows, left)
     if not is_pruned(model):
         raise InputError(f"The model {model.name!r} has no masks. Received a {type(model).__name__}; see `magnitude`.")
     model.pruning.apply()
-    masked = set(model.pruning.paths)
+    return copy_model(model), _report(model, _without_mask(model, set(model.pruning.paths)))
+
+
+def _without_mask(model: keras.Model, masked: set[str]) -> list[LayerAction]:
     dense = [one for one in owned_variables(model) if one.path not in masked and is_kernel(one.variable)]
-    left = tuple(LayerAction(one.layer_path, type(one.layer).__name__, "it had no mask") for one in dense)
-    return copy_model(model), _report(model, left)
+    return [LayerAction(one.layer_path, type(one.layer).__name__, "it had no mask") for one in dense]
 
 
 def _pattern(granularity: str, block: Any, pooling: str, n_m: Any, scope: str) -> Pattern:
@@ -159,25 +175,30 @@ def _schedule(given: Any, pattern: Pattern, n_m: tuple[int, int]) -> Schedule:
     return schedule
 
 
-def _report(model: Any, left: tuple[LayerAction, ...]) -> Magnitude:
+def _report(model: Any, left: Sequence[LayerAction]) -> Magnitude:
     masks = model.pruning
-    values = {one.path: one.variable for one in owned_variables(model)}
-    rows = tuple(
+    rows = [
         PrunedVariable(
             path=one.path,
             layer=one.layer_path,
             layer_type=type(one.layer).__name__,
             shape=tuple(one.variable.shape),
             target=target,
-            sparsity=float(np.mean(values[one.path].numpy() == 0)),
+            sparsity=float(np.mean(one.variable.numpy() == 0)),
         )
         for one, target in zip(masks.owned, masks.targets, strict=True)
-    )
+    ]
+    return _record(model.name, masks.pattern, masks.schedule, rows, left)
+
+
+def _record(
+    name: str, pattern: Pattern, schedule: Schedule, rows: Sequence[PrunedVariable], left: Sequence[LayerAction]
+) -> Magnitude:
     return Magnitude(
-        model=model.name,
-        pattern=masks.pattern,
-        schedule=repr(masks.schedule),
-        variables=rows,
-        skipped=left,
-        notes=(_SPEED[masks.pattern.granularity],),
+        model=name,
+        pattern=pattern,
+        schedule=repr(schedule),
+        variables=tuple(rows),
+        skipped=tuple(left),
+        notes=(_SPEED[pattern.granularity],),
     )

@@ -25,7 +25,8 @@ def _table(report: MagnitudePruning, rows: int | None = 20) -> RenderableType:
         Column[PrunedVariable]("Target", lambda one: formats.share(one.target), 2),
     )
     more = len(report.variables) - len(shown)
-    caption = [report.schedule, _words(report), *([f"{more} more variables: `rows=None`."] if more else []), *report.notes]
+    hidden = [f"{more} more variables: `rows=None`."] if more else []
+    caption = [report.schedule, _words(report), *hidden, *report.notes]
     table = PathTable(f"{report.model}: zero weights", shown, columns, caption=caption)
     dense = [Text(f"Left dense: {one.layer} ({one.type}): {one.detail}") for one in report.skipped[:rows]]
     return Group(table, *dense)

@@ -1,0 +1,135 @@
+"""tfmot itself on the tf_keras twin, and the way back to Keras 3."""
+
+import keras
+import numpy as np
+import pytest
+import tf_keras
+
+from kopt.core.errors import ConfigError, UnsupportedModelError
+from kopt.graph import Adapter, adapted_twin
+from kopt.prune import finalize, magnitude, schedules
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning"),
+]
+
+L = keras.layers
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(64, 8, 8, 3)).astype("float32")
+Y = RNG.integers(0, 4, 64)
+GRADUAL = schedules.Polynomial(0.75, begin=1, end=8, frequency=2)
+
+
+def network():
+    """Return a model with what tfmot knows, what only tf_keras knows, and what only Keras 3 has."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 3), name="image")
+    block = keras.Sequential([keras.Input((8, 8, 8)), L.Conv2D(8, 3, padding="same", name="conv")], name="block")
+    x = L.Conv2D(8, 3, padding="same", name="conv2d")(image)
+    x = L.LeakyReLU(negative_slope=0.05, name="leaky")(x)
+    x = L.BatchNormalization(name="norm")(x)
+    x = block(block(x))
+    x = L.DepthwiseConv2D(3, padding="same", name="depthwise")(x)
+    x = keras.ops.multiply(x, 0.5)
+    x = L.Conv2D(8, 1, activation="hard_silu", name="gated")(x)
+    x = L.Dropout(0.2, name="dropout")(x)
+    x = L.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(image, L.Dense(4, name="logits")(x), name="net")
+
+
+def trained(pruned):
+    pruned.compile(tf_keras.optimizers.Adam(0.01), tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    pruned.fit(X, Y, batch_size=16, epochs=4, verbose=0)
+    return pruned
+
+
+def test_there_and_back():
+    model = network()
+    before = [value.copy() for value in model.get_weights()]
+    pruned, report = magnitude(model, GRADUAL, backend="tfmot")
+    assert isinstance(pruned, tf_keras.Model)
+    np.testing.assert_allclose(pruned.predict(X, verbose=0), model.predict(X, verbose=0), atol=1e-5)
+    assert [one.path for one in report.variables] == ["conv2d/kernel", "block/conv/kernel", "logits/kernel"]
+    reasons = {one.layer: one.detail for one in report.skipped}
+    assert reasons["gated"] == "it has no tf_keras twin"
+    assert reasons["depthwise"].startswith("a depthwise kernel")
+    plain, after = finalize(trained(pruned))
+    assert type(plain) is type(model)
+    assert [layer.name for layer in plain.layers] == [layer.name for layer in model.layers]
+    assert after.sparsity == pytest.approx(0.75, abs=0.01)
+    np.testing.assert_allclose(plain.predict(X, verbose=0), pruned.predict(X, verbose=0), atol=1e-5)
+    inner = next(layer for layer in pruned.layers if layer.name.endswith("twin_block_conv")).layer
+    np.testing.assert_array_equal(plain.get_layer("block").get_layer("conv").kernel.numpy(), inner.kernel.numpy())
+    for value, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, old)
+    assert not np.array_equal(plain.get_layer("gated").kernel.numpy(), model.get_layer("gated").kernel.numpy())
+
+
+def test_it_makes_the_masks_of_the_keras_backend():
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [keras.Input((8, 8, 3)), L.Flatten(name="flat"), L.Dense(16, name="a"), L.Dense(4, name="b")]
+    )
+    kernels = []
+    for backend, library in (("tfmot", tf_keras), ("keras", keras)):
+        pruned, _ = magnitude(model, GRADUAL, backend=backend, sparsity_by_layer={"a": 0.5})
+        loss = library.losses.SparseCategoricalCrossentropy(from_logits=True)
+        pruned.compile(library.optimizers.SGD(0.05), loss)
+        pruned.fit(X, Y, batch_size=8, shuffle=False, verbose=0)
+        plain, _ = finalize(pruned)
+        kernels.append([plain.get_layer(name).kernel.numpy() for name in "ab"])
+    for one, other in zip(*kernels, strict=True):
+        np.testing.assert_array_equal(one != 0, other != 0)
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert [np.mean(kernel == 0) for kernel in kernels[0]] == [0.5, 0.75]
+
+
+def test_dropout_of_the_twin_is_that_of_training():
+    twin = adapted_twin(network()).model
+    assert np.abs(twin(X, training=True).numpy() - twin(X, training=True).numpy()).max() > 1e-3
+    assert np.abs(twin(X, training=False).numpy() - twin(X, training=False).numpy()).max() == 0.0
+
+
+def test_attention_and_recurrent_layers_of_the_twin():
+    keras.utils.set_random_seed(2)
+    tokens = keras.Input((6,), dtype="int32", name="tokens")
+    x = L.Embedding(10, 8, mask_zero=True, name="embedding")(tokens)
+    x = L.MultiHeadAttention(2, 4, name="attention")(x, x)
+    x = L.Bidirectional(L.LSTM(4, name="lstm"), name="both")(x)
+    model = keras.Model(tokens, L.Dense(2, name="out")(x), name="text")
+    data = RNG.integers(0, 10, (16, 6)).astype("int32")
+    twin = adapted_twin(model)
+    assert [one.path for one in twin.layers if isinstance(one.twin, Adapter)] == ["attention"]
+    np.testing.assert_allclose(twin.model.predict(data, verbose=0), model.predict(data, verbose=0), atol=1e-6)
+    pruned, report = magnitude(model, 0.5, backend="tfmot")
+    pruned.compile("sgd", "mse")
+    pruned.fit(data, np.ones((16, 2)), verbose=0)
+    plain, _ = finalize(pruned)
+    np.testing.assert_allclose(plain.predict(data, verbose=0), pruned.predict(data, verbose=0), atol=1e-6)
+    assert "attention" in " ".join(one.layer for one in report.skipped)
+
+
+@pytest.mark.parametrize("name", ["MobileNetV2", "MobileNetV3Small", "DenseNet121", "ConvNeXtTiny"])
+def test_twins_of_applications_compute_the_same(name):
+    keras.utils.set_random_seed(0)
+    settings = {"include_preprocessing": True} if "V3" in name else {}
+    model = getattr(keras.applications, name)(weights=None, input_shape=(64, 64, 3), classes=7, **settings)
+    for variable in model.variables:
+        if variable.name in ("moving_mean", "beta", "gamma"):
+            variable.assign(variable + 0.1 * RNG.normal(size=variable.shape))
+    x = RNG.uniform(size=(2, 64, 64, 3)).astype("float32")
+    expected = model.predict(x, verbose=0)
+    np.testing.assert_allclose(adapted_twin(model).model.predict(x, verbose=0), expected, atol=1e-5)
+
+
+def test_what_tfmot_cannot_do():
+    model = network()
+    with pytest.raises(ConfigError, match='the backend "keras" has both'):
+        magnitude(model, 0.5, backend="tfmot", granularity="channel")
+    with pytest.raises(ConfigError, match="tfmot can prune nothing in the model 'net': gated"):
+        magnitude(model, 0.5, backend="tfmot", layers=["gated"])
+    with pytest.raises(ConfigError, match="Unknown `backend`"):
+        magnitude(model, 0.5, backend="torch")
+    with pytest.raises(UnsupportedModelError, match="its way back to Keras 3 is not known"):
+        finalize(tf_keras.Sequential([tf_keras.layers.Dense(1, input_shape=(2,))]))

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import warnings
 from typing import Any
 
 import tensorflow as tf
@@ -18,7 +19,9 @@ def load_tfmot() -> Any:
     tf.keras.layers  # noqa: B018 - looking at it is what resolves it
     before = os.environ.get(_LEGACY)
     try:
-        return importlib.import_module("tensorflow_model_optimization")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "distutils Version classes are deprecated", DeprecationWarning)
+            return importlib.import_module("tensorflow_model_optimization")
     finally:
         if before is None:
             os.environ.pop(_LEGACY, None)

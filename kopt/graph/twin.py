@@ -152,9 +152,11 @@ class Adapter(tf_keras.layers.Layer):
         return self.operation(*args, **kwargs)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        """Hand on the mask of the first tensor, as Keras 3 does."""
+        """Ask the layer what becomes of the mask of its first tensor, as Keras 3 does."""
         first = mask[0] if isinstance(mask, (list, tuple)) else mask
-        return first if self.supports_masking else None
+        if first is None or not self.supports_masking:
+            return None
+        return self.operation.compute_mask(inputs[0] if isinstance(inputs, (list, tuple)) else inputs, first)
 
 
 class _Tracer:

@@ -12,7 +12,8 @@ import tf_keras
 from kopt.core.errors import ConfigError, UnsupportedModelError
 from kopt.core.pruning_records import Pattern, PrunedVariable
 from kopt.core.records import LayerAction
-from kopt.graph import Adapter, OwnedVariable, Twin, TwinLayer, adapted_twin, copy_model, owned_variables
+from kopt.graph import Adapter, OwnedVariable, Twin, TwinLayer, adapted_twin, copy_model, layer_paths, owned_variables
+from kopt.graph.internals import flatten_layers
 from kopt.graph.tfmot import load_tfmot
 from kopt.prune.schedules import Schedule
 
@@ -45,7 +46,9 @@ def pruned_twin(
     settings = _settings(pattern)
     tfmot = load_tfmot()
     source = copy_model(model)
-    twin = adapted_twin(source)
+    # Not that of the copy, in which masks have become tensors like others.
+    twin = adapted_twin(model)
+    copies = {path: layer for layer, path in _by_path(source)}
     wanted = {one.layer_path: target for one, target in chosen}
     by_twin = {id(one.twin): one for one in twin.layers}
     wrapped: dict[str, Any] = {}
@@ -54,7 +57,7 @@ def pruned_twin(
     def wrap(layer: Any) -> Any:
         known = by_twin.get(id(layer))
         target = None if known is None else _target(known.path, wanted)
-        if known is None or target is None or not _is_supported(tfmot, layer):
+        if known is None or target is None or _has_mask(layer) or not _is_supported(tfmot, layer):
             return layer
         follows = _as_tfmot(tfmot, schedule, target)
         wrapped[known.path] = tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=follows, **settings)
@@ -67,9 +70,15 @@ def pruned_twin(
     if not wrapped:
         reasons = "; ".join(f"{one.layer} ({one.type}): {one.detail}" for one in (*more, *left)[:5])
         raise ConfigError(f"tfmot can prune nothing in the model {model.name!r}: {reasons}.")
-    _ORIGINS[pruned] = _Origin(source, twin.layers, targets, pattern, schedule)
+    layers = tuple(one._replace(layer=copies[one.path]) for one in twin.layers)
+    _ORIGINS[pruned] = _Origin(source, layers, targets, pattern, schedule)
     _with_steps(pruned, tfmot)
     return pruned, [*left, *more]
+
+
+def _by_path(model: keras.Model) -> list[tuple[keras.layers.Layer, str]]:
+    paths = layer_paths(model)
+    return [(layer, paths[id(layer)]) for layer in flatten_layers(model) if id(layer) in paths]
 
 
 def origin_of(model: Any) -> _Origin | None:
@@ -141,9 +150,23 @@ def _is_supported(tfmot: Any, layer: Any) -> bool:
     return bool(wrapper.layer.get_prunable_weights())
 
 
+def _has_mask(layer: Any) -> bool:
+    """Return whether a mask goes through a layer of a tf_keras model; tfmot's wrapper would lose it, silently."""
+    tensors = [tensor for node in layer.inbound_nodes for tensor in (*node.keras_inputs, *_listed(node.outputs))]
+    return any(getattr(tensor, "_keras_mask", None) is not None for tensor in tensors)
+
+
+def _listed(tensors: Any) -> list[Any]:
+    return list(keras.tree.flatten(tensors))
+
+
 def _reason(one: OwnedVariable, twin: Twin) -> str:
-    adapted = any(isinstance(layer.twin, Adapter) and _within(one.layer_path, layer.path) for layer in twin.layers)
-    return "it has no tf_keras twin" if adapted else "tfmot does not prune this kind of layer"
+    twins = [layer.twin for layer in twin.layers if _within(one.layer_path, layer.path)]
+    if any(isinstance(layer, Adapter) for layer in twins):
+        return "it has no tf_keras twin"
+    if any(_has_mask(layer) for layer in twins):
+        return "a mask goes through it, which tfmot's wrapper would lose"
+    return "tfmot does not prune this kind of layer"
 
 
 def _within(path: str, outer: str) -> bool:

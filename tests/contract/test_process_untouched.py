@@ -18,7 +18,7 @@ import zoo
 from bad_input import DATA, DENSE, X, Y
 
 import kopt
-from kopt import data, export, graph, measure, train
+from kopt import data, export, graph, measure, prune, train
 from kopt.core.errors import TrainingError, UnsafeModelError
 
 
@@ -115,6 +115,14 @@ CALLS = {
         lambda _: training_cases.network(),
     ),
     "estimate_memory": (lambda model, _: train.estimate_memory(model, 4), lambda _: training_cases.network()),
+    "prune.magnitude": (
+        lambda model, _: prune.finalize(prune.magnitude(model, 0.5)[0]),
+        lambda _: zoo.build("preprocessing"),
+    ),
+    "prune.magnitude by tfmot": (
+        lambda model, _: prune.finalize(prune.magnitude(model, 0.5, backend="tfmot")[0]),
+        lambda _: zoo.build("cnn"),
+    ),
     "a refusal": (be_refused, bad_input.keras_with_lambda),
 }
 

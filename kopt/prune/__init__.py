@@ -1,6 +1,7 @@
 """Weights that become zero."""
 
 from kopt.prune import schedules
+from kopt.prune.by_gradient import gradient
 from kopt.prune.by_magnitude import Magnitude, finalize, magnitude
 
-__all__ = ["Magnitude", "finalize", "magnitude", "schedules"]
+__all__ = ["Magnitude", "finalize", "gradient", "magnitude", "schedules"]

@@ -123,7 +123,7 @@ def magnitude(
     # The paths of the copy: models inside it may have become Functional, names stay.
     copy.put_under_masks([one.path for one, _ in chosen], [target for _, target in chosen], pattern, schedule)
     copy.pruning.start()
-    return copy, _report(copy, left)
+    return copy, report_of(copy, left)
 
 
 def finalize(model: keras.Model) -> tuple[keras.Model, Magnitude]:
@@ -145,7 +145,7 @@ def finalize(model: keras.Model) -> tuple[keras.Model, Magnitude]:
     if not is_pruned(model):
         raise InputError(f"The model {model.name!r} has no masks. Received a {type(model).__name__}; see `magnitude`.")
     model.pruning.apply()
-    return copy_model(model), _report(model, _without_mask(model, set(model.pruning.paths)))
+    return copy_model(model), report_of(model, _without_mask(model, set(model.pruning.paths)))
 
 
 def _without_mask(model: keras.Model, masked: set[str]) -> list[LayerAction]:
@@ -175,7 +175,8 @@ def _schedule(given: Any, pattern: Pattern, n_m: tuple[int, int]) -> Schedule:
     return schedule
 
 
-def _report(model: Any, left: Sequence[LayerAction]) -> Magnitude:
+def report_of(model: Any, left: Sequence[LayerAction], notes: tuple[str, ...] = ()) -> Magnitude:
+    """Return what is under masks in a model, and what is left dense."""
     masks = model.pruning
     rows = [
         PrunedVariable(
@@ -188,11 +189,16 @@ def _report(model: Any, left: Sequence[LayerAction]) -> Magnitude:
         )
         for one, target in zip(masks.owned, masks.targets, strict=True)
     ]
-    return _record(model.name, masks.pattern, masks.schedule, rows, left)
+    return _record(model.name, masks.pattern, masks.schedule, rows, left, notes)
 
 
 def _record(
-    name: str, pattern: Pattern, schedule: Schedule, rows: Sequence[PrunedVariable], left: Sequence[LayerAction]
+    name: str,
+    pattern: Pattern,
+    schedule: Schedule,
+    rows: Sequence[PrunedVariable],
+    left: Sequence[LayerAction],
+    notes: tuple[str, ...] = (),
 ) -> Magnitude:
     return Magnitude(
         model=name,
@@ -200,5 +206,5 @@ def _record(
         schedule=repr(schedule),
         variables=tuple(rows),
         skipped=tuple(left),
-        notes=(_SPEED[pattern.granularity],),
+        notes=(*notes, _SPEED[pattern.granularity]),
     )

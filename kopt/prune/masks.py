@@ -102,6 +102,11 @@ class Masks(keras.layers.Layer):
             self._assign(self._new_masks(sparsity))
         self.apply()
 
+    def fix(self, kept: Sequence[np.ndarray]) -> None:
+        """Take these masks (bool, one for each variable) and apply them."""
+        self._assign(kept)
+        self.apply()
+
     def apply(self) -> None:
         """Set every masked weight to zero."""
         for one, mask in zip(self.owned, self.masks, strict=True):

@@ -99,7 +99,7 @@ def gradients(
         collection = GradientCollection(
             model, trained, loss, training=bool(training), width=thresholds.saturation_width
         )
-        size, skipped = _collect(collection, model, _batches(data, batch_size), batches, loss)
+        size, skipped = _collect(collection, model, labelled_batches(data, batch_size), batches, loss)
     variables = _statistics(weights, trained, collection, size)
     together = collection.sums()[-1]
     activations = tuple(counts.statistics() for counts in collection.activations)
@@ -149,7 +149,7 @@ def _weights(model: keras.Model) -> tuple[list[OwnedVariable], list[OwnedVariabl
     return weights, trained
 
 
-def _batches(data: Any, batch_size: int) -> Iterator[tuple[Any, Any, Any]]:
+def labelled_batches(data: Any, batch_size: int) -> Iterator[tuple[Any, Any, Any]]:
     """Yield `(x, y, sample_weight)` as tensors."""
     if isinstance(data, (tuple, list)):
         if len(data) not in (2, 3):

@@ -1,0 +1,152 @@
+"""Pruning of weights that no gradient moves."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kopt.core.errors import ConfigError, DataError, NonFiniteError
+from kopt.core.pruning_records import Pattern
+from kopt.core.settings import choice, number, whole
+from kopt.graph import OwnedVariable, copy_model, require_built, require_finite
+from kopt.profile.gradient_flow.profile import labelled_batches
+from kopt.prune.by_magnitude import Magnitude, report_of
+from kopt.prune.pruned_model import PrunedFunctional, PrunedSequential
+from kopt.prune.schedules import Constant
+from kopt.prune.selection import choose
+from kopt.train.batch_loss import batch_loss, require_loss
+from kopt.train.snapshot import preserved
+from kopt.train.steps.input_checks import check_inputs
+
+_MEASURES = ("gradient", "taylor")
+
+
+def gradient(
+    model: keras.Model,
+    data: Any,
+    *,
+    threshold: float | None = None,
+    sparsity: float | None = None,
+    measure: str = "gradient",
+    batches: int = 16,
+    batch_size: int = 32,
+    loss: Any = None,
+    layers: Iterable[str] | None = None,
+    skip: Iterable[str] = (),
+    policy: str = "all",
+) -> tuple[keras.Model, Magnitude]:
+    """Return a copy of a model without the weights that the loss does not depend on, and what was put under masks.
+
+    The mean magnitude of the gradient over several batches is compared with a threshold, weight by weight. The masks
+    stay as they are; the copy trains, saves and is finished like one of `magnitude`.
+
+    Formulas: with `g_i` the gradient of batch `i` of `n`, `"gradient"` is `sum |g_i| / n`; `"taylor"` is
+    `sum |g_i w| / n`, which estimates how the loss changes without the weight.
+
+    Args:
+        model: Functional or Sequential, built; not changed.
+        data: `(x, y)` or `(x, y, sample_weight)` arrays, or a `tf.data.Dataset` of such batches.
+        threshold: weights below it are removed; or
+        sparsity: share of all weights to remove, those with the smallest measure. Give one of the two.
+        measure: `"gradient"` or `"taylor"`.
+        batches: how many to look at, at most. From one alone chance decides, and the report says so.
+        batch_size: of arrays.
+        loss: a loss of Keras; the compiled one by default.
+        layers: names of the only layers to prune.
+        skip: names of layers to leave dense.
+        policy: see `magnitude`.
+
+    Raises:
+        ConfigError: no loss, neither or both of `threshold` and `sparsity`, or nothing lies below the threshold.
+        DataError: the data does not fit the model, or is empty.
+        NonFiniteError: a weight or a gradient is NaN or infinite.
+
+    Source: Molchanov et al., "Pruning convolutional neural networks for resource efficient inference", 2017,
+    https://arxiv.org/abs/1611.06440
+    """
+    require_built(model)
+    require_finite(model)
+    require_loss(model, loss)
+    choice("measure", measure, _MEASURES)
+    whole("batches", batches)
+    if (threshold is None) == (sparsity is None):
+        raise ConfigError(
+            f"Give one of `threshold` and `sparsity`. Received: threshold={threshold!r}, sparsity={sparsity!r}."
+        )
+    if sparsity is not None and number("sparsity", sparsity, least=0.0) >= 1.0:
+        raise ConfigError(f"`sparsity` must be in [0, 1). Received: {sparsity!r}.")
+    if threshold is not None:
+        number("threshold", threshold, least=0.0, open_below=True)
+    pattern = Pattern()
+    chosen, left = choose(model, 0.5, layers=layers, skip=skip, ratios=None, policy=policy, pattern=pattern)
+    owned = [one for one, _ in chosen]
+    with preserved(model):
+        measured, taken = _measured(model, owned, data, measure, batches, batch_size, loss)
+    kept = _kept(measured, threshold, sparsity)
+    zero = [1 - float(np.mean(mask)) for mask in kept]
+    share = sum(float((~mask).sum()) for mask in kept) / sum(mask.size for mask in kept)
+    if share == 0.0:
+        least = min(float(values.min()) for values in measured)
+        raise ConfigError(
+            f"No weight has a mean {measure} below {threshold!r}; the smallest is {least:.3g}. Raise `threshold`, or "
+            f"give a `sparsity`."
+        )
+    copy = copy_model(model, functional=PrunedFunctional, sequential=PrunedSequential)
+    copy.put_under_masks([one.path for one in owned], zero, pattern, Constant(share))
+    copy.pruning.fix(kept)
+    counted = f"Measured over {taken} batches." if taken > 1 else "Measured on a single batch: chance has decided."
+    return copy, report_of(copy, left, notes=(counted,))
+
+
+def _kept(measured: Sequence[np.ndarray], threshold: float | None, sparsity: float | None) -> list[np.ndarray]:
+    """Return masks of the weights that stay; the one with the largest measure of a kernel always does."""
+    if threshold is None:
+        together = np.sort(np.concatenate([values.ravel() for values in measured]))
+        threshold = float(together[min(round(len(together) * (sparsity or 0.0)), len(together) - 1)])
+    return [(values >= threshold) | (values >= values.max()) for values in measured]
+
+
+def _measured(
+    model: keras.Model,
+    owned: Sequence[OwnedVariable],
+    data: Any,
+    measure: str,
+    batches: int,
+    batch_size: int,
+    loss: Any,
+) -> tuple[list[np.ndarray], int]:
+    """Return the measure of every weight, a mean over batches, and their number."""
+    variables = [one.variable for one in owned]
+    sums = [tf.Variable(tf.zeros(variable.shape, tf.float32)) for variable in variables]
+
+    def add(x: Any, y: Any, weight: Any) -> Any:
+        with tf.GradientTape() as tape:
+            value = batch_loss(model, loss, (x, y, weight), training=True)
+        gradients = tape.gradient(value, [variable.value for variable in variables])
+        for total, found, variable in zip(sums, gradients, variables, strict=True):
+            if found is not None:
+                dense = tf.cast(tf.convert_to_tensor(found), tf.float32)
+                factor = tf.cast(variable.value, tf.float32) if measure == "taylor" else 1.0
+                total.assign_add(tf.abs(dense * factor))
+        return value
+
+    step = tf.function(add, autograph=False, reduce_retracing=True)
+    taken = 0
+    for x, y, weight in labelled_batches(data, batch_size):
+        if not taken:
+            check_inputs(model, x, y, weight, loss=loss)
+        step(x, y, weight)
+        taken += 1
+        if taken == batches:
+            break
+    if not taken:
+        raise DataError("There is no batch to look at: `data` is empty.")
+    means = [total.numpy() / taken for total in sums]
+    for one, values in zip(owned, means, strict=True):
+        if not np.isfinite(values).all():
+            raise NonFiniteError(
+                f"The gradient of {one.path!r} is NaN or infinite. `kopt.train.locate_nonfinite` says where it begins."
+            )
+    return means, taken

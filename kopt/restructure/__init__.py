@@ -1,5 +1,6 @@
 """Another architecture from the same weights; each function returns a new plain Keras model and a report."""
 
 from kopt.restructure.batch_norm_folding import fold_batch_norm
+from kopt.restructure.factorization import low_rank
 
-__all__ = ["fold_batch_norm"]
+__all__ = ["fold_batch_norm", "low_rank"]

@@ -1,6 +1,7 @@
 """What layers cost before and after."""
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 
 import keras
@@ -11,6 +12,9 @@ from kopt.core.records import LayerAction
 from kopt.core.restructure_records import RestructuredLayer, RestructureReport
 from kopt.report.look import Shown
 from kopt.report.restructuring import RESTRUCTURING
+
+# The profile puts this after the name of a shared layer, or of a shared nested model.
+_LATER_CALL = re.compile(r" \(call \d+\)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Costs:
         self._parameters: dict[str, int] = {}
         self._macs: dict[str, int | None] = {}
         for layer in costs.layers:
-            path = layer.name.split(" (call ")[0]
+            path = _LATER_CALL.sub("", layer.name)
             self._parameters[path] = self._parameters.get(path, 0) + layer.parameters
             before = self._macs.get(path, 0)
             self._macs[path] = None if before is None or layer.macs is None else before + layer.macs

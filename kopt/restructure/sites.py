@@ -36,29 +36,20 @@ class Site:
 def sites_of(view: GraphView) -> tuple[Site, ...]:
     """Return the layers of a model in the order of their first call; operations and nested models are no sites."""
     paths: dict[int, str] = {}
-    layers: dict[int, keras.layers.Layer] = {}
     calls: dict[int, list[tuple[GraphView, Call]]] = {}
-    for inner, prefix in views_of(view):
-        for call in inner.calls:
-            if call.nested is None and isinstance(call.operation, keras.layers.Layer):
-                key = id(call.operation)
-                paths.setdefault(key, f"{prefix}{call.operation.name}")
-                layers[key] = call.operation
-                calls.setdefault(key, []).append((inner, call))
-    return tuple(Site(path, layers[key], tuple(calls[key])) for key, path in paths.items())
+    for path, inner, call in _calls(view, "", set()):
+        paths.setdefault(id(call.operation), path)
+        calls.setdefault(id(call.operation), []).append((inner, call))
+    return tuple(Site(path, calls[key][0][1].operation, tuple(calls[key])) for key, path in paths.items())
 
 
-def views_of(view: GraphView) -> tuple[tuple[GraphView, str], ...]:
-    """Return the view and those of all nested models, each model once, with the prefix of the paths in it."""
-    found: dict[int, tuple[GraphView, str]] = {id(view): (view, "")}
-    found.update({id(operation): pair for operation, pair in _nested(view, "")})
-    return tuple(found.values())
-
-
-def _nested(view: GraphView, prefix: str) -> Iterator[tuple[keras.Operation, tuple[GraphView, str]]]:
-    for operation in view.operations:
-        inner = view.calls_of(operation)[0].nested
-        if inner is not None:
-            path = f"{prefix}{operation.name}/"
-            yield operation, (inner, path)
-            yield from _nested(inner, path)
+def _calls(view: GraphView, prefix: str, seen: set[int]) -> Iterator[tuple[str, GraphView, Call]]:
+    """Yield the calls of layers with their paths; nested models are entered at their first call."""
+    for call in view.calls:
+        path = f"{prefix}{call.operation.name}"
+        if call.nested is None:
+            if isinstance(call.operation, keras.layers.Layer):
+                yield path, view, call
+        elif id(call.operation) not in seen:
+            seen.add(id(call.operation))
+            yield from _calls(call.nested, f"{path}/", seen)

@@ -2,5 +2,6 @@
 
 from kopt.restructure.batch_norm_folding import fold_batch_norm
 from kopt.restructure.factorization import low_rank
+from kopt.restructure.separable_convolutions import depthwise_separable
 
-__all__ = ["fold_batch_norm", "low_rank"]
+__all__ = ["depthwise_separable", "fold_batch_norm", "low_rank"]

@@ -69,3 +69,99 @@ class RestructureReport(Record):
     def worst(self) -> RestructuredLayer | None:
         """The layer whose weights changed most."""
         return max(self.applied, key=lambda layer: layer.error, default=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerVariance(Record):
+    """How large the weights and the output of a layer are before and after.
+
+    Attributes:
+        name: path.
+        type: class name.
+        rule: what was drawn, e.g. `"he_normal"`, `"zeros"` or `"reset"` for a normalization.
+        weight_std_before, weight_std_after: standard deviation of the kernel, of the last one where there are two;
+            of the scales (gamma) of a normalization; 0 where it has none.
+        output_std_before, output_std_after: standard deviation of all entries of the output of the first call.
+    """
+
+    name: str
+    type: str
+    rule: str
+    weight_std_before: float
+    weight_std_after: float
+    output_std_before: float
+    output_std_after: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ReinitializationReport(Record):
+    """What was drawn anew, and how the signal goes through the layers before and after.
+
+    Attributes:
+        model: name.
+        initializer: name.
+        seed: of the draws.
+        examples: on which outputs were computed.
+        data: `"given"` or `"noise"`.
+        layers: that were drawn anew, in the order of the model.
+        left: layers with weights that were not, with the reason.
+    """
+
+    model: str
+    initializer: str
+    seed: int
+    examples: int
+    data: str
+    layers: tuple[LayerVariance, ...]
+    left: tuple[LayerAction, ...]
+
+    @property
+    def spread_before(self) -> float:
+        """Largest standard deviation of an output over the smallest one, before; those of 0 are left out."""
+        return _spread([layer.output_std_before for layer in self.layers])
+
+    @property
+    def spread_after(self) -> float:
+        """The same after: near 1 the signal neither fades nor explodes."""
+        return _spread([layer.output_std_after for layer in self.layers])
+
+
+@dataclasses.dataclass(frozen=True)
+class ScalingReport(Record):
+    """What compound scaling made of a builder's model.
+
+    Attributes:
+        model: name.
+        phi: compound coefficient, `None` if the factors were given.
+        width, depth: factors of channels and of repeated layers.
+        resolution: factor of the side of the input.
+        pixels: side of the input that the builder was given.
+        parameters_before, parameters_after: of the model at factors of 1 and of the scaled one.
+        macs_before, macs_after: multiply-accumulates of one example.
+    """
+
+    model: str
+    phi: float | None
+    width: float
+    depth: float
+    resolution: float
+    pixels: int
+    parameters_before: int
+    parameters_after: int
+    macs_before: int
+    macs_after: int
+
+    @property
+    def expected_ratio(self) -> float:
+        """Factor of multiply-accumulates of a network of convolutions: `depth * width**2 * resolution**2`."""
+        return self.depth * self.width**2 * self.resolution**2
+
+    @property
+    def mac_ratio(self) -> float:
+        """Factor of multiply-accumulates that was counted."""
+        return self.macs_after / self.macs_before if self.macs_before else 1.0
+
+
+def _spread(deviations: list[float]) -> float:
+    positive = [deviation for deviation in deviations if deviation > 0]
+    return max(positive) / min(positive) if positive else 1.0

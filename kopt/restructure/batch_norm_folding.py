@@ -10,24 +10,12 @@ from kopt.core.records import LayerAction
 from kopt.graph import Call, GraphView
 from kopt.restructure import folding
 from kopt.restructure.accounting import Change, Costs, Restructuring, make_report
+from kopt.restructure.kinds import KINDS, TRANSPOSE, altered, kernel_names
 from kopt.restructure.selection import require_applied
 from kopt.restructure.sites import Site, sites_of
 from kopt.restructure.substitution import Substitute, Weights, changed, substituted, values
 
 L = keras.layers
-_KINDS: dict[type, str] = {
-    L.Conv1D: folding.CONV,
-    L.Conv2D: folding.CONV,
-    L.Conv3D: folding.CONV,
-    L.DepthwiseConv1D: folding.DEPTHWISE,
-    L.DepthwiseConv2D: folding.DEPTHWISE,
-    L.SeparableConv1D: folding.SEPARABLE,
-    L.SeparableConv2D: folding.SEPARABLE,
-    L.Conv1DTranspose: folding.TRANSPOSE,
-    L.Conv2DTranspose: folding.TRANSPOSE,
-    L.Conv3DTranspose: folding.TRANSPOSE,
-    L.Dense: folding.DENSE,
-}
 _CONSTRAINTS = ("kernel_constraint", "depthwise_constraint", "pointwise_constraint", "bias_constraint")
 
 
@@ -152,7 +140,7 @@ class _Folder:
         if maker is None:
             return None, "an input of the model comes before it"
         site = self._sites.get(id(maker.operation))
-        if site is None or type(site.layer) not in _KINDS:
+        if site is None or type(site.layer) not in KINDS:
             return None, f"{_called(maker)} before it is no convolution or dense layer"
         if site.layer.activation is not keras.activations.linear:
             return None, f"{_called(maker)} before it has an activation"
@@ -171,7 +159,7 @@ class _Folder:
                 return None, f"{len(takers)} layers take its output"
             taker = takers[0]
         site = self._sites.get(id(taker.operation))
-        if site is None or type(site.layer) not in _KINDS:
+        if site is None or type(site.layer) not in KINDS:
             return None, f"{_called(taker)} behind it is no convolution or dense layer"
         if not _spreads_evenly(site.layer) and np.any(_scale_and_shift(norm.layer)[1]):
             return None, f"{_called(taker)} behind it pads with zeros, which the shift would change"
@@ -183,8 +171,8 @@ def _fitting(norm: Site, site: Site, place: str) -> tuple[Site | None, str]:
     layer, named = site.layer, f"{type(site.layer).__name__} {site.layer.name!r} {place} it"
     if len(site.calls) > 1:
         return None, f"{named} is shared by {len(site.calls)} calls"
-    if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
-        return None, f"{named} is quantized or has LoRA weights"
+    if reason := altered(layer):
+        return None, f"{named}: {reason}"
     if layer.compute_dtype != norm.layer.compute_dtype:
         return None, f"{named} computes in {layer.compute_dtype}, it in {norm.layer.compute_dtype}"
     rank = len(norm.input_shapes[0])
@@ -197,7 +185,7 @@ def _unfit_norm(norm: Site) -> str:
     """Return why a normalization stays whatever is beside it."""
     if len(norm.calls) > 1:
         return f"it is shared by {len(norm.calls)} calls"
-    if norm.calls[0][1].arguments[1].get("training") is True:
+    if norm.in_training_mode:
         return "it is called with `training=True` and uses the statistics of the batch"
     return ""
 
@@ -210,9 +198,8 @@ def _passed_on(norm: Site) -> Substitute:
 
 
 def _host(site: Site) -> _Host:
-    layer, kind = site.layer, _KINDS[type(site.layer)]
-    names = ("depthwise_kernel", "pointwise_kernel") if kind == folding.SEPARABLE else ("kernel",)
-    weights = {name: values(getattr(layer, name)) for name in names}
+    layer, kind = site.layer, KINDS[type(site.layer)]
+    weights = {name: values(getattr(layer, name)) for name in kernel_names(kind)}
     channels = site.output_shapes[0][_channel_axis(layer, len(site.output_shapes[0]))]
     weights["bias"] = np.zeros(channels or 0) if layer.bias is None else values(layer.bias)
     return _Host(site, kind, weights)
@@ -228,7 +215,7 @@ def _spreads_evenly(layer: keras.layers.Layer) -> bool:
     if isinstance(layer, L.Dense):
         return True
     pointlike = all(size == 1 for size in layer.kernel_size)
-    if _KINDS[type(layer)] == folding.TRANSPOSE:
+    if KINDS[type(layer)] == TRANSPOSE:
         return pointlike and all(stride == 1 for stride in layer.strides)
     return pointlike or layer.padding == "valid"
 

@@ -14,6 +14,7 @@ from kopt.core.settings import choice, number, whole
 from kopt.graph import GraphView, require_finite
 from kopt.restructure.accounting import Change, Costs, Restructuring, make_report
 from kopt.restructure.factorized_layers import CONVOLUTIONS, Factorization, Ranks, factorization
+from kopt.restructure.kinds import altered
 from kopt.restructure.selection import Layers, chosen, find, require_applied
 from kopt.restructure.sites import Site, sites_of
 from kopt.restructure.substitution import Substitute, fresh_names, substituted
@@ -229,8 +230,8 @@ def _unfit(site: Site) -> str:
     layer = site.layer
     if type(layer) not in (L.Dense, L.Conv2D):
         return "it is no Dense or Conv2D layer"
-    if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
-        return "it is quantized or has LoRA weights"
+    if reason := altered(layer):
+        return reason
     if getattr(layer, "groups", 1) != 1:
         return f"it works in {layer.groups} groups"
     return ""

@@ -6,8 +6,7 @@ Inference computes `y = gamma * (x - mean) / sqrt(variance + epsilon) + beta` ch
 
 import numpy as np
 
-# What a layer's weights are like. `Weights` hold "kernel" (or "depthwise_kernel" and "pointwise_kernel") and "bias".
-CONV, DEPTHWISE, SEPARABLE, TRANSPOSE, DENSE = "conv", "depthwise", "separable", "transpose", "dense"
+from kopt.restructure.kinds import DEPTHWISE, SEPARABLE, TRANSPOSE
 
 
 def scale_and_shift(
@@ -27,7 +26,7 @@ def fold_after(
     """Return weights of `scale * layer(x) + shift`.
 
     Args:
-        kind: of the layer, see above.
+        kind: of the layer, see `kinds`.
         weights: in Keras' layouts, with `"bias"`.
         scale: of the layer's output channels.
         shift: of the same.
@@ -53,7 +52,7 @@ def fold_before(
     Exact where every output sees the whole kernel: no padding with zeros, which would have to become `-shift / scale`.
 
     Args:
-        kind: of the layer, see above.
+        kind: of the layer, see `kinds`.
         weights: in Keras' layouts, with `"bias"`.
         scale: of the layer's input channels. A grouped convolution is known by its smaller kernel.
         shift: of the same.

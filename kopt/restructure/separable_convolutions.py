@@ -10,6 +10,7 @@ from kopt.core.settings import choice, number, whole
 from kopt.graph import GraphView, require_finite
 from kopt.restructure import factors
 from kopt.restructure.accounting import Change, Costs, Restructuring, make_report
+from kopt.restructure.kinds import altered
 from kopt.restructure.selection import Layers, chosen, require_applied
 from kopt.restructure.sites import Site, sites_of
 from kopt.restructure.substitution import FreshNames, Substitute, changed, fresh_names, like, substituted, values
@@ -93,8 +94,8 @@ def _unfit(site: Site, multiplier: int) -> str:
     layer = site.layer
     if type(layer) is not L.Conv2D:
         return "it is no Conv2D layer"
-    if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
-        return "it is quantized or has LoRA weights"
+    if reason := altered(layer):
+        return reason
     if layer.groups != 1:
         return f"it works in {layer.groups} groups"
     if all(size == 1 for size in layer.kernel_size):

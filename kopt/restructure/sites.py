@@ -32,6 +32,11 @@ class Site:
         """Shape of the first output of every call, batch axis first."""
         return tuple(tuple(call.outputs[0].shape) for _, call in self.calls)
 
+    @property
+    def in_training_mode(self) -> bool:
+        """Whether the model calls it with `training=True`."""
+        return any(call.arguments[1].get("training") is True for _, call in self.calls)
+
 
 def sites_of(view: GraphView) -> tuple[Site, ...]:
     """Return the layers of a model in the order of their first call; operations and nested models are no sites."""

@@ -34,18 +34,21 @@ class Substitute:
         return inputs
 
 
-def substituted(model: keras.Model, view: GraphView, substitutes: Mapping[int, Substitute]) -> keras.Model:
+def substituted(
+    model: keras.Model, view: GraphView, substitutes: Mapping[int, Substitute | keras.layers.Layer]
+) -> keras.Model:
     """Return a copy of `model` with other layers in the place of some.
 
     Args:
         model: Functional or Sequential; not changed.
         view: of it.
-        substitutes: by the id of the layer that they replace.
+        substitutes: by the id of the layer that they replace; a layer itself takes the arguments as they are, and what
+            weights it gets is the caller's business.
     """
-    frozen_modes = {id(site.layer): _InTrainingMode(site) for site in sites_of(view) if _in_training_mode(site)}
+    frozen_modes = {id(site.layer): _InTrainingMode(site) for site in sites_of(view) if site.in_training_mode}
     replacements: dict[int, Replacement] = {**frozen_modes, **substitutes}
     twin, _ = rewrite(model, lambda layer: replacements.get(id(layer)))
-    for substitute in substitutes.values():
+    for substitute in (value for value in substitutes.values() if isinstance(value, Substitute)):
         for layer, weights in zip(substitute.layers, substitute.weights, strict=True):
             assign(layer, weights)
     for mode in frozen_modes.values():
@@ -108,7 +111,3 @@ class _InTrainingMode:
 
     def finish(self) -> None:
         copy_weights(self._source, self._twin)
-
-
-def _in_training_mode(site: Site) -> bool:
-    return all(call.arguments[1].get("training") is True for _, call in site.calls)

@@ -47,8 +47,8 @@ def scale(
     Use it to grow or shrink an architecture to a budget. `builder` gets `width` and `depth` as factors, for which it
     calls `scaled_channels` and `scaled_repeats`, and `resolution` as the side of the input in pixels.
 
-    Formula: `depth = alpha**phi`, `width = beta**phi`, `resolution = gamma**phi`; the arithmetic of convolutions grows by
-    `depth * width**2 * resolution**2`, with the default constants by about `2**phi`.
+    Formula: `depth = alpha**phi`, `width = beta**phi`, `resolution = gamma**phi`; the arithmetic of convolutions grows
+    by `depth * width**2 * resolution**2`, with the default constants by about `2**phi`.
 
     Args:
         builder: function with the keyword arguments `width`, `depth` and `resolution` that returns a built model.
@@ -136,8 +136,8 @@ def _factors(
 ) -> tuple[float, float, float]:
     """Return the factors of width, depth and resolution."""
     checked = [number(name, value, least=0.0, open_below=True) for name, value in zip(_ARGUMENTS, given, strict=True)]
-    named = ("beta", "alpha", "gamma")
-    bases = tuple(number(name, base, least=0.0, open_below=True) for name, base in zip(named, bases, strict=True))
+    for name, base in zip(("beta", "alpha", "gamma"), bases, strict=True):
+        number(name, base, least=0.0, open_below=True)
     if phi is None:
         return checked[0], checked[1], checked[2]
     if any(value != 1.0 for value in checked):

@@ -33,11 +33,11 @@ def share_layers(
 ) -> tuple[keras.Model, Restructuring]:
     """Return a copy of `model` in which repeated blocks have one set of weights, as in ALBERT.
 
-    Use it on deep models of equal blocks where the size of the file matters, and train afterwards: the parameters fall by
-    the number of blocks, the arithmetic stays.
+    Use it on deep models of equal blocks where the size of the file matters, and train afterwards: the parameters fall
+    by the number of blocks, the arithmetic stays.
 
-    Formula: the shared weight is the mean of the originals, which of all is the nearest to them in the sum of squares; the
-    error of a layer is `norm(original - shared) / norm(original)` over all of its weights.
+    Formula: the shared weight is the mean of the originals, which of all is the nearest to them in the sum of squares;
+    the error of a layer is `norm(original - shared) / norm(original)` over all of its weights.
 
     Args:
         model: built Functional or Sequential model; not changed.
@@ -199,8 +199,8 @@ def _check_equal(group: Group) -> None:
             raise ConfigError(f"`blocks`: {site.path!r} cannot be shared: {reason}.")
         if site.calls[0][0] is not first.calls[0][0]:
             raise ConfigError(
-                f"`blocks`: {first.path!r} and {site.path!r} are in different nested models, which cannot share a layer "
-                f"when the model is saved."
+                f"`blocks`: {first.path!r} and {site.path!r} are in different nested models, which cannot share a "
+                f"layer when the model is saved."
             )
         if _signature(site) != _signature(first):
             raise ConfigError(

@@ -1,0 +1,82 @@
+"""Which layers a transform is to look at."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+import keras
+
+from kopt.core.errors import ConfigError, UnsupportedModelError, nearest
+from kopt.core.records import LayerAction
+from kopt.restructure.sites import Site
+
+# `None`: all that the transform knows; names or paths; or a function of the layer.
+Layers: TypeAlias = Iterable[str] | Callable[[keras.layers.Layer], bool] | None
+
+_LISTED = 5
+
+
+def chosen(sites: Iterable[Site], layers: Layers, known: Callable[[keras.layers.Layer], bool]) -> tuple[Site, ...]:
+    """Return the sites that `layers` asks for, in the order of the model.
+
+    Args:
+        sites: of the model.
+        layers: `None` for those that are `known`; names or paths of layers, or one; or a function of the layer that
+            says whether it is wanted, which is asked about known ones.
+        known: whether the transform has something to do with a layer.
+
+    Raises:
+        ConfigError: a name is of no layer of the model; or `layers` is something else.
+    """
+    sites = tuple(sites)
+    if layers is None:
+        return tuple(site for site in sites if known(site.layer))
+    if callable(layers):
+        return tuple(site for site in sites if known(site.layer) and layers(site.layer))
+    wanted = set(find(sites, [layers] if isinstance(layers, str) else layers, "layers"))
+    return tuple(site for site in sites if site in wanted)
+
+
+def find(sites: tuple[Site, ...], names: Iterable[Any], setting: str) -> tuple[Site, ...]:
+    """Return the site of every name or path.
+
+    Raises:
+        ConfigError: a name is of no layer, or of several.
+    """
+    return tuple(_named(sites, name, setting) for name in names)
+
+
+def require_applied(transform: str, model: str, applied: int, left: Iterable[LayerAction], kinds: str) -> None:
+    """Raise unless a transform treated at least one layer.
+
+    Raises:
+        UnsupportedModelError: it treated none; the reasons are listed.
+    """
+    if applied:
+        return
+    left = tuple(left)
+    if not left:
+        raise UnsupportedModelError(
+            f"`{transform}` found nothing to treat in model {model!r}: it holds no {kinds}. `model.summary()` shows "
+            f"what it holds."
+        )
+    more = f"; and {len(left) - _LISTED} more" if len(left) > _LISTED else ""
+    reasons = "; ".join(f"{action.layer} ({action.type}): {action.detail}" for action in left[:_LISTED])
+    raise UnsupportedModelError(
+        f"`{transform}` could treat none of {len(left)} layer(s) of model {model!r}: {reasons}{more}."
+    )
+
+
+def _named(sites: tuple[Site, ...], name: Any, setting: str) -> Site:
+    found = [site for site in sites if site.path == name] or [site for site in sites if site.layer.name == name]
+    if not found:
+        paths = [site.path for site in sites]
+        raise ConfigError(
+            f"`{setting}`: no layer is called {name!r}.{nearest(str(name), paths)} The model's layers: "
+            f"{', '.join(paths[: 4 * _LISTED])}{', ...' if len(paths) > 4 * _LISTED else ''}."
+        )
+    if len(found) > 1:
+        raise ConfigError(
+            f"`{setting}`: {name!r} is the name of {len(found)} layers. Give the path: "
+            f"{', '.join(site.path for site in found)}."
+        )
+    return found[0]

@@ -1,0 +1,64 @@
+"""Every restructured model is a plain Keras model: it keeps the signature, saves, loads, trains and exports."""
+
+import keras
+import numpy as np
+import pytest
+from restructure_cases import bits, distance, fits_one_step, inverted_residual, randomize, residual
+
+from kopt import export, restructure
+
+TRANSFORMS = {
+    "fold_batch_norm": lambda model: restructure.fold_batch_norm(model),
+    "low_rank_tucker": lambda model: restructure.low_rank(model, rank=2, layers=_wide),
+    "low_rank_channel": lambda model: restructure.low_rank(model, rank=2, layers=_wide, conv="channel"),
+    "low_rank_spatial": lambda model: restructure.low_rank(model, rank=2, layers=_wide, conv="spatial"),
+    "low_rank_target": lambda model: restructure.low_rank(model, target_macs=0.9),
+    "separable": lambda model: restructure.depthwise_separable(model, force=True),
+    "depthwise": lambda model: restructure.depthwise_separable(model, form="depthwise", force=True),
+    "he_normal": lambda model: restructure.reinitialize(model),
+    "share_layers": lambda model: restructure.share_layers(model),
+    "scale": lambda model: restructure.scale(_build, width=1.5, depth=1.5, pixels=16),
+}
+# Models in which there is nothing of the kind: MobileNetV2's block has 1x1 kernels only, and repeats nothing.
+NOTHING = {("separable", "inverted"), ("depthwise", "inverted"), ("share_layers", "inverted")}
+
+
+def _wide(layer):
+    return layer.name not in ("conv0", "project")
+
+
+def _build(width, depth, resolution):
+    x = inputs = keras.Input((resolution, resolution, 3))
+    for _ in range(restructure.scaled_repeats(1, depth)):
+        x = keras.layers.Conv2D(restructure.scaled_channels(8, width), 3, activation="relu")(x)
+    return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x), name="scaled")
+
+
+CASES = [
+    pytest.param(transform, build, id=f"{transform}-{build.__name__}")
+    for transform in TRANSFORMS
+    for build in (residual, inverted_residual)
+    if (transform, build.__name__.removesuffix("_residual")) not in NOTHING
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("transform", "build"), CASES)
+def test_the_new_model_is_a_plain_one(transform, build, tmp_path):
+    model = randomize(build())
+    before = bits(model)
+    new, report = TRANSFORMS[transform](model)
+    assert bits(model) == before
+    assert {id(v) for v in new.variables}.isdisjoint(id(v) for v in model.variables)
+    assert all(type(layer).__module__.startswith("keras.") for layer in new._flatten_layers())
+    if transform != "scale":
+        assert (new.output_names, new.output_shape) == (model.output_names, model.output_shape)
+    new.save(tmp_path / "new.keras")
+    assert distance(new, keras.saving.load_model(tmp_path / "new.keras")) == 0.0
+    artifact = export.tflite(new, tmp_path / "new.tflite")
+    assert artifact.parity.max_abs < 1e-4 * max(1.0, np.abs(np.asarray(new(np.ones((1, *new.input_shape[1:]))))).max())
+    fits_one_step(new)
+    record = next(base for base in type(report).__mro__[1:] if base.__name__.endswith("Report"))
+    assert record.from_json(report.to_json()).to_dict() == report.to_dict()
+    assert report.plot(tmp_path / "plot.svg").stat().st_size > 1000
+    assert all(len(line) <= 100 for line in report.table(width=100).splitlines())

@@ -10,7 +10,7 @@ from kopt.core.errors import KoptError
 from kopt.core.records import Budget
 from kopt.version import __version__
 
-_SUBPACKAGES = ("core", "data", "export", "graph", "measure", "profile", "report", "search", "train")
+_SUBPACKAGES = ("core", "data", "export", "graph", "measure", "profile", "prune", "report", "search", "train")
 _ATTRIBUTES = {"load_model": "kopt.graph", "optimize": "kopt.search"}
 
 __all__ = ["Budget", "KoptError", "__version__", *_SUBPACKAGES, *_ATTRIBUTES]

@@ -1,5 +1,6 @@
 """A Keras 3 model as a graph: checking, loading, viewing, rewriting it, and its tf_keras twin."""
 
+from kopt.graph.channels import ChannelGraph, ChannelGroup, channel_graph
 from kopt.graph.checks import fingerprint, require_built, require_finite, signature
 from kopt.graph.loading import load_model
 from kopt.graph.naming import OwnedVariable, layer_paths, owned_variables
@@ -9,9 +10,12 @@ from kopt.graph.view import Call, GraphView
 
 __all__ = [
     "Call",
+    "ChannelGraph",
+    "ChannelGroup",
     "GraphView",
     "OwnedVariable",
     "as_functional",
+    "channel_graph",
     "clone_layer",
     "copy_weights",
     "fingerprint",

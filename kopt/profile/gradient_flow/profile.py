@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError, UnsupportedModelError
@@ -20,6 +19,7 @@ from kopt.profile.tensorboard import InTensorBoard
 from kopt.report.gradients import GRADIENTS
 from kopt.train import AcceleratedModel, check_inputs, preserved
 from kopt.train.batch_loss import require_loss
+from kopt.train.labelled_batches import labelled_batches
 
 _LEAST_BATCHES = 2
 
@@ -99,7 +99,7 @@ def gradients(
         collection = GradientCollection(
             model, trained, loss, training=bool(training), width=thresholds.saturation_width
         )
-        size, skipped = _collect(collection, model, _batches(data, batch_size), batches, loss)
+        size, skipped = _collect(collection, model, labelled_batches(data, batch_size), batches, loss)
     variables = _statistics(weights, trained, collection, size)
     together = collection.sums()[-1]
     activations = tuple(counts.statistics() for counts in collection.activations)
@@ -147,27 +147,6 @@ def _weights(model: keras.Model) -> tuple[list[OwnedVariable], list[OwnedVariabl
     if not trained:
         raise UnsupportedModelError(f"Model {model.name!r} has no variables to train. Unfreeze layers.")
     return weights, trained
-
-
-def _batches(data: Any, batch_size: int) -> Iterator[tuple[Any, Any, Any]]:
-    """Yield `(x, y, sample_weight)` as tensors."""
-    if isinstance(data, (tuple, list)):
-        if len(data) not in (2, 3):
-            raise ConfigError(f"`data` is (x, y) or (x, y, sample_weight), or a data set. Received {len(data)} parts.")
-        arrays = tuple(tf.nest.map_structure(_array, part) for part in data)
-        lengths = {len(array) for array in tf.nest.flatten(arrays)}
-        if len(lengths) != 1:
-            raise DataError(f"Inputs and targets must have as many examples. Received: {sorted(lengths)}.")
-        data = tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
-    if not isinstance(data, tf.data.Dataset):
-        received = f"{type(data).__module__}.{type(data).__qualname__}"
-        raise DataError(f"`data` must be (x, y) arrays or a tf.data.Dataset of batches. Received: {received}.")
-    return map(keras.utils.unpack_x_y_sample_weight, data)
-
-
-def _array(values: Any) -> np.ndarray:
-    array = np.asarray(values)
-    return array.astype(np.float32) if array.dtype == np.float64 else array  # As `fit` does.
 
 
 def _collect(

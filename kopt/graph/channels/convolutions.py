@@ -4,7 +4,7 @@ import numpy as np
 
 from kopt.graph.channels.activations import by_channel, described
 from kopt.graph.channels.ledger import Visit
-from kopt.graph.channels.maps import ChannelMap, Channels, Unfollowed, grouped
+from kopt.graph.channels.maps import ChannelMap, Channels, UnfollowedError, grouped
 from kopt.graph.channels.space import Ids
 
 
@@ -81,11 +81,11 @@ def channel_axis(visit: Visit) -> int:
     """Return the axis of the channels of the input, as `data_format` says.
 
     Raises:
-        Unfollowed: the input has no axis for channels.
+        UnfollowedError: the input has no axis for channels.
     """
     rank = len(visit.main().shape)
     if rank < 3:
-        raise Unfollowed("its input has no axis of positions")
+        raise UnfollowedError("its input has no axis of positions")
     return 1 if getattr(visit.operation, "data_format", "channels_last") == "channels_first" else rank - 1
 
 

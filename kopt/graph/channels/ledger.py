@@ -6,12 +6,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from kopt.graph.channels.maps import Channels, ChannelMap, Fixed, Unfollowed
+from kopt.graph.channels.maps import ChannelMap, Channels, Fixed, UnfollowedError
 from kopt.graph.channels.space import ChannelSpace, Ids
 from kopt.graph.view import Call
 
-# What the entries of a weight mean along an axis. Zeros in all roles but "input" make a channel zero.
-ROLES = ("kernel", "bias", "scale", "offset", "mean", "variance", "input")
+# What the entries of a weight mean along an axis. A channel is zero if its kernels, biases, scales, offsets and means
+# are; "other" are weights that leave a zero what it is.
+ROLES = ("kernel", "bias", "scale", "offset", "mean", "other", "input")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,16 +107,16 @@ class Ledger:
         """Return the ids of a tensor along `axis`; of a fixed one new ids that stay.
 
         Raises:
-            Unfollowed: the channels are on another axis, or the size is open.
+            UnfollowedError: the channels are on another axis, or the size is open.
         """
         axis %= len(shape)
         size = shape[axis]
         if isinstance(channels, ChannelMap):
             if channels.axis != axis:
-                raise Unfollowed("it takes another axis for the channels")
+                raise UnfollowedError("it takes another axis for the channels")
             return channels.ids
         if size is None:
-            raise Unfollowed("the number of channels is open")
+            raise UnfollowedError("the number of channels is open")
         ids = self.space.new(size)
         self.space.freeze(ids, channels.reason)
         return ids
@@ -146,12 +147,12 @@ class Visit:
         """Return the only tensor that data comes in by; masks do not count.
 
         Raises:
-            Unfollowed: there is another one.
+            UnfollowedError: there is another one.
         """
         args, kwargs = self.call.arguments
         tensors = _tensors([args, {key: value for key, value in kwargs.items() if not key.endswith("mask")}])
         if len(tensors) != 1:
-            raise Unfollowed("it is called with several tensors")
+            raise UnfollowedError("it is called with several tensors")
         return tensors[0]
 
     def of(self, tensor: keras.KerasTensor) -> Channels:
@@ -168,10 +169,10 @@ class Visit:
         return next((one for one in self.operation.variables if one.name == name), None)
 
     def require_variables(self, *names: str) -> None:
-        """Raise `Unfollowed` if the layer has others than these, e.g. those of a quantized layer."""
+        """Raise `UnfollowedError` if the layer has others than these, e.g. those of a quantized layer."""
         others = [one.name for one in self.operation.variables if one.name not in names]
         if others:
-            raise Unfollowed(f"it has the weights {', '.join(others)}")
+            raise UnfollowedError(f"it has the weights {', '.join(others)}")
 
     def block(self, size: int, kind: str = "channels") -> Ids:
         """Return ids of channels that the layer makes; at every call of a shared layer the same."""
@@ -190,9 +191,7 @@ class Visit:
 
     def setting(self, key: str, ids: Ids, index: int | None = None) -> None:
         """Say that a size in the config counts these ids."""
-        known = self.ledger.settings.setdefault(
-            (self.path, key, index), Setting(self.path, key, index, ids)
-        )
+        known = self.ledger.settings.setdefault((self.path, key, index), Setting(self.path, key, index, ids))
         self.ledger.space.tie(known.ids, ids)
 
 

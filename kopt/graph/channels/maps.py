@@ -33,8 +33,8 @@ class Fixed:
 Channels = ChannelMap | Fixed
 
 
-class Unfollowed(Exception):  # noqa: N818: no error, kopt lets the channels stay
-    """An operation that channels cannot be followed through; its text is the reason."""
+class UnfollowedError(Exception):
+    """An operation that channels cannot be followed through; its text is the reason. Caught inside the room."""
 
 
 def reshaped(before: Shape, after: Shape, channels: ChannelMap) -> tuple[ChannelMap, tuple[tuple[Ids, Ids], ...]]:
@@ -44,15 +44,16 @@ def reshaped(before: Shape, after: Shape, channels: ChannelMap) -> tuple[Channel
     `(H, W, C)`, the entries that share a place on the last one can only go together.
 
     Args:
-        before, after: shapes, batch axis first. Open sizes must stand for the same entries on both sides.
+        before: shape, batch axis first. Open sizes must stand for the same entries before and after.
+        after: shape, batch axis first.
         channels: before the reshape.
 
     Raises:
-        Unfollowed: the entries cannot be matched.
+        UnfollowedError: the entries cannot be matched.
     """
     old, new = ([size or 1 for size in shape[1:]] for shape in (before, after))
     if math.prod(old) != math.prod(new):
-        raise Unfollowed("it reshapes open sizes or the batch")
+        raise UnfollowedError("it reshapes open sizes or the batch")
     spread = channels.ids.reshape([-1 if axis == channels.axis - 1 else 1 for axis in range(len(old))])
     entries = np.broadcast_to(spread, old).reshape(new)
     for axis in reversed(range(len(new))):
@@ -81,13 +82,13 @@ def reduced(channels: ChannelMap, rank: int, axes: tuple[int, ...], keepdims: bo
     """Return where the channels are after a reduction over `axes` of a tensor of `rank` axes.
 
     Raises:
-        Unfollowed: it reduces the channels themselves.
+        UnfollowedError: it reduces the channels themselves.
     """
     counted = {axis % rank for axis in axes}
     if channels.axis in counted:
-        raise Unfollowed("it computes over all channels")
+        raise UnfollowedError("it computes over all channels")
     if 0 in counted and not keepdims:
-        raise Unfollowed("it reduces the batch")
+        raise UnfollowedError("it reduces the batch")
     return channels if keepdims else ChannelMap(channels.axis - sum(a < channels.axis for a in counted), channels.ids)
 
 

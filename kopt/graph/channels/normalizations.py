@@ -2,7 +2,7 @@
 
 from kopt.graph.channels.convolutions import channel_axis
 from kopt.graph.channels.ledger import Visit
-from kopt.graph.channels.maps import ChannelMap, Channels, Unfollowed, grouped
+from kopt.graph.channels.maps import ChannelMap, Channels, UnfollowedError, grouped
 
 
 def batch_normalization(visit: Visit) -> Channels:
@@ -10,7 +10,7 @@ def batch_normalization(visit: Visit) -> Channels:
     visit.require_variables("gamma", "beta", "moving_mean", "moving_variance")
     axis = visit.operation.axis % len(visit.main().shape)
     ids = visit.ids(axis)
-    roles = {"gamma": "scale", "beta": "offset", "moving_mean": "mean", "moving_variance": "variance"}
+    roles = {"gamma": "scale", "beta": "offset", "moving_mean": "mean", "moving_variance": "other"}
     for name, role in roles.items():
         visit.entry(visit.variable(name), 0, ids, role)
     return ChannelMap(axis, ids)
@@ -58,7 +58,7 @@ def prelu(visit: Visit) -> Channels:
     axis = channels.axis if isinstance(channels, ChannelMap) else len(visit.main().shape) - 1
     if alpha.shape[axis - 1] != 1:
         ids = visit.ids(axis)
-        visit.entry(alpha, axis - 1, ids, "variance")
+        visit.entry(alpha, axis - 1, ids, "other")
     return channels
 
 
@@ -75,5 +75,5 @@ def rescaling(visit: Visit) -> Channels:
     """By one number for all channels."""
     numbers = (visit.operation.scale, visit.operation.offset)
     if any(getattr(number, "ndim", 0) or isinstance(number, (list, tuple)) for number in numbers):
-        raise Unfollowed("it has one number a channel in its config")
+        raise UnfollowedError("it has one number a channel in its config")
     return visit.of(visit.main())

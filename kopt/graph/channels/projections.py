@@ -8,7 +8,9 @@ import numpy as np
 from kopt.graph.channels.activations import by_channel, described
 from kopt.graph.channels.convolutions import made
 from kopt.graph.channels.ledger import Visit
-from kopt.graph.channels.maps import ChannelMap, Channels, Fixed, Unfollowed
+from kopt.graph.channels.maps import ChannelMap, Channels, Fixed, UnfollowedError
+
+_ATTENTION_ARGUMENTS = ("query", "value", "key", "query_mask", "value_mask", "key_mask", "attention_mask")
 
 
 def dense(visit: Visit) -> Channels:
@@ -54,7 +56,7 @@ def multi_head_attention(visit: Visit) -> list[Channels]:
     """Whole heads can go; what it takes and gives is as wide as the stream that it stands in."""
     layer, (query, value, key) = visit.operation, _operands(visit)
     if layer.get_config()["output_shape"] is not None or layer.get_config().get("use_gate"):
-        raise Unfollowed("its output has a shape of its own")
+        raise UnfollowedError("its output has a shape of its own")
     visit.require_variables("kernel", "bias", "seed_generator_state")
     taken = [visit.ids(-1, tensor) for tensor in (query, value, key)]
     stream, heads = taken[0], visit.block(layer.num_heads, "heads")
@@ -76,16 +78,16 @@ def _operands(visit: Visit) -> tuple[Any, Any, Any]:
     """Return query, value and key.
 
     Raises:
-        Unfollowed: another tensor has an axis for heads or channels, or one of these is no tensor.
+        UnfollowedError: another tensor has an axis for heads or channels, or one of these is no tensor.
     """
     args, kwargs = visit.call.arguments
-    named = dict(zip(("query", "value", "key", "query_mask", "value_mask", "key_mask", "attention_mask"), args))
+    named = dict(zip(_ATTENTION_ARGUMENTS, args, strict=False))
     named.update(kwargs)
     mask = named.get("attention_mask")
     if mask is not None and len(mask.shape) != 3:
-        raise Unfollowed("its mask may differ from head to head")
+        raise UnfollowedError("its mask may differ from head to head")
     query, value = named.get("query"), named.get("value")
     key = named.get("key") if named.get("key") is not None else value
     if not all(isinstance(tensor, keras.KerasTensor) for tensor in (query, value, key)):
-        raise Unfollowed("an operand is a constant")
+        raise UnfollowedError("an operand is a constant")
     return query, value, key

@@ -8,7 +8,7 @@ import keras
 from kopt.graph.channels.activations import by_channel, described
 from kopt.graph.channels.convolutions import channel_axis
 from kopt.graph.channels.ledger import Visit
-from kopt.graph.channels.maps import ChannelMap, Channels, Unfollowed, permuted, reduced, reshaped
+from kopt.graph.channels.maps import ChannelMap, Channels, UnfollowedError, permuted, reduced, reshaped
 
 
 def same(visit: Visit) -> Channels:
@@ -20,7 +20,7 @@ def activation(visit: Visit) -> Channels:
     """Every entry is computed from that entry, if the activation is of that kind."""
     function = visit.operation.activation
     if not by_channel(function):
-        raise Unfollowed(f"its activation {described(function)!r} may compute over all channels")
+        raise UnfollowedError(f"its activation {described(function)!r} may compute over all channels")
     return visit.of(visit.main())
 
 
@@ -35,7 +35,7 @@ def spatial(visit: Visit) -> Channels:
     """Pooling, padding, cropping, enlarging: positions change, channels do not."""
     channels, axis = visit.of(visit.main()), channel_axis(visit)
     if isinstance(channels, ChannelMap) and channels.axis != axis:
-        raise Unfollowed("it takes another axis for the channels")
+        raise UnfollowedError("it takes another axis for the channels")
     return channels
 
 
@@ -49,7 +49,7 @@ def reduction(visit: Visit) -> Channels:
     """Of `keras.ops`, over some axes."""
     axes = visit.operation.axis
     if axes is None:
-        raise Unfollowed("it computes over all channels")
+        raise UnfollowedError("it computes over all channels")
     return _reduce(visit, axes if isinstance(axes, (list, tuple)) else [axes], visit.operation.keepdims)
 
 
@@ -63,7 +63,7 @@ def _reduce(visit: Visit, axes: Any, keepdims: bool) -> Channels:
 def flatten(visit: Visit) -> Channels:
     """All axes but the batch become one."""
     if getattr(visit.operation, "data_format", "channels_last") == "channels_first" and len(visit.main().shape) > 2:
-        raise Unfollowed("it flattens channels that come first in another order")
+        raise UnfollowedError("it flattens channels that come first in another order")
     return _reshape(visit)
 
 
@@ -144,12 +144,12 @@ def getitem(visit: Visit) -> Channels:
         return channels
     items = list(item) if isinstance(item, tuple) else [item]
     if any(not isinstance(one, (int, slice)) and one is not Ellipsis for one in items):
-        raise Unfollowed("it picks entries by something else than whole numbers and slices")
+        raise UnfollowedError("it picks entries by something else than whole numbers and slices")
     if Ellipsis in items:
         place = items.index(Ellipsis)
         items[place : place + 1] = [slice(None)] * (len(tensor.shape) - len(items) + 1)
     if channels.axis < len(items) and items[channels.axis] != slice(None):
-        raise Unfollowed("it picks some of the channels")
+        raise UnfollowedError("it picks some of the channels")
     dropped = sum(not isinstance(one, slice) for one in items[: channels.axis])
     return ChannelMap(channels.axis - dropped, channels.ids)
 
@@ -161,7 +161,7 @@ def pad(visit: Visit) -> Channels:
         widths = visit.operation.pad_width
         uniform = not isinstance(widths[0], (list, tuple))
         if any(widths if uniform else widths[channels.axis]):
-            raise Unfollowed("it pads the channels")
+            raise UnfollowedError("it pads the channels")
     return channels
 
 
@@ -169,12 +169,12 @@ def concatenate(visit: Visit) -> Channels:
     """One after the other along the axis of the channels; along another axis they are the same."""
     tensors = [tensor for tensor in visit.call.arguments[0][0] if isinstance(tensor, keras.KerasTensor)]
     if len(tensors) != len(visit.call.arguments[0][0]):
-        raise Unfollowed("it puts a constant beside the channels")
+        raise UnfollowedError("it puts a constant beside the channels")
     rank = len(tensors[0].shape)
     axis = operator.index(visit.operation.axis) % rank
     mapped = {channels.axis for channels in map(visit.of, tensors) if isinstance(channels, ChannelMap)}
     if len(mapped) > 1:
-        raise Unfollowed("its inputs have their channels on different axes")
+        raise UnfollowedError("its inputs have their channels on different axes")
     place = mapped.pop()
     ids = [visit.ids(place, tensor) for tensor in tensors]
     if place == axis:
@@ -193,16 +193,16 @@ def elementwise(visit: Visit) -> Channels:
     # An axis of size 1 is repeated, unless the result has size 1, too.
     wide = [(t, c) for t, c in wide if c.ids.size == visit.call.outputs[0].shape[c.axis - len(t.shape)]]
     if not wide:
-        raise Unfollowed("all of its channels are repeated")
+        raise UnfollowedError("all of its channels are repeated")
     places = {channels.axis - len(tensor.shape) for tensor, channels in wide}
     if len(places) > 1:
-        raise Unfollowed("its inputs have their channels on different axes")
+        raise UnfollowedError("its inputs have their channels on different axes")
     place, ids = places.pop(), wide[0][1].ids
     for leaf in leaves:
         shape = tuple(getattr(leaf, "shape", ()))
         if len(shape) < -place or shape[place] == 1:
             continue
         if not isinstance(leaf, keras.KerasTensor):
-            raise Unfollowed("it has a constant with one number a channel")
+            raise UnfollowedError("it has a constant with one number a channel")
         visit.ledger.space.tie(ids, visit.ids(place, leaf))
     return ChannelMap(place + rank, ids)

@@ -4,7 +4,7 @@ import keras
 
 from kopt.core.errors import ConfigError, nearest
 from kopt.graph.channels.ledger import Ledger, Passage, Visit, fixed
-from kopt.graph.channels.maps import ChannelMap, Channels, Fixed, Unfollowed
+from kopt.graph.channels.maps import ChannelMap, Channels, Fixed, UnfollowedError
 from kopt.graph.channels.rules import rule_of
 from kopt.graph.internals import node_of
 from kopt.graph.view import Call, GraphView
@@ -82,7 +82,7 @@ class _Walker:
             return fixed(visit, f"{visit.path!r} ({kind}) is not known to kopt")
         try:
             found = rule(visit)
-        except Unfollowed as reason:
+        except UnfollowedError as reason:
             text = f"{visit.path!r} ({kind}): {reason}"
             self._unshrunk.append((operation, visit.path, text))
             return fixed(visit, text)

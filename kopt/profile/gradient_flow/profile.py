@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kopt.core.errors import ConfigError, DataError, UnsupportedModelError
+from kopt.core.errors import DataError, UnsupportedModelError
 from kopt.core.gradient_records import GradientProfile, GradientThresholds, VariableGradient
 from kopt.core.settings import whole
 from kopt.graph import OwnedVariable, owned_variables, require_built

@@ -35,7 +35,9 @@ class _Counted:
         call = dataclasses.replace(self.flat, input_shapes=inputs)
         args, kwargs = call.with_shapes(self.flat.call.arguments)
         operands = operand_shapes(self.flat.operation, self.flat.operation.call, args, kwargs)
-        cost = layer_cost(type(self.flat.operation).__name__, applied(self.config, self.settings, kept), operands, output)
+        cost = layer_cost(
+            type(self.flat.operation).__name__, applied(self.config, self.settings, kept), operands, output
+        )
         return 0 if cost is None else cost.macs
 
 

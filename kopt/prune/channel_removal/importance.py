@@ -74,17 +74,17 @@ def by_gradients(graph: ChannelGraph, model: keras.Model, batches: Iterable[Any]
     makers = _makers(graph)
     variables = list({id(weight.variable): weight.variable for weight in makers}.values())
 
-    @tf.function
     def gradients(batch: Any) -> list[tf.Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([variable.value for variable in variables])
             value = batch_loss(model, loss, batch, training=False)
         return tape.gradient(value, [variable.value for variable in variables], unconnected_gradients="zero")
 
+    traced = tf.function(gradients)
     sums = [np.zeros(weight.units.size) for weight in makers]
     with preserved(model):
         for batch in batches:
-            found = dict(zip(map(id, variables), gradients(batch), strict=True))
+            found = dict(zip(map(id, variables), traced(batch), strict=True))
             for total, weight in zip(sums, makers, strict=True):
                 slope = np.asarray(tf.convert_to_tensor(found[id(weight.variable)]))
                 rows = rows_of(values_of(weight.variable), weight.axis)
@@ -111,7 +111,7 @@ def by_activations(graph: ChannelGraph, model: keras.Model, batches: Iterable[An
     watched = keras.Model(model.inputs, [tensor for tensor, _ in read.values()])
     with preserved(model):
         for x, *_ in batches:
-            values = watched(keras.tree.flatten(x), training=False)
+            values = keras.tree.flatten(watched(keras.tree.flatten(x), training=False))
             for value, (_, (axis, units)) in zip(values, read.values(), strict=True):
                 entries = np.moveaxis(np.asarray(value), axis, -1).reshape(-1, units.size)
                 tally.add(units, criteria.active_share(entries))

@@ -195,8 +195,8 @@ class _Goal:
         if least > target:
             raise ConfigError(
                 f"`{self.quantity}={self.value:g}` ({target:,.0f} {unit}) cannot be reached: {least:,} "
-                f"({least / before:.3f} of {before:,}) are left with every group at its smallest width. Lower `round_to` "
-                f"or `min_channels`, or protect fewer layers."
+                f"({least / before:.3f} of {before:,}) are left with every group at its smallest width. Lower "
+                f"`round_to` or `min_channels`, or protect fewer layers."
             )
         low, high = 0, steps
         while high - low > 1:

@@ -62,8 +62,8 @@ def _from_config(model: keras.Model, graph: ChannelGraph, kept: Kept) -> keras.M
 
 def _pairs(old: Any, new: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:
     """Yield every layer of the old model with that of the new one, nested models opened, each once."""
-    twins = {operation.name: operation for operation in graph_of(new).operations}
-    for operation in graph_of(old).operations:
+    twins = {operation.name: operation for operation in _operations(new)}
+    for operation in _operations(old):
         if not isinstance(operation, keras.layers.Layer) or isinstance(operation, keras.layers.InputLayer):
             continue
         path, twin = f"{prefix}{operation.name}", twins[operation.name]
@@ -72,6 +72,11 @@ def _pairs(old: Any, new: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:
         else:
             copy_model_settings(operation, twin)
             yield from _pairs(operation, twin, f"{path}/")
+
+
+def _operations(model: keras.Model) -> list[Any]:
+    graph = graph_of(model)
+    return [] if graph is None else list(graph.operations)
 
 
 def _sliced(values: npt.NDArray[Any], axes: list[WeightAxis], kept: Kept) -> npt.NDArray[Any]:

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import keras
-import numpy as np
 
 from kopt.graph.channels.maps import ChannelMap, Channels, Fixed, UnfollowedError
 from kopt.graph.channels.space import ChannelSpace, Ids
@@ -98,10 +97,6 @@ class Ledger:
         written += [setting.ids for setting in self.settings.values() if setting.path == path]
         for ids in written:
             self.space.freeze(ids, reason)
-
-    def joined(self, parts: list[Ids]) -> Ids:
-        """Return ids one after the other."""
-        return np.concatenate(parts)
 
     def ids(self, channels: Channels, axis: int, shape: tuple[int | None, ...]) -> Ids:
         """Return the ids of a tensor along `axis`; of a fixed one new ids that stay.

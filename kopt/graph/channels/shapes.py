@@ -4,6 +4,7 @@ import operator
 from typing import Any
 
 import keras
+import numpy as np
 
 from kopt.graph.channels.activations import by_channel, described
 from kopt.graph.channels.convolutions import channel_axis
@@ -178,7 +179,7 @@ def concatenate(visit: Visit) -> Channels:
     place = mapped.pop()
     ids = [visit.ids(place, tensor) for tensor in tensors]
     if place == axis:
-        return ChannelMap(axis, visit.ledger.joined(ids))
+        return ChannelMap(axis, np.concatenate(ids))
     for other in ids[1:]:
         visit.ledger.space.tie(ids[0], other)
     return ChannelMap(place, ids[0])

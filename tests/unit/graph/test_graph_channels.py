@@ -87,9 +87,7 @@ def test_flatten_repeats_and_reshape_sets_its_shape():
     kernel = next(one for one in graph.weights if one.path == "b" and one.axis == 0)
     assert kernel.units.tolist() == units_of(graph, "a") * 4
     assert {group.layers: (group.units.size, group.width) for group in graph.free} == {("a",): (4, 4), ("b",): (6, 24)}
-    assert [(one.path, one.key, one.index) for one in graph.settings if one.path == "map"] == [
-        ("map", "target_shape", 2)
-    ]
+    assert [(one.key, one.index) for one in graph.settings if one.path == "map"] == [("target_shape", 2)]
 
 
 def test_what_kopt_does_not_know_makes_channels_stay():

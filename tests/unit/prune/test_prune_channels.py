@@ -13,6 +13,7 @@ from kopt.prune.channel_removal.costs import PrunedCosts
 from kopt.prune.channel_removal.rebuilding import rebuild
 
 L = keras.layers
+slow = pytest.mark.slow
 
 
 def image(channels=3, size=8):
@@ -128,6 +129,10 @@ CASES = [
     *(residual, dense_connections, squeeze_excite, depthwise, grouped, flattened, nested_and_shared, several_outputs),
     *(sequential, text, operations, shuffled),
 ]
+QUICK = [
+    case if case in (squeeze_excite, nested_and_shared, sequential, operations) else pytest.param(case, marks=slow)
+    for case in CASES
+]
 
 
 def build(case):
@@ -145,7 +150,7 @@ def test_channels_that_are_zero_go_without_a_trace(case):
     assert all(group.after == group.before for group in report.frozen)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+@pytest.mark.parametrize("case", QUICK, ids=lambda case: case.__name__)
 def test_the_result_is_a_plain_model_that_saves_and_trains(case, tmp_path):
     model = build(case)
     x, before = examples(model), [value.copy() for value in model.get_weights()]
@@ -184,7 +189,7 @@ def test_costs_are_predicted_exactly(case):
 def test_targets_are_reached(target, scope):
     _, report = kopt.prune.channels(build(residual), scope=scope, round_to=1, **{target: 0.6})
     kept = report.macs_kept if target == "target_macs" else report.parameters_kept
-    assert 0.57 < kept <= 0.6
+    assert 0.55 < kept <= 0.6
 
 
 def test_a_target_can_be_a_count():

@@ -12,7 +12,7 @@ class PrunedGroup(Record):
     Attributes:
         layers: paths of the layers that make the channels.
         kind: `"channels"`, `"units"` of recurrent layers, or `"heads"` of attention.
-        before, after: how many of them each of the layers has in this group.
+        before, after: how many of them each of the layers has in this group; the one with fewest, where they differ.
         divisor: what `after` is a multiple of.
         frozen: why nothing was removed; `""` if it could be.
         remark: what else changes with the width, e.g. a normalization over all channels; `""` if nothing does.

@@ -2,7 +2,10 @@
 
 from typing import Any
 
-_ACROSS = ("softmax", "log_softmax", "sparsemax", "glu", "threshold_softmax")
+import keras
+
+_ACROSS = ("softmax", "log_softmax", "sparsemax", "glu")
+_LAYERS = (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU)
 
 
 def by_channel(function: Any) -> bool:
@@ -10,9 +13,9 @@ def by_channel(function: Any) -> bool:
 
     Functions of the user may do anything, so they do not count.
     """
-    module = getattr(function, "__module__", type(function).__module__)
-    name = getattr(function, "__name__", type(function).__name__.lower())
-    return function is None or (module.startswith("keras.") and name not in _ACROSS)
+    if isinstance(function, keras.Operation):
+        return type(function) in _LAYERS
+    return function is None or (function.__module__.startswith("keras.") and described(function) not in _ACROSS)
 
 
 def described(function: Any) -> str:

@@ -1,7 +1,6 @@
 """The channels of a model as groups that can shrink, with everything that must shrink with them."""
 
 import dataclasses
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,7 +21,7 @@ class ChannelGroup:
     Attributes:
         units: numbers of the units, in the order of the channels.
         layers: paths of the layers that make the channels.
-        width: channels of each of these layers that belong to the group.
+        width: channels of each of these layers that belong to the group; of the layer with fewest, where they differ.
         kind: `"channels"`, `"units"` of recurrent layers, or `"heads"`.
         reason: why all of them stay; `""` if they may be removed.
         remark: what else changes when some are removed, e.g. a normalization over all channels; `""` if nothing does.
@@ -54,7 +53,7 @@ class WeightAxis:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SizeSetting:
-    """A size in a config, `config[key]` or `config[key][index]`, that counts these units."""
+    """A size in a config, `config[key]` or `config[key][index]`, that counts these units; dots go into dicts."""
 
     path: str
     key: str
@@ -159,7 +158,7 @@ def _groups(blocks: list[Block], units: Units) -> list[ChannelGroup]:
         ChannelGroup(
             units=np.array(members, np.int64),
             layers=tuple(blocks[number].path for number, _ in counts),
-            width=len(members) * math.lcm(*(count for _, count in counts)),
+            width=len(members) * min(count for _, count in counts),
             kind=blocks[counts[0][0]].kind,
             reason=reason or ("it is the only one" if len(members) == 1 else ""),
             remark=remark,

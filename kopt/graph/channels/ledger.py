@@ -35,7 +35,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Setting:
-    """A size in the config of a layer or operation: `config[key]`, or `config[key][index]`."""
+    """A size in the config of a layer or operation: `config[key]`, or `config[key][index]`; dots go into dicts."""
 
     path: str
     key: str
@@ -126,12 +126,14 @@ class Visit:
         call: as its graph has it.
         inputs: channels of the tensors of `call.inputs`.
         ledger: to write down what is found.
+        prefix: of keys in the config; that of a wrapper holds the config of the layer inside, at `"layer.config."`.
     """
 
     path: str
     call: Call
     inputs: tuple[Channels, ...]
     ledger: Ledger
+    prefix: str = ""
 
     @property
     def operation(self) -> Any:
@@ -186,7 +188,8 @@ class Visit:
 
     def setting(self, key: str, ids: Ids, index: int | None = None) -> None:
         """Say that a size in the config counts these ids."""
-        known = self.ledger.settings.setdefault((self.path, key, index), Setting(self.path, key, index, ids))
+        found = Setting(self.path, f"{self.prefix}{key}", index, ids)
+        known = self.ledger.settings.setdefault((found.path, found.key, index), found)
         self.ledger.space.tie(known.ids, ids)
 
 

@@ -52,6 +52,26 @@ def recurrent(visit: Visit) -> list[Channels]:
     return [ChannelMap(len(tensor.shape) - 1, outputs) for tensor in visit.call.outputs]
 
 
+def einsum_dense(visit: Visit) -> Channels:
+    """Like `dense` where the equation sums over the channels and has one new index, e.g. `"abc,cd->abd"`."""
+    layer = visit.operation
+    visit.require_variables("kernel", "bias")
+    left, result = layer.equation.replace(" ", "").split("->")
+    given, kernel = left.split(",")
+    summed, new = set(given) - set(result), set(result) - set(given)
+    if "." in left or len(summed) != 1 or len(new) != 1 or layer.bias_axes not in (None, *new):
+        raise UnfollowedError("its equation does more than one sum over the channels")
+    old_index, new_index = summed.pop(), new.pop()
+    inputs = visit.ids(given.index(old_index))
+    axis = result.index(new_index)
+    outputs = made(visit, visit.call.outputs[0].shape[axis])
+    visit.entry(visit.variable("kernel"), kernel.index(old_index), inputs, "input")
+    visit.entry(visit.variable("kernel"), kernel.index(new_index), outputs, "kernel")
+    visit.entry(visit.variable("bias"), 0, outputs, "bias")
+    visit.setting("output_shape", outputs, axis - 1)
+    return ChannelMap(axis, outputs)
+
+
 def multi_head_attention(visit: Visit) -> list[Channels]:
     """Whole heads can go; what it takes and gives is as wide as the stream that it stands in."""
     layer, (query, value, key) = visit.operation, _operands(visit)

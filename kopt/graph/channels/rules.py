@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import keras
 
-from kopt.graph.channels import convolutions, normalizations, projections, shapes
+from kopt.graph.channels import convolutions, normalizations, projections, shapes, wrappers
 from kopt.graph.channels.ledger import Visit
 from kopt.graph.channels.maps import Channels
 
@@ -23,6 +23,7 @@ LAYERS: dict[str, Rule] = {
     **dict.fromkeys(("SeparableConv1D", "SeparableConv2D"), convolutions.separable),
     **{f"Conv{dimensions}Transpose": convolutions.transposed for dimensions in _DIMENSIONS},
     "Dense": projections.dense,
+    "EinsumDense": projections.einsum_dense,
     "Embedding": projections.embedding,
     **dict.fromkeys(("LSTM", "GRU", "SimpleRNN"), projections.recurrent),
     "MultiHeadAttention": projections.multi_head_attention,
@@ -35,7 +36,8 @@ LAYERS: dict[str, Rule] = {
     "Activation": shapes.activation,
     "Softmax": shapes.softmax,
     **dict.fromkeys(("ReLU", "LeakyReLU", "ELU", "Identity", "ActivityRegularization", "StochasticDepth"), shapes.same),
-    **dict.fromkeys(("Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise"), shapes.same),
+    **dict.fromkeys(("Dropout", "AlphaDropout"), shapes.dropout),
+    **dict.fromkeys(("GaussianDropout", "GaussianNoise"), shapes.same),
     **dict.fromkeys(_every("SpatialDropout"), shapes.spatial),
     **dict.fromkeys(_every("AveragePooling", "MaxPooling", "ZeroPadding", "Cropping", "UpSampling"), shapes.spatial),
     **dict.fromkeys(_every("GlobalAveragePooling", "GlobalMaxPooling"), shapes.global_pooling),
@@ -45,6 +47,7 @@ LAYERS: dict[str, Rule] = {
     "RepeatVector": shapes.repeat_vector,
     "Concatenate": shapes.concatenate,
     **dict.fromkeys(("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"), shapes.elementwise),
+    "CustomScaleLayer": shapes.elementwise,  # of InceptionResNetV2: the first input and a part of the second
 }
 _BINARY = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "DivideNoNan", "Maximum", "Minimum", "Power")
 _UNARY = (
@@ -66,6 +69,14 @@ OPERATIONS: dict[str, Rule] = {
     "Pad": shapes.pad,
     "Concatenate": shapes.concatenate,
 }
+
+
+def _time_distributed(visit: Visit) -> Channels | list[Channels]:
+    return wrappers.time_distributed(visit, rule_of(visit.operation.layer))
+
+
+LAYERS["TimeDistributed"] = _time_distributed
+LAYERS["Bidirectional"] = wrappers.bidirectional
 
 
 def rule_of(operation: keras.Operation) -> Rule | None:

@@ -13,14 +13,29 @@ from kopt.graph.channels.maps import ChannelMap, Channels, UnfollowedError, perm
 
 
 def same(visit: Visit) -> Channels:
-    """Every entry is computed from that entry."""
+    """Every entry is computed from that entry, and from numbers that are the same for all channels."""
+    operation = visit.operation
+    settings = {} if isinstance(operation, keras.layers.Layer) else vars(operation)
+    public = [value for name, value in settings.items() if not name.startswith("_")]
+    for one in (*keras.tree.flatten(visit.call.arguments), *public):
+        if not isinstance(one, (keras.KerasTensor, str)) and (
+            getattr(one, "ndim", 0) or isinstance(one, (list, tuple))
+        ):
+            raise UnfollowedError("it may have one number a channel in its settings")
+    return visit.of(visit.main())
+
+
+def dropout(visit: Visit) -> Channels:
+    """Of single entries; a shape of the noise must not have the number of channels."""
+    if any(size not in (None, 1) for size in getattr(visit.operation, "noise_shape", None) or ()):
+        raise UnfollowedError("the shape of its noise is part of its config")
     return visit.of(visit.main())
 
 
 def activation(visit: Visit) -> Channels:
     """Every entry is computed from that entry, if the activation is of that kind."""
     function = visit.operation.activation
-    if not by_channel(function):
+    if visit.operation.variables or not by_channel(function):
         raise UnfollowedError(f"its activation {described(function)!r} may compute over all channels")
     return visit.of(visit.main())
 
@@ -160,8 +175,7 @@ def pad(visit: Visit) -> Channels:
     channels = visit.of(visit.main())
     if isinstance(channels, ChannelMap):
         widths = visit.operation.pad_width
-        uniform = not isinstance(widths[0], (list, tuple))
-        if any(widths if uniform else widths[channels.axis]):
+        if any(widths[channels.axis if len(widths) > 1 else 0]):
             raise UnfollowedError("it pads the channels")
     return channels
 

@@ -15,14 +15,19 @@ def applied(config: Mapping[str, Any], settings: Iterable[SizeSetting], kept: Ke
     """Return the config of a layer with its sizes as they are when only the units with `True` in `kept` are left."""
     smaller = dict(config)
     for setting in settings:
-        size = int(kept[setting.units].sum())
-        if setting.index is None:
-            smaller[setting.key] = size
-        else:
-            sizes = list(smaller[setting.key])
-            sizes[setting.index] = size
-            smaller[setting.key] = sizes
+        smaller = _with(smaller, setting.key.split("."), setting.index, int(kept[setting.units].sum()))
     return smaller
+
+
+def _with(config: Mapping[str, Any], keys: list[str], index: int | None, size: int) -> dict[str, Any]:
+    key, *inner = keys
+    if inner:
+        return {**config, key: _with(config[key], inner, index, size)}
+    if index is None:
+        return {**config, key: size}
+    sizes = list(config[key])
+    sizes[index] = size
+    return {**config, key: sizes}
 
 
 def shrunk(config: Mapping[str, Any], settings: Iterable[SizeSetting], kept: Kept) -> dict[str, Any]:
@@ -46,5 +51,14 @@ def _layer(entry: Mapping[str, Any], by_path: Mapping[str, list[SizeSetting]], k
     config, path = entry["config"], f"{prefix}{entry['config']['name']}"
     if isinstance(config.get("layers"), list):
         config = _model(config, by_path, kept, f"{path}/")
+    return _unbuilt({**entry, "config": applied(config, by_path.get(path, ()), kept)})
+
+
+def _unbuilt(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a serialized object, and those inside it, without the shapes that it was built with."""
     left = {key: value for key, value in entry.items() if key not in ("build_config", "compile_config")}
-    return {**left, "config": applied(config, by_path.get(path, ()), kept)}
+    inner = {
+        key: _unbuilt(value) if isinstance(value, dict) and "class_name" in value else value
+        for key, value in left["config"].items()
+    }
+    return {**left, "config": inner}

@@ -110,6 +110,15 @@ def text():
     return keras.Model(i, L.Dense(3, name="out")(L.LSTM(16, name="lstm")(x)), name="text")
 
 
+def wrapped():
+    i = keras.Input((5, 6))
+    x = L.Bidirectional(L.LSTM(16, return_sequences=True), name="both")(i)
+    x = L.TimeDistributed(L.Dense(16, activation="relu"), name="steps")(x)
+    x = L.EinsumDense("abc,cd->abd", output_shape=(None, 16), bias_axes="d", name="einsum")(x)
+    x = L.Bidirectional(L.GRU(16), merge_mode="sum", name="summed")(x)
+    return keras.Model(i, L.Dense(3, name="out")(x), name="wrapped")
+
+
 def operations():
     i = image()
     x = L.Conv2D(16, 3, name="a")(i)
@@ -127,7 +136,7 @@ def shuffled():
 
 CASES = [
     *(residual, dense_connections, squeeze_excite, depthwise, grouped, flattened, nested_and_shared, several_outputs),
-    *(sequential, text, operations, shuffled),
+    *(sequential, text, wrapped, operations, shuffled),
 ]
 QUICK = [
     case if case in (squeeze_excite, nested_and_shared, sequential, operations) else pytest.param(case, marks=slow)

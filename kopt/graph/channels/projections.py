@@ -34,7 +34,7 @@ def embedding(visit: Visit) -> Channels:
     return ChannelMap(axis, outputs)
 
 
-def recurrent(visit: Visit) -> list[Channels]:
+def recurrent(visit: Visit) -> list[ChannelMap]:
     """Weights hold the units once for every gate, side by side; the state has the same units as the output."""
     layer, gates = visit.operation, {"LSTM": 4, "GRU": 3, "SimpleRNN": 1}[type(visit.operation).__name__]
     visit.require_variables("kernel", "recurrent_kernel", "bias", "seed_generator_state")

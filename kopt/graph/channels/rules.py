@@ -1,6 +1,6 @@
 """Which rule follows channels through which layer of Keras and which operation of `keras.ops`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 
@@ -8,7 +8,7 @@ from kopt.graph.channels import convolutions, normalizations, projections, shape
 from kopt.graph.channels.ledger import Visit
 from kopt.graph.channels.maps import Channels
 
-Rule = Callable[[Visit], Channels | list[Channels]]
+Rule = Callable[[Visit], Channels | Sequence[Channels]]
 
 _DIMENSIONS = ("1D", "2D", "3D")
 
@@ -71,7 +71,7 @@ OPERATIONS: dict[str, Rule] = {
 }
 
 
-def _time_distributed(visit: Visit) -> Channels | list[Channels]:
+def _time_distributed(visit: Visit) -> list[Channels]:
     return wrappers.time_distributed(visit, rule_of(visit.operation.layer))
 
 

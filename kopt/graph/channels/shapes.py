@@ -17,12 +17,15 @@ def same(visit: Visit) -> Channels:
     operation = visit.operation
     settings = {} if isinstance(operation, keras.layers.Layer) else vars(operation)
     public = [value for name, value in settings.items() if not name.startswith("_")]
-    for one in (*keras.tree.flatten(visit.call.arguments), *public):
-        if not isinstance(one, (keras.KerasTensor, str)) and (
-            getattr(one, "ndim", 0) or isinstance(one, (list, tuple))
-        ):
-            raise UnfollowedError("it may have one number a channel in its settings")
+    if any(map(_is_list, (*keras.tree.flatten(visit.call.arguments), *public))):
+        raise UnfollowedError("it may have one number a channel in its settings")
     return visit.of(visit.main())
+
+
+def _is_list(value: Any) -> bool:
+    if isinstance(value, (str, keras.KerasTensor)):
+        return False
+    return isinstance(value, (list, tuple)) or bool(getattr(value, "ndim", 0))
 
 
 def dropout(visit: Visit) -> Channels:

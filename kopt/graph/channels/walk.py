@@ -86,7 +86,7 @@ class _Walker:
             text = f"{visit.path!r} ({kind}): {reason}"
             self._unshrunk.append((operation, visit.path, text))
             return fixed(visit, text)
-        return tuple(found) if isinstance(found, list) else (found,)
+        return (found,) if isinstance(found, (ChannelMap, Fixed)) else tuple(found)
 
     def settle(self) -> None:
         """Make a layer stay in all of its calls if it has to in one."""

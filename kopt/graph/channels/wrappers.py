@@ -43,7 +43,6 @@ def bidirectional(visit: Visit) -> Channels:
     forward, backward = (
         recurrent(_inner(visit, part, given, visit.of(given), key))[0] for part, key in zip(parts, keys, strict=True)
     )
-    assert isinstance(forward, ChannelMap) and isinstance(backward, ChannelMap)
     if layer.merge_mode == "concat":
         return ChannelMap(forward.axis, np.concatenate([forward.ids, backward.ids]))
     visit.ledger.space.tie(forward.ids, backward.ids)

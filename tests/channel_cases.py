@@ -10,13 +10,18 @@ ZEROED = ("kernel", "bias", "scale", "offset", "mean")
 
 
 def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
-    """Give every weight a value that tells channels apart; new models have zeros and ones in many."""
+    """Give every weight a value that tells channels apart, and signals of about one in every layer (He et al., 2015)."""
     generator = np.random.default_rng(seed)
     for variable in model.weights:
+        shape = tuple(variable.shape)
         if variable.name in ("gamma", "moving_variance", "scale"):
-            variable.assign(generator.uniform(0.5, 1.5, variable.shape))
+            variable.assign(generator.uniform(0.5, 1.5, shape))
         elif variable.name in ("beta", "bias", "moving_mean", "alpha"):
-            variable.assign(generator.normal(0, 0.1, variable.shape))
+            variable.assign(generator.normal(0, 0.1, shape))
+        elif "kernel" in variable.name:
+            is_depthwise = len(shape) == 4 and (shape[-1] == 1 or variable.name == "depthwise_kernel")
+            fan_in = np.prod(shape[:2]) if is_depthwise else np.prod(shape[:-1])
+            variable.assign(generator.normal(0, np.sqrt(2 / fan_in), shape))
     for layer in model.layers:
         if type(layer).__name__ == "LayerScale":
             layer.gamma.assign(generator.uniform(0.5, 1.5, layer.gamma.shape))
@@ -44,6 +49,9 @@ def with_zeros(model: keras.Model, keep: float, **settings):
             values = np.moveaxis(weight.variable.numpy(), weight.axis, 0)
             values[gone[weight.units]] = 0
             weight.variable.assign(np.moveaxis(values, 0, weight.axis))
+        elif weight.role == "input":  # so that signals stay about one
+            left = 1 - gone[weight.units].mean()
+            weight.variable.assign(weight.variable.numpy() / np.sqrt(left))
     smaller, report = kopt.prune.channels(model, keep=keep, protect=protect, **settings)
     return model, smaller, report
 

@@ -1,5 +1,6 @@
 """A Keras 3 model as a graph: checking, loading, viewing, rewriting it, and its tf_keras twin."""
 
+from kopt.graph.channels import ChannelGraph, ChannelGroup, channel_graph
 from kopt.graph.checks import fingerprint, require_built, require_finite, signature
 from kopt.graph.loading import load_model
 from kopt.graph.naming import OwnedVariable, layer_paths, owned_variables
@@ -10,12 +11,15 @@ from kopt.graph.view import Call, GraphView
 __all__ = [
     "Adapter",
     "Call",
+    "ChannelGraph",
+    "ChannelGroup",
     "GraphView",
     "OwnedVariable",
     "Twin",
     "TwinLayer",
     "adapted_twin",
     "as_functional",
+    "channel_graph",
     "clone_layer",
     "copy_model",
     "copy_weights",

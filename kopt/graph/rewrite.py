@@ -75,7 +75,7 @@ def copy_model(
     else:
         view = GraphView.of(twin)
         copy = functional(view.input_structure, view.output_structure, name=model.name)
-    _copy_model_settings(twin, copy)
+    copy_model_settings(twin, copy)
     return copy
 
 
@@ -109,8 +109,13 @@ def copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None
         )
     for variable, value in zip(theirs, ours, strict=True):
         variable.assign(value)
+    copy_state(source, target)
+
+
+def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+    """Copy vocabularies, derived state and trainable flags between two built layers of the same kind."""
     for one, other in zip(flatten_layers(source), flatten_layers(target), strict=True):
-        _copy_state(one, other)
+        _copy_assets(one, other)
         if other.trainable != one.trainable:
             other.trainable = one.trainable
 
@@ -132,7 +137,7 @@ class _Rewriter:
         named = {id(tensor): self._named_output(tensor, tensors[id(tensor)]) for tensor in _distinct(view.outputs)}
         outputs = keras.tree.map_structure(lambda tensor: named[id(tensor)], view.output_structure)
         twin = keras.Model(inputs, outputs, name=name)
-        _copy_model_settings(model, twin)
+        copy_model_settings(model, twin)
         return twin
 
     def _retrace(self, call: Call, tensors: dict[int, Any], prefix: str) -> None:
@@ -235,7 +240,7 @@ def _accepted(twin: Any, operation: keras.Operation, kwargs: dict[str, Any]) -> 
     return {key: value for key, value in kwargs.items() if key in parameters or not key.endswith("mask")}
 
 
-def _copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+def _copy_assets(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
     if hasattr(source, "save_assets"):
         with tempfile.TemporaryDirectory() as directory:
             source.save_assets(directory)
@@ -244,7 +249,8 @@ def _copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
         target.finalize_state()
 
 
-def _copy_model_settings(source: keras.Model, target: keras.Model) -> None:
+def copy_model_settings(source: keras.Model, target: keras.Model) -> None:
+    """Copy the dtype policy and the trainable flag of a model; the flags of its layers stay."""
     # Without the policy, `compile` adds no loss scaling to the copy of a mixed_float16 model.
     if target.dtype_policy.name != source.dtype_policy.name:
         target.dtype_policy = source.dtype_policy

@@ -1,7 +1,8 @@
-"""Weights that become zero."""
+"""Weights that become zero, and channels that go."""
 
 from kopt.prune import schedules
 from kopt.prune.by_gradient import gradient
 from kopt.prune.by_magnitude import Magnitude, finalize, magnitude
+from kopt.prune.channel_removal.pruning import ChannelPruning, channels
 
-__all__ = ["Magnitude", "finalize", "gradient", "magnitude", "schedules"]
+__all__ = ["ChannelPruning", "Magnitude", "channels", "finalize", "gradient", "magnitude", "schedules"]

@@ -11,12 +11,12 @@ from kopt.core.errors import ConfigError, DataError, NonFiniteError
 from kopt.core.pruning_records import Pattern
 from kopt.core.settings import choice, number, whole
 from kopt.graph import OwnedVariable, copy_model, require_built, require_finite
-from kopt.profile.gradient_flow.profile import labelled_batches
 from kopt.prune.by_magnitude import Magnitude, report_of
 from kopt.prune.pruned_model import PrunedFunctional, PrunedSequential
 from kopt.prune.schedules import Constant
 from kopt.prune.selection import choose
 from kopt.train.batch_loss import batch_loss, require_loss
+from kopt.train.labelled_batches import labelled_batches
 from kopt.train.snapshot import preserved
 from kopt.train.steps.input_checks import check_inputs
 

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from kopt.core.errors import ConfigError, DataError, UnsupportedModelError
+from kopt.core.errors import DataError, UnsupportedModelError
 from kopt.core.gradient_records import GradientProfile, GradientThresholds, VariableGradient
 from kopt.core.settings import whole
 from kopt.graph import OwnedVariable, owned_variables, require_built
@@ -20,6 +19,7 @@ from kopt.profile.tensorboard import InTensorBoard
 from kopt.report.gradients import GRADIENTS
 from kopt.train import AcceleratedModel, check_inputs, preserved
 from kopt.train.batch_loss import require_loss
+from kopt.train.labelled_batches import labelled_batches
 
 _LEAST_BATCHES = 2
 
@@ -147,27 +147,6 @@ def _weights(model: keras.Model) -> tuple[list[OwnedVariable], list[OwnedVariabl
     if not trained:
         raise UnsupportedModelError(f"Model {model.name!r} has no variables to train. Unfreeze layers.")
     return weights, trained
-
-
-def labelled_batches(data: Any, batch_size: int) -> Iterator[tuple[Any, Any, Any]]:
-    """Yield `(x, y, sample_weight)` as tensors."""
-    if isinstance(data, (tuple, list)):
-        if len(data) not in (2, 3):
-            raise ConfigError(f"`data` is (x, y) or (x, y, sample_weight), or a data set. Received {len(data)} parts.")
-        arrays = tuple(tf.nest.map_structure(_array, part) for part in data)
-        lengths = {len(array) for array in tf.nest.flatten(arrays)}
-        if len(lengths) != 1:
-            raise DataError(f"Inputs and targets must have as many examples. Received: {sorted(lengths)}.")
-        data = tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
-    if not isinstance(data, tf.data.Dataset):
-        received = f"{type(data).__module__}.{type(data).__qualname__}"
-        raise DataError(f"`data` must be (x, y) arrays or a tf.data.Dataset of batches. Received: {received}.")
-    return map(keras.utils.unpack_x_y_sample_weight, data)
-
-
-def _array(values: Any) -> np.ndarray:
-    array = np.asarray(values)
-    return array.astype(np.float32) if array.dtype == np.float64 else array  # As `fit` does.
 
 
 def _collect(

@@ -1,0 +1,1 @@
+"""Removing channels: scores, widths, costs, and the smaller model."""

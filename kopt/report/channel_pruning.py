@@ -1,0 +1,73 @@
+"""What pruning of channels did, as a table, a plot and words."""
+
+from matplotlib.figure import Figure
+from rich.console import RenderableType
+
+from kopt.core.channel_pruning_records import ChannelPruningReport, PrunedGroup
+from kopt.core.errors import InputError
+from kopt.core.settings import whole
+from kopt.report import formats
+from kopt.report.bars import draw_bars
+from kopt.report.columns import Column, FittedTable
+from kopt.report.look import Look
+
+_MOST_GROUPS = 40
+_LEFT, _GONE = "#0072b2", "#bbbbbb"
+
+
+def _table(report: ChannelPruningReport, rows: int | None = None) -> RenderableType:
+    """Return the widths before and after, a row a group, with what stayed and why; `rows` limits them."""
+    if rows is not None:
+        whole("rows", rows)
+    columns = (
+        Column[PrunedGroup]("Layers", _name, is_number=False),
+        Column[PrunedGroup]("Kind", lambda group: group.kind, 3, is_number=False),
+        Column[PrunedGroup]("Before", lambda group: str(group.before)),
+        Column[PrunedGroup]("After", lambda group: str(group.after)),
+        Column[PrunedGroup]("Kept", lambda group: formats.share(group.after / group.before), 2),
+        Column[PrunedGroup]("Multiple of", lambda group: str(group.divisor), 4),
+    )
+    left_out = len(report.groups) - len(report.groups[:rows])
+    caption = [f"{left_out} more groups; `rows=None` shows all."] if left_out else []
+    return FittedTable(
+        f"{report.model}: {report.goal}, {report.criterion}, {report.scope}",
+        report.groups[:rows],
+        columns,
+        lambda group: "dim" if group.frozen else "",
+        lambda group: f"stays: {group.frozen}" if group.frozen else group.remark,
+        "Remark",
+        caption=[*caption, _words(report), *report.notes],
+    )
+
+
+def _name(group: PrunedGroup) -> str:
+    more = len(group.layers) - 1
+    return f"{group.layers[0]} +{more}" if more else group.layers[0]
+
+
+def _words(report: ChannelPruningReport) -> str:
+    frozen = f" {len(report.frozen)} of {len(report.groups)} groups stay." if report.frozen else ""
+    return (
+        f"{report.model}: {formats.count(report.macs_before)} to {formats.count(report.macs_after)} "
+        f"multiply-accumulates ({formats.share(report.macs_kept)} kept), "
+        f"{formats.count(report.parameters_before)} to {formats.count(report.parameters_after)} parameters "
+        f"({formats.share(report.parameters_kept)} kept).{frozen}"
+    )
+
+
+def _figure(report: ChannelPruningReport) -> Figure:
+    shown = [group for group in report.groups if not group.frozen][:_MOST_GROUPS]
+    if not shown:
+        raise InputError(f"All channels of {report.model} stay: there is nothing to plot.")
+    figure = Figure(figsize=(8.6, 0.9 + 0.24 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    names = [_name(group) for group in shown]
+    axes.barh(range(len(shown)), [group.before for group in shown], color=_GONE, height=0.68)
+    texts = [f"{group.after} of {group.before}" for group in shown]
+    draw_bars(axes, names, [group.after for group in shown], texts, [_LEFT] * len(shown))
+    axes.set_xlim(0, max(group.before for group in shown) * 1.15)
+    axes.set_title("Channels left (blue) of those before (gray)", loc="left", fontsize=10, fontweight="bold")
+    return figure
+
+
+CHANNEL_PRUNING = Look("channel-pruning", _table, _figure, _words)

@@ -1,0 +1,40 @@
+"""Batches with targets, for those who look at losses without training."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kopt.core.errors import ConfigError, DataError
+
+
+def labelled_batches(data: Any, batch_size: int) -> Iterator[tuple[Any, Any, Any]]:
+    """Yield `(x, y, sample_weight)` as tensors.
+
+    Args:
+        data: `(x, y)` or `(x, y, sample_weight)` of arrays, or a `tf.data.Dataset` of such batches.
+        batch_size: of arrays.
+
+    Raises:
+        ConfigError: a tuple of another length.
+        DataError: inputs and targets differ in length, or something else is given.
+    """
+    if isinstance(data, (tuple, list)):
+        if len(data) not in (2, 3):
+            raise ConfigError(f"`data` is (x, y) or (x, y, sample_weight), or a data set. Received {len(data)} parts.")
+        arrays = tuple(tf.nest.map_structure(_array, part) for part in data)
+        lengths = {len(array) for array in tf.nest.flatten(arrays)}
+        if len(lengths) != 1:
+            raise DataError(f"Inputs and targets must have as many examples. Received: {sorted(lengths)}.")
+        data = tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
+    if not isinstance(data, tf.data.Dataset):
+        received = f"{type(data).__module__}.{type(data).__qualname__}"
+        raise DataError(f"`data` must be (x, y) arrays or a tf.data.Dataset of batches. Received: {received}.")
+    return map(keras.utils.unpack_x_y_sample_weight, data)
+
+
+def _array(values: Any) -> np.ndarray:
+    array = np.asarray(values)
+    return array.astype(np.float32) if array.dtype == np.float64 else array  # As `fit` does.

@@ -1,0 +1,370 @@
+"""Channels removed from small models: zeros go without a trace, and what comes out is a plain model."""
+
+import keras
+import numpy as np
+import pytest
+from channel_cases import examples, largest_difference, outputs, randomized, with_zeros
+from zoo import Scale, Subclassed
+
+import kopt
+from kopt.core.errors import ConfigError, InputError, NonFiniteError, UnsupportedModelError
+from kopt.graph import channel_graph
+from kopt.prune.channel_removal.costs import PrunedCosts
+from kopt.prune.channel_removal.rebuilding import rebuild
+
+L = keras.layers
+slow = pytest.mark.slow
+
+
+def image(channels=3, size=8):
+    return keras.Input((size, size, channels), name="image")
+
+
+def head(x, name="out"):
+    return L.Dense(3, name=name)(L.GlobalAveragePooling2D(name=f"pool_{name}")(x))
+
+
+def conv_block(x, filters, name, **options):
+    x = L.Conv2D(filters, 3, padding="same", name=name, **options)(x)
+    return L.ReLU(name=f"{name}_relu")(L.BatchNormalization(name=f"{name}_bn")(x))
+
+
+def residual():
+    i = image()
+    x = conv_block(i, 16, "stem")
+    y = conv_block(conv_block(x, 24, "a"), 16, "b")
+    x = L.Add(name="add")([x, y])
+    x = L.Add(name="add2")([L.Conv2D(32, 1, strides=2, name="short")(x), conv_block(x, 32, "c", strides=2)])
+    return keras.Model(i, head(x), name="residual")
+
+
+def dense_connections():
+    i = image()
+    x = conv_block(i, 16, "stem")
+    for n in range(3):
+        x = L.Concatenate(name=f"cat{n}")([x, conv_block(L.ReLU()(L.BatchNormalization()(x)), 16, f"grow{n}")])
+    return keras.Model(i, head(x), name="dense")
+
+
+def squeeze_excite():
+    i = image()
+    x = conv_block(i, 16, "stem")
+    s = L.Reshape((1, 1, 16), name="shape")(L.GlobalAveragePooling2D(name="squeeze")(x))
+    s = L.Conv2D(16, 1, activation="sigmoid", name="expand")(L.Conv2D(8, 1, activation="relu", name="reduce")(s))
+    return keras.Model(i, head(L.Multiply(name="gate")([x, s])), name="squeeze_excite")
+
+
+def depthwise():
+    i = image()
+    x = conv_block(i, 16, "expand")
+    x = L.DepthwiseConv2D(3, padding="same", depth_multiplier=2, name="dw")(L.ZeroPadding2D(name="pad")(x))
+    x = L.PReLU(shared_axes=[1, 2], name="prelu")(L.BatchNormalization(name="dw_bn")(x))
+    x = L.SeparableConv2D(16, 3, depth_multiplier=2, name="sep")(L.Conv2D(16, 1, name="project")(x))
+    return keras.Model(i, head(L.Conv2D(16, 3, groups=16, name="channelwise")(x)), name="depthwise")
+
+
+def grouped():
+    i = image()
+    x = conv_block(i, 32, "stem")
+    return keras.Model(i, head(conv_block(x, 32, "grouped", groups=4)), name="grouped")
+
+
+def flattened():
+    i = image(size=6)
+    x = L.Flatten(name="flat")(L.MaxPooling2D(name="pool")(conv_block(i, 16, "a")))
+    x = L.Reshape((3, 3, 16), name="map")(L.Dense(144, activation="relu", name="b")(x))
+    x = L.Conv2DTranspose(16, 3, strides=2, activation="relu", name="up")(x)
+    return keras.Model(i, head(x), name="flattened")
+
+
+def nested_and_shared():
+    part = keras.Sequential([keras.Input((8, 8, 16)), L.Conv2D(16, 3, padding="same", name="c"), L.ReLU()], name="part")
+    inner_input = keras.Input((8, 8, 16))
+    inner = keras.Model(inner_input, L.Add()([part(inner_input), inner_input]), name="inner")
+    i = image()
+    x = conv_block(i, 16, "stem")
+    x = inner(inner(x))
+    shared = L.Conv2D(16, 1, name="shared")
+    x = L.Add()([shared(x), shared(conv_block(x, 16, "other"))])
+    return keras.Model(i, head(x), name="nested_and_shared")
+
+
+def several_outputs():
+    i, j = image(), keras.Input((5,), name="vector")
+    x = conv_block(i, 16, "stem")
+    gate = L.Dense(16, name="gate")(L.Dense(32, activation="relu", name="vector_dense")(j))
+    y = conv_block(L.Multiply(name="scale")([x, L.Reshape((1, 1, -1))(gate)]), 16, "b")
+    return keras.Model([i, j], {"one": head(y, "one"), "two": L.Conv2D(4, 1, name="two")(x)}, name="several_outputs")
+
+
+def sequential():
+    layers = [L.Dense(32, activation="relu", name="a"), L.Dropout(0.3), L.Dense(16, name="b"), L.Dense(3, name="c")]
+    return keras.Sequential([keras.Input((6,)), *layers], name="sequential")
+
+
+def text():
+    i = keras.Input((5,), dtype="int32")
+    x = L.Embedding(7, 16, name="e")(i)
+    x = L.Add()([x, L.MultiHeadAttention(4, 3, name="mha")(x, x)])
+    x = L.GRU(16, return_sequences=True, name="gru")(x)
+    return keras.Model(i, L.Dense(3, name="out")(L.LSTM(16, name="lstm")(x)), name="text")
+
+
+def wrapped():
+    i = keras.Input((5, 6))
+    x = L.Bidirectional(L.LSTM(16, return_sequences=True), name="both")(i)
+    x = L.TimeDistributed(L.Dense(16, activation="relu"), name="steps")(x)
+    x = L.EinsumDense("abc,cd->abd", output_shape=(None, 16), bias_axes="d", name="einsum")(x)
+    x = L.Bidirectional(L.GRU(16), merge_mode="sum", name="summed")(x)
+    return keras.Model(i, L.Dense(3, name="out")(x), name="wrapped")
+
+
+def operations():
+    i = image()
+    x = L.Conv2D(16, 3, name="a")(i)
+    x = keras.ops.relu(x * 2.0) / 3.0
+    x = keras.ops.reshape(keras.ops.concatenate([x, L.Conv2D(16, 3, name="b")(i)], axis=-1), (-1, 36, 32))
+    return keras.Model(i, L.Dense(3, name="out")(keras.ops.mean(x, axis=1)), name="operations")
+
+
+def shuffled():
+    i = image()
+    x = L.Reshape((8, 8, 2, 16), name="split")(L.Conv2D(32, 1, name="a")(i))
+    x = L.Reshape((8, 8, 32), name="join")(L.Permute((1, 2, 4, 3), name="shuffle")(x))
+    return keras.Model(i, head(L.Conv2D(16, 3, groups=2, name="b")(x)), name="shuffled")
+
+
+CASES = [
+    *(residual, dense_connections, squeeze_excite, depthwise, grouped, flattened, nested_and_shared, several_outputs),
+    *(sequential, text, wrapped, operations, shuffled),
+]
+QUICK = [
+    case if case in (squeeze_excite, nested_and_shared, sequential, operations) else pytest.param(case, marks=slow)
+    for case in CASES
+]
+
+
+def build(case):
+    keras.utils.set_random_seed(0)
+    return randomized(case())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_channels_that_are_zero_go_without_a_trace(case):
+    model, smaller, report = with_zeros(build(case), 0.5)
+    assert largest_difference(model, smaller) < 1e-5
+    assert report.parameters_after < report.parameters_before
+    assert smaller.count_params() == report.parameters_after
+    assert any(group.after < group.before for group in report.groups)
+    assert all(group.after == group.before for group in report.frozen)
+
+
+@pytest.mark.parametrize("case", QUICK, ids=lambda case: case.__name__)
+def test_the_result_is_a_plain_model_that_saves_and_trains(case, tmp_path):
+    model = build(case)
+    x, before = examples(model), [value.copy() for value in model.get_weights()]
+    smaller, _ = kopt.prune.channels(model, keep=0.5)
+    assert type(smaller) is type(model)
+    assert [layer.name for layer in smaller.layers] == [layer.name for layer in model.layers]
+    assert [type(layer) for layer in smaller.layers] == [type(layer) for layer in model.layers]
+    assert [tuple(one.shape) for one in smaller.outputs] == [tuple(one.shape) for one in model.outputs]
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    smaller.save(tmp_path / "smaller.keras")
+    loaded = keras.saving.load_model(tmp_path / "smaller.keras")
+    for one, other in zip(outputs(smaller, x), outputs(loaded, x), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    loaded.compile("sgd", "mse", run_eagerly=True)
+    y = keras.tree.map_structure(np.zeros_like, loaded.predict(x, verbose=0))
+    before = loaded.get_weights()
+    loaded.train_on_batch(x, y)
+    assert any(not np.array_equal(one, other) for one, other in zip(before, loaded.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_costs_are_predicted_exactly(case):
+    model = build(case)
+    graph = channel_graph(model)
+    costs = PrunedCosts(model, graph, kopt.profile.model(model).macs)
+    kept = np.ones(graph.unit_count, bool)
+    for group in graph.free:
+        kept[group.units[: group.units.size // 3]] = False
+    smaller = rebuild(model, graph, kept)
+    assert costs.macs(kept) == kopt.profile.model(smaller).macs < kopt.profile.model(model).macs
+    assert costs.parameters(kept) == smaller.count_params()
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("target", ["target_macs", "target_params"])
+def test_targets_are_reached(target, scope):
+    _, report = kopt.prune.channels(build(residual), scope=scope, round_to=1, **{target: 0.6})
+    kept = report.macs_kept if target == "target_macs" else report.parameters_kept
+    assert 0.55 < kept <= 0.6
+
+
+def test_a_target_can_be_a_count():
+    macs = kopt.profile.model(build(residual)).macs
+    _, report = kopt.prune.channels(build(residual), target_macs=macs // 2, round_to=1)
+    assert 0.45 * macs < report.macs_after <= macs // 2
+
+
+def test_widths_by_hand():
+    i = keras.Input((4,))
+    x = L.Dense(16, use_bias=False, name="a")(i)
+    model = keras.Model(i, L.Dense(2, name="out")(L.Dense(6, name="b")(x)))
+    kernel = np.zeros((4, 16), "float32")
+    kernel[0] = np.arange(16)[::-1]
+    model.get_layer("a").kernel.assign(kernel)
+    smaller, report = kopt.prune.channels(model, keep=0.6)
+    # a: 9.6 of 16 to a multiple of 8; b: 3.6 of 6 to a multiple of 2. The largest columns are the first.
+    assert smaller.get_layer("a").kernel.numpy()[0].tolist() == [15, 14, 13, 12, 11, 10, 9, 8]
+    assert smaller.get_layer("b").units == 4
+    assert [(group.before, group.after, group.divisor) for group in report.groups] == [(16, 8, 8), (6, 4, 2), (2, 2, 1)]
+    assert (report.macs_before, report.macs_after) == (4 * 16 + 16 * 6 + 6 * 2, 4 * 8 + 8 * 4 + 4 * 2)
+    assert report.parameters_after == 4 * 8 + (8 * 4 + 4) + (4 * 2 + 2)
+    assert report.groups[2].frozen == "it is an output of the model"
+
+
+def test_keep_one_changes_nothing():
+    model = build(residual)
+    smaller, report = kopt.prune.channels(model, keep=1.0)
+    assert report.macs_kept == 1.0
+    assert largest_difference(model, smaller) == 0
+
+
+def test_a_global_scope_takes_from_where_scores_are_low():
+    i = keras.Input((8,))
+    model = keras.Model(i, L.Dense(2)(L.Dense(16, name="b")(L.Dense(16, name="a")(i))))
+    even = np.ones((8, 16), "float32")
+    uneven = np.ones((16, 16), "float32")
+    uneven[:, :8] = 1e-3
+    model.get_layer("a").kernel.assign(even)
+    model.get_layer("b").kernel.assign(uneven)
+    smaller, _ = kopt.prune.channels(model, keep=0.75, scope="global")
+    assert (smaller.get_layer("a").units, smaller.get_layer("b").units) == (16, 8)
+
+
+@pytest.mark.parametrize("criterion", ["l1", "l2", "geometric_median", "lamp", "bn_scale", "random"])
+def test_every_criterion_works_without_data(criterion):
+    smaller, report = kopt.prune.channels(build(residual), keep=0.5, criterion=criterion)
+    assert smaller.get_layer("b").filters == 8
+    assert report.criterion == criterion
+
+
+def test_the_scale_of_batch_normalization_decides_and_where_there_is_none_l2_does():
+    model = build(several_outputs)
+    gamma = np.ones(16, "float32")
+    gamma[::2] = 0.01
+    model.get_layer("b_bn").gamma.assign(gamma)
+    kernel = model.get_layer("b").kernel.numpy()
+    smaller, report = kopt.prune.channels(model, keep=0.5, criterion="bn_scale", protect="stem")
+    np.testing.assert_array_equal(smaller.get_layer("b").kernel.numpy(), kernel[..., 1::2])
+    assert any("vector_dense" in note and "'l2'" in note for note in report.notes)
+
+
+def test_random_is_repeatable_and_differs_by_seed():
+    model = build(residual)
+    first, again, other = (
+        kopt.prune.channels(model, keep=0.5, criterion="random", seed=seed)[0].get_layer("stem").kernel.numpy()
+        for seed in (1, 1, 2)
+    )
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_taylor_removes_what_does_not_reach_the_loss():
+    i = keras.Input((4,))
+    model = keras.Model(i, L.Dense(1, name="out")(L.Dense(16, name="a")(i)))
+    out = np.ones((16, 1), "float32")
+    out[8:] = 0  # the last 8 units are read by nobody
+    model.get_layer("out").kernel.assign(out)
+    generator = np.random.default_rng(0)
+    data = generator.normal(size=(64, 4)).astype("float32"), generator.normal(size=(64, 1)).astype("float32")
+    kernel = model.get_layer("a").kernel.numpy()
+    smaller, _ = kopt.prune.channels(model, keep=0.5, criterion="taylor", data=data, loss="mse")
+    np.testing.assert_array_equal(smaller.get_layer("a").kernel.numpy(), kernel[:, :8])
+
+
+def test_activation_removes_dead_units():
+    i = keras.Input((4,))
+    model = keras.Model(i, L.Dense(1, name="out")(L.Dense(16, activation="relu", name="a")(i)))
+    bias = np.zeros(16, "float32")
+    bias[::2] = -100
+    model.get_layer("a").bias.assign(bias)
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    kernel = model.get_layer("a").kernel.numpy()
+    smaller, _ = kopt.prune.channels(model, keep=0.5, criterion="activation", data=(x, np.zeros((64, 1))))
+    np.testing.assert_array_equal(smaller.get_layer("a").kernel.numpy(), kernel[:, 1::2])
+
+
+def test_least_widths_and_protected_layers():
+    model = build(residual)
+    smaller, report = kopt.prune.channels(model, keep=0.1, min_channels=16, protect="a")
+    assert smaller.get_layer("a").filters == 24
+    assert smaller.get_layer("stem").filters == 16
+    assert smaller.get_layer("c").filters == 16
+    assert [group.layers for group in report.frozen if group.frozen == "it is protected"] == [("a",)]
+
+
+def test_flags_policies_and_custom_layers_survive():
+    i = image()
+    x = L.Conv2D(16, 3, name="a", trainable=False, dtype="mixed_bfloat16")(i)
+    x = Scale(name="custom")(L.Conv2D(16, 3, name="b")(x))
+    model = keras.Model(i, head(x))
+    smaller, report = kopt.prune.channels(model, keep=0.5)
+    assert not smaller.get_layer("a").trainable
+    assert smaller.get_layer("b").trainable
+    assert smaller.get_layer("a").dtype_policy.name == "mixed_bfloat16"
+    assert (smaller.get_layer("a").filters, smaller.get_layer("b").filters) == (8, 16)
+    assert "'custom' (Scale) is not known to kopt" in [group.frozen for group in report.groups]
+
+
+def test_the_report_shows_itself(tmp_path):
+    _, report = kopt.prune.channels(build(residual), keep=0.5)
+    assert type(report).from_json(report.to_json()) == report
+    assert "stem +1" in report.table(100)
+    assert "stays: it is an output" in report.table(120)
+    assert "multiply-accumulates" in str(report)
+    assert report.plot(tmp_path / "pruned.svg").read_text().startswith("<")
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "text"),
+    [
+        ({}, ConfigError, "Give one of"),
+        ({"keep": 0.5, "target_macs": 0.5}, ConfigError, "Give one of"),
+        ({"keep": 0}, ConfigError, r"\(0, 1\]"),
+        ({"keep": 1.5}, ConfigError, r"\(0, 1\]"),
+        ({"keep": float("nan")}, ConfigError, "keep"),
+        ({"keep": "half"}, ConfigError, "keep"),
+        ({"target_macs": 10**12}, ConfigError, "not below what the model has"),
+        ({"target_params": 1}, ConfigError, "not below what the model has"),
+        ({"target_macs": 0.01}, ConfigError, "cannot be reached.*are left"),
+        ({"target_params": 100}, ConfigError, "cannot be reached"),
+        ({"keep": 0.5, "criterion": "l3"}, ConfigError, "Did you mean 'l"),
+        ({"keep": 0.5, "criterion": "taylor"}, ConfigError, "needs examples"),
+        ({"keep": 0.5, "criterion": "taylor", "data": (np.ones((4, 8, 8, 3)), np.ones((4, 3)))}, ConfigError, "loss"),
+        ({"keep": 0.5, "scope": "all"}, ConfigError, "scope"),
+        ({"keep": 0.5, "round_to": 0}, ConfigError, "round_to"),
+        ({"keep": 0.5, "min_channels": -1}, ConfigError, "min_channels"),
+        ({"keep": 0.5, "protect": "stemm"}, ConfigError, "Did you mean 'stem'"),
+        ({"keep": 0.5, "protect": ["stem", "a", "c"]}, InputError, "no channels that can be removed"),
+    ],
+)
+def test_bad_settings(settings, error, text):
+    with pytest.raises(error, match=text):
+        kopt.prune.channels(build(residual), **settings)
+
+
+def test_models_that_cannot_be_pruned():
+    subclassed = Subclassed()
+    subclassed(np.ones((1, 4), "float32"))
+    with pytest.raises(UnsupportedModelError, match="Python code"):
+        kopt.prune.channels(subclassed, keep=0.5)
+    with pytest.raises(InputError, match="not built"):
+        kopt.prune.channels(keras.Sequential([L.Dense(3)]), keep=0.5)
+    with pytest.raises(InputError, match="no channels that can be removed"):
+        kopt.prune.channels(keras.Sequential([keras.Input((4,)), L.Dense(3)]), keep=0.5)
+    model = build(sequential)
+    model.get_layer("b").bias.assign(np.full(16, np.nan))
+    with pytest.raises(NonFiniteError):
+        kopt.prune.channels(model, keep=0.5)

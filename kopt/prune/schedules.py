@@ -14,7 +14,7 @@ import tensorflow as tf
 from kopt.core.errors import ConfigError
 from kopt.core.settings import number, whole
 
-_PACKAGE = "kopt"
+_PACKAGE = "kopt.prune"  # `kopt.train.schedules` has a `OneCycle`, too
 _MOST = 1.0 - 1e-6
 
 

@@ -14,7 +14,7 @@ def convolution(visit: Visit) -> Channels:
     visit.require_variables("kernel", "bias")
     axis = channel_axis(visit)
     inputs, kernel = visit.ids(axis), visit.variable("kernel")
-    if layer.groups == inputs.size:
+    if layer.groups == inputs.size > 1:
         return _one_channel_a_group(visit, axis, inputs)
     if layer.groups > 1:
         _tie_groups(visit, inputs, layer.groups)

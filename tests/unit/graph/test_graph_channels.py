@@ -36,6 +36,12 @@ def test_a_chain_has_one_group_a_layer():
     assert found(keras.Model(i, head(x))) == {("a",): (6, ""), ("b",): (5, ""), ("out",): OUTPUT}
 
 
+def test_the_first_convolution_of_a_gray_image_is_no_depthwise_one():
+    i = image(channels=1)
+    x = L.Conv2D(4, 3, name="b")(L.Conv2D(6, 3, name="a")(i))
+    assert found(keras.Model(i, head(x))) == {("a",): (6, ""), ("b",): (4, ""), ("out",): OUTPUT}
+
+
 def test_an_addition_ties_its_inputs_one_to_one():
     i = image()
     a = L.Conv2D(6, 1, name="a")(i)

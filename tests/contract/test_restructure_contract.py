@@ -3,9 +3,11 @@
 import keras
 import numpy as np
 import pytest
+import zoo
 from restructure_cases import bits, distance, fits_one_step, inverted_residual, randomize, residual
 
 from kopt import export, restructure
+from kopt.core.errors import UnsupportedModelError
 
 TRANSFORMS = {
     "fold_batch_norm": lambda model: restructure.fold_batch_norm(model),
@@ -62,3 +64,44 @@ def test_the_new_model_is_a_plain_one(transform, build, tmp_path):
     assert record.from_json(report.to_json()).to_dict() == report.to_dict()
     assert report.plot(tmp_path / "plot.svg").stat().st_size > 1000
     assert all(len(line) <= 100 for line in report.table(width=100).splitlines())
+
+
+# Those that compute what the model computes, with the largest difference as a fraction of the largest output.
+EXACT = {
+    "fold_batch_norm": (lambda model: restructure.fold_batch_norm(model), 1e-5),
+    "low_rank": (lambda model: restructure.low_rank(model, energy=1.0, force=True), 1e-4),
+    "separable": (lambda model: restructure.depthwise_separable(model, depth_multiplier=9, force=True), 1e-4),
+}
+ANEW = {
+    "reinitialize": lambda model: restructure.reinitialize(model, data=zoo.inputs(model, 4)),
+    "share_layers": lambda model: restructure.share_layers(model),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo.BUILDERS)
+def test_every_model_of_the_zoo_is_treated_or_refused(name):
+    model = zoo.build(name)
+    randomize(model)
+    arrays = zoo.inputs(model, 4)
+    before = bits(model)
+    for transform, (call, bound) in EXACT.items():
+        new = _treated(call, model)
+        assert new is None or _difference(model, new, arrays) < bound, transform
+    for call in ANEW.values():
+        new = _treated(call, model)
+        assert new is None or new.output_names == model.output_names
+    assert bits(model) == before
+
+
+def _treated(call, model):
+    try:
+        return call(model)[0]
+    except UnsupportedModelError:
+        return None
+
+
+def _difference(model, new, arrays):
+    ours, theirs = (keras.tree.flatten(m(arrays, training=False)) for m in (model, new))
+    pairs = [(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in zip(ours, theirs, strict=True)]
+    return max(np.abs(a - b).max() / max(1.0, np.abs(a).max()) for a, b in pairs)

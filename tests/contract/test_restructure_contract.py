@@ -58,8 +58,10 @@ def test_the_new_model_is_a_plain_one(transform, build, tmp_path):
         assert (new.output_names, new.output_shape) == (model.output_names, model.output_shape)
     new.save(tmp_path / "new.keras")
     assert distance(new, keras.saving.load_model(tmp_path / "new.keras")) == 0.0
-    artifact = export.tflite(new, tmp_path / "new.tflite")
-    assert artifact.parity.max_abs < 1e-4 * max(1.0, np.abs(np.asarray(new(np.ones((1, *new.input_shape[1:]))))).max())
+    largest = max(1.0, np.abs(np.asarray(new(np.ones((1, *new.input_shape[1:]))))).max())
+    for write, ending in ((export.tflite, "tflite"), (export.onnx, "onnx")):
+        artifact = write(new, tmp_path / f"new.{ending}")
+        assert artifact.parity.max_abs < 1e-4 * largest, ending
     fits_one_step(new)
     record = next(base for base in type(report).__mro__[1:] if base.__name__.endswith("Report"))
     assert record.from_json(report.to_json()).to_dict() == report.to_dict()

@@ -59,7 +59,8 @@ def test_the_new_model_is_a_plain_one(transform, build, tmp_path):
     new.save(tmp_path / "new.keras")
     assert distance(new, keras.saving.load_model(tmp_path / "new.keras")) == 0.0
     largest = max(1.0, np.abs(np.asarray(new(np.ones((1, *new.input_shape[1:]))))).max())
-    for write, ending in ((export.tflite, "tflite"), (export.onnx, "onnx")):
+    # The ONNX converter takes seconds; what it could trip over is in the first net.
+    for write, ending in ((export.tflite, "tflite"), (export.onnx, "onnx"))[: 2 if build is residual else 1]:
         artifact = write(new, tmp_path / f"new.{ending}")
         assert artifact.parity.max_abs < 1e-4 * largest, ending
     fits_one_step(new)

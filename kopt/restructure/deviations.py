@@ -1,6 +1,7 @@
 """How large the outputs of layers are: a forward pass, layer by layer, that keeps what is still needed only."""
 
 import collections
+import inspect
 from typing import Any
 
 import keras
@@ -31,11 +32,10 @@ def _run(view: GraphView, inputs: list[Any], prefix: str, found: dict[str, float
         args, kwargs = keras.tree.map_structure(
             lambda value: values[id(value)] if isinstance(value, keras.KerasTensor) else value, call.arguments
         )
-        kwargs.pop("training", None)
         if call.nested is not None:
             results = keras.tree.flatten(_run(call.nested, keras.tree.flatten(args), f"{path}/", found))
         else:
-            results = keras.tree.flatten(call.operation(*args, **kwargs))
+            results = keras.tree.flatten(_infer(call.operation, args, kwargs))
             found.setdefault(path, float(np.std(keras.ops.convert_to_numpy(results[0]).astype(np.float64))))
         values.update({id(symbol): result for symbol, result in zip(call.outputs, results, strict=True)})
         for tensor in call.inputs:
@@ -43,3 +43,11 @@ def _run(view: GraphView, inputs: list[Any], prefix: str, found: dict[str, float
             if not uses[id(tensor)]:
                 values.pop(id(tensor), None)
     return keras.tree.map_structure(lambda symbol: values[id(symbol)], view.output_structure)
+
+
+def _infer(operation: keras.Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call an operation as a model in inference does; augmentation layers called alone are in training."""
+    kwargs = {key: value for key, value in kwargs.items() if key != "training"}
+    if "training" in inspect.signature(operation.call).parameters:
+        kwargs["training"] = False
+    return operation(*args, **kwargs)

@@ -11,6 +11,10 @@ import dataclasses
 
 import numpy as np
 
+# Entries of a matrix above which its singular values are taken from eigenvalues: 6,272 x 2,048 takes 8 s of processor
+# time instead of 52.
+_LARGE = 1 << 20
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Decomposition:
@@ -37,9 +41,26 @@ class Decomposition:
 
 def svd(matrix: np.ndarray) -> Decomposition:
     """Decompose a matrix `(m, n)`; parts are `(m, k)` and `(k, n)` with `k = min(m, n)`, the singular values split."""
+    if matrix.size > _LARGE:
+        return _svd_by_eigenvectors(matrix)
     left, singular, right = np.linalg.svd(matrix, full_matrices=False)
     root = np.sqrt(singular)
     return Decomposition(_lost(singular[None] ** 2)[0], (left * root, root[:, None] * right))
+
+
+def _svd_by_eigenvectors(matrix: np.ndarray) -> Decomposition:
+    """Decompose a large matrix by the eigenvectors of its smaller product with itself.
+
+    Singular values below 1e-8 of the largest are rounding, which float32 weights cannot show. The product of the parts
+    is the matrix to rounding all the same, because the eigenvectors are orthonormal.
+    """
+    if matrix.shape[0] < matrix.shape[1]:
+        flipped = _svd_by_eigenvectors(matrix.T)
+        return Decomposition(flipped.lost, (flipped.parts[1].T, flipped.parts[0].T))
+    energies, vectors = np.linalg.eigh(matrix.T @ matrix)
+    energies, vectors = np.maximum(energies[::-1], 0.0), vectors[:, ::-1]
+    root = np.maximum(energies, (energies[0] or 1.0) * 1e-16) ** 0.25
+    return Decomposition(_lost(energies[None])[0], (matrix @ (vectors / root), root[:, None] * vectors.T))
 
 
 def cut_svd(decomposition: Decomposition, rank: int) -> tuple[np.ndarray, np.ndarray]:

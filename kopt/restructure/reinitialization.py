@@ -79,7 +79,7 @@ def reinitialize(
     Returns:
         The copy, a plain Functional model, not compiled, and a report with the standard deviations of weights and
         outputs before and after, in inference. `report.spread_after` far above 1 says that the signal fades or
-        explodes.
+        explodes; with normalizations, which do nothing at first in inference, that is what they hold back in training.
 
     Raises:
         ConfigError: an unknown initializer or name, or an impossible seed.

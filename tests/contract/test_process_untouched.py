@@ -11,6 +11,7 @@ import bad_input
 import keras
 import numpy as np
 import pytest
+import restructure_cases
 import tensorflow as tf
 import tf_keras
 import training_cases
@@ -18,7 +19,7 @@ import zoo
 from bad_input import DATA, DENSE, X, Y
 
 import kopt
-from kopt import data, export, graph, measure, prune, train
+from kopt import data, export, graph, measure, prune, restructure, train
 from kopt.core.errors import TrainingError, UnsafeModelError
 
 
@@ -123,11 +124,16 @@ CALLS = {
         lambda model, _: prune.finalize(prune.magnitude(model, 0.5, backend="tfmot")[0]),
         lambda _: zoo.build("cnn"),
     ),
+    "fold_batch_norm": (lambda model, _: restructure.fold_batch_norm(model), lambda _: zoo.build("cnn")),
+    "low_rank": (lambda model, _: restructure.low_rank(model, energy=0.5), lambda _: zoo.build("cnn")),
+    "depthwise_separable": (lambda model, _: restructure.depthwise_separable(model), lambda _: zoo.build("cnn")),
+    "reinitialize": (lambda model, _: restructure.reinitialize(model), lambda _: zoo.build("cnn")),
+    "share_layers": (lambda model, _: restructure.share_layers(model), lambda _: restructure_cases.residual()),
     "a refusal": (be_refused, bad_input.keras_with_lambda),
 }
 
 
-SLOW = ("tflite of an LSTM", "find_learning_rate", "accelerate", "diagnose")
+SLOW = ("prune.magnitude by tfmot", "tflite of an LSTM", "find_learning_rate", "accelerate", "diagnose")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in CALLS])

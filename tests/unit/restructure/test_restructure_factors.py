@@ -36,6 +36,21 @@ def test_svd_by_hand():
     assert found.error((1,)) == pytest.approx(np.sqrt(0.1))
 
 
+@pytest.mark.parametrize("shape", [(40, 25), (25, 40)])
+@pytest.mark.parametrize("rank", [25, 4], ids=["full", "deficient"])
+def test_large_matrices_take_another_way_to_the_same(monkeypatch, shape, rank):
+    matrix = kernel(shape[0], rank) @ kernel(rank, shape[1], seed=1)
+    expected = factors.svd(matrix)
+    monkeypatch.setattr(factors, "_LARGE", 0)
+    found = factors.svd(matrix)
+    np.testing.assert_allclose(found.lost, expected.lost, atol=1e-14)
+    for cut in (1, 4, 25):
+        products = [np.matmul(*factors.cut_svd(decomposition, cut)) for decomposition in (found, expected)]
+        np.testing.assert_allclose(*products, atol=1e-10)
+    zero = factors.svd(np.zeros((5, 3)))
+    assert not np.matmul(*factors.cut_svd(zero, 3)).any()
+
+
 @pytest.mark.parametrize(
     ("way", "full"), [("channel", (6,)), ("spatial", (12,)), ("tucker", (4, 6))], ids=["channel", "spatial", "tucker"]
 )

@@ -74,6 +74,17 @@ def test_deviations_are_those_of_the_outputs():
         assert rows[name].output_std_before == pytest.approx(values.std(), rel=1e-5)
 
 
+def test_the_check_is_inference_and_changes_nothing():
+    # An augmentation called alone is in training, and moves its seed on.
+    layers = [L.RandomFlip(), L.GaussianNoise(1.0), L.Conv2D(4, 3, name="conv")]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    before = bits(model)
+    images = noise(model, batch=8)[0]
+    _, report = reinitialize(model, data=images)
+    assert bits(model) == before
+    assert report.layers[0].output_std_before == pytest.approx(np.std(outputs(model, [images])[0]), rel=1e-5)
+
+
 def test_normalizations_become_the_identity_and_biases_zero():
     fresh, _ = reinitialize(randomize(residual()))
     norm = fresh.get_layer("norm1")

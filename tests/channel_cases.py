@@ -10,7 +10,7 @@ ZEROED = ("kernel", "bias", "scale", "offset", "mean")
 
 
 def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
-    """Give every weight a value that tells channels apart, and signals of about one in every layer (He et al., 2015)."""
+    """Give every weight a value that tells channels apart, and all signals a size of about one (He et al., 2015)."""
     generator = np.random.default_rng(seed)
     for variable in model.weights:
         shape = tuple(variable.shape)

@@ -10,7 +10,7 @@ ZEROED = ("kernel", "bias", "scale", "offset", "mean")
 
 
 def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
-    """Give every weight a value that tells channels apart, and signals of about one in every layer (He, 2015)."""
+    """Give every weight a value that tells channels apart, and all signals a size of about one (He et al., 2015)."""
     generator = np.random.default_rng(seed)
     for variable in model.weights:
         shape = tuple(variable.shape)
@@ -40,10 +40,10 @@ def with_zeros(model: keras.Model, keep: float, **settings):
     protect += list(settings.pop("protect", ()))
     graph = channel_graph(model, protect=protect)
     _, report = kopt.prune.channels(model, keep=keep, protect=protect, **settings)
-    gone = np.zeros(graph.unit_count, bool)
+    gone, generator = np.zeros(graph.unit_count, bool), np.random.default_rng(1)
     for group, row in zip(graph.groups, report.groups, strict=True):
         left = row.after // group.channels_per_unit
-        gone[np.random.default_rng(1).permutation(group.units)[left:]] = True
+        gone[generator.permutation(group.units)[left:]] = True
     for weight in graph.weights:
         if weight.role in ZEROED:
             values = np.moveaxis(weight.variable.numpy(), weight.axis, 0)

@@ -14,8 +14,8 @@ def found(model, **options):
     return {group.layers: (group.width, group.reason) for group in channel_graph(model, **options).groups}
 
 
-def units_of(graph, layer):
-    return next(group.units.tolist() for group in graph.groups if group.layers == (layer,))
+def units_of(graph, *layers):
+    return next(group.units.tolist() for group in graph.groups if group.layers == layers)
 
 
 def image(channels=3, size=8):
@@ -55,7 +55,11 @@ def test_a_concatenation_is_two_groups_also_where_another_layer_is_as_wide():
     x = L.Concatenate()([L.Conv2D(4, 1, name="a")(i), L.Conv2D(6, 1, name="b")(i)])
     x = L.Add()([x, L.Conv2D(10, 1, name="c")(i)])
     # The first 4 channels of c go with those of a, the other 6 with those of b.
-    assert found(keras.Model(i, head(x))) == {("a", "c"): (4, ""), ("b", "c"): (6, ""), ("out",): OUTPUT}
+    model = keras.Model(i, head(x))
+    assert found(model) == {("a", "c"): (4, ""), ("b", "c"): (6, ""), ("out",): OUTPUT}
+    graph = channel_graph(model)
+    bias = next(one for one in graph.weights if one.path == "c" and one.variable.name == "bias")
+    assert bias.units.tolist() == units_of(graph, "a", "c") + units_of(graph, "b", "c")
 
 
 def test_adding_an_input_or_giving_an_output_makes_channels_stay():
@@ -140,6 +144,19 @@ def test_a_layer_shared_with_something_that_stays_stays():
     shared = L.Dense(4, name="shared")
     model = keras.Model(i, L.Dense(2, name="out")(shared(shared(i))))
     assert found(model)[("shared",)] == (4, "it is an input of the model")
+
+
+def test_a_layer_stays_if_one_of_its_calls_cannot_shrink():
+    i = keras.Input((6, 6))
+    shared = L.Dense(5, name="shared")
+    along, across = shared(L.Dense(6, name="a")(i)), shared(L.Permute((2, 1))(L.Dense(6, name="b")(i)))
+    groups = found(keras.Model(i, [L.Dense(2, name="out")(along), L.Dense(2, name="o2")(across)]))
+    assert "takes another axis" in groups[("shared",)][1]
+    assert "takes another axis" in groups[("b",)][1]
+    reshape = L.Reshape((3, 2, 6), name="reshape")
+    y = reshape(L.Dense(6, name="d")(i))
+    model = keras.Model(i, [L.Dense(2, name="out")(y), L.Dense(2, name="o2")(reshape(i))])
+    assert found(model)[("d",)] == (6, "'reshape' takes other tensors, too")
 
 
 def test_heads_of_attention_and_units_of_recurrent_layers():

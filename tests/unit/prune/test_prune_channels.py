@@ -261,6 +261,17 @@ def test_the_scale_of_batch_normalization_decides_and_where_there_is_none_l2_doe
     assert any("vector_dense" in note and "'l2'" in note for note in report.notes)
 
 
+def test_a_layer_of_large_weights_counts_no_more_than_another():
+    i = keras.Input((2,))
+    a, b = L.Dense(4, name="a"), L.Dense(4, name="b")
+    model = keras.Model(i, L.Dense(1)(L.Add()([a(i), b(i)])))
+    a.kernel.assign([[100.0, 200, 300, 400], [0, 0, 0, 0]])  # over its mean of 250: 0.4, 0.8, 1.2, 1.6
+    b.kernel.assign([[4.0, 1, 2, 1], [0, 0, 0, 0]])  # over its mean of 2: 2, 0.5, 1, 0.5
+    smaller, _ = kopt.prune.channels(model, keep=0.75, round_to=1)
+    # Together 2.4, 1.3, 2.2, 2.1.
+    assert smaller.get_layer("a").kernel.numpy()[0].tolist() == [100, 300, 400]
+
+
 def test_random_is_repeatable_and_differs_by_seed():
     model = build(residual)
     first, again, other = (

@@ -171,6 +171,7 @@ def deep():
     return keras.Model(image, {"a": L.Dense(3, name="a")(x), "b": L.Dense(2, name="b")(x)}, name="deep")
 
 
+@pytest.mark.slow
 def test_all_kinds_of_layers_nested_and_shared(tmp_path):
     pruned, report = magnitude(deep(), 0.5)
     assert [one.path for one in report.variables] == [

@@ -24,6 +24,7 @@ SCRIPTS = (
     "large_model_profile",
     "sensitivity",
     "training_profile_overhead",
+    "channel_pruning",
 )
 
 

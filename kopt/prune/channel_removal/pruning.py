@@ -111,6 +111,12 @@ def channels(
     require_finite(model)
     before = profile(model)
     costs = PrunedCosts(model, graph, before.macs)
+    if goal.quantity == "target_macs" and costs.is_open:
+        raise ConfigError(
+            f"`target_macs` needs to know the multiply-accumulates, and model {model.name!r} accepts inputs of any "
+            f"size: {[tuple(tensor.shape) for tensor in model.inputs]}. Build it with a fixed size, or give `keep` or "
+            f"`target_params`."
+        )
     tally = _tally(model, graph, criterion, data, loss, batches, batch_size, seed)
     scores, notes = _with_substitute(graph, criterion, tally)
     candidates = [_candidate(group, scores[group.units], criterion, round_to, min_channels) for group in graph.free]

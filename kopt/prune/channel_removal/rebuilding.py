@@ -56,7 +56,8 @@ def _from_config(model: keras.Model, graph: ChannelGraph, kept: Kept) -> keras.M
         raise UnsupportedModelError(
             f"Model {model.name!r} does not rebuild from its config ({str(error).splitlines()[0]}). Give every custom "
             f"layer a `get_config` that returns all arguments of its `__init__`; saving and loading the model then "
-            f"works, and so does this."
+            f"works, and so does this. A subclass that builds its graph in `__init__` is taken as "
+            f"`keras.Model(model.inputs, model.outputs)`."
         ) from error
 
 

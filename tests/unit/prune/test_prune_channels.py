@@ -134,6 +134,14 @@ def shuffled():
     return keras.Model(i, head(L.Conv2D(16, 3, groups=2, name="b")(x)), name="shuffled")
 
 
+class BuildsItself(keras.Model):
+    """Has a graph, and a constructor that is not that of a graph."""
+
+    def __init__(self):
+        i = keras.Input((4,))
+        super().__init__(i, L.Dense(2)(L.Dense(16)(i)))
+
+
 CASES = [
     *(residual, dense_connections, squeeze_excite, depthwise, grouped, flattened, nested_and_shared, several_outputs),
     *(sequential, text, wrapped, operations, shuffled),
@@ -375,6 +383,13 @@ def test_models_that_cannot_be_pruned():
         kopt.prune.channels(keras.Sequential([L.Dense(3)]), keep=0.5)
     with pytest.raises(InputError, match="no channels that can be removed"):
         kopt.prune.channels(keras.Sequential([keras.Input((4,)), L.Dense(3)]), keep=0.5)
+    open_size = keras.Input((None, None, 3))
+    model = keras.Model(open_size, L.Conv2D(2, 1)(L.Conv2D(16, 3)(open_size)))
+    with pytest.raises(ConfigError, match="inputs of any size"):
+        kopt.prune.channels(model, target_macs=0.5)
+    assert kopt.prune.channels(model, target_params=0.6)[1].parameters_kept <= 0.6
+    with pytest.raises(UnsupportedModelError, match=r"keras\.Model\(model\.inputs"):
+        kopt.prune.channels(BuildsItself(), keep=0.5)
     model = build(sequential)
     model.get_layer("b").bias.assign(np.full(16, np.nan))
     with pytest.raises(NonFiniteError):

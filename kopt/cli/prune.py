@@ -1,0 +1,76 @@
+"""Remove channels from a model, or set small weights to zero, and write the smaller model."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import kopt
+from kopt.cli.common import show_text
+from kopt.core.errors import ConfigError, OutputExistsError
+from kopt.core.files import atomic_path
+
+_NEED_DATA = ("taylor", "activation")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("model", metavar="MODEL", help=".keras or .h5 (Keras 3 or legacy)")
+    parser.add_argument("output", metavar="OUTPUT", type=Path, help="x.keras; wants some epochs of training")
+    goal = parser.add_mutually_exclusive_group(required=True)
+    goal.add_argument("--keep", type=float, metavar="SHARE", help="channels that every layer keeps, e.g. 0.7")
+    goal.add_argument("--macs", type=float, metavar="M", help="multiply-accumulates left: a share, or a number above 1")
+    goal.add_argument("--params", type=float, metavar="P", help="parameters left: a share, or a number above 1")
+    goal.add_argument("--sparsity", type=float, metavar="SHARE", help="weights set to zero; the shape stays as it is")
+    # No `choices`: the library's own errors name the nearest word.
+    parser.add_argument("--criterion", default="l2", help="how channels are compared, e.g. l2, lamp, taylor")
+    parser.add_argument("--granularity", default="element", help="with --sparsity: element, block, n:m or channel")
+    parser.add_argument("--data", help="for the criteria taylor and activation: .npz, image folders, a packaged name")
+    parser.add_argument("--protect", nargs="+", default=(), metavar="LAYER", help="layers that stay as they are")
+    parser.add_argument("--round-to", type=int, default=8, metavar="N", help="widths become multiples of this")
+    parser.add_argument("--rows", type=int, default=20, metavar="N", help="rows of the table; 0 for all")
+    parser.add_argument("--force", action="store_true", help="replace OUTPUT if it exists")
+    parser.add_argument("--unsafe", action="store_true", help="open a model file that stores Python code, and run it")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    if options.output.suffix != ".keras":
+        raise ConfigError(f"OUTPUT ends in .keras. Received: {str(options.output)!r}.")
+    if options.rows < 0:
+        raise ConfigError(f"--rows is a number of rows, or 0 for all. Received: {options.rows}.")
+    if options.criterion in _NEED_DATA and not options.data:
+        raise ConfigError(f"The criterion {options.criterion!r} needs examples: pass --data.")
+    if options.output.exists() and not options.force:
+        raise OutputExistsError(f"{options.output} exists already. Pass --force to replace it.")
+    model = kopt.load_model(options.model, safe_mode=not options.unsafe)
+    smaller, report = _zeroed(model, options) if options.sparsity is not None else _narrowed(model, options)
+    with atomic_path(options.output, overwrite=options.force) as staged:
+        smaller.save(staged)
+    if options.json:
+        show_text(report.to_json())
+    else:
+        show_text(report.table(80, rows=options.rows or None))
+        show_text(f"\nModel: {options.output}")
+    return 0
+
+
+def _zeroed(model: Any, options: argparse.Namespace) -> Any:
+    masked, _ = kopt.prune.magnitude(model, options.sparsity, granularity=options.granularity, skip=options.protect)
+    return kopt.prune.finalize(masked)
+
+
+def _narrowed(model: Any, options: argparse.Namespace) -> Any:
+    data = None
+    if options.data:
+        split = kopt.data.open_data(options.data, image_shape=kopt.measure.load(model).inputs[0].shape[1:]).train
+        data = (split.x, split.y)
+    return kopt.prune.channels(
+        model,
+        keep=options.keep,
+        target_macs=options.macs,
+        target_params=options.params,
+        criterion=options.criterion,
+        data=data,
+        round_to=options.round_to,
+        protect=options.protect,
+    )

@@ -3,6 +3,6 @@
 from kopt.prune import schedules
 from kopt.prune.by_gradient import gradient
 from kopt.prune.by_magnitude import Magnitude, finalize, magnitude
-from kopt.prune.channel_removal.pruning import ChannelPruning, channels
+from kopt.prune.channel_removal.pruning import ChannelPruning, channels, heads
 
-__all__ = ["ChannelPruning", "Magnitude", "channels", "finalize", "gradient", "magnitude", "schedules"]
+__all__ = ["ChannelPruning", "Magnitude", "channels", "finalize", "gradient", "heads", "magnitude", "schedules"]

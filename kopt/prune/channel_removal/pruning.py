@@ -28,6 +28,8 @@ Kept = npt.NDArray[np.bool_]
 # Steps between keeping everything and keeping the least, where all groups keep the same share.
 _SHARES = 1000
 
+KINDS = ("channels", "units", "heads")
+
 
 @dataclasses.dataclass(frozen=True)
 class ChannelPruning(Shown, ChannelPruningReport):
@@ -51,6 +53,7 @@ def channels(
     min_channels: int = 1,
     protect: str | Iterable[str] = (),
     scope: str | None = None,
+    kinds: Sequence[str] = KINDS,
     seed: int = 0,
 ) -> tuple[keras.Model, ChannelPruning]:
     """Return a smaller model without the channels that matter least, and a report.
@@ -81,6 +84,7 @@ def channels(
         protect: names or paths of layers that keep their outputs; of a nested model, all inside.
         scope: `"layer"`: every group keeps the same share. `"global"`: the channels of the lowest scores go, wherever
             they are. By default `"layer"` for `keep` and `"global"` for a target.
+        kinds: what may go: `"channels"`, `"units"` of recurrent layers, `"heads"` of attention.
         seed: of `"random"`.
 
     Returns:
@@ -107,6 +111,9 @@ def channels(
     if criterion in criteria.NEED_DATA and data is None:
         raise ConfigError(f"`criterion={criterion!r}` needs examples: pass `data=(x, y)`.")
     graph = channel_graph(model, protect=(protect,) if isinstance(protect, str) else tuple(protect))
+    for kind in kinds:
+        choice("kinds", kind, KINDS)
+    graph = _only(graph, kinds)
     _require_free(model, graph)
     require_finite(model)
     before = profile(model)
@@ -209,6 +216,57 @@ class _Goal:
             middle = (low + high) // 2
             low, high = (low, middle) if cost(middle) <= target else (middle, high)
         return at(high)
+
+
+def heads(
+    model: keras.Model,
+    *,
+    keep: float,
+    criterion: str = "l2",
+    data: Any = None,
+    loss: Any = None,
+    batches: int = 8,
+    batch_size: int = 32,
+    protect: str | Iterable[str] = (),
+    scope: str = "layer",
+    seed: int = 0,
+) -> tuple[keras.Model, ChannelPruning]:
+    """Return a model with fewer attention heads, those that matter least gone, and a report; nothing else changes.
+
+    Arguments, results and errors are those of `channels`; `keep` is the share of the heads, of each attention layer or,
+    with `scope="global"`, of all together. `criterion="taylor"` with data ranks heads by gradients.
+
+    Example:
+        ```python
+        smaller, report = kopt.prune.heads(model, keep=0.5, criterion="taylor", data=(x, y))
+        ```
+
+    Source: Michel et al., "Are sixteen heads really better than one?", 2019, https://arxiv.org/abs/1905.10650
+    """
+    return channels(
+        model,
+        keep=keep,
+        criterion=criterion,
+        data=data,
+        loss=loss,
+        batches=batches,
+        batch_size=batch_size,
+        protect=protect,
+        scope=scope,
+        kinds=("heads",),
+        seed=seed,
+    )
+
+
+def _only(graph: ChannelGraph, kinds: Sequence[str]) -> ChannelGraph:
+    """Return the graph with the groups of other kinds made to stay."""
+    groups = tuple(
+        group
+        if group.kind in kinds or group.reason
+        else dataclasses.replace(group, reason=f"only {', '.join(kinds)} go")
+        for group in graph.groups
+    )
+    return dataclasses.replace(graph, groups=groups)
 
 
 def _require_free(model: keras.Model, graph: ChannelGraph) -> None:

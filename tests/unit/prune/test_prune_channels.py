@@ -394,3 +394,38 @@ def test_models_that_cannot_be_pruned():
     model.get_layer("b").bias.assign(np.full(16, np.nan))
     with pytest.raises(NonFiniteError):
         kopt.prune.channels(model, keep=0.5)
+
+
+def encoder():
+    keras.utils.set_random_seed(0)
+    i = keras.Input((6, 8), name="steps")
+    x = L.Add()([i, L.MultiHeadAttention(4, 5, name="attention")(i, i)])
+    x = L.Dense(16, activation="relu", name="inner")(x)
+    return keras.Model(i, L.Dense(2, name="out")(L.GlobalAveragePooling1D()(x)), name="encoder")
+
+
+def test_only_heads_go():
+    model = encoder()
+    attention = model.get_layer("attention")
+    # The second and fourth head add nothing: what they would bring to the output is multiplied by 0.
+    output = attention._output_dense.kernel.numpy()
+    output[[1, 3]] = 0.0
+    attention._output_dense.kernel.assign(output)
+    for dense in (attention._query_dense, attention._key_dense, attention._value_dense):
+        kernel = dense.kernel.numpy()
+        kernel[:, [1, 3]] *= 1e-3
+        dense.kernel.assign(kernel)
+    smaller, report = kopt.prune.heads(model, keep=0.5)
+    assert smaller.get_layer("attention").num_heads == 2
+    assert smaller.get_layer("inner").units == 16
+    x = np.random.default_rng(0).normal(size=(4, 6, 8)).astype("float32")
+    np.testing.assert_allclose(smaller.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-5)
+    assert {row.layers: row.frozen for row in report.groups}["inner",] == "only heads go"
+
+
+def test_a_model_without_attention_has_no_heads():
+    model = keras.Sequential([keras.Input((4,)), L.Dense(16, name="a"), L.Dense(2, name="b")])
+    with pytest.raises(InputError, match=r"no channels that can be removed\. a: only heads go"):
+        kopt.prune.heads(model, keep=0.5)
+    with pytest.raises(ConfigError, match=r"Unknown `kinds` 'head'\. Did you mean 'heads'"):
+        kopt.prune.channels(model, keep=0.5, kinds=("head",))

@@ -157,7 +157,7 @@ def _pattern(granularity: str, block: Any, pooling: str, n_m: Any, scope: str) -
     return Pattern(
         granularity,
         block if granularity == "block" else (1, 1),
-        choice("block_pooling", pooling, ("AVG", "MAX")),
+        pooling,
         n_m if granularity == "n:m" else (1, 1),
         scope,
     )

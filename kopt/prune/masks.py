@@ -21,9 +21,9 @@ _DEPTHWISE = "Depthwise"
 class MaskedUpdate:
     """The constraint of a variable under a mask; the one that was there before goes first."""
 
-    def __init__(self, masks: "Masks", place: int, before: Any):
+    def __init__(self, masks: "Masks", place: int):
         """Stand for the mask at `place` of `masks`."""
-        self.masks, self.place, self.before = masks, place, before
+        self.masks, self.place = masks, place
 
     def __call__(self, variable: Any) -> tf.Tensor:
         """Return what an optimizer has made of the variable, masked."""
@@ -88,7 +88,7 @@ class Masks(keras.layers.Layer):
         ]
         self.built = True
         for place, one in enumerate(self.owned):
-            one.variable.constraint = MaskedUpdate(self, place, one.variable.constraint)
+            one.variable.constraint = MaskedUpdate(self, place)
         self._last = threading.local()
 
     def call(self, inputs: Any) -> Any:
@@ -119,11 +119,6 @@ class Masks(keras.layers.Layer):
             self._count_step()
         value = self._constrained_before(place, variable)
         return tf.where(_value(self.masks[place]), value, tf.zeros_like(value))
-
-    def release(self) -> None:
-        """Give every variable back the constraint it had."""
-        for one, before in zip(self.owned, self._before, strict=True):
-            one.variable.constraint = before
 
     def _begins_step(self, place: int) -> bool:
         """Return whether this is the first constraint that is called after an update, while a step is traced or run.

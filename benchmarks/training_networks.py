@@ -32,15 +32,15 @@ def cnn() -> Any:
     return keras.Sequential([keras.Input((28, 28, 1)), *stages, *head])
 
 
-def resnet8() -> Any:
-    """Return the residual network of MLPerf Tiny, for 28x28 images."""
+def resnet8(shape: tuple[int, int, int] = (28, 28, 1)) -> Any:
+    """Return the residual network of MLPerf Tiny."""
     layers = keras.layers
 
     def convolve(x: Any, filters: int, stride: int = 1, size: int = 3, activate: bool = True) -> Any:
         x = layers.BatchNormalization()(layers.Conv2D(filters, size, stride, padding="same", use_bias=False)(x))
         return layers.ReLU()(x) if activate else x
 
-    inputs = keras.Input((28, 28, 1))
+    inputs = keras.Input(shape)
     x = convolve(inputs, 16)
     for filters, stride in ((16, 1), (32, 2), (64, 2)):
         inner = convolve(convolve(x, filters, stride), filters, activate=False)

@@ -1,0 +1,71 @@
+"""The images that tables of accuracy are made with."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import kopt
+
+CIFAR10 = Path(os.environ.get("KOPT_CIFAR10", Path.home() / ".cache" / "kopt" / "cifar10.npz"))
+BATCH = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """Labelled images to train and to test with.
+
+    Attributes:
+        train, test: `(x, y)`, images float32 of shape `(n, height, width, channels)`.
+        epochs: that a dense network is trained for, and one that was pruned.
+        augmentation: of the images to train with.
+    """
+
+    name: str
+    train: tuple[Any, Any]
+    test: tuple[Any, Any]
+    epochs: tuple[int, int]
+    augmentation: Any = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an image."""
+        return tuple(self.train[0].shape[1:])
+
+    def batches(self, seed: int) -> Any:
+        """Return shuffled, augmented batches."""
+        return kopt.data.from_arrays(
+            *self.train, batch_size=BATCH, shuffle=True, augment=self.augmentation, seed=seed, drop_remainder=True
+        )
+
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch."""
+        return len(self.train[0]) // BATCH
+
+
+def image_sets() -> list[ImageSet]:
+    """Return Fashion-MNIST, and CIFAR-10 where `KOPT_CIFAR10` names an `.npz` of it."""
+    fashion = kopt.data.load("fashion_mnist")
+    sets = [
+        ImageSet(
+            "fashion_mnist",
+            (fashion.train.x[:24_000], fashion.train.y[:24_000]),
+            (fashion.test.x, fashion.test.y),
+            (10, 8),
+        )
+    ]
+    if CIFAR10.is_file():
+        arrays = np.load(CIFAR10)
+        train, test = (
+            (_scaled(arrays[f"x_{part}"]), arrays[f"y_{part}"].astype(np.int64)) for part in ("train", "test")
+        )
+        moved = kopt.data.Augmentation(flip="horizontal", crop=2)
+        sets.append(ImageSet("cifar10", (train[0][:25_000], train[1][:25_000]), test, (16, 8), moved))
+    return sets
+
+
+def _scaled(pixels: Any) -> Any:
+    return ((pixels / 255.0 - 0.473) / 0.251).astype(np.float32)

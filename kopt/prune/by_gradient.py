@@ -18,8 +18,8 @@ from kopt.prune.selection import choose
 from kopt.train.batch_loss import batch_loss, require_loss
 from kopt.train.labelled_batches import labelled_batches
 from kopt.train.snapshot import preserved
-from kopt.train.weight_constraints import constrainable
 from kopt.train.steps.input_checks import check_inputs
+from kopt.train.weight_constraints import constrainable
 
 _MEASURES = ("gradient", "taylor")
 

@@ -12,7 +12,7 @@ from kopt.core.pruning_records import MagnitudePruning, Pattern, PrunedVariable
 from kopt.core.records import LayerAction
 from kopt.core.settings import choice
 from kopt.graph import owned_variables, require_built, require_finite
-from kopt.prune.by_tfmot import origin_of, pruned_twin, require_twin, rows_of, stripped
+from kopt.prune.by_tfmot import pruned_twin, rows_of, stripped, twin_pruning_of
 from kopt.prune.masks import Masks
 from kopt.prune.schedules import Constant, Schedule, as_schedule
 from kopt.prune.selection import Ratios, choose, is_kernel
@@ -119,8 +119,8 @@ def magnitude(
         pattern=pattern,
     )
     if choice("backend", backend, ("keras", "tfmot")) == "tfmot":
-        twin, left = pruned_twin(model, chosen, left, pattern, schedule)
-        return twin, _record(model.name, pattern, schedule, rows_of(twin), left)
+        twin, origin, left = pruned_twin(model, chosen, left, pattern, schedule)
+        return twin, _record(model.name, pattern, schedule, rows_of(origin), left)
     copy = constrainable(model)
     # The paths of the copy: models inside it may have become Functional, names stay.
     masks = Masks(copy, [one.path for one, _ in chosen], [target for _, target in chosen], pattern, schedule)
@@ -139,12 +139,11 @@ def finalize(model: keras.Model) -> tuple[keras.Model, Magnitude]:
     Raises:
         InputError: the model has no masks.
     """
-    require_twin(model)
-    origin = origin_of(model)
+    origin = twin_pruning_of(model)
     if origin is not None:
-        plain, rows = stripped(model)
+        plain, rows = stripped(origin)
         left = _without_mask(plain, {row.path for row in rows})
-        return plain, _record(plain.name, origin.pattern, origin.schedule, rows, left)
+        return plain, _record(plain.name, origin.method.pattern, origin.method.schedule, rows, left)
     masks = masks_of(model)
     if masks is None:
         raise InputError(f"The model {model.name!r} has no masks. Received a {type(model).__name__}; see `magnitude`.")

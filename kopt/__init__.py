@@ -11,7 +11,7 @@ from kopt.core.records import Budget
 from kopt.version import __version__
 
 _SUBPACKAGES = (
-    *("core", "data", "export", "graph", "measure", "profile"),
+    *("cluster", "core", "data", "export", "graph", "measure", "profile"),
     *("prune", "report", "restructure", "search", "train"),
 )
 _ATTRIBUTES = {"load_model": "kopt.graph", "optimize": "kopt.search"}

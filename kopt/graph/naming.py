@@ -75,3 +75,8 @@ def _holders(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, str, Any]
 def _unique(path: str, taken: dict[str, int]) -> str:
     number = taken[path] = taken.get(path, 0) + 1
     return path if number == 1 else f"{path}#{number}"
+
+
+def channel_axes(layer: keras.layers.Layer, rank: int) -> tuple[int, ...]:
+    """Return the axes of a kernel that number its output channels."""
+    return (rank - 2, rank - 1) if "Depthwise" in type(layer).__name__ else (rank - 1,)

@@ -10,15 +10,16 @@ import tensorflow as tf
 from kopt.core.errors import ConfigError, DataError, NonFiniteError
 from kopt.core.pruning_records import Pattern
 from kopt.core.settings import choice, number, whole
-from kopt.graph import OwnedVariable, copy_model, require_built, require_finite
+from kopt.graph import OwnedVariable, require_built, require_finite
 from kopt.prune.by_magnitude import Magnitude, report_of
-from kopt.prune.pruned_model import PrunedFunctional, PrunedSequential
+from kopt.prune.masks import Masks
 from kopt.prune.schedules import Constant
 from kopt.prune.selection import choose
 from kopt.train.batch_loss import batch_loss, require_loss
 from kopt.train.labelled_batches import labelled_batches
 from kopt.train.snapshot import preserved
 from kopt.train.steps.input_checks import check_inputs
+from kopt.train.weight_constraints import constrainable
 
 _MEASURES = ("gradient", "taylor")
 
@@ -93,9 +94,10 @@ def gradient(
             f"No weight has a mean {measure} below {threshold!r}; the smallest is {least:.3g}. Raise `threshold`, or "
             f"give a `sparsity`."
         )
-    copy = copy_model(model, functional=PrunedFunctional, sequential=PrunedSequential)
-    copy.put_under_masks([one.path for one in owned], zero, pattern, Constant(share))
-    copy.pruning.fix(kept)
+    copy = constrainable(model)
+    masks = Masks(copy, [one.path for one in owned], zero, pattern, Constant(share))
+    copy.constrain_by(masks)
+    masks.fix(kept)
     counted = f"Measured over {taken} batches." if taken > 1 else "Measured on a single batch: chance has decided."
     return copy, report_of(copy, left, notes=(counted,))
 

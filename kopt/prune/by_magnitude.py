@@ -11,13 +11,14 @@ from kopt.core.errors import ConfigError, InputError
 from kopt.core.pruning_records import MagnitudePruning, Pattern, PrunedVariable
 from kopt.core.records import LayerAction
 from kopt.core.settings import choice
-from kopt.graph import copy_model, owned_variables, require_built, require_finite
-from kopt.prune.by_tfmot import origin_of, pruned_twin, require_twin, rows_of, stripped
-from kopt.prune.pruned_model import PrunedFunctional, PrunedSequential, is_pruned
+from kopt.graph import owned_variables, require_built, require_finite
+from kopt.prune.by_tfmot import pruned_twin, rows_of, stripped, twin_pruning_of
+from kopt.prune.masks import Masks
 from kopt.prune.schedules import Constant, Schedule, as_schedule
 from kopt.prune.selection import Ratios, choose, is_kernel
 from kopt.report.look import Shown
 from kopt.report.pruning import MAGNITUDE
+from kopt.train.weight_constraints import constrainable, constraints_of, plain_copy
 
 _SPEED = {
     "element": "Single zeros make a compressed file smaller. LiteRT runs them faster only in 1 x 1 convolutions, of "
@@ -101,8 +102,9 @@ def magnitude(
     """
     require_built(model)
     require_finite(model)
-    if is_pruned(model):
-        raise InputError(f"The model {model.name!r} is pruned already: `kopt.prune.finalize` it first.")
+    if constraints_of(model):
+        already = "pruned" if masks_of(model) else "clustered, which comes after pruning"
+        raise InputError(f"The model {model.name!r} is {already} already: `finalize` it first.")
     pattern = _pattern(granularity, tuple(block_size), block_pooling, tuple(n_m), scope)
     schedule = _schedule(schedule_or_sparsity, pattern, n_m)
     if pattern.scope == "global" and sparsity_by_layer is not None:
@@ -117,12 +119,13 @@ def magnitude(
         pattern=pattern,
     )
     if choice("backend", backend, ("keras", "tfmot")) == "tfmot":
-        twin, left = pruned_twin(model, chosen, left, pattern, schedule)
-        return twin, _record(model.name, pattern, schedule, rows_of(twin), left)
-    copy = copy_model(model, functional=PrunedFunctional, sequential=PrunedSequential)
+        twin, origin, left = pruned_twin(model, chosen, left, pattern, schedule)
+        return twin, _record(model.name, pattern, schedule, rows_of(origin), left)
+    copy = constrainable(model)
     # The paths of the copy: models inside it may have become Functional, names stay.
-    copy.put_under_masks([one.path for one, _ in chosen], [target for _, target in chosen], pattern, schedule)
-    copy.pruning.start()
+    masks = Masks(copy, [one.path for one, _ in chosen], [target for _, target in chosen], pattern, schedule)
+    copy.constrain_by(masks)
+    masks.start()
     return copy, report_of(copy, left)
 
 
@@ -136,16 +139,21 @@ def finalize(model: keras.Model) -> tuple[keras.Model, Magnitude]:
     Raises:
         InputError: the model has no masks.
     """
-    require_twin(model)
-    origin = origin_of(model)
+    origin = twin_pruning_of(model)
     if origin is not None:
-        plain, rows = stripped(model)
+        plain, rows = stripped(origin)
         left = _without_mask(plain, {row.path for row in rows})
-        return plain, _record(plain.name, origin.pattern, origin.schedule, rows, left)
-    if not is_pruned(model):
+        return plain, _record(plain.name, origin.method.pattern, origin.method.schedule, rows, left)
+    masks = masks_of(model)
+    if masks is None:
         raise InputError(f"The model {model.name!r} has no masks. Received a {type(model).__name__}; see `magnitude`.")
-    model.pruning.apply()
-    return copy_model(model), report_of(model, _without_mask(model, set(model.pruning.paths)))
+    plain = plain_copy(model)
+    return plain, report_of(model, _without_mask(model, set(masks.paths)))
+
+
+def masks_of(model: keras.Model) -> Masks | None:
+    """Return the masks that a model carries; `None` without."""
+    return next((one for one in constraints_of(model) if isinstance(one, Masks)), None)
 
 
 def _without_mask(model: keras.Model, masked: set[str]) -> list[LayerAction]:

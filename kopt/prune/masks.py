@@ -9,37 +9,23 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kopt.core.errors import InputError
 from kopt.core.pruning_records import Pattern
-from kopt.graph import OwnedVariable, owned_variables
+from kopt.graph.naming import channel_axes
 from kopt.prune import patterns
 from kopt.prune.schedules import Schedule
-
-_DEPTHWISE = "Depthwise"
-
-
-class MaskedUpdate:
-    """The constraint of a variable under a mask; the one that was there before goes first."""
-
-    def __init__(self, masks: "Masks", place: int):
-        """Stand for the mask at `place` of `masks`."""
-        self.masks, self.place = masks, place
-
-    def __call__(self, variable: Any) -> tf.Tensor:
-        """Return what an optimizer has made of the variable, masked."""
-        return self.masks.constrain(self.place, variable)
+from kopt.prune.training_length import LengthCheck
+from kopt.train.weight_constraints import WeightConstraint, value_of
 
 
-class Masks(keras.layers.Layer):
+@keras.saving.register_keras_serializable("kopt")
+class Masks(WeightConstraint):
     """The masks of a model, the step they are at, and the schedule they follow.
 
-    Keras optimizers apply the constraints of all variables after their update. The first of them that is called counts
-    the step and, when it is the turn of the schedule, computes all masks from the updated weights.
+    The first constraint that an optimizer calls counts the step and, when it is the turn of the schedule, computes all
+    masks from the updated weights.
     """
 
-    owned: tuple[OwnedVariable, ...]
-    _pruned: tuple[Any, ...]
-    _before: tuple[Any, ...]
+    attribute = "pruning"
 
     def __init__(
         self,
@@ -61,39 +47,34 @@ class Masks(keras.layers.Layer):
         Raises:
             InputError: a path is not in the model.
         """
-        super().__init__(name="pruning_masks", trainable=False, dtype="float32")
-        owned = {one.path: one for one in owned_variables(model)}
-        missing = [path for path in paths if path not in owned]
-        if missing:
-            raise InputError(f"The model {model.name!r} has no variables {', '.join(missing)} to prune.")
-        self.paths, self.targets = tuple(paths), tuple(targets)
-        self.pattern, self.schedule = pattern, schedule
-        # Past Keras, which would count the variables of the model as those of this layer.
-        object.__setattr__(self, "owned", tuple(owned[path] for path in paths))
-        object.__setattr__(self, "_pruned", tuple(one.variable for one in self.owned))
-        object.__setattr__(self, "_before", tuple(one.variable.constraint for one in self.owned))
-        self.step = self.add_weight(
-            name="step", shape=(), dtype="int64", initializer="zeros", trainable=False, aggregation="only_first_replica"
-        )
+        super().__init__(model, paths)
+        self.targets, self.pattern, self.schedule = tuple(targets), pattern, schedule
+        self.step = self.state("step", shape=(), dtype="int64", initializer="zeros")
         self.masks = [
-            self.add_weight(
-                name=f"mask_{place}",
-                shape=one.variable.shape,
-                dtype="bool",
-                initializer="ones",
-                trainable=False,
-                aggregation="only_first_replica",
-            )
+            self.state(f"mask_{place}", shape=one.variable.shape, dtype="bool", initializer="ones")
             for place, one in enumerate(self.owned)
         ]
-        self.built = True
-        for place, one in enumerate(self.owned):
-            one.variable.constraint = MaskedUpdate(self, place)
         self._last = threading.local()
 
-    def call(self, inputs: Any) -> Any:
-        """Give back what comes in: masks are applied by the optimizer."""
-        return inputs
+    def settings(self) -> dict[str, Any]:
+        """See `WeightConstraint.settings`."""
+        return {
+            "paths": list(self.paths),
+            "targets": list(self.targets),
+            "pattern": self.pattern.to_json(indent=None),
+            "schedule": keras.saving.serialize_keras_object(self.schedule),
+        }
+
+    @classmethod
+    def from_settings(cls, model: keras.Model, settings: dict[str, Any]) -> "Masks":
+        """See `WeightConstraint.from_settings`: masks of ones."""
+        pattern = Pattern.from_json(settings["pattern"])
+        schedule = keras.saving.deserialize_keras_object(settings["schedule"])
+        return cls(model, settings["paths"], settings["targets"], pattern, schedule)
+
+    def callbacks(self) -> list[keras.callbacks.Callback]:
+        """See `WeightConstraint.callbacks`: a schedule that would prune nothing is an error before the training."""
+        return [LengthCheck(self)]
 
     def start(self) -> None:
         """Compute and apply the masks that come before any training, if it is the turn of the schedule."""
@@ -107,18 +88,16 @@ class Masks(keras.layers.Layer):
         self._assign(kept)
         self.apply()
 
-    def apply(self) -> None:
-        """Set every masked weight to zero."""
-        for one, mask in zip(self.owned, self.masks, strict=True):
-            values = one.variable.numpy()
-            one.variable.assign(np.where(mask.numpy(), values, np.zeros_like(values)))
+    def constrained(self, place: int, values: np.ndarray) -> np.ndarray:
+        """Return values of the variable at `place` with zeros where its mask is."""
+        return np.where(self.masks[place].numpy(), values, np.zeros_like(values))
 
     def constrain(self, place: int, variable: Any) -> tf.Tensor:
         """Return the updated `variable`, the one at `place`, under its mask."""
         if self._begins_step(place):
             self._count_step()
-        value = self._constrained_before(place, variable)
-        return tf.where(_value(self.masks[place]), value, tf.zeros_like(value))
+        value = self.constrained_before(place, variable)
+        return tf.where(value_of(self.masks[place]), value, tf.zeros_like(value))
 
     def _begins_step(self, place: int) -> bool:
         """Return whether this is the first constraint that is called after an update, while a step is traced or run.
@@ -136,13 +115,13 @@ class Masks(keras.layers.Layer):
         self.step.assign_add(1)
         if self.pattern.granularity == "n:m":
             return  # Its masks are those of the first step.
-        turn, sparsity = self.schedule(_value(self.step) + 1)
+        turn, sparsity = self.schedule(value_of(self.step) + 1)
         if tf.distribute.get_strategy().num_replicas_in_sync == 1:
             tf.cond(turn, lambda: self._assign(self._new_masks(sparsity)), lambda: None)
         else:  # Replicas cannot meet for an assignment within a condition.
             self._assign(
                 tf.cond(
-                    turn, lambda: self._new_masks(sparsity), lambda: [tf.identity(_value(one)) for one in self.masks]
+                    turn, lambda: self._new_masks(sparsity), lambda: [tf.identity(value_of(one)) for one in self.masks]
                 )
             )
 
@@ -150,12 +129,8 @@ class Masks(keras.layers.Layer):
         for mask, value in zip(self.masks, values, strict=True):
             mask.assign(value)
 
-    def _constrained_before(self, place: int, variable: Any) -> tf.Tensor:
-        before = self._before[place]
-        return tf.convert_to_tensor(_value(variable) if before is None else before(variable))
-
     def _new_masks(self, sparsity: tf.Tensor) -> list[tf.Tensor]:
-        weights = [self._constrained_before(place, variable) for place, variable in enumerate(self._pruned)]
+        weights = [self.constrained_before(place, one.variable) for place, one in enumerate(self.owned)]
         if self.pattern.scope == "global":
             return patterns.global_masks(weights, sparsity)
         final = self.schedule.final_sparsity
@@ -174,12 +149,3 @@ class Masks(keras.layers.Layer):
         if pattern.granularity == "channel":
             return patterns.channel_mask(weights, sparsity, channel_axes(one.layer, len(weights.shape)))
         return patterns.element_mask(weights, sparsity)
-
-
-def channel_axes(layer: keras.layers.Layer, rank: int) -> tuple[int, ...]:
-    """Return the axes of a kernel that number its output channels."""
-    return (rank - 2, rank - 1) if _DEPTHWISE in type(layer).__name__ else (rank - 1,)
-
-
-def _value(variable: Any) -> Any:
-    return variable.value if isinstance(variable, keras.Variable) else variable

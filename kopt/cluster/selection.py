@@ -1,0 +1,84 @@
+"""Which kernels of a model share weights, how many values each keeps, and why the others stay as they are."""
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from kopt.core.errors import ConfigError, nearest
+from kopt.core.records import LayerAction
+from kopt.core.settings import whole
+from kopt.graph import OwnedVariable, layer_paths, owned_variables
+
+Clusters = int | Mapping[str, int]
+
+
+def choose(
+    model: keras.Model, clusters: Clusters, layers: Iterable[str] | None, skip: Iterable[str], per_channel: bool
+) -> tuple[list[tuple[OwnedVariable, int]], list[LayerAction]]:
+    """Return the variables to cluster with the values of a codebook, and what is left as it is with the reason.
+
+    Raises:
+        ConfigError: an unknown layer, fewer than two values, or nothing to cluster.
+    """
+    paths = [path for identity, path in layer_paths(model).items() if identity != id(model)]
+    sizes = _sizes(paths, clusters)
+    wanted = None if layers is None else _matching(paths, layers, "layers")
+    unwanted = _matching(paths, skip, "skip")
+    chosen, left = [], []
+    for one in owned_variables(model):
+        if not is_kernel(one.variable):
+            continue
+        size = sizes(one.layer_path)
+        reason = _reason(one, size, wanted, unwanted, per_channel)
+        if reason:
+            left.append(LayerAction(one.layer_path, type(one.layer).__name__, reason))
+        else:
+            chosen.append((one, size))
+    if not chosen:
+        reasons = "; ".join(f"{one.layer} ({one.type}): {one.detail}" for one in left[:5]) or "it has no kernels"
+        raise ConfigError(f"Nothing in the model {model.name!r} can be clustered with these settings: {reasons}.")
+    return chosen, left
+
+
+def is_kernel(variable: Any) -> bool:
+    """Return whether a variable is the kernel of a layer, or the vectors of an embedding."""
+    return len(variable.shape) > 1 and variable.name.endswith(("kernel", "embeddings"))
+
+
+def _reason(one: OwnedVariable, size: int, wanted: set[str] | None, unwanted: set[str], per_channel: bool) -> str:
+    if one.layer_path in unwanted:
+        return "named in `skip`"
+    if wanted is not None and one.layer_path not in wanted:
+        return "not named in `layers`"
+    if size == 0:
+        return "not named in `clusters`"
+    if not one.trainable:
+        return "frozen: training does not change it"
+    if per_channel and "Embedding" in type(one.layer).__name__:
+        return "an embedding has no output channels"
+    distinct = np.unique(one.variable.numpy()).size
+    return f"it has {distinct} different weights only" if distinct <= size else ""
+
+
+def _sizes(paths: list[str], clusters: Clusters) -> Any:
+    if not isinstance(clusters, Mapping):
+        size = whole("clusters", clusters, least=2)
+        return lambda path: size
+    found: dict[str, int] = {}
+    for name, given in clusters.items():
+        value = whole(f"clusters[{name!r}]", given, least=2)
+        found.update(dict.fromkeys(_matching(paths, [name], "clusters"), value))
+    return lambda path: found.get(path, 0)
+
+
+def _matching(paths: list[str], names: Iterable[str], setting: str) -> set[str]:
+    found: set[str] = set()
+    for name in [names] if isinstance(names, str) else names:
+        matches = {path for path in paths if name in (path, path.split("/")[-1]) or fnmatch.fnmatchcase(path, name)}
+        if not matches:
+            raise ConfigError(f"`{setting}` names {name!r}, and no layer is called so.{nearest(name, paths)}")
+        found |= {path for path in paths if any(path == match or path.startswith(f"{match}/") for match in matches)}
+    return found

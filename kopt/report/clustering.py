@@ -1,0 +1,61 @@
+"""What sharing weights did, as a table and a plot."""
+
+from matplotlib.figure import Figure
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from kopt.core.clustering_records import ClusteredVariable, WeightClustering
+from kopt.report import formats
+from kopt.report.bars import draw_bars
+from kopt.report.columns import Column
+from kopt.report.look import Look
+from kopt.report.paths import PathTable
+from kopt.report.time_parts import BLUE
+
+_MOST_BARS = 25
+
+
+def _table(report: WeightClustering, rows: int | None = 20) -> RenderableType:
+    shown = report.variables[:rows]
+    columns = (
+        Column[ClusteredVariable]("Variable", lambda one: one.path, is_number=False),
+        Column[ClusteredVariable]("Type", lambda one: one.layer_type, 4, is_number=False),
+        Column[ClusteredVariable]("Weights", lambda one: formats.count(one.weights), 2),
+        Column[ClusteredVariable]("Values", lambda one: formats.count(one.distinct)),
+        Column[ClusteredVariable]("Zero", lambda one: formats.share(one.sparsity), 3),
+        Column[ClusteredVariable]("Error", lambda one: "-" if one.error is None else formats.share(one.error), 1),
+        Column[ClusteredVariable]("gzip", lambda one: formats.size(one.gzip_after)),
+    )
+    more = len(report.variables) - len(shown)
+    hidden = [f"{more} more variables: `rows=None`."] if more else []
+    caption = [report.method, _words(report), *hidden, *report.notes]
+    table = PathTable(f"{report.model}: shared weights", shown, columns, caption=caption)
+    return Group(
+        table, *[Text(f"Left as it is: {one.layer} ({one.type}): {one.detail}") for one in report.skipped[:rows]]
+    )
+
+
+def _figure(report: WeightClustering) -> Figure:
+    shown = report.variables[:_MOST_BARS]
+    figure = Figure(figsize=(8.6, 1.2 + 0.3 * len(shown)), layout="constrained")
+    values = [one.gzip_after / (4 * one.weights) for one in shown]
+    draw_bars(
+        figure.add_subplot(),
+        [one.path for one in shown],
+        values,
+        [formats.share(value) for value in values],
+        [BLUE] * len(shown),
+    )
+    figure.suptitle("Compressed size over that of float32", x=0.01, ha="left", fontsize=10, fontweight="bold")
+    return figure
+
+
+def _words(report: WeightClustering) -> str:
+    before = report.gzip_before
+    size = f"{formats.size(report.gzip_after)} compressed"
+    size = size if before is None else f"{size}, {formats.size(before)} before"
+    left = f"; {len(report.skipped)} kernels stay as they are" if report.skipped else ""
+    return f"{formats.count(report.weights)} weights in {len(report.variables)} kernels: {size}{left}."
+
+
+CLUSTERING = Look("weight-clustering", _table, _figure, _words)

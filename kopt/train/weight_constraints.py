@@ -1,0 +1,185 @@
+"""Models whose weights stay in a set, such as zeros under a mask or values of a codebook, however they are trained.
+
+A `WeightConstraint` is the state of such a set. It belongs to the model, is saved with it, and holds whenever an
+optimizer changes the weights: Keras optimizers apply the constraints of all variables after their update.
+"""
+
+import abc
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kopt.core.errors import InputError
+from kopt.graph import OwnedVariable, copy_model, owned_variables
+from kopt.graph.internals import FunctionalModel
+from kopt.train.interception import with_own_callbacks
+
+_KEY = "kopt_weight_constraints"
+
+
+class ConstrainedUpdate:
+    """The constraint of a variable; the one that was there before goes first."""
+
+    def __init__(self, owner: "WeightConstraint", place: int):
+        """Stand for the variable at `place` of `owner`."""
+        self.owner, self.place = owner, place
+
+    def __call__(self, variable: Any) -> tf.Tensor:
+        """Return what an optimizer has made of the variable, as it has to be."""
+        return self.owner.constrain(self.place, variable)
+
+
+class WeightConstraint(keras.layers.Layer):
+    """What holds for some variables of a model, and the state it needs.
+
+    Attributes:
+        attribute: of the model, under which the constraint is found and saved.
+        paths: of the variables, as `kopt.graph.owned_variables` has them.
+        owned: the variables with their layers.
+    """
+
+    attribute: ClassVar[str]
+    owned: tuple[OwnedVariable, ...]
+    _before: tuple[Any, ...]
+
+    def __init__(self, model: keras.Model, paths: Sequence[str]):
+        """Constrain variables of `model`.
+
+        Raises:
+            InputError: a path is not in the model.
+        """
+        super().__init__(name=self.attribute, trainable=False, dtype="float32")
+        owned = {one.path: one for one in owned_variables(model)}
+        missing = [path for path in paths if path not in owned]
+        if missing:
+            raise InputError(f"The model {model.name!r} has no variables {', '.join(missing)}.")
+        self.paths = tuple(paths)
+        # Past Keras, which would count the variables of the model as those of this layer.
+        object.__setattr__(self, "owned", tuple(owned[path] for path in paths))
+        object.__setattr__(self, "_before", tuple(one.variable.constraint for one in self.owned))
+        for place, one in enumerate(self.owned):
+            one.variable.constraint = ConstrainedUpdate(self, place)
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        """Give back what comes in: the optimizer applies the constraint."""
+        return inputs
+
+    @abc.abstractmethod
+    def constrain(self, place: int, variable: Any) -> tf.Tensor:
+        """Return the updated `variable`, the one at `place`, as it has to be."""
+
+    @abc.abstractmethod
+    def constrained(self, place: int, values: np.ndarray) -> np.ndarray:
+        """Return values of the variable at `place` as they have to be, without a change of the state."""
+
+    @abc.abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments after `model`, as JSON has them."""
+
+    @classmethod
+    def from_settings(cls, model: keras.Model, settings: dict[str, Any]) -> "WeightConstraint":
+        """Return the constraint of `settings`, in its first state; Keras fills in the saved one as it does weights."""
+        return cls(model, **settings)
+
+    def callbacks(self) -> list[keras.callbacks.Callback]:
+        """Return the callbacks that any `fit` of the model should have."""
+        return []
+
+    def apply(self) -> None:
+        """Bring back variables that have been changed past the optimizer, e.g. by an average of weights."""
+        for place, one in enumerate(self.owned):
+            one.variable.assign(self.constrained(place, one.variable.numpy()))
+
+    def state(self, name: str, **settings: Any) -> keras.Variable:
+        """Return a new variable of the constraint, the same on all replicas."""
+        return self.add_weight(name=name, trainable=False, aggregation="only_first_replica", **settings)
+
+    def constrained_before(self, place: int, variable: Any) -> tf.Tensor:
+        """Return the updated variable after the constraint that was there before."""
+        before = self._before[place]
+        return tf.convert_to_tensor(value_of(variable) if before is None else before(variable))
+
+
+class ConstrainedModel:
+    """What a model with weight constraints adds: it saves and loads them, and lets them look at a training."""
+
+    weight_constraints: tuple[WeightConstraint, ...] = ()
+
+    def constrain_by(self, constraint: WeightConstraint) -> None:
+        """Make a constraint a part of the model."""
+        setattr(self, constraint.attribute, constraint)
+        object.__setattr__(self, "weight_constraints", (*self.weight_constraints, constraint))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the config of the model, and its constraints in their order."""
+        held = [
+            {"class_name": keras.saving.get_registered_name(type(one)), "settings": one.settings()}
+            for one in self.weight_constraints
+        ]
+        return {**super().get_config(), _KEY: held}  # type: ignore[misc]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """Make the model, with constraints in their first state."""
+        config = dict(config)
+        held = config.pop(_KEY)
+        model = super().from_config(config, custom_objects=custom_objects)  # type: ignore[misc]
+        for one in held:
+            kind = keras.saving.get_registered_object(one["class_name"], custom_objects)
+            model.constrain_by(kind.from_settings(model, one["settings"]))
+        return model
+
+    def fit(self, *args: Any, callbacks: Any = None, **settings: Any) -> Any:
+        """See `keras.Model.fit`; what a constraint finds wrong with the training is an error before it."""
+        return super().fit(*args, callbacks=with_own_callbacks(self, callbacks), **settings)  # type: ignore[misc]
+
+    def own_callbacks(self) -> list[keras.callbacks.Callback]:
+        """Return the callbacks that any `fit` of this model should have."""
+        return [callback for one in self.weight_constraints for callback in one.callbacks()]
+
+
+@keras.saving.register_keras_serializable("kopt")
+class ConstrainedFunctional(ConstrainedModel, FunctionalModel):
+    """A Functional model with weight constraints."""
+
+
+@keras.saving.register_keras_serializable("kopt")
+class ConstrainedSequential(ConstrainedModel, keras.Sequential):
+    """A Sequential model with weight constraints."""
+
+
+def constrainable(model: keras.Model) -> Any:
+    """Return a copy of a model that takes weight constraints; it has those that the model has, in their state.
+
+    Raises:
+        UnsupportedModelError: a subclassed model, or a layer that cannot be cloned.
+    """
+    copy = copy_model(model, functional=ConstrainedFunctional, sequential=ConstrainedSequential)
+    for one in constraints_of(model):
+        copy.constrain_by(type(one).from_settings(copy, one.settings()))
+        copy.weight_constraints[-1].set_weights(one.get_weights())
+    return copy
+
+
+def plain_copy(model: keras.Model) -> Any:
+    """Return a copy of a model without its weight constraints, which are applied once more before.
+
+    The given model changes by that, if something else than an optimizer has changed its weights.
+    """
+    for one in constraints_of(model):
+        one.apply()
+    return copy_model(model)
+
+
+def constraints_of(model: keras.Model) -> tuple[WeightConstraint, ...]:
+    """Return the weight constraints of a model, in their order."""
+    return model.weight_constraints if isinstance(model, ConstrainedModel) else ()
+
+
+def value_of(variable: Any) -> Any:
+    """Return the tensor or backend variable behind a Keras variable."""
+    return variable.value if isinstance(variable, keras.Variable) else variable

@@ -2,7 +2,11 @@
 
 import dataclasses
 
+from kopt.core.footprint_records import Footprints
 from kopt.core.serialization import Record
+
+# Criteria that look at examples, beside the weights.
+NEED_DATA = ("taylor", "gradient", "fisher", "activation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +32,25 @@ class PrunedGroup(Record):
 
 
 @dataclasses.dataclass(frozen=True)
+class LatencyProbe(Record):
+    """A smaller model that was exported and timed on the way to a target, in turns with the model as it was.
+
+    Attributes:
+        macs, parameters: of the smaller model.
+        latency_ms: median milliseconds of a call with one example.
+        reference_ms: of the model as it was, in the same turns.
+        share: median over the turns of the one by the other: what the search goes by, since what else the machine does
+            hits both.
+    """
+
+    macs: int
+    parameters: int
+    latency_ms: float
+    reference_ms: float
+    share: float
+
+
+@dataclasses.dataclass(frozen=True)
 class ChannelPruningReport(Record):
     """A model before and after its channels were pruned.
 
@@ -40,6 +63,9 @@ class ChannelPruningReport(Record):
         parameters_before, parameters_after: of the whole model.
         macs_before, macs_after: multiply-accumulates for one example, of the layers whose count is known.
         notes: what the reader should know.
+        per: what importance was divided by: `"macs"` or `"params"` that removing the channel saves; `""` for nothing.
+        probes: what was measured on the way to a target of latency, in order.
+        measured: both models as exported files; `None` until `kopt.prune.measured` adds it.
     """
 
     model: str
@@ -52,6 +78,9 @@ class ChannelPruningReport(Record):
     macs_before: int
     macs_after: int
     notes: tuple[str, ...] = ()
+    per: str = ""
+    probes: tuple[LatencyProbe, ...] = ()
+    measured: Footprints | None = None
 
     @property
     def frozen(self) -> tuple[PrunedGroup, ...]:

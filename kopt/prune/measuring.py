@@ -14,10 +14,11 @@ from kopt.core.footprint_records import Footprint, Footprints
 from kopt.core.pruning_records import MagnitudePruning
 from kopt.core.records import Artifact, Measurement
 from kopt.core.settings import choice, number
-from kopt.graph import owned_variables, require_built
+from kopt.graph import copy_model, owned_variables, require_built
 from kopt.graph.values import values_of
 from kopt.measure import latency
 from kopt.profile import model as profile
+from kopt.prune.pruned_model import is_pruned
 from kopt.prune.selection import is_kernel
 from kopt.prune.shipping import RUNTIMES, THREADS, shipped
 
@@ -44,7 +45,7 @@ def measured(
         The report with `measured`, which its table shows.
 
     Raises:
-        InputError: the report is of something else, or a model is not built.
+        InputError: the report is of something else or of other models, or a model is not built.
         ConfigError: an unknown runtime, or no time.
         ExportError: a model cannot be exported.
 
@@ -61,17 +62,33 @@ def measured(
             f"`report` is what `channels`, `heads`, `magnitude`, `gradient` or `finalize` returned with the model. "
             f"Received: {type(report).__module__}.{type(report).__qualname__}."
         )
-    for model in (before, after):
-        require_built(model)
+    if isinstance(report, ChannelPruningReport):
+        _require_reported(report, before, after)
+    models = {"before": _plain(before), "after": _plain(after)}
     with scratch_directory() as scratch:
-        files = [shipped(model, scratch, name, runtime) for name, model in (("before", before), ("after", after))]
+        files = [shipped(model, scratch, name, runtime) for name, model in models.items()]
         times: Any = latency([runner for _, runner in files], max_seconds=seconds)
     sides = [
         _footprint(model, artifact, time)
-        for model, (artifact, _), time in zip((before, after), files, times, strict=True)
+        for model, (artifact, _), time in zip(models.values(), files, times, strict=True)
     ]
     pair = Footprints(sides[0], sides[1], runtime, files[0][1].runtime, THREADS, machine().processor)
     return dataclasses.replace(report, measured=pair)
+
+
+def _require_reported(report: ChannelPruningReport, before: keras.Model, after: keras.Model) -> None:
+    found = (before.count_params(), after.count_params())
+    if found != (report.parameters_before, report.parameters_after):
+        raise InputError(
+            f"The report is of a model of {report.parameters_before:,} parameters that came down to "
+            f"{report.parameters_after:,}. Received: `before` of {found[0]:,} and `after` of {found[1]:,}."
+        )
+
+
+def _plain(model: keras.Model) -> keras.Model:
+    """Return what ships: the masks of a model stay behind."""
+    require_built(model)
+    return copy_model(model) if is_pruned(model) else model
 
 
 def _footprint(model: keras.Model, artifact: Artifact, time: Measurement) -> Footprint:

@@ -8,7 +8,6 @@ from kopt.prune.channel_removal.goals import first_below
 # A measurement this far below the target, or nearer, ends the search.
 TOLERANCE = 0.05
 MOST_PROBES = 8
-_INTERPOLATED = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +24,8 @@ def fastest_enough(
 ) -> Point:
     """Return the step with the most arithmetic of those measured whose share of the latency is at most `target`.
 
-    Between the two ends the share of the latency is taken to go with the multiply-accumulates, then their range is
-    halved. The search ends when a share lies within `TOLERANCE` below the target, when no widths are left between the
+    In turns the share of the latency is taken to go with the multiply-accumulates between the two ends, and their range
+    is halved. The search ends when a share lies within `TOLERANCE` below the target, when no widths are left between the
     ends, or after `MOST_PROBES` measurements, those of the ends not counted.
 
     Args:
@@ -39,7 +38,7 @@ def fastest_enough(
     for probe in range(MOST_PROBES):
         if high.share >= (1 - TOLERANCE) * target:
             break
-        step = _between(low, high, target if probe < _INTERPOLATED else None, macs)
+        step = _between(low, high, target if probe % 2 == 0 else None, macs)
         if step is None:
             break
         point = Point(step, macs(step), measure(step))

@@ -15,6 +15,7 @@ class Footprint(Record):
         macs: multiply-accumulates for one example, of the layers whose count is known; zeros are multiplied, too.
         size_bytes, gzip_bytes: of the exported file, raw and after gzip.
         latency_ms: median milliseconds of a call with one example.
+        least_ms: of the quickest call: far below the median where something else was running.
     """
 
     parameters: int
@@ -23,6 +24,7 @@ class Footprint(Record):
     size_bytes: int
     gzip_bytes: int
     latency_ms: float
+    least_ms: float
 
 
 @dataclasses.dataclass(frozen=True)

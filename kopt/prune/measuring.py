@@ -102,4 +102,5 @@ def _footprint(model: keras.Model, artifact: Artifact, time: Measurement) -> Foo
         size_bytes=artifact.size_bytes,
         gzip_bytes=artifact.gzip_bytes,
         latency_ms=time.latency_ms,
+        least_ms=time.latencies[0].min_ms,
     )

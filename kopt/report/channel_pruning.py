@@ -47,7 +47,11 @@ def _table(report: ChannelPruningReport, rows: int | None = None) -> RenderableT
 
 def _probes(report: ChannelPruningReport) -> RenderableType:
     columns = (
-        Column[LatencyProbe]("Tried", lambda probe: f"{formats.count(probe.macs)} MACs", is_number=False),
+        Column[LatencyProbe](
+            "Tried",
+            lambda probe: f"{'>' if probe.macs == report.macs_after else ' '} {formats.count(probe.macs)} MACs",
+            is_number=False,
+        ),
         Column[LatencyProbe]("Parameters", lambda probe: formats.count(probe.parameters), 1),
         Column[LatencyProbe]("ms", lambda probe: formats.number(probe.latency_ms)),
         Column[LatencyProbe]("Before, same turns", lambda probe: formats.number(probe.reference_ms)),

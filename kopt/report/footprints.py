@@ -27,6 +27,7 @@ _LINES = (
     _Line("File KiB", lambda one: one.size_bytes, lambda value: formats.kibibytes(int(value))),
     _Line("  after gzip", lambda one: one.gzip_bytes, lambda value: formats.kibibytes(int(value))),
     _Line("Milliseconds a call", lambda one: one.latency_ms, formats.number),
+    _Line("  quickest", lambda one: one.least_ms, formats.number),
 )
 
 

@@ -25,8 +25,8 @@ def fastest_enough(
     """Return the step with the most arithmetic of those measured whose share of the latency is at most `target`.
 
     In turns the share of the latency is taken to go with the multiply-accumulates between the two ends, and their range
-    is halved. The search ends when a share lies within `TOLERANCE` below the target, when no widths are left between the
-    ends, or after `MOST_PROBES` measurements, those of the ends not counted.
+    is halved. The search ends when a share lies within `TOLERANCE` below the target, when no widths are left between
+    the ends, or after `MOST_PROBES` measurements, those of the ends not counted.
 
     Args:
         target: share of the latency of the model as it is, in (0, 1).

@@ -66,8 +66,9 @@ def channels(
         target_params: parameters to come down to, in the same way.
         target_latency_ms: milliseconds to come down to for one example, also where they are fewer than 1, measured:
             smaller models are exported in float32, opened in `runtime` with one thread, and timed in turns with `model`
-            until one is at most this slow, and no more than 5 % faster, or 8 were tried and the nearest is taken. Each
-            takes as long as an export and some 20 calls. The report lists them.
+            until one is at most this slow, and no more than 5 % faster, or 8 were tried and the nearest is taken. What
+            counts is the quickest turn, because other work on the machine only makes turns longer. Each model takes as
+            long as an export and some 20 turns. The report lists them.
         target_latency: the same as a share of the present latency, in (0, 1).
         runtime: that a latency is measured in: `"tflite"` (LiteRT) or `"onnx"` (ONNX Runtime).
         criterion: which channels matter: `"l1"`, `"l2"`, `"geometric_median"`, `"lamp"`, `"bn_scale"` (by the factors

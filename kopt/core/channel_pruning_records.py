@@ -20,6 +20,8 @@ class PrunedGroup(Record):
         divisor: what `after` is a multiple of.
         frozen: why nothing was removed; `""` if it could be.
         remark: what else changes with the width, e.g. a normalization over all channels; `""` if nothing does.
+        saving: what the model loses with one of them, all others in place: multiply-accumulates, parameters or
+            milliseconds, as the report's `per` says; `None` if importance was not divided by it.
     """
 
     layers: tuple[str, ...]
@@ -29,6 +31,7 @@ class PrunedGroup(Record):
     divisor: int
     frozen: str = ""
     remark: str = ""
+    saving: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +68,8 @@ class ChannelPruningReport(Record):
         parameters_before, parameters_after: of the whole model.
         macs_before, macs_after: multiply-accumulates for one example, of the layers whose count is known.
         notes: what the reader should know.
-        per: what importance was divided by: `"macs"` or `"params"` that removing the channel saves; `""` for nothing.
+        per: what importance was divided by: `"macs"`, `"params"` or `"latency"` that removing a channel saves; `""` for
+            nothing.
         probes: what was measured on the way to a target of latency, in order.
         measured: both models as exported files; `None` until `kopt.prune.measured` adds it.
     """

@@ -1,5 +1,7 @@
 """What pruning of channels did, as a table, a plot and words."""
 
+from collections.abc import Callable
+
 from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -14,6 +16,12 @@ from kopt.report.footprints import footprints_table
 from kopt.report.look import Look
 
 _MOST_GROUPS = 40
+# What one channel saves: heading and text.
+_SAVINGS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "macs": ("MACs each", lambda saved: formats.count(round(saved))),
+    "params": ("Params each", lambda saved: formats.count(round(saved))),
+    "latency": ("µs each", lambda saved: formats.number(1000 * saved)),
+}
 _LEFT, _GONE = "#0072b2", "#bbbbbb"
 
 
@@ -28,6 +36,7 @@ def _table(report: ChannelPruningReport, rows: int | None = None) -> RenderableT
         Column[PrunedGroup]("After", lambda group: str(group.after)),
         Column[PrunedGroup]("Kept", lambda group: formats.share(group.after / group.before), 2),
         Column[PrunedGroup]("Multiple of", lambda group: str(group.divisor), 4),
+        *([_savings(report.per)] if report.per else []),
     )
     left_out = len(report.groups) - len(report.groups[:rows])
     caption = [f"{left_out} more groups; `rows=None` shows all."] if left_out else []
@@ -58,6 +67,11 @@ def _probes(report: ChannelPruningReport) -> RenderableType:
         Column[LatencyProbe]("Share", lambda probe: f"{probe.share:.3f}"),
     )
     return FittedTable("", report.probes, columns)
+
+
+def _savings(per: str) -> Column[PrunedGroup]:
+    header, text = _SAVINGS[per]
+    return Column(header, lambda group: formats.NOTHING if group.saving is None else text(group.saving), 5)
 
 
 def _name(group: PrunedGroup) -> str:

@@ -44,7 +44,7 @@ def require_known_macs(model: keras.Model, costs_are_open: bool, goal: Goal, per
     Raises:
         ConfigError: the model has inputs of open sizes.
     """
-    by = "per" if per == "macs" else goal.quantity
+    by = "per" if per in ("macs", "latency") else goal.quantity
     if costs_are_open and (by in ("per", "target_macs") or goal.is_latency):
         raise ConfigError(
             f"`{by}` needs to know the multiply-accumulates, and model {model.name!r} accepts inputs of any "

@@ -12,32 +12,41 @@ from kopt.graph.channels import ChannelGraph, ChannelGroup
 from kopt.prune.channel_removal import importance, widths
 from kopt.prune.channel_removal.costs import PrunedCosts
 from kopt.prune.channel_removal.goals import Goal, Path, reach
-from kopt.prune.channel_removal.latency import reach_latency
+from kopt.prune.channel_removal.latency import latency_savings, reach_latency
 from kopt.prune.channel_removal.rebuilding import rebuild
 from kopt.prune.channel_removal.savings import per_saving, savings
 
 Kept = npt.NDArray[np.bool_]
 
 
+def savings_of(
+    per: str | None, model: keras.Model, graph: ChannelGraph, costs: PrunedCosts, runtime: str
+) -> list[float] | None:
+    """Return what one unit of every free group saves of what `per` names; `None` if that is nothing."""
+    if per is None:
+        return None
+    if per == "latency":
+        return latency_savings(model, graph, runtime)
+    return [float(saved) for saved in savings(graph, costs.macs if per == "macs" else costs.parameters)]
+
+
 def candidates_of(
     graph: ChannelGraph,
     scores: importance.Scores,
-    costs: PrunedCosts,
+    saved: Sequence[float] | None,
     *,
     criterion: str,
-    per: str | None,
     round_to: int,
     min_channels: int,
 ) -> list[widths.Candidate]:
-    """Return the free groups with the importance of their units, by cost if `per` says so."""
-    saved = [1] * len(graph.free) if per is None else savings(graph, costs.macs if per == "macs" else costs.parameters)
+    """Return the free groups with the importance of their units, each divided by what it saves if that is known."""
     return [
         widths.Candidate(
             per_saving(importance.leveled(scores[group.units], criterion), saving),
             _divisor(group, round_to),
             -(-min_channels // group.channels_per_unit),
         )
-        for group, saving in zip(graph.free, saved, strict=True)
+        for group, saving in zip(graph.free, saved or [1.0] * len(graph.free), strict=True)
     ]
 
 

@@ -4,18 +4,18 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
-import numpy.typing as npt
 
 from kopt.core.channel_pruning_records import LatencyProbe
 from kopt.core.errors import ConfigError
 from kopt.core.files import scratch_directory
-from kopt.measure.timing import paired_rounds
+from kopt.graph.channels import ChannelGraph
 from kopt.prune.channel_removal.goals import Goal
 from kopt.prune.channel_removal.latency_search import Point, fastest_enough
-from kopt.prune.shipping import THREADS, shipped
+from kopt.prune.channel_removal.rebuilding import rebuild
+from kopt.prune.shipping import THREADS, quickest_turns, shipped
 
-# Of timing a probe: at least 20 turns of either side are taken, whatever they need.
-_SECONDS = 1.0
+# A share of the latency that is not told from none.
+_LEAST_SAVING = 0.01
 
 
 def reach_latency(
@@ -46,9 +46,8 @@ def reach_latency(
         def measure(step: int) -> float:
             smaller = rebuilt(step)
             _, runner = shipped(smaller, scratch, f"step-{step}", runtime)
-            probes[step] = _probe(
-                smaller, macs(step), paired_rounds(reference, runner, None, batch_size=1, seconds=_SECONDS)
-            )
+            reference_ms, latency_ms = quickest_turns(reference, runner)
+            probes[step] = LatencyProbe(macs(step), smaller.count_params(), latency_ms, reference_ms)
             return probes[step].share
 
         least = Point(last, macs(last), measure(last))
@@ -57,13 +56,6 @@ def reach_latency(
         _require_reachable(goal, target, probes[last], reference.runtime)
         found = fastest_enough(target, Point(0, macs(0), 1.0), least, macs, measure)
     return found.step, tuple(probes.values())
-
-
-def _probe(model: keras.Model, macs: int, rounds: npt.NDArray[np.float64]) -> LatencyProbe:
-    # What else runs on the machine makes a turn longer, never shorter, and long calls more often than short ones: with
-    # four processes on each core the ratio of the medians lay between 0.17 and 0.66, that of the minima at 0.68 +-0.02.
-    before, after = (float(side) for side in rounds.min(axis=0))
-    return LatencyProbe(macs, model.count_params(), latency_ms=after, reference_ms=before)
 
 
 def _require_reachable(goal: Goal, target: float, least: LatencyProbe, runtime: str) -> None:
@@ -79,3 +71,22 @@ def _require_reachable(goal: Goal, target: float, least: LatencyProbe, runtime: 
             f"{least.latency_ms:.3g} ms, {least.share:.3f} of the {least.reference_ms:.3g} ms that it takes now, "
             f"measured {where}. Lower `round_to` or `min_channels`, or protect fewer layers."
         )
+
+
+def latency_savings(model: keras.Model, graph: ChannelGraph, runtime: str) -> list[float]:
+    """Return the milliseconds that one unit of every free group saves: those of the first half of its units, a unit.
+
+    Every group takes an export. What is below a hundredth of the latency is taken to be nothing.
+    """
+    kept, saved = np.ones(graph.unit_count, np.bool_), []
+    with scratch_directory() as scratch:
+        _, reference = shipped(model, scratch, "reference", runtime)
+        for place, group in enumerate(graph.free):
+            half = group.units[: group.units.size // 2]
+            kept[half] = False
+            _, runner = shipped(rebuild(model, graph, kept), scratch, f"group-{place}", runtime)
+            kept[half] = True
+            reference_ms, latency_ms = quickest_turns(reference, runner)
+            difference = reference_ms - latency_ms
+            saved.append(difference / half.size if difference >= _LEAST_SAVING * reference_ms else 0.0)
+    return saved

@@ -12,7 +12,7 @@ from kopt.graph.channels import channel_graph
 from kopt.profile import model as profile
 from kopt.prune.channel_removal import reporting
 from kopt.prune.channel_removal.checking import KINDS, only, require_free, require_known_macs, require_settings
-from kopt.prune.channel_removal.choosing import candidates_of, chosen
+from kopt.prune.channel_removal.choosing import candidates_of, chosen, savings_of
 from kopt.prune.channel_removal.costs import PrunedCosts
 from kopt.prune.channel_removal.goals import Goal
 from kopt.prune.channel_removal.rebuilding import rebuild
@@ -70,14 +70,16 @@ def channels(
             counts is the quickest turn, because other work on the machine only makes turns longer. Each model takes as
             long as an export and some 20 turns. The report lists them.
         target_latency: the same as a share of the present latency, in (0, 1).
-        runtime: that a latency is measured in: `"tflite"` (LiteRT) or `"onnx"` (ONNX Runtime).
+        runtime: that latencies are measured in: `"tflite"` (LiteRT) or `"onnx"` (ONNX Runtime).
         criterion: which channels matter: `"l1"`, `"l2"`, `"geometric_median"`, `"lamp"`, `"bn_scale"` (by the factors
             of normalization layers; `"l2"` where a group has none), `"random"`; with data `"taylor"`, `"gradient"`
             (means over batches), `"fisher"` (mean over examples, one by one) and `"activation"`. See
             `kopt.prune.channel_removal.criteria`. A group of several layers takes the mean over them, and scores are
             divided by their mean over the group.
-        per: with `scope="global"`, what importance is divided by: the `"macs"` or the `"params"` that the model loses
-            with one channel of the group, all others in place. What contributes little for its cost then goes first.
+        per: with `scope="global"`, what importance is divided by: the `"macs"`, the `"params"` or the milliseconds of
+            `"latency"` that the model loses with one channel of the group, all others in place. What contributes little
+            for its cost then goes first. The latency is measured in `runtime`, with half of each group gone: an export
+            for each group. One that saves too little to be measured stays as long as others can go.
         data: `(x, y)` of arrays, or a `tf.data.Dataset` of such batches, for the criteria that need it.
         loss: of the criteria with gradients: a loss of Keras; the compiled one by default.
         batches: of `data`, how many to read at most.
@@ -127,13 +129,12 @@ def channels(
     scores, notes = scores_of(
         model, graph, criterion, data=data, loss=loss, batches=batches, batch_size=batch_size, seed=seed
     )
-    candidates = candidates_of(
-        graph, scores, costs, criterion=criterion, per=per, round_to=round_to, min_channels=min_channels
-    )
+    saved = savings_of(per, model, graph, costs, runtime)
+    candidates = candidates_of(graph, scores, saved, criterion=criterion, round_to=round_to, min_channels=min_channels)
     kept, probes = chosen(goal, model, graph, candidates, costs, before, runtime)
     smaller = rebuild(model, graph, kept)
     after = profile(smaller)
-    groups = tuple(reporting.rows(graph, candidates, kept))
+    groups = tuple(reporting.rows(graph, candidates, kept, saved))
     report = ChannelPruning(
         model=model.name,
         goal=goal.text,

@@ -16,10 +16,20 @@ _MOST_NAMES = 5
 
 
 def rows(
-    graph: ChannelGraph, candidates: Sequence[widths.Candidate], kept: npt.NDArray[np.bool_]
+    graph: ChannelGraph,
+    candidates: Sequence[widths.Candidate],
+    kept: npt.NDArray[np.bool_],
+    saved: Sequence[float] | None,
 ) -> Iterator[PrunedGroup]:
-    """Yield every group before and after, in the order of the layers."""
-    divisors = iter(candidates)
+    """Yield every group before and after, in the order of the layers.
+
+    Args:
+        graph: the channels.
+        candidates: the free groups.
+        kept: `True` for the units that are left.
+        saved: what a unit of each free group saves; `None` if that did not count.
+    """
+    divisors, savings = iter(candidates), iter(saved or ())
     for group in graph.groups:
         per_unit = group.channels_per_unit
         yield PrunedGroup(
@@ -30,6 +40,7 @@ def rows(
             divisor=1 if group.reason else next(divisors).divisor * per_unit,
             frozen=group.reason,
             remark=group.remark,
+            saving=None if group.reason or saved is None else next(savings) / per_unit,
         )
 
 

@@ -10,7 +10,7 @@ from kopt.graph.channels import ChannelGraph
 Kept = npt.NDArray[np.bool_]
 Scores = npt.NDArray[np.float64]
 
-PER = ("macs", "params")
+PER = ("macs", "params", "latency")
 
 
 def savings(graph: ChannelGraph, cost: Callable[[Kept], int]) -> list[int]:
@@ -29,7 +29,7 @@ def savings(graph: ChannelGraph, cost: Callable[[Kept], int]) -> list[int]:
     return saved
 
 
-def per_saving(scores: Scores, saving: int) -> Scores:
+def per_saving(scores: Scores, saving: float) -> Scores:
     """Return importance for each unit of cost that removing a channel saves: the lowest goes first.
 
     A channel that saves nothing has infinite importance: it stays as long as others can go.

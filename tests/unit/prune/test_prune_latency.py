@@ -8,6 +8,7 @@ import pytest
 
 import kopt
 from kopt.core.errors import ConfigError, InputError
+from kopt.prune import shipping
 from kopt.prune.channel_removal import latency
 from kopt.prune.shipping import RUNTIMES
 
@@ -30,13 +31,17 @@ def clockwork(monkeypatch):
         assert runtime == "tflite"
         return None, types.SimpleNamespace(model=model, runtime="Clockwork 1")
 
-    def paired_rounds(a, b, data, *, batch_size, seconds):
-        """Twenty turns, in all but one of which something else was running, to the cost of the slower side."""
-        quiet = [1 + side.model.count_params() / 1000 for side in (a, b)]
-        return np.array([[4 * quiet[0], 1.5 * quiet[1]]] * 19 + [quiet])
+    def quickest_turns(a, b):
+        return tuple(1 + side.model.count_params() / 1000 for side in (a, b))
 
     monkeypatch.setattr(latency, "shipped", shipped)
-    monkeypatch.setattr(latency, "paired_rounds", paired_rounds)
+    monkeypatch.setattr(latency, "quickest_turns", quickest_turns)
+
+
+def test_the_quickest_turn_counts(monkeypatch):
+    rounds = np.array([[4.0, 1.5], [2.0, 1.5], [4.0, 1.0]])
+    monkeypatch.setattr(shipping, "paired_rounds", lambda *sides, **settings: rounds)
+    assert shipping.quickest_turns(None, None) == (2.0, 1.0)
 
 
 def test_a_target_in_milliseconds_is_measured(clockwork):
@@ -62,6 +67,25 @@ def test_a_target_as_a_share_of_the_present_latency(clockwork):
     _, report = kopt.prune.channels(network(), target_latency=0.7, scope="layer", per=None)
     assert report.scope == "layer"
     assert report.groups[0].after == report.groups[1].after == 8
+
+
+def test_importance_for_each_millisecond(clockwork):
+    _, report = kopt.prune.channels(network(), target_macs=0.6, per="latency")
+    # Half of a is 8 * (28 + 144) parameters, half of b 8 * (145 + 3), at a microsecond each.
+    assert [group.saving for group in report.groups[:2]] == pytest.approx([0.172, 0.148])
+    assert report.groups[2].saving is None
+    assert type(report).from_json(report.to_json()) == report
+    rows = [line.split() for line in report.table(80).splitlines() if line.startswith(("a ", "b ", "Layers"))]
+    assert [row[-1] for row in rows] == ["each", "172", "148"]
+    assert report.per == "latency"
+
+
+def test_what_saves_too_little_to_be_measured_stays(monkeypatch, clockwork):
+    monkeypatch.setattr(latency, "quickest_turns", lambda a, b: (1.0, 0.5 if b.model.layers[2].filters == 8 else 0.995))
+    # Half of a saves half a per cent, half of b half.
+    _, report = kopt.prune.channels(network(), keep=0.75, per="latency", scope="global", round_to=1)
+    assert [group.saving for group in report.groups[:2]] == [0.0, 0.0625]
+    assert [group.after for group in report.groups[:2]] == [16, 8]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from kopt.graph import copy_model, owned_variables, require_built
 from kopt.graph.values import values_of
 from kopt.measure import latency
 from kopt.profile import model as profile
+from kopt.prune.by_tfmot import origin_of
 from kopt.prune.pruned_model import is_pruned
 from kopt.prune.selection import is_kernel
 from kopt.prune.shipping import RUNTIMES, THREADS, shipped
@@ -87,6 +88,8 @@ def _require_reported(report: ChannelPruningReport, before: keras.Model, after: 
 
 def _plain(model: keras.Model) -> keras.Model:
     """Return what ships: the masks of a model stay behind."""
+    if origin_of(model) is not None:
+        raise InputError(f"The model {model.name!r} is under tfmot's wrappers: `kopt.prune.finalize` it first.")
     require_built(model)
     return copy_model(model) if is_pruned(model) else model
 

@@ -77,7 +77,7 @@ def speed_note(granularity: str, obstacles: tuple[LayerAction, ...]) -> str:
     if granularity == "channel":
         return "Zero channels are still computed: `kopt.prune.channels` takes them out of the model."
     if granularity == "n:m":
-        return f"2:4 zeros make a compressed file smaller. {_sparse_cores()}"
+        return f"N:M zeros make a compressed file smaller. {_sparse_cores()}"
     met = "this model meets its conditions" if not obstacles else f"{len(obstacles)} condition(s) are not met (below)"
     return (
         f"Zeros make a compressed file smaller. `kopt.export.tflite` writes them like other weights, and LiteRT "
@@ -90,8 +90,8 @@ def _sparse_cores() -> str:
     details = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
     able = [one.get("device_name", "GPU") for one in details if one.get("compute_capability", (0, 0)) >= _SPARSE_CORES]
     if able:
-        return f"{able[0]} computes them faster, through TensorRT; TensorFlow and LiteRT do not."
-    return "Nothing on this machine computes them faster: that takes an NVIDIA GPU since Ampere, and TensorRT."
+        return f"{able[0]} computes 2:4 faster, through TensorRT; TensorFlow and LiteRT do not."
+    return "Nothing on this machine computes 2:4 faster: that takes an NVIDIA GPU since Ampere, and TensorRT."
 
 
 def _of_model(model: keras.Model, detail: str) -> LayerAction:

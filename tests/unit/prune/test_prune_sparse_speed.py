@@ -91,7 +91,7 @@ def test_hardware_for_two_of_four_is_looked_for(monkeypatch):
     assert "Nothing on this machine" in speed_note("n:m", ())
     config = "kopt.prune.sparse_speed.tf.config"
     monkeypatch.setattr(f"{config}.list_physical_devices", lambda kind: ["one"])
-    for capability, words in (((7, 5), "Nothing on this machine"), ((8, 0), "Fast One computes them faster")):
+    for capability, words in (((7, 5), "Nothing on this machine"), ((8, 0), "Fast One computes 2:4 faster")):
         details = {"device_name": "Fast One", "compute_capability": capability}
         monkeypatch.setattr(f"{config}.experimental.get_device_details", lambda gpu, details=details: details)
         assert words in speed_note("n:m", ())

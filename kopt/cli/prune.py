@@ -6,10 +6,9 @@ from typing import Any
 
 import kopt
 from kopt.cli.common import show_text
+from kopt.core.channel_pruning_records import NEED_DATA
 from kopt.core.errors import ConfigError, OutputExistsError
 from kopt.core.files import atomic_path
-
-_NEED_DATA = ("taylor", "activation")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,14 +19,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     goal.add_argument("--keep", type=float, metavar="SHARE", help="channels that every layer keeps, e.g. 0.7")
     goal.add_argument("--macs", type=float, metavar="M", help="multiply-accumulates left: a share, or a number above 1")
     goal.add_argument("--params", type=float, metavar="P", help="parameters left: a share, or a number above 1")
+    goal.add_argument("--latency-ms", type=float, metavar="MS", help="milliseconds of a call left, measured in LiteRT")
+    goal.add_argument("--latency", type=float, metavar="SHARE", help="the same as a share of the present latency")
     goal.add_argument("--sparsity", type=float, metavar="SHARE", help="weights set to zero; the shape stays as it is")
     # No `choices`: the library's own errors name the nearest word.
-    parser.add_argument("--criterion", default="l2", help="how channels are compared, e.g. l2, lamp, taylor")
+    parser.add_argument("--criterion", default="l2", help="how channels are compared, e.g. l2, lamp, fisher")
+    parser.add_argument("--per", metavar="COST", help="rank by importance for each of the macs or params that it costs")
     parser.add_argument("--granularity", default="element", help="with --sparsity: element, block, n:m or channel")
-    parser.add_argument("--data", help="for the criteria taylor and activation: .npz, image folders, a packaged name")
+    parser.add_argument("--data", help=f"for {', '.join(NEED_DATA)}: .npz, image folders, a packaged name")
+    parser.add_argument("--loss", help="for the criteria with gradients, where the model is not compiled, e.g. mse")
     parser.add_argument("--protect", nargs="+", default=(), metavar="LAYER", help="layers that stay as they are")
     parser.add_argument("--round-to", type=int, default=8, metavar="N", help="widths become multiples of this")
     parser.add_argument("--rows", type=int, default=20, metavar="N", help="rows of the table; 0 for all")
+    parser.add_argument("--no-measure", action="store_true", help="do not export both models to compare size and time")
     parser.add_argument("--force", action="store_true", help="replace OUTPUT if it exists")
     parser.add_argument("--unsafe", action="store_true", help="open a model file that stores Python code, and run it")
 
@@ -38,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"OUTPUT ends in .keras. Received: {str(options.output)!r}.")
     if options.rows < 0:
         raise ConfigError(f"--rows is a number of rows, or 0 for all. Received: {options.rows}.")
-    if options.criterion in _NEED_DATA and not options.data:
+    if options.criterion in NEED_DATA and not options.data:
         raise ConfigError(f"The criterion {options.criterion!r} needs examples: pass --data.")
     if options.output.exists() and not options.force:
         raise OutputExistsError(f"{options.output} exists already. Pass --force to replace it.")
@@ -46,6 +50,8 @@ def run(options: argparse.Namespace) -> int:
     smaller, report = _zeroed(model, options) if options.sparsity is not None else _narrowed(model, options)
     with atomic_path(options.output, overwrite=options.force) as staged:
         smaller.save(staged)
+    if not options.no_measure:
+        report = kopt.prune.measured(report, model, smaller)
     if options.json:
         show_text(report.to_json())
     else:
@@ -69,8 +75,12 @@ def _narrowed(model: Any, options: argparse.Namespace) -> Any:
         keep=options.keep,
         target_macs=options.macs,
         target_params=options.params,
+        target_latency_ms=options.latency_ms,
+        target_latency=options.latency,
         criterion=options.criterion,
+        per=options.per,
         data=data,
+        loss=options.loss,
         round_to=options.round_to,
         protect=options.protect,
     )

@@ -2,7 +2,11 @@
 
 import dataclasses
 
+from kopt.core.footprint_records import Footprints
 from kopt.core.serialization import Record
+
+# Criteria that look at examples, beside the weights.
+NEED_DATA = ("taylor", "gradient", "fisher", "activation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +20,8 @@ class PrunedGroup(Record):
         divisor: what `after` is a multiple of.
         frozen: why nothing was removed; `""` if it could be.
         remark: what else changes with the width, e.g. a normalization over all channels; `""` if nothing does.
+        saving: what the model loses with one of them, all others in place: multiply-accumulates, parameters or
+            milliseconds, as the report's `per` says; `None` if importance was not divided by it.
     """
 
     layers: tuple[str, ...]
@@ -25,6 +31,28 @@ class PrunedGroup(Record):
     divisor: int
     frozen: str = ""
     remark: str = ""
+    saving: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class LatencyProbe(Record):
+    """A smaller model that was exported and timed on the way to a target, in turns with the model as it was.
+
+    Attributes:
+        macs, parameters: of the smaller model.
+        latency_ms: of a call with one example, in the quickest turn; a turn is the median of 10 ms of calls.
+        reference_ms: of the model as it was, in the same way.
+    """
+
+    macs: int
+    parameters: int
+    latency_ms: float
+    reference_ms: float
+
+    @property
+    def share(self) -> float:
+        """Share of the latency that is left: what the search goes by."""
+        return self.latency_ms / self.reference_ms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +68,10 @@ class ChannelPruningReport(Record):
         parameters_before, parameters_after: of the whole model.
         macs_before, macs_after: multiply-accumulates for one example, of the layers whose count is known.
         notes: what the reader should know.
+        per: what importance was divided by: `"macs"`, `"params"` or `"latency"` that removing a channel saves; `""` for
+            nothing.
+        probes: what was measured on the way to a target of latency, in order.
+        measured: both models as exported files; `None` until `kopt.prune.measured` adds it.
     """
 
     model: str
@@ -52,6 +84,9 @@ class ChannelPruningReport(Record):
     macs_before: int
     macs_after: int
     notes: tuple[str, ...] = ()
+    per: str = ""
+    probes: tuple[LatencyProbe, ...] = ()
+    measured: Footprints | None = None
 
     @property
     def frozen(self) -> tuple[PrunedGroup, ...]:

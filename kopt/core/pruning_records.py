@@ -3,6 +3,7 @@
 import dataclasses
 
 from kopt.core.errors import ConfigError
+from kopt.core.footprint_records import Footprints
 from kopt.core.records import LayerAction
 from kopt.core.serialization import Record
 from kopt.core.settings import choice, whole
@@ -87,6 +88,9 @@ class MagnitudePruning(Record):
         variables: under masks, in the order of the model.
         skipped: layers with kernels that stay dense, with the reason.
         notes: what to know before expecting speed.
+        obstacles: what keeps XNNPACK from computing the model sparsely, by layer; empty where zeros come in another
+            granularity than single weights and blocks.
+        measured: the model before and after as exported files; `None` until `kopt.prune.measured` adds it.
     """
 
     model: str
@@ -95,6 +99,8 @@ class MagnitudePruning(Record):
     variables: tuple[PrunedVariable, ...]
     skipped: tuple[LayerAction, ...] = ()
     notes: tuple[str, ...] = ()
+    obstacles: tuple[LayerAction, ...] = ()
+    measured: Footprints | None = None
 
     @property
     def weights(self) -> int:

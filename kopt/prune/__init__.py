@@ -4,5 +4,16 @@ from kopt.prune import schedules
 from kopt.prune.by_gradient import gradient
 from kopt.prune.by_magnitude import Magnitude, finalize, magnitude
 from kopt.prune.channel_removal.pruning import ChannelPruning, channels, heads
+from kopt.prune.measuring import measured
 
-__all__ = ["ChannelPruning", "Magnitude", "channels", "finalize", "gradient", "heads", "magnitude", "schedules"]
+__all__ = [
+    "ChannelPruning",
+    "Magnitude",
+    "channels",
+    "finalize",
+    "gradient",
+    "heads",
+    "magnitude",
+    "measured",
+    "schedules",
+]

@@ -16,17 +16,13 @@ from kopt.prune.by_tfmot import pruned_twin, rows_of, stripped, twin_pruning_of
 from kopt.prune.masks import Masks
 from kopt.prune.schedules import Constant, Schedule, as_schedule
 from kopt.prune.selection import Ratios, choose, is_kernel
+from kopt.prune.sparse_speed import obstacles, speed_note
 from kopt.report.look import Shown
 from kopt.report.pruning import MAGNITUDE
 from kopt.train.weight_constraints import constrainable, constraints_of, plain_copy
 
-_SPEED = {
-    "element": "Single zeros make a compressed file smaller. LiteRT runs them faster only in 1 x 1 convolutions, of "
-    "models that XNNPACK can run sparsely as a whole; GPUs do not.",
-    "block": "Zero blocks make a compressed file smaller. LiteRT on processors has no kernels for them.",
-    "n:m": "2:4 sparsity is fast on NVIDIA GPUs since Ampere, through TensorRT; elsewhere it only compresses.",
-    "channel": "Zero channels are still computed: `kopt.prune.channels` takes them out of the model.",
-}
+# Granularities whose zeros XNNPACK could make use of.
+_SPARSE = ("element", "block")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +116,7 @@ def magnitude(
     )
     if choice("backend", backend, ("keras", "tfmot")) == "tfmot":
         twin, origin, left = pruned_twin(model, chosen, left, pattern, schedule)
-        return twin, _record(model.name, pattern, schedule, rows_of(origin), left)
+        return twin, _record(model, pattern, schedule, rows_of(origin), left)
     copy = constrainable(model)
     # The paths of the copy: models inside it may have become Functional, names stay.
     masks = Masks(copy, [one.path for one, _ in chosen], [target for _, target in chosen], pattern, schedule)
@@ -143,7 +139,7 @@ def finalize(model: keras.Model) -> tuple[keras.Model, Magnitude]:
     if origin is not None:
         plain, rows = stripped(origin)
         left = _without_mask(plain, {row.path for row in rows})
-        return plain, _record(plain.name, origin.method.pattern, origin.method.schedule, rows, left)
+        return plain, _record(plain, origin.method.pattern, origin.method.schedule, rows, left)
     masks = masks_of(model)
     if masks is None:
         raise InputError(f"The model {model.name!r} has no masks. Received a {type(model).__name__}; see `magnitude`.")
@@ -197,22 +193,28 @@ def report_of(model: Any, left: Sequence[LayerAction], notes: tuple[str, ...] = 
         )
         for one, target in zip(masks.owned, masks.targets, strict=True)
     ]
-    return _record(model.name, masks.pattern, masks.schedule, rows, left, notes)
+    return _record(model, masks.pattern, masks.schedule, rows, left, notes)
 
 
 def _record(
-    name: str,
+    model: keras.Model,
     pattern: Pattern,
     schedule: Schedule,
     rows: Sequence[PrunedVariable],
     left: Sequence[LayerAction],
     notes: tuple[str, ...] = (),
 ) -> Magnitude:
+    """Return the report; `model` is of Keras 3, with masks or without."""
+    found: tuple[LayerAction, ...] = ()
+    if pattern.granularity in _SPARSE:
+        # What the masks lead to, or what they have come to where training is over.
+        found = obstacles(model, {row.layer: row.target if masks_of(model) else row.sparsity for row in rows})
     return Magnitude(
-        model=name,
+        model=model.name,
         pattern=pattern,
         schedule=repr(schedule),
         variables=tuple(rows),
         skipped=tuple(left),
-        notes=(*notes, _SPEED[pattern.granularity]),
+        notes=(*notes, speed_note(pattern.granularity, found)),
+        obstacles=found,
     )

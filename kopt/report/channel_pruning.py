@@ -1,17 +1,27 @@
 """What pruning of channels did, as a table, a plot and words."""
 
-from matplotlib.figure import Figure
-from rich.console import RenderableType
+from collections.abc import Callable
 
-from kopt.core.channel_pruning_records import ChannelPruningReport, PrunedGroup
+from matplotlib.figure import Figure
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from kopt.core.channel_pruning_records import ChannelPruningReport, LatencyProbe, PrunedGroup
 from kopt.core.errors import InputError
 from kopt.core.settings import whole
 from kopt.report import formats
 from kopt.report.bars import draw_bars
 from kopt.report.columns import Column, FittedTable
+from kopt.report.footprints import footprints_table
 from kopt.report.look import Look
 
 _MOST_GROUPS = 40
+# What one channel saves: heading and text.
+_SAVINGS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "macs": ("MACs each", lambda saved: formats.count(round(saved))),
+    "params": ("Params each", lambda saved: formats.count(round(saved))),
+    "latency": ("µs each", lambda saved: formats.number(1000 * saved)),
+}
 _LEFT, _GONE = "#0072b2", "#bbbbbb"
 
 
@@ -26,11 +36,13 @@ def _table(report: ChannelPruningReport, rows: int | None = None) -> RenderableT
         Column[PrunedGroup]("After", lambda group: str(group.after)),
         Column[PrunedGroup]("Kept", lambda group: formats.share(group.after / group.before), 2),
         Column[PrunedGroup]("Multiple of", lambda group: str(group.divisor), 4),
+        *([_savings(report.per)] if report.per else []),
     )
     left_out = len(report.groups) - len(report.groups[:rows])
     caption = [f"{left_out} more groups; `rows=None` shows all."] if left_out else []
-    return FittedTable(
-        f"{report.model}: {report.goal}, {report.criterion}, {report.scope}",
+    per = f" per {report.per}" if report.per else ""
+    widths = FittedTable(
+        f"{report.model}: {report.goal}, {report.criterion}{per}, {report.scope}",
         report.groups[:rows],
         columns,
         lambda group: "dim" if group.frozen else "",
@@ -38,6 +50,28 @@ def _table(report: ChannelPruningReport, rows: int | None = None) -> RenderableT
         "Remark",
         caption=[*caption, _words(report), *report.notes],
     )
+    probes = [Text(), _probes(report)] if report.probes else []
+    return Group(widths, *probes, Text(), footprints_table(report.measured))
+
+
+def _probes(report: ChannelPruningReport) -> RenderableType:
+    columns = (
+        Column[LatencyProbe](
+            "Tried",
+            lambda probe: f"{'>' if probe.macs == report.macs_after else ' '} {formats.count(probe.macs)} MACs",
+            is_number=False,
+        ),
+        Column[LatencyProbe]("Parameters", lambda probe: formats.count(probe.parameters), 1),
+        Column[LatencyProbe]("ms", lambda probe: formats.number(probe.latency_ms)),
+        Column[LatencyProbe]("Before, same turns", lambda probe: formats.number(probe.reference_ms)),
+        Column[LatencyProbe]("Share", lambda probe: f"{probe.share:.3f}"),
+    )
+    return FittedTable("", report.probes, columns)
+
+
+def _savings(per: str) -> Column[PrunedGroup]:
+    header, text = _SAVINGS[per]
+    return Column(header, lambda group: formats.NOTHING if group.saving is None else text(group.saving), 5)
 
 
 def _name(group: PrunedGroup) -> str:

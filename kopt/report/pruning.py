@@ -8,6 +8,7 @@ from kopt.core.pruning_records import MagnitudePruning, PrunedVariable
 from kopt.report import formats
 from kopt.report.bars import draw_bars
 from kopt.report.columns import Column
+from kopt.report.footprints import footprints_table
 from kopt.report.look import Look
 from kopt.report.paths import PathTable
 from kopt.report.time_parts import BLUE
@@ -29,7 +30,8 @@ def _table(report: MagnitudePruning, rows: int | None = 20) -> RenderableType:
     caption = [report.schedule, _words(report), *hidden, *report.notes]
     table = PathTable(f"{report.model}: zero weights", shown, columns, caption=caption)
     dense = [Text(f"Left dense: {one.layer} ({one.type}): {one.detail}") for one in report.skipped[:rows]]
-    return Group(table, *dense)
+    slow = [Text(f"Not sparse in XNNPACK: {one.layer} ({one.type}): {one.detail}") for one in report.obstacles[:rows]]
+    return Group(table, *dense, *slow, Text(), footprints_table(report.measured))
 
 
 def _figure(report: MagnitudePruning) -> Figure:

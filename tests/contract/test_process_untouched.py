@@ -90,6 +90,11 @@ def fit_accelerated(model, _):
 
 
 # What is called, and what makes its input beforehand.
+def measure_pruned(model, _):
+    smaller, report = prune.channels(model, keep=0.5)
+    prune.measured(report, model, smaller, seconds=0.1)
+
+
 CALLS = {
     "load_model": (lambda path, _: kopt.load_model(path), lambda _: DENSE),
     "load_model of code": (lambda path, _: kopt.load_model(path, safe_mode=False), bad_input.keras_with_lambda),
@@ -124,6 +129,7 @@ CALLS = {
         lambda model, _: prune.finalize(prune.magnitude(model, 0.5, backend="tfmot")[0]),
         lambda _: zoo.build("cnn"),
     ),
+    "prune.measured": (measure_pruned, lambda _: zoo.build("cnn")),
     "fold_batch_norm": (lambda model, _: restructure.fold_batch_norm(model), lambda _: zoo.build("cnn")),
     "low_rank": (lambda model, _: restructure.low_rank(model, energy=0.5), lambda _: zoo.build("cnn")),
     "depthwise_separable": (lambda model, _: restructure.depthwise_separable(model), lambda _: zoo.build("cnn")),
@@ -133,7 +139,14 @@ CALLS = {
 }
 
 
-SLOW = ("prune.magnitude by tfmot", "tflite of an LSTM", "find_learning_rate", "accelerate", "diagnose")
+SLOW = (
+    "prune.magnitude by tfmot",
+    "prune.measured",
+    "tflite of an LSTM",
+    "find_learning_rate",
+    "accelerate",
+    "diagnose",
+)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in CALLS])

@@ -68,6 +68,36 @@ def taylor(rows: Array, gradients: Array) -> Array:
     return np.square((rows * gradients).sum(axis=1))
 
 
+def gradient(rows: Array, gradients: Array) -> Array:
+    """Return `sqrt(sum g^2)` of every row: how steeply the loss depends on it, whatever its weights are.
+
+    Args:
+        rows: weights, which do not count.
+        gradients: of the loss, of the same shape.
+
+    Source: Liu and Wu, "Channel pruning based on mean gradient for accelerating convolutional neural networks", 2019;
+    there for feature maps, here for weights.
+    """
+    return np.sqrt(np.square(gradients).sum(axis=1))
+
+
+def fisher(rows: Array, gradients: Array) -> Array:
+    """Return `sum (w g)^2 / 2` of every row: how much the loss grows, to second order, when the row becomes zero.
+
+    The second derivatives are taken as the diagonal of the empirical Fisher information, the mean of `g^2` over
+    examples; so the mean of these scores over the gradients of single examples is `sum w^2 F / 2`. Unlike in `taylor`,
+    products of one row do not cancel.
+
+    Args:
+        rows: weights.
+        gradients: of the loss of one example, of the same shape.
+
+    Source: Theis et al., "Faster gaze prediction with dense networks and Fisher pruning", 2018, equation 6; Liu et al.,
+    "Group Fisher pruning", 2021; there for feature maps, here for weights.
+    """
+    return np.square(rows * gradients).sum(axis=1) / 2
+
+
 def active_share(activations: Array) -> Array:
     """Return the share of positive entries of every column, one minus the average percentage of zeros (APoZ).
 
@@ -85,7 +115,13 @@ BY_WEIGHT: dict[str, Callable[[Array], Array]] = {
     "geometric_median": geometric_median,
     "lamp": lamp,
 }
-CRITERIA = (*BY_WEIGHT, "bn_scale", "random", "taylor", "activation")
-NEED_DATA = ("taylor", "activation")
+BY_GRADIENT: dict[str, Callable[[Array, Array], Array]] = {
+    "taylor": taylor,
+    "gradient": gradient,
+    "fisher": fisher,
+}
+CRITERIA = (*BY_WEIGHT, "bn_scale", "random", *BY_GRADIENT, "activation")
+# Its gradients are those of single examples: the square of a batch's mean gradient is another quantity.
+BY_EXAMPLE = ("fisher",)
 # Comparable between layers as they are; the others are divided by their mean over the layer.
 COMPARABLE = ("lamp", "random", "activation")

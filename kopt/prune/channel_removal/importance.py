@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from kopt.core.errors import NonFiniteError
 from kopt.graph.channels import ChannelGraph, WeightAxis
 from kopt.graph.values import values_of
 from kopt.prune.channel_removal import criteria
@@ -69,9 +70,13 @@ def at_random(graph: ChannelGraph, seed: int) -> Tally:
     return tally
 
 
-def by_gradients(graph: ChannelGraph, model: keras.Model, batches: Iterable[Any], loss: Any) -> Tally:
-    """Return `(sum w g)^2` of every row, the mean over batches."""
-    makers = _makers(graph)
+def by_gradients(graph: ChannelGraph, model: keras.Model, batches: Iterable[Any], loss: Any, criterion: str) -> Tally:
+    """Return scores by the weights and the gradients of the loss of each batch, the mean over batches.
+
+    Raises:
+        NonFiniteError: a gradient is NaN or infinite.
+    """
+    makers, score = _makers(graph), criteria.BY_GRADIENT[criterion]
     variables = list({id(weight.variable): weight.variable for weight in makers}.values())
 
     def gradients(batch: Any) -> list[tf.Tensor]:
@@ -80,18 +85,23 @@ def by_gradients(graph: ChannelGraph, model: keras.Model, batches: Iterable[Any]
             value = batch_loss(model, loss, batch, training=False)
         return tape.gradient(value, [variable.value for variable in variables], unconnected_gradients="zero")
 
-    traced = tf.function(gradients)
+    traced = tf.function(gradients, reduce_retracing=True)
+    rows = [rows_of(values_of(weight.variable), weight.axis) for weight in makers]
     sums = [np.zeros(weight.units.size) for weight in makers]
     with preserved(model):
         for batch in batches:
             found = dict(zip(map(id, variables), traced(batch), strict=True))
-            for total, weight in zip(sums, makers, strict=True):
+            for total, weight, row in zip(sums, makers, rows, strict=True):
                 slope = np.asarray(tf.convert_to_tensor(found[id(weight.variable)]))
-                rows = rows_of(values_of(weight.variable), weight.axis)
-                total += criteria.taylor(rows, rows_of(slope, weight.axis))
+                total += score(row, rows_of(slope, weight.axis))
     tally = Tally(graph.unit_count)
     for total, weight in zip(sums, makers, strict=True):
-        tally.add(weight.units, leveled(total, "taylor"))
+        if not np.isfinite(total).all():
+            raise NonFiniteError(
+                f"The gradient of {weight.path!r} is NaN or infinite. `kopt.train.locate_nonfinite` says where it "
+                f"begins."
+            )
+        tally.add(weight.units, leveled(total, criterion))
     return tally
 
 

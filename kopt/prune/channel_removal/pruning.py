@@ -1,34 +1,24 @@
 """Removing channels from a model: a smaller, plain Keras model and a report."""
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
-import numpy.typing as npt
 
-from kopt.core.channel_pruning_records import ChannelPruningReport, PrunedGroup
-from kopt.core.errors import ConfigError, InputError
-from kopt.core.settings import choice, number, whole
+from kopt.core.channel_pruning_records import ChannelPruningReport
 from kopt.graph import require_finite
-from kopt.graph.channels import ChannelGraph, ChannelGroup, channel_graph
+from kopt.graph.channels import channel_graph
 from kopt.profile import model as profile
-from kopt.prune.channel_removal import criteria, importance, widths
+from kopt.prune.channel_removal import reporting
+from kopt.prune.channel_removal.checking import KINDS, only, require_free, require_known_macs, require_settings
+from kopt.prune.channel_removal.choosing import candidates_of, chosen, savings_of
 from kopt.prune.channel_removal.costs import PrunedCosts
+from kopt.prune.channel_removal.goals import Goal
 from kopt.prune.channel_removal.rebuilding import rebuild
+from kopt.prune.channel_removal.scoring import require_criterion, scores_of
 from kopt.report.channel_pruning import CHANNEL_PRUNING
 from kopt.report.look import Shown
-from kopt.train import check_inputs
-from kopt.train.batch_loss import require_loss
-from kopt.train.labelled_batches import labelled_batches
-
-Kept = npt.NDArray[np.bool_]
-# Steps between keeping everything and keeping the least, where all groups keep the same share.
-_SHARES = 1000
-
-KINDS = ("channels", "units", "heads")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +34,11 @@ def channels(
     keep: float | None = None,
     target_macs: float | None = None,
     target_params: float | None = None,
+    target_latency_ms: float | None = None,
+    target_latency: float | None = None,
+    runtime: str = "tflite",
     criterion: str = "l2",
+    per: str | None = None,
     data: Any = None,
     loss: Any = None,
     batches: int = 8,
@@ -68,14 +62,26 @@ def channels(
         model: built Functional or Sequential model, nested as one likes; not changed.
         keep: share of the channels to keep, in (0, 1]: of every group, or of all together with `scope="global"`.
         target_macs: multiply-accumulates for one example to come down to: a share of those of `model` below 1, a count
-            above. Give one of `keep`, `target_macs` and `target_params`.
+            above. Give one of these goals.
         target_params: parameters to come down to, in the same way.
+        target_latency_ms: milliseconds to come down to for one example, also where they are fewer than 1, measured:
+            smaller models are exported in float32, opened in `runtime` with one thread, and timed in turns with `model`
+            until one is at most this slow, and no more than 5 % faster, or 8 were tried and the nearest is taken. What
+            counts is the quickest turn, because other work on the machine only makes turns longer. Each model takes as
+            long as an export and some 20 turns. The report lists them.
+        target_latency: the same as a share of the present latency, in (0, 1).
+        runtime: that latencies are measured in: `"tflite"` (LiteRT) or `"onnx"` (ONNX Runtime).
         criterion: which channels matter: `"l1"`, `"l2"`, `"geometric_median"`, `"lamp"`, `"bn_scale"` (by the factors
-            of normalization layers; `"l2"` where a group has none), `"random"`; with data `"taylor"` and
-            `"activation"`. See `kopt.prune.channel_removal.criteria`. A group of several layers takes the mean over
-            them, and scores are divided by their mean over the group.
+            of normalization layers; `"l2"` where a group has none), `"random"`; with data `"taylor"`, `"gradient"`
+            (means over batches), `"fisher"` (mean over examples, one by one) and `"activation"`. See
+            `kopt.prune.channel_removal.criteria`. A group of several layers takes the mean over them, and scores are
+            divided by their mean over the group.
+        per: with `scope="global"`, what importance is divided by: the `"macs"`, the `"params"` or the milliseconds of
+            `"latency"` that the model loses with one channel of the group, all others in place. What contributes little
+            for its cost then goes first. The latency is measured in `runtime`, with half of each group gone: an export
+            for each group. One that saves too little to be measured stays as long as others can go.
         data: `(x, y)` of arrays, or a `tf.data.Dataset` of such batches, for the criteria that need it.
-        loss: of `"taylor"`: a loss of Keras; the compiled one by default.
+        loss: of the criteria with gradients: a loss of Keras; the compiled one by default.
         batches: of `data`, how many to read at most.
         batch_size: of arrays.
         round_to: widths become multiples of it where they can; groups of fewer than `2 * round_to` channels take
@@ -93,6 +99,7 @@ def channels(
     Raises:
         ConfigError: a setting is out of range, a target is not below what the model has or below what can be reached,
             a name of `protect` is of no layer, or the criterion needs data.
+        ExportError: a latency is asked for, and the model cannot be exported.
         InputError: the model is not built, or has no channels that can be removed.
         NonFiniteError: a weight is NaN or infinite.
         UnsupportedModelError: a subclassed model, or one that does not rebuild from its config.
@@ -103,119 +110,46 @@ def channels(
         print(report.table())
         ```
     """
-    goal = _Goal.of(keep, target_macs, target_params, scope)
-    choice("criterion", criterion, criteria.CRITERIA)
-    for name, value in (("batches", batches), ("batch_size", batch_size), ("round_to", round_to)):
-        whole(name, value)
-    whole("min_channels", min_channels)
-    if criterion in criteria.NEED_DATA and data is None:
-        raise ConfigError(f"`criterion={criterion!r}` needs examples: pass `data=(x, y)`.")
-    graph = channel_graph(model, protect=(protect,) if isinstance(protect, str) else tuple(protect))
-    for kind in kinds:
-        choice("kinds", kind, KINDS)
-    graph = _only(graph, kinds)
-    _require_free(model, graph)
+    goal = Goal.of(
+        scope,
+        keep=keep,
+        target_macs=target_macs,
+        target_params=target_params,
+        target_latency_ms=target_latency_ms,
+        target_latency=target_latency,
+    )
+    require_criterion(criterion, data, batches, batch_size)
+    require_settings(goal, runtime=runtime, per=per, round_to=round_to, min_channels=min_channels, kinds=kinds)
+    graph = only(channel_graph(model, protect=(protect,) if isinstance(protect, str) else tuple(protect)), kinds)
+    require_free(model, graph)
     require_finite(model)
     before = profile(model)
     costs = PrunedCosts(model, graph, before.macs)
-    if goal.quantity == "target_macs" and costs.is_open:
-        raise ConfigError(
-            f"`target_macs` needs to know the multiply-accumulates, and model {model.name!r} accepts inputs of any "
-            f"size: {[tuple(tensor.shape) for tensor in model.inputs]}. Build it with a fixed size, or give `keep` or "
-            f"`target_params`."
-        )
-    tally = _tally(model, graph, criterion, data, loss, batches, batch_size, seed)
-    scores, notes = _with_substitute(graph, criterion, tally)
-    candidates = [_candidate(group, scores[group.units], criterion, round_to, min_channels) for group in graph.free]
-    counts = goal.counts(candidates, lambda counts: _kept(graph, candidates, counts), costs, before)
-    kept = _kept(graph, candidates, counts)
+    require_known_macs(model, costs.is_open, goal, per)
+    scores, notes = scores_of(
+        model, graph, criterion, data=data, loss=loss, batches=batches, batch_size=batch_size, seed=seed
+    )
+    saved = savings_of(per, model, graph, costs, runtime)
+    candidates = candidates_of(graph, scores, saved, criterion=criterion, round_to=round_to, min_channels=min_channels)
+    kept, probes = chosen(goal, model, graph, candidates, costs, before, runtime)
     smaller = rebuild(model, graph, kept)
     after = profile(smaller)
+    groups = tuple(reporting.rows(graph, candidates, kept, saved))
     report = ChannelPruning(
         model=model.name,
         goal=goal.text,
         criterion=criterion,
         scope=goal.scope,
-        groups=tuple(_rows(graph, candidates, kept)),
+        groups=groups,
         parameters_before=before.parameters,
         parameters_after=after.parameters,
         macs_before=before.macs,
         macs_after=after.macs,
-        notes=(*notes, *_notes(graph, costs)),
+        notes=(*notes, *reporting.notes(graph, costs.is_open, groups, probes)),
+        per=per or "",
+        probes=probes,
     )
     return smaller, report
-
-
-@dataclasses.dataclass(frozen=True)
-class _Goal:
-    """What is asked for: `quantity` is `"keep"`, `"target_macs"` or `"target_params"`."""
-
-    quantity: str
-    value: float
-    scope: str
-
-    @classmethod
-    def of(cls, keep: Any, target_macs: Any, target_params: Any, scope: str | None) -> "_Goal":
-        given = {"keep": keep, "target_macs": target_macs, "target_params": target_params}
-        given = {name: value for name, value in given.items() if value is not None}
-        if len(given) != 1:
-            raise ConfigError(
-                f"Give one of `keep`, `target_macs` and `target_params`. Received: {', '.join(given) or 'none'}."
-            )
-        (quantity, value), *_ = given.items()
-        number(quantity, value, least=0, most=1 if quantity == "keep" else float("1e18"), open_below=True)
-        scope = scope or ("layer" if quantity == "keep" else "global")
-        return cls(quantity, value, choice("scope", scope, ("layer", "global")))
-
-    @property
-    def text(self) -> str:
-        return f"{self.quantity}={self.value:g}" if self.value <= 1 else f"{self.quantity}={self.value:,.0f}"
-
-    def counts(
-        self,
-        candidates: Sequence[widths.Candidate],
-        kept: Callable[[list[int]], Kept],
-        costs: PrunedCosts,
-        before: Any,
-    ) -> list[int]:
-        """Return the units left of every candidate."""
-        units = sum(candidate.scores.size for candidate in candidates)
-        steps = units if self.scope == "global" else _SHARES
-
-        def at(step: int) -> list[int]:
-            if self.scope == "global":
-                return widths.by_rank(candidates, step)
-            return widths.by_share(candidates, 1 - step / steps)
-
-        if self.quantity == "keep":
-            share = self.value
-            return widths.by_share(candidates, share) if self.scope == "layer" else at(round(units * (1 - share)))
-        if self.quantity == "target_macs":
-            return self._reach(at, steps, lambda step: costs.macs(kept(at(step))), before.macs, "multiply-accumulates")
-        return self._reach(at, steps, lambda step: costs.parameters(kept(at(step))), before.parameters, "parameters")
-
-    def _reach(
-        self, at: Callable[[int], list[int]], steps: int, cost: Callable[[int], int], before: int, unit: str
-    ) -> list[int]:
-        """Return the counts of the first step at which the cost is at most the target: costs fall from step to step."""
-        target = self.value * before if self.value < 1 else self.value
-        if self.value == 1 or target >= before:
-            raise ConfigError(
-                f"`{self.quantity}={self.value:g}` is not below what the model has: {before:,} {unit}. Give a share "
-                f"below 1, or a smaller count."
-            )
-        least = cost(steps)
-        if least > target:
-            raise ConfigError(
-                f"`{self.quantity}={self.value:g}` ({target:,.0f} {unit}) cannot be reached: {least:,} "
-                f"({least / before:.3f} of {before:,}) are left with every group at its smallest width. Lower "
-                f"`round_to` or `min_channels`, or protect fewer layers."
-            )
-        low, high = 0, steps
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if cost(middle) <= target else (middle, high)
-        return at(high)
 
 
 def heads(
@@ -223,6 +157,7 @@ def heads(
     *,
     keep: float,
     criterion: str = "l2",
+    per: str | None = None,
     data: Any = None,
     loss: Any = None,
     batches: int = 8,
@@ -247,6 +182,7 @@ def heads(
         model,
         keep=keep,
         criterion=criterion,
+        per=per,
         data=data,
         loss=loss,
         batches=batches,
@@ -256,107 +192,3 @@ def heads(
         kinds=("heads",),
         seed=seed,
     )
-
-
-def _only(graph: ChannelGraph, kinds: Sequence[str]) -> ChannelGraph:
-    """Return the graph with the groups of other kinds made to stay."""
-    groups = tuple(
-        group
-        if group.kind in kinds or group.reason
-        else dataclasses.replace(group, reason=f"only {', '.join(kinds)} go")
-        for group in graph.groups
-    )
-    return dataclasses.replace(graph, groups=groups)
-
-
-def _require_free(model: keras.Model, graph: ChannelGraph) -> None:
-    if graph.free:
-        return
-    reasons = "; ".join(f"{group.layers[0]}: {group.reason}" for group in graph.groups[:10])
-    raise InputError(
-        f"Model {model.name!r} has no channels that can be removed. {reasons or 'No layer of it makes channels'}. "
-        f"`kopt.graph.channel_graph(model).groups` lists all."
-    )
-
-
-def _tally(
-    model: keras.Model,
-    graph: ChannelGraph,
-    criterion: str,
-    data: Any,
-    loss: Any,
-    batches: int,
-    batch_size: int,
-    seed: int,
-) -> importance.Tally:
-    if criterion == "bn_scale":
-        return importance.by_scale(graph)
-    if criterion == "random":
-        return importance.at_random(graph, seed)
-    if criterion not in criteria.NEED_DATA:
-        return importance.by_weights(graph, criterion)
-    if criterion == "taylor":
-        require_loss(model, loss)
-    examples = list(itertools.islice(labelled_batches(data, batch_size), batches))
-    if not examples:
-        raise ConfigError("`data` has no examples.")
-    x, y, weight = examples[0]
-    check_inputs(model, x, y, weight, loss=loss)
-    if criterion == "taylor":
-        return importance.by_gradients(graph, model, examples, loss)
-    return importance.by_activations(graph, model, examples)
-
-
-def _with_substitute(
-    graph: ChannelGraph, criterion: str, tally: importance.Tally
-) -> tuple[importance.Scores, tuple[str, ...]]:
-    """Return the scores; groups that the criterion says nothing of take `"l2"`, which is noted."""
-    scores, known = tally.means(), tally.known
-    without = [group for group in graph.free if not known[group.units].all()]
-    if not without:
-        return scores, ()
-    substitute = importance.by_weights(graph, "l2").means()
-    for group in without:
-        scores[group.units] = substitute[group.units] / max(float(substitute[group.units].mean()), 1e-30)
-    names = ", ".join(group.layers[0] for group in without[:5]) + (", ..." if len(without) > 5 else "")
-    return scores, (f"{criterion!r} says nothing of {len(without)} group(s), which took 'l2' instead: {names}.",)
-
-
-def _candidate(
-    group: ChannelGroup, scores: importance.Scores, criterion: str, round_to: int, min_channels: int
-) -> widths.Candidate:
-    per_unit = group.channels_per_unit
-    # Neither the number of heads nor that of recurrent units is a size that kernels want rounded.
-    divisor = widths.divisor_of(group.units.size, per_unit, round_to) if group.kind == "channels" else 1
-    return widths.Candidate(importance.leveled(scores, criterion), divisor, -(-min_channels // per_unit))
-
-
-def _kept(graph: ChannelGraph, candidates: Sequence[widths.Candidate], counts: Sequence[int]) -> Kept:
-    kept = np.ones(graph.unit_count, np.bool_)
-    for group, candidate, count in zip(graph.free, candidates, counts, strict=True):
-        kept[group.units] = False
-        kept[group.units[widths.best(candidate.scores, count)]] = True
-    return kept
-
-
-def _rows(graph: ChannelGraph, candidates: Sequence[widths.Candidate], kept: Kept) -> Iterable[PrunedGroup]:
-    divisors = iter(candidates)
-    for group in graph.groups:
-        per_unit = group.channels_per_unit
-        yield PrunedGroup(
-            layers=group.layers,
-            kind=group.kind,
-            before=group.width,
-            after=int(kept[group.units].sum()) * per_unit,
-            divisor=1 if group.reason else next(divisors).divisor * per_unit,
-            frozen=group.reason,
-            remark=group.remark,
-        )
-
-
-def _notes(graph: ChannelGraph, costs: PrunedCosts) -> Iterable[str]:
-    yield "The smaller model is not compiled. Train it: what it computes has changed."
-    if costs.is_open:
-        yield "Multiply-accumulates of layers with open sizes are not known and not counted."
-    if graph.doubled:
-        yield f"Called in several models, each of which has its own copy now: {', '.join(graph.doubled[:5])}."

@@ -7,10 +7,14 @@ from channel_cases import examples, largest_difference, outputs, randomized, wit
 from zoo import Scale, Subclassed
 
 import kopt
+from kopt.core.channel_pruning_records import NEED_DATA
 from kopt.core.errors import ConfigError, InputError, NonFiniteError, UnsupportedModelError
 from kopt.graph import channel_graph
 from kopt.prune.channel_removal.costs import PrunedCosts
+from kopt.prune.channel_removal.criteria import CRITERIA
 from kopt.prune.channel_removal.rebuilding import rebuild
+from kopt.prune.channel_removal.savings import savings
+from kopt.prune.channel_removal.scoring import scores_of
 
 L = keras.layers
 slow = pytest.mark.slow
@@ -251,11 +255,106 @@ def test_a_global_scope_takes_from_where_scores_are_low():
     assert (smaller.get_layer("a").units, smaller.get_layer("b").units) == (16, 8)
 
 
-@pytest.mark.parametrize("criterion", ["l1", "l2", "geometric_median", "lamp", "bn_scale", "random"])
-def test_every_criterion_works_without_data(criterion):
-    smaller, report = kopt.prune.channels(build(residual), keep=0.5, criterion=criterion)
+DATA = (examples(residual()), np.ones((2, 3), "float32"))
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_every_criterion_works(criterion):
+    data = DATA if criterion in NEED_DATA else None
+    smaller, report = kopt.prune.channels(build(residual), keep=0.5, criterion=criterion, data=data, loss="mse")
     assert smaller.get_layer("b").filters == 8
     assert report.criterion == criterion
+    if criterion in NEED_DATA:
+        with pytest.raises(ConfigError, match="needs examples"):
+            kopt.prune.channels(build(residual), keep=0.5, criterion=criterion)
+
+
+def scores_of_a(criterion, x, y, model):
+    graph = channel_graph(model)
+    settings = {"data": (x, y), "loss": "mse", "batches": 8, "batch_size": 4, "seed": 0}
+    scores, notes = scores_of(model, graph, criterion, **settings)
+    (group,) = graph.free
+    return scores[group.units], notes
+
+
+def linear(batch=None):
+    """`y = sum_k w_k x`: with a loss of `(y - t)^2`, every example has the gradient `2 (y - t) x` for every `w_k`."""
+    i = keras.Input((2,), batch_size=batch)
+    a, out = L.Dense(3, use_bias=False, name="a"), L.Dense(1, use_bias=False, name="out")
+    model = keras.Model(i, out(a(i)))
+    a.kernel.assign([[1.0, 2, 0], [0, 2, 3]])
+    out.kernel.assign(np.ones((3, 1)))
+    return model
+
+
+def test_fisher_takes_the_gradients_of_single_examples_and_gradient_those_of_batches():
+    x, y = np.random.default_rng(0).normal(size=(8, 2)), np.random.default_rng(1).normal(size=(8, 1))
+    w = np.array([[1.0, 0], [2, 2], [0, 3]])
+    slopes = 2 * ((x @ w.T).sum(axis=1, keepdims=True) - y) * x  # (examples, 2), the same for every row of w
+    fisher = np.array([0.5 * (np.square(row * slopes)).sum(axis=1).mean() for row in w])
+    found, notes = scores_of_a("fisher", x, y, linear())
+    np.testing.assert_allclose(found, fisher / fisher.mean(), rtol=1e-5)
+    assert notes == ()
+    by_batch = slopes.reshape(2, 4, 2).mean(axis=1)
+    expected = np.array([0.5 * (np.square(row * by_batch)).sum(axis=1).mean() for row in w])
+    found, notes = scores_of_a("fisher", x, y, linear(batch=4))
+    np.testing.assert_allclose(found, expected / expected.mean(), rtol=1e-5)
+    assert "gradients of batches of 4" in notes[0]
+    found, _ = scores_of_a("gradient", x, y, linear())
+    np.testing.assert_allclose(found, [1, 1, 1], rtol=1e-5)  # the same slopes for every row
+
+
+def test_a_gradient_that_is_not_finite_is_named():
+    model = linear()
+    with pytest.raises(NonFiniteError, match="gradient of 'a'"):
+        scores_of_a("gradient", np.ones((4, 2)), np.full((4, 1), 3e38), model)
+
+
+def dense_layers(*units, inputs):
+    i = x = keras.Input((inputs,))
+    for name, size in zip("abcdef", units, strict=False):
+        x = L.Dense(size, name=name)(x)
+    return keras.Model(i, x)
+
+
+def saved(model):
+    graph = channel_graph(model)
+    costs = PrunedCosts(model, graph, kopt.profile.model(model).macs)
+    return savings(graph, costs.macs), savings(graph, costs.parameters)
+
+
+def test_savings_by_hand():
+    # A unit of a goes with its column of 4 and its row of 6, one of b with 16 and 2; each with a bias.
+    assert saved(dense_layers(16, 6, 2, inputs=4)) == ([4 + 6, 16 + 2], [4 + 1 + 6, 16 + 1 + 2])
+    i = image()
+    x = L.Conv2D(8, 3, padding="same", name="b")(L.Conv2D(16, 3, padding="same", strides=2, name="a")(i))
+    # 4 x 4 positions; a has kernels of 9 * 3 and is read by 8 kernels of 9, b has 9 * 16 and is read by 3 units.
+    macs, parameters = saved(keras.Model(i, head(x)))
+    assert macs == [16 * (27 + 72), 16 * 144 + 3]
+    assert parameters == [27 + 1 + 72, 144 + 1 + 3]
+
+
+def test_what_contributes_little_for_its_cost_goes_first():
+    model = dense_layers(16, 16, 64, inputs=2)
+    for name in "ab":
+        model.get_layer(name).kernel.assign(np.ones(model.get_layer(name).kernel.shape))
+
+    def widths(**settings):
+        smaller, report = kopt.prune.channels(model, keep=0.75, scope="global", round_to=1, **settings)
+        return smaller.get_layer("a").units, smaller.get_layer("b").units, report
+
+    # All are equally important, so that the first layer goes first; a unit of a saves 2 + 16, one of b 16 + 64.
+    assert widths()[:2] == (8, 16)
+    assert widths(per="macs")[:2] == widths(per="params")[:2] == (16, 8)
+    report = widths(per="macs")[2]
+    assert report.per == "macs"
+    assert "keep=0.75, l2 per macs, global" in report.table(80)
+
+
+def test_widths_that_kernels_do_not_like_are_named():
+    notes = kopt.prune.channels(build(residual), keep=0.7, round_to=1)[1].notes
+    assert any("tiles of 8" in note and "a (17)" in note for note in notes)
+    assert not any("tiles of 8" in note for note in kopt.prune.channels(build(residual), keep=0.5)[1].notes)
 
 
 def test_the_scale_of_batch_normalization_decides_and_where_there_is_none_l2_does():
@@ -362,7 +461,16 @@ def test_the_report_shows_itself(tmp_path):
         ({"keep": 0.5, "criterion": "l3"}, ConfigError, "Did you mean 'l"),
         ({"keep": 0.5, "criterion": "taylor"}, ConfigError, "needs examples"),
         ({"keep": 0.5, "criterion": "taylor", "data": (np.ones((4, 8, 8, 3)), np.ones((4, 3)))}, ConfigError, "loss"),
+        ({"keep": 0.5, "criterion": "fisher", "data": (np.ones((4, 8, 8, 3)), np.ones((4, 3)))}, ConfigError, "loss"),
         ({"keep": 0.5, "scope": "all"}, ConfigError, "scope"),
+        ({"target_macs": 0.5, "per": "mac"}, ConfigError, "Did you mean 'macs'"),
+        ({"keep": 0.5, "per": "macs"}, ConfigError, 'Give `scope="global"`'),
+        ({"target_latency_ms": 0}, ConfigError, "target_latency_ms"),
+        ({"target_latency_ms": "fast"}, ConfigError, "target_latency_ms"),
+        ({"target_latency": 1.2}, ConfigError, r"\(0, 1\]"),
+        ({"target_latency": 0.5, "target_latency_ms": 1}, ConfigError, "Give one of"),
+        ({"target_latency": 0.5, "runtime": "litert"}, ConfigError, "Unknown `runtime`"),
+        ({"keep": 0.5, "runtime": "onx"}, ConfigError, "Did you mean 'onnx'"),
         ({"keep": 0.5, "round_to": 0}, ConfigError, "round_to"),
         ({"keep": 0.5, "min_channels": -1}, ConfigError, "min_channels"),
         ({"keep": 0.5, "protect": "stemm"}, ConfigError, "Did you mean 'stem'"),
@@ -385,8 +493,9 @@ def test_models_that_cannot_be_pruned():
         kopt.prune.channels(keras.Sequential([keras.Input((4,)), L.Dense(3)]), keep=0.5)
     open_size = keras.Input((None, None, 3))
     model = keras.Model(open_size, L.Conv2D(2, 1)(L.Conv2D(16, 3)(open_size)))
-    with pytest.raises(ConfigError, match="inputs of any size"):
-        kopt.prune.channels(model, target_macs=0.5)
+    for settings in ({"target_macs": 0.5}, {"target_latency_ms": 1}, {"target_params": 0.5, "per": "macs"}):
+        with pytest.raises(ConfigError, match="inputs of any size"):
+            kopt.prune.channels(model, **settings)
     assert kopt.prune.channels(model, target_params=0.6)[1].parameters_kept <= 0.6
     with pytest.raises(UnsupportedModelError, match=r"keras\.Model\(model\.inputs"):
         kopt.prune.channels(BuildsItself(), keep=0.5)

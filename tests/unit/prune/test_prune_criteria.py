@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from kopt.core.channel_pruning_records import NEED_DATA
 from kopt.prune.channel_removal import criteria
 from kopt.prune.channel_removal.widths import Candidate, best, by_rank, by_share, divisor_of, rounded
 
@@ -28,6 +29,25 @@ def test_lamp_is_the_share_of_what_is_left_with_the_row():
 
 def test_taylor_squares_the_sum_of_products():
     assert criteria.taylor(ROWS, np.array([[1.0, 1.0], [5.0, 5.0], [2.0, 9.0]])).tolist() == [1, 0, 4]
+
+
+def test_gradient_is_the_norm_of_the_gradients_alone():
+    gradients = np.array([[0.0, 0.0], [5.0, 12.0], [-3.0, 4.0]])
+    assert criteria.gradient(ROWS, gradients).tolist() == [0, 13, 5]
+    assert criteria.gradient(100 * ROWS, gradients).tolist() == [0, 13, 5]
+
+
+def test_fisher_halves_the_sum_of_squared_products_which_do_not_cancel():
+    # Products 3, -4; 0, 0; 2, 0: halves of 9 + 16, 0, 4. The sum of the first row's is -1.
+    gradients = np.array([[1.0, 1.0], [5.0, 5.0], [2.0, 9.0]])
+    assert criteria.fisher(ROWS, gradients).tolist() == [12.5, 0, 2]
+    assert criteria.taylor(ROWS, gradients).tolist() == [1, 0, 4]
+
+
+def test_what_needs_data_is_said_where_no_numbers_are_known():
+    assert set(NEED_DATA) == {*criteria.BY_GRADIENT, "activation"}
+    assert set(NEED_DATA) < set(criteria.CRITERIA)
+    assert len(set(criteria.CRITERIA)) == len(criteria.CRITERIA) == 10
 
 
 def test_active_share_counts_positive_entries():

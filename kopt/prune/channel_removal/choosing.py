@@ -1,0 +1,97 @@
+"""Which units stay: scores ranked, and the goal reached."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from kopt.core.channel_pruning_records import LatencyProbe
+from kopt.core.cost_records import ModelProfile
+from kopt.graph.channels import ChannelGraph, ChannelGroup
+from kopt.prune.channel_removal import importance, widths
+from kopt.prune.channel_removal.costs import PrunedCosts
+from kopt.prune.channel_removal.goals import Goal, Path, reach
+from kopt.prune.channel_removal.latency import latency_savings, reach_latency
+from kopt.prune.channel_removal.rebuilding import rebuild
+from kopt.prune.channel_removal.savings import per_saving, savings
+
+Kept = npt.NDArray[np.bool_]
+
+
+def savings_of(
+    per: str | None, model: keras.Model, graph: ChannelGraph, costs: PrunedCosts, runtime: str
+) -> list[float] | None:
+    """Return what one unit of every free group saves of what `per` names; `None` if that is nothing."""
+    if per is None:
+        return None
+    if per == "latency":
+        return latency_savings(model, graph, runtime)
+    return [float(saved) for saved in savings(graph, costs.macs if per == "macs" else costs.parameters)]
+
+
+def candidates_of(
+    graph: ChannelGraph,
+    scores: importance.Scores,
+    saved: Sequence[float] | None,
+    *,
+    criterion: str,
+    round_to: int,
+    min_channels: int,
+) -> list[widths.Candidate]:
+    """Return the free groups with the importance of their units, each divided by what it saves if that is known."""
+    return [
+        widths.Candidate(
+            per_saving(importance.leveled(scores[group.units], criterion), saving),
+            _divisor(group, round_to),
+            -(-min_channels // group.channels_per_unit),
+        )
+        for group, saving in zip(graph.free, saved or [1.0] * len(graph.free), strict=True)
+    ]
+
+
+def _divisor(group: ChannelGroup, round_to: int) -> int:
+    # Neither the number of heads nor that of recurrent units is a size that kernels want rounded.
+    return widths.divisor_of(group.units.size, group.channels_per_unit, round_to) if group.kind == "channels" else 1
+
+
+def chosen(
+    goal: Goal,
+    model: keras.Model,
+    graph: ChannelGraph,
+    candidates: Sequence[widths.Candidate],
+    costs: PrunedCosts,
+    before: ModelProfile,
+    runtime: str,
+) -> tuple[Kept, tuple[LatencyProbe, ...]]:
+    """Return the units that stay, and what was measured to find how many."""
+    path = Path(candidates, goal.scope)
+
+    def kept(step: int) -> Kept:
+        return _kept(graph, candidates, path.at(step))
+
+    if goal.quantity == "keep":
+        return _kept(graph, candidates, path.keeping(goal.value)), ()
+    if goal.is_latency:
+        step, probes = reach_latency(
+            goal,
+            model,
+            runtime,
+            path.last,
+            macs=lambda step: costs.macs(kept(step)),
+            rebuilt=lambda step: rebuild(model, graph, kept(step)),
+        )
+        return kept(step), probes
+    if goal.quantity == "target_macs":
+        step = reach(goal, path.last, lambda step: costs.macs(kept(step)), before.macs, "multiply-accumulates")
+    else:
+        step = reach(goal, path.last, lambda step: costs.parameters(kept(step)), before.parameters, "parameters")
+    return kept(step), ()
+
+
+def _kept(graph: ChannelGraph, candidates: Sequence[widths.Candidate], counts: Sequence[int]) -> Kept:
+    kept = np.ones(graph.unit_count, np.bool_)
+    for group, candidate, count in zip(graph.free, candidates, counts, strict=True):
+        kept[group.units] = False
+        kept[group.units[widths.best(candidate.scores, count)]] = True
+    return kept

@@ -1,0 +1,109 @@
+"""What pruning saved, measured: parameters, arithmetic, size of the file and time of a call, before and after."""
+
+import dataclasses
+from typing import Any, TypeVar
+
+import keras
+import numpy as np
+
+from kopt.core.channel_pruning_records import ChannelPruningReport
+from kopt.core.environment import machine
+from kopt.core.errors import InputError
+from kopt.core.files import scratch_directory
+from kopt.core.footprint_records import Footprint, Footprints
+from kopt.core.pruning_records import MagnitudePruning
+from kopt.core.records import Artifact, Measurement
+from kopt.core.settings import choice, number
+from kopt.graph import copy_model, owned_variables, require_built
+from kopt.graph.values import values_of
+from kopt.measure import latency
+from kopt.profile import model as profile
+from kopt.prune.by_tfmot import origin_of
+from kopt.prune.selection import is_kernel
+from kopt.prune.shipping import RUNTIMES, THREADS, shipped
+from kopt.train.weight_constraints import constraints_of
+
+Report = TypeVar("Report", ChannelPruningReport, MagnitudePruning)
+
+
+def measured(
+    report: Report, before: keras.Model, after: keras.Model, *, runtime: str = "tflite", seconds: float = 2.0
+) -> Report:
+    """Return a report of pruning with what it saved in the files that ship.
+
+    Use it before believing in a speedup: multiply-accumulates that go are not always milliseconds that go, and zeros
+    are hardly ever. Both models are exported in float32, compared with the files, and timed in turns with batches of
+    one example and one thread. It takes as long as two exports and the timing, which pruning itself does not wait for.
+
+    Args:
+        report: of `channels`, `heads`, `magnitude`, `gradient` or `finalize`.
+        before: the model that was pruned.
+        after: what came of it, with masks or without.
+        runtime: `"tflite"` (LiteRT) or `"onnx"` (ONNX Runtime).
+        seconds: of timing each model.
+
+    Returns:
+        The report with `measured`, which its table shows.
+
+    Raises:
+        InputError: the report is of something else or of other models, or a model is not built.
+        ConfigError: an unknown runtime, or no time.
+        ExportError: a model cannot be exported.
+
+    Example:
+        ```python
+        smaller, report = kopt.prune.channels(model, target_macs=0.5)
+        print(kopt.prune.measured(report, model, smaller).table())
+        ```
+    """
+    choice("runtime", runtime, RUNTIMES)
+    number("seconds", seconds, least=0, open_below=True)
+    if not isinstance(report, (ChannelPruningReport, MagnitudePruning)):
+        raise InputError(
+            f"`report` is what `channels`, `heads`, `magnitude`, `gradient` or `finalize` returned with the model. "
+            f"Received: {type(report).__module__}.{type(report).__qualname__}."
+        )
+    if isinstance(report, ChannelPruningReport):
+        _require_reported(report, before, after)
+    models = {"before": _plain(before), "after": _plain(after)}
+    with scratch_directory() as scratch:
+        files = [shipped(model, scratch, name, runtime) for name, model in models.items()]
+        times: Any = latency([runner for _, runner in files], max_seconds=seconds)
+    sides = [
+        _footprint(model, artifact, time)
+        for model, (artifact, _), time in zip(models.values(), files, times, strict=True)
+    ]
+    pair = Footprints(sides[0], sides[1], runtime, files[0][1].runtime, THREADS, machine().processor)
+    return dataclasses.replace(report, measured=pair)
+
+
+def _require_reported(report: ChannelPruningReport, before: keras.Model, after: keras.Model) -> None:
+    found = (before.count_params(), after.count_params())
+    if found != (report.parameters_before, report.parameters_after):
+        raise InputError(
+            f"The report is of a model of {report.parameters_before:,} parameters that came down to "
+            f"{report.parameters_after:,}. Received: `before` of {found[0]:,} and `after` of {found[1]:,}."
+        )
+
+
+def _plain(model: keras.Model) -> keras.Model:
+    """Return what ships: the masks of a model stay behind."""
+    if origin_of(model) is not None:
+        raise InputError(f"The model {model.name!r} is under tfmot's wrappers: `kopt.prune.finalize` it first.")
+    require_built(model)
+    return copy_model(model) if constraints_of(model) else model
+
+
+def _footprint(model: keras.Model, artifact: Artifact, time: Measurement) -> Footprint:
+    costs = profile(model)
+    kernels = [values_of(one.variable) for one in owned_variables(model) if is_kernel(one.variable)]
+    zeros = sum(kernel.size - int(np.count_nonzero(kernel)) for kernel in kernels)
+    return Footprint(
+        parameters=costs.parameters,
+        nonzero_parameters=costs.parameters - zeros,
+        macs=costs.macs,
+        size_bytes=artifact.size_bytes,
+        gzip_bytes=artifact.gzip_bytes,
+        latency_ms=time.latency_ms,
+        least_ms=time.latencies[0].min_ms,
+    )

@@ -16,9 +16,9 @@ from kopt.core.records import Artifact, Measurement
 from kopt.core.settings import choice, number
 from kopt.graph import copy_model, owned_variables, require_built
 from kopt.graph.values import values_of
+from kopt.graph.wrapped_twin import origin_of
 from kopt.measure import latency
 from kopt.profile import model as profile
-from kopt.prune.by_tfmot import origin_of
 from kopt.prune.selection import is_kernel
 from kopt.prune.shipping import RUNTIMES, THREADS, shipped
 from kopt.train.weight_constraints import constraints_of

@@ -4,5 +4,16 @@ from kopt.prune import schedules
 from kopt.prune.by_gradient import gradient
 from kopt.prune.by_magnitude import Magnitude, finalize, magnitude
 from kopt.prune.channel_removal.pruning import ChannelPruning, channels, heads
+from kopt.prune.gradual_channels import channels_gradually
 
-__all__ = ["ChannelPruning", "Magnitude", "channels", "finalize", "gradient", "heads", "magnitude", "schedules"]
+__all__ = [
+    "ChannelPruning",
+    "Magnitude",
+    "channels",
+    "channels_gradually",
+    "finalize",
+    "gradient",
+    "heads",
+    "magnitude",
+    "schedules",
+]

@@ -13,6 +13,9 @@ from kopt.core.records import LayerAction
 from kopt.core.settings import choice
 from kopt.graph import copy_model, owned_variables, require_built, require_finite
 from kopt.prune.by_tfmot import origin_of, pruned_twin, require_twin, rows_of, stripped
+from kopt.prune.channel_masks import ChannelMasks
+from kopt.prune.channel_removal.pruning import ChannelPruning
+from kopt.prune.gradual_channels import without_masked_channels
 from kopt.prune.pruned_model import PrunedFunctional, PrunedSequential, is_pruned
 from kopt.prune.schedules import Constant, Schedule, as_schedule
 from kopt.prune.selection import Ratios, choose, is_kernel
@@ -126,12 +129,15 @@ def magnitude(
     return copy, report_of(copy, left)
 
 
-def finalize(model: keras.Model) -> tuple[keras.Model, Magnitude]:
-    """Return a plain model with the weights of a pruned one, zeros in place, and how sparse it is.
+def finalize(model: keras.Model) -> tuple[keras.Model, Magnitude | ChannelPruning]:
+    """Return a plain model with the weights of a pruned one, and what became of them.
+
+    Zeros of `magnitude` stay in place. Channels that `channels_gradually` masked are taken out: the plain model is
+    smaller and computes the same.
 
     Args:
-        model: of `magnitude`, or loaded from its `.keras` file; not changed but for masked weights that are not zero,
-            such as those an average of weights has brought back.
+        model: of `magnitude`, `gradient` or `channels_gradually`, or loaded from its `.keras` file; not changed but for
+            masked weights that are not zero, such as those an average of weights has brought back.
 
     Raises:
         InputError: the model has no masks.
@@ -144,6 +150,8 @@ def finalize(model: keras.Model) -> tuple[keras.Model, Magnitude]:
         return plain, _record(plain.name, origin.pattern, origin.schedule, rows, left)
     if not is_pruned(model):
         raise InputError(f"The model {model.name!r} has no masks. Received a {type(model).__name__}; see `magnitude`.")
+    if isinstance(model.pruning, ChannelMasks):
+        return without_masked_channels(model)
     model.pruning.apply()
     return copy_model(model), report_of(model, _without_mask(model, set(model.pruning.paths)))
 

@@ -91,6 +91,15 @@ class Masks(keras.layers.Layer):
             one.variable.constraint = MaskedUpdate(self, place)
         self._last = threading.local()
 
+    def description(self) -> dict[str, Any]:
+        """Return what makes these masks again, as masks of ones: plain data for the config of a model."""
+        return {
+            "paths": list(self.paths),
+            "targets": list(self.targets),
+            "pattern": self.pattern.to_json(indent=None),
+            "schedule": keras.saving.serialize_keras_object(self.schedule),
+        }
+
     def call(self, inputs: Any) -> Any:
         """Give back what comes in: masks are applied by the optimizer."""
         return inputs

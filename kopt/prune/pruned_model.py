@@ -8,6 +8,7 @@ import keras
 from kopt.core.errors import ConfigError
 from kopt.core.pruning_records import Pattern
 from kopt.graph.internals import FunctionalModel
+from kopt.prune.channel_masks import ChannelMasks, MaskedChannels
 from kopt.prune.masks import Masks
 from kopt.prune.schedules import Schedule, highest_sparsity
 from kopt.train.interception import with_own_callbacks
@@ -26,14 +27,7 @@ class PrunedModel:
 
     def get_config(self) -> dict[str, Any]:
         """Return the config of the model, and how it is pruned."""
-        masks = self.pruning
-        how = {
-            "paths": list(masks.paths),
-            "targets": list(masks.targets),
-            "pattern": masks.pattern.to_json(indent=None),
-            "schedule": keras.saving.serialize_keras_object(masks.schedule),
-        }
-        return {**super().get_config(), _KEY: how}  # type: ignore[misc]
+        return {**super().get_config(), _KEY: self.pruning.description()}  # type: ignore[misc]
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
@@ -41,9 +35,7 @@ class PrunedModel:
         config = dict(config)
         how = config.pop(_KEY)
         model = super().from_config(config, custom_objects=custom_objects)  # type: ignore[misc]
-        pattern = Pattern.from_json(how["pattern"])
-        schedule = keras.saving.deserialize_keras_object(how["schedule"])
-        model.put_under_masks(how["paths"], how["targets"], pattern, schedule)
+        model.pruning = _restored_masks(model, how)
         return model
 
     def fit(self, *args: Any, callbacks: Any = None, **settings: Any) -> Any:
@@ -53,6 +45,13 @@ class PrunedModel:
     def own_callbacks(self) -> list[keras.callbacks.Callback]:
         """Return the callbacks that any `fit` of this model should have."""
         return [_LengthCheck(self.pruning)]
+
+
+def _restored_masks(model: keras.Model, how: dict[str, Any]) -> Masks:
+    schedule = keras.saving.deserialize_keras_object(how["schedule"])
+    if "channels" in how:
+        return ChannelMasks(model, MaskedChannels.from_dict(how["channels"]), schedule)
+    return Masks(model, how["paths"], how["targets"], Pattern.from_json(how["pattern"]), schedule)
 
 
 def is_pruned(model: keras.Model) -> bool:

@@ -4,13 +4,16 @@ from kopt.prune import schedules
 from kopt.prune.by_gradient import gradient
 from kopt.prune.by_magnitude import Magnitude, finalize, magnitude
 from kopt.prune.channel_removal.pruning import ChannelPruning, channels, heads
+from kopt.prune.constant_channels import ConstantChannelRemoval, constant_channels
 from kopt.prune.gradual_channels import channels_gradually
 
 __all__ = [
     "ChannelPruning",
+    "ConstantChannelRemoval",
     "Magnitude",
     "channels",
     "channels_gradually",
+    "constant_channels",
     "finalize",
     "gradient",
     "heads",

@@ -6,11 +6,13 @@ from kopt.prune.by_magnitude import Magnitude, finalize, magnitude
 from kopt.prune.channel_removal.pruning import ChannelPruning, channels, heads
 from kopt.prune.constant_channels import ConstantChannelRemoval, constant_channels
 from kopt.prune.gradual_channels import channels_gradually
+from kopt.prune.recovery import Recovery, recover
 
 __all__ = [
     "ChannelPruning",
     "ConstantChannelRemoval",
     "Magnitude",
+    "Recovery",
     "channels",
     "channels_gradually",
     "constant_channels",
@@ -18,5 +20,6 @@ __all__ = [
     "gradient",
     "heads",
     "magnitude",
+    "recover",
     "schedules",
 ]

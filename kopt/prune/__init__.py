@@ -6,11 +6,13 @@ from kopt.prune.by_magnitude import Magnitude, finalize, magnitude
 from kopt.prune.channel_removal.pruning import ChannelPruning, channels, heads
 from kopt.prune.constant_channels import ConstantChannelRemoval, constant_channels
 from kopt.prune.gradual_channels import channels_gradually
+from kopt.prune.iteration import IterativePruning, iterative
 from kopt.prune.recovery import Recovery, recover
 
 __all__ = [
     "ChannelPruning",
     "ConstantChannelRemoval",
+    "IterativePruning",
     "Magnitude",
     "Recovery",
     "channels",
@@ -19,6 +21,7 @@ __all__ = [
     "finalize",
     "gradient",
     "heads",
+    "iterative",
     "magnitude",
     "recover",
     "schedules",

@@ -23,7 +23,7 @@ from kopt.train.schedules import OneCycle
 from kopt.train.steps.label_checks import LossKind
 
 # Statistics of normalizations are steady long before that.
-_STATISTICS_BATCHES = 100
+STATISTICS_BATCHES = 100
 _WARMUP = 0.1
 
 
@@ -118,7 +118,7 @@ def recover(
     course = _Course(copy, judged, metric)
     course.note("as given")
     if any(not uses_renorm(layer) for layer in layers_of(copy)):
-        reestimate_in_place(copy, dataset, batches=_STATISTICS_BATCHES)
+        reestimate_in_place(copy, dataset, batches=STATISTICS_BATCHES)
         course.note("batch normalization")
     for epoch in range(epochs):
         trainer.fit(dataset, initial_epoch=epoch, epochs=epoch + 1, shuffle=False, verbose=0)

@@ -8,10 +8,12 @@ from kopt.prune.constant_channels import ConstantChannelRemoval, constant_channe
 from kopt.prune.gradual_channels import channels_gradually
 from kopt.prune.iteration import IterativePruning, iterative
 from kopt.prune.recovery import Recovery, recover
+from kopt.prune.sparse_learning import GroupLasso, group_lasso
 
 __all__ = [
     "ChannelPruning",
     "ConstantChannelRemoval",
+    "GroupLasso",
     "IterativePruning",
     "Magnitude",
     "Recovery",
@@ -20,6 +22,7 @@ __all__ = [
     "constant_channels",
     "finalize",
     "gradient",
+    "group_lasso",
     "heads",
     "iterative",
     "magnitude",

@@ -12,6 +12,7 @@ from kopt.core.pruning_records import Pattern
 from kopt.core.settings import choice, number, whole
 from kopt.graph import OwnedVariable, copy_model, require_built, require_finite
 from kopt.prune.by_magnitude import Magnitude, report_of
+from kopt.prune.plain import require_plain
 from kopt.prune.pruned_model import PrunedFunctional, PrunedSequential
 from kopt.prune.schedules import Constant
 from kopt.prune.selection import choose
@@ -67,6 +68,7 @@ def gradient(
     https://arxiv.org/abs/1611.06440
     """
     require_built(model)
+    require_plain(model)
     require_finite(model)
     require_loss(model, loss)
     choice("measure", measure, _MEASURES)

@@ -16,9 +16,12 @@ from kopt.prune.by_tfmot import origin_of, pruned_twin, require_twin, rows_of, s
 from kopt.prune.channel_masks import ChannelMasks
 from kopt.prune.channel_removal.pruning import ChannelPruning
 from kopt.prune.gradual_channels import without_masked_channels
+from kopt.prune.penalties import PenalizedModel
+from kopt.prune.plain import require_plain
 from kopt.prune.pruned_model import PrunedFunctional, PrunedSequential, is_pruned
 from kopt.prune.schedules import Constant, Schedule, as_schedule
 from kopt.prune.selection import Ratios, choose, is_kernel
+from kopt.prune.sparse_learning import GroupLasso, penalty_report
 from kopt.report.look import Shown
 from kopt.report.pruning import MAGNITUDE
 
@@ -104,8 +107,7 @@ def magnitude(
     """
     require_built(model)
     require_finite(model)
-    if is_pruned(model):
-        raise InputError(f"The model {model.name!r} is pruned already: `kopt.prune.finalize` it first.")
+    require_plain(model)
     pattern = _pattern(granularity, tuple(block_size), block_pooling, tuple(n_m), scope)
     schedule = _schedule(schedule_or_sparsity, pattern, n_m)
     if pattern.scope == "global" and sparsity_by_layer is not None:
@@ -129,18 +131,18 @@ def magnitude(
     return copy, report_of(copy, left)
 
 
-def finalize(model: keras.Model) -> tuple[keras.Model, Magnitude | ChannelPruning]:
+def finalize(model: keras.Model) -> tuple[keras.Model, Magnitude | ChannelPruning | GroupLasso]:
     """Return a plain model with the weights of a pruned one, and what became of them.
 
     Zeros of `magnitude` stay in place. Channels that `channels_gradually` masked are taken out: the plain model is
-    smaller and computes the same.
+    smaller and computes the same. The penalty of `group_lasso` is taken off, and the report says what it has done.
 
     Args:
-        model: of `magnitude`, `gradient` or `channels_gradually`, or loaded from its `.keras` file; not changed but for
-            masked weights that are not zero, such as those an average of weights has brought back.
+        model: of `magnitude`, `gradient`, `channels_gradually` or `group_lasso`, or loaded from its `.keras` file; not
+            changed but for masked weights that are not zero, such as those an average of weights has brought back.
 
     Raises:
-        InputError: the model has no masks.
+        InputError: the model has neither masks nor a penalty.
     """
     require_twin(model)
     origin = origin_of(model)
@@ -148,6 +150,8 @@ def finalize(model: keras.Model) -> tuple[keras.Model, Magnitude | ChannelPrunin
         plain, rows = stripped(model)
         left = _without_mask(plain, {row.path for row in rows})
         return plain, _record(plain.name, origin.pattern, origin.schedule, rows, left)
+    if isinstance(model, PenalizedModel):
+        return copy_model(model), penalty_report(model)
     if not is_pruned(model):
         raise InputError(f"The model {model.name!r} has no masks. Received a {type(model).__name__}; see `magnitude`.")
     if isinstance(model.pruning, ChannelMasks):

@@ -19,7 +19,8 @@ from kopt.prune.channel_masks import CRITERIA, ChannelMasks, MaskedChannels, axe
 from kopt.prune.channel_removal.costs import PrunedCosts
 from kopt.prune.channel_removal.pruning import KINDS, ChannelPruning
 from kopt.prune.channel_removal.rebuilding import rebuild
-from kopt.prune.pruned_model import PrunedFunctional, PrunedSequential, is_pruned
+from kopt.prune.plain import require_plain
+from kopt.prune.pruned_model import PrunedFunctional, PrunedSequential
 from kopt.prune.schedules import as_schedule
 from kopt.train import preserved
 
@@ -69,7 +70,7 @@ def channels_gradually(
 
     Raises:
         ConfigError: a setting is out of range, or a name of `protect` is of no layer.
-        InputError: the model is not built, is pruned already, or no group can be masked.
+        InputError: the model is not built, has masks or penalties already, or no group can be masked.
         NonFiniteError: a weight is NaN or infinite.
         UnsupportedModelError: a subclassed model, or a layer that cannot be cloned.
 
@@ -92,8 +93,7 @@ def channels_gradually(
         choice("kinds", kind, KINDS)
     schedule = as_schedule(schedule_or_sparsity)
     require_built(model)
-    if is_pruned(model):
-        raise InputError(f"The model {model.name!r} is pruned already: `kopt.prune.finalize` it first.")
+    require_plain(model)
     require_finite(model)
     protected = (protect,) if isinstance(protect, str) else tuple(protect)
     graph = _with_reasons(model, channel_graph(model, protect=protected), criterion, kinds)

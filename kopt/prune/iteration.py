@@ -74,7 +74,8 @@ def iterative(
         metric: as for `recover`.
         batch_size: of arrays.
         workdir: a directory where each finished round is written in one step. The same call goes on there after the
-            last of them; another model or other settings begin anew beside it. The model must load as a `.keras` file.
+            last of them; another model (other names of layers make one) or other settings begin anew
+            beside it. The model must load as a `.keras` file.
         **pruning: further settings of `channels`, e.g. `criterion` or `protect`; `train` stands in for its `data`.
 
     Returns:

@@ -7,12 +7,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kopt.core.errors import ConfigError, DataError, InputError
+from kopt.core.errors import ConfigError, DataError
 from kopt.core.recovery_records import RecoveryReport, RecoveryStage
 from kopt.core.settings import number, whole
 from kopt.graph import copy_model, require_built, require_finite
 from kopt.prune.distilling import Distilled
-from kopt.prune.pruned_model import is_pruned
+from kopt.prune.plain import require_plain
 from kopt.report.look import Shown
 from kopt.report.recovery import RECOVERY
 from kopt.train import check_inputs
@@ -83,7 +83,7 @@ def recover(
     Raises:
         ConfigError: a setting is out of range, there is no loss, or the teacher does not fit.
         DataError: data that does not fit the model, is empty or never ends.
-        InputError: the model is not built, or has masks, which `finalize` takes off first.
+        InputError: the model is not built, or has masks or penalties, which `finalize` takes off.
         NonFiniteError: a weight or an example is NaN or infinite.
         UnsupportedModelError: a subclassed model, or a layer that cannot be cloned.
 
@@ -101,8 +101,7 @@ def recover(
     for one in (model,) if teacher is None else (model, teacher):
         require_built(one)
         require_finite(one)
-    if is_pruned(model):
-        raise InputError(f"The model {model.name!r} has masks, which would not hold: `kopt.prune.finalize` it first.")
+    require_plain(model)
     loss, metric = loss_of(model, teacher, loss, metric)
     dataset, steps = _finite(train, batch_size, seed, "train")
     judged, _ = _finite(train if validation is None else validation, batch_size, None, "validation")

@@ -30,8 +30,9 @@ def build():
 
 def small():
     keras.utils.set_random_seed(0)
-    layers = [L.Dense(32, activation="relu"), L.Dense(32, activation="relu"), L.Dense(3)]
-    return randomized(keras.Sequential([keras.Input((6,)), *layers], name="small"))
+    # Names of their own, as in another process: Keras counts those that it gives.
+    layers = [*(L.Dense(32, activation="relu", name=name) for name in "ab"), L.Dense(3, name="out")]
+    return randomized(keras.Sequential([keras.Input((6,), name="x"), *layers], name="small"))
 
 
 def halved(model):

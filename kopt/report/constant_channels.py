@@ -5,11 +5,11 @@ from rich.console import RenderableType
 
 from kopt.core.constant_channel_records import ConstantChannels, ConstantChannelsReport
 from kopt.core.errors import InputError
-from kopt.core.settings import whole
 from kopt.report import formats
 from kopt.report.bars import draw_bars
 from kopt.report.columns import Column, FittedTable
 from kopt.report.look import Look
+from kopt.report.row_choice import first_rows
 from kopt.report.time_parts import BLUE
 
 _MOST_GROUPS = 40
@@ -17,8 +17,6 @@ _MOST_GROUPS = 40
 
 def _table(report: ConstantChannelsReport, rows: int | None = None) -> RenderableType:
     """Return the groups with constant channels; `rows` limits them."""
-    if rows is not None:
-        whole("rows", rows)
     columns = (
         Column[ConstantChannels]("Layers", _name, is_number=False),
         Column[ConstantChannels]("Before", lambda group: str(group.before)),
@@ -26,12 +24,11 @@ def _table(report: ConstantChannelsReport, rows: int | None = None) -> Renderabl
         Column[ConstantChannels]("Removed", lambda group: str(group.removed)),
         Column[ConstantChannels]("Of these\nzero", lambda group: str(group.zeros), 2),
     )
-    left_out = len(report.groups) - len(report.groups[:rows])
-    caption = [f"{left_out} more groups; `rows=None` shows all."] if left_out else []
+    shown, caption = first_rows(report.groups, rows, "groups")
     caption += [f"Absorbed by: {', '.join(report.absorbed)}."] if report.absorbed else []
     return FittedTable(
         f"{report.model}: channels constant to {report.tolerance:g} over {report.examples} examples",
-        report.groups[:rows],
+        shown,
         columns,
         remark=lambda group: "; ".join(group.skipped),
         remark_header="Kept because",

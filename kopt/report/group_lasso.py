@@ -5,11 +5,11 @@ from rich.console import RenderableType
 
 from kopt.core.errors import InputError
 from kopt.core.group_lasso_records import GroupLassoReport, PenalizedGroup
-from kopt.core.settings import whole
 from kopt.report import formats
 from kopt.report.bars import draw_bars
 from kopt.report.columns import Column, FittedTable
 from kopt.report.look import Look
+from kopt.report.row_choice import first_rows
 from kopt.report.time_parts import BLUE
 
 _MOST_GROUPS = 40
@@ -17,8 +17,6 @@ _MOST_GROUPS = 40
 
 def _table(report: GroupLassoReport, rows: int | None = None) -> RenderableType:
     """Return one row a group; `rows` limits them."""
-    if rows is not None:
-        whole("rows", rows)
     columns = (
         Column[PenalizedGroup]("Layers", _name, is_number=False),
         Column[PenalizedGroup]("Units", lambda group: str(group.units)),
@@ -26,11 +24,10 @@ def _table(report: GroupLassoReport, rows: int | None = None) -> RenderableType:
         Column[PenalizedGroup]("Penalty", lambda group: formats.number(group.penalty), 1),
         Column[PenalizedGroup]("Small", lambda group: str(group.small)),
     )
-    left_out = len(report.groups) - len(report.groups[:rows])
-    caption = [f"{left_out} more groups; `rows=None` shows all."] if left_out else []
+    shown, caption = first_rows(report.groups, rows, "groups")
     return FittedTable(
         f"{report.model}: group lasso of {report.strength:g}",
-        report.groups[:rows],
+        shown,
         columns,
         lambda group: "dim" if group.left else "",
         lambda group: group.left and f"no penalty: {group.left}",

@@ -217,6 +217,9 @@ class Foreign(Schedule):
         turn, sparsity = self.schedule(tf.cast(step, tf.int64))
         return tf.cast(turn, tf.bool), tf.cast(sparsity, tf.float32)
 
+    def __repr__(self) -> str:
+        return type(self.schedule).__qualname__
+
     def get_config(self) -> dict[str, Any]:
         """Refuse.
 

@@ -12,12 +12,13 @@ from kopt.core.constant_channel_records import ConstantChannels, ConstantChannel
 from kopt.core.errors import DataError
 from kopt.core.settings import number, whole
 from kopt.data.validation import as_model_inputs
-from kopt.graph import require_finite, signature
+from kopt.graph import require_built, require_finite, signature
 from kopt.graph.channels import ChannelGraph, ChannelGroup, Flow, channel_graph, run
 from kopt.graph.values import values_of
 from kopt.profile import model as profile
 from kopt.prune.absorption import Place, place_of, responses
 from kopt.prune.channel_removal.rebuilding import rebuild
+from kopt.prune.plain import require_unmasked
 from kopt.report.constant_channels import CONSTANT_CHANNELS
 from kopt.report.look import Shown
 from kopt.train import preserved
@@ -72,7 +73,7 @@ def constant_channels(
     Raises:
         ConfigError: a setting is out of range, or a name of `protect` is of no layer.
         DataError: the data does not fit the model, or is empty.
-        InputError: the model is not built.
+        InputError: the model is not built, or has masks.
         NonFiniteError: a weight is NaN or infinite.
         UnsupportedModelError: a subclassed model, or one that does not rebuild from its config.
 
@@ -86,6 +87,8 @@ def constant_channels(
     """
     number("tolerance", tolerance, least=0.0)
     whole("batch_size", batch_size)
+    require_built(model)
+    require_unmasked(model)
     graph = channel_graph(model, protect=(protect,) if isinstance(protect, str) else tuple(protect))
     require_finite(model)
     readers = _Readers(graph)

@@ -33,7 +33,8 @@ def group_lasso(
 
     Use it before `channels`: an L2 penalty makes all weights smaller, this one makes some channels vanish, and what is
     small can go at little cost. Channels that depend on each other, e.g. by a residual connection, are under one norm,
-    so that they vanish together. `channels`, `constant_channels` and `finalize` give models without it.
+    so that they vanish together. `channels`, `constant_channels` and `finalize` give models without it, and so
+    does what else copies the model: change its precision before.
 
     Formula: the loss gets `strength sum_g sqrt(p_g) sum_{u in g} |w_u|_2`, where `w_u` are the `p_g` weights of all
     kernels that make unit `u` of group `g` (biases are free), plus `scale_strength sum |gamma|` over the factors of

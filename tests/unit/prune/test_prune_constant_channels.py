@@ -251,6 +251,8 @@ def test_models_that_cannot_be_treated():
         constant_channels(subclassed, np.ones((2, 4)))
     with pytest.raises(InputError, match="not built"):
         constant_channels(keras.Sequential([L.Dense(3)]), np.ones((2, 4)))
+    with pytest.raises(InputError, match="finalize"):
+        constant_channels(kopt.prune.magnitude(build([L.Dense(4), L.Dense(2)]), 0.5)[0], np.ones((2, 4)))
     endless = tf.data.Dataset.from_tensors(np.ones((2, 4), "float32")).repeat()
     with pytest.raises(DataError, match="never ends"):
         kopt.prune.constant_channels(build([L.Dense(4), L.Dense(2)]), endless)

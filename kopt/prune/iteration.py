@@ -13,12 +13,11 @@ from kopt.core.settings import whole
 from kopt.graph import copy_model, require_built
 from kopt.profile import model as profile
 from kopt.prune.channel_removal.pruning import channels
-from kopt.prune.recovery import STATISTICS_BATCHES, evaluated, loss_of, recover
+from kopt.prune.recovery import STATISTICS_BATCHES, evaluated, has_statistics, loss_of, recover
 from kopt.prune.rounds_on_disk import RoundsOnDisk
 from kopt.report.iterative_pruning import ITERATIVE_PRUNING
 from kopt.report.look import Shown
-from kopt.train import reestimate_batch_norm
-from kopt.train.batch_norm import layers_of
+from kopt.train.batch_norm import reestimate_in_place
 from kopt.train.labelled_batches import labelled_dataset
 
 FineTune = Callable[[keras.Model], keras.Model | None]
@@ -53,7 +52,7 @@ def iterative(
 
     Use it for targets at which one cut with `channels` loses what no training brings back: which channels matter is
     asked again of the model that has adapted. Each round prunes with `channels`, estimates the statistics of batch
-    normalizations anew and trains, by `recover` on `train` or by a function of your own.
+    normalizations anew and trains, by `recover` on `train` or by a function of your own; then the statistics once more.
 
     Formula: round `k` of `n` comes down to `before (target / before)^(k / n)`, so that every round takes the same share
     of what is left.
@@ -205,13 +204,19 @@ class _Training:
         if self.fine_tune is None:
             judged = {"loss": self.judge.loss, "metric": self.judge.metric}
             return recover(model, self.train, self.validation, teacher=self.teacher, **judged, **self.how)[0]
-        if self.train is not None and layers_of(model):
-            dataset = labelled_dataset(self.train, self.how["batch_size"])
-            model, _ = reestimate_batch_norm(model, dataset, batches=STATISTICS_BATCHES)
+        model = self._with_statistics(model)
         tuned = self.fine_tune(model)
         if tuned is not None and not isinstance(tuned, keras.Model):
             raise ConfigError(f"`fine_tune` must return a model, or nothing. It returned: {tuned!r}.")
-        return copy_model(model if tuned is None else tuned)
+        return self._with_statistics(model if tuned is None else tuned)
+
+    def _with_statistics(self, model: keras.Model) -> keras.Model:
+        """Return a copy, not compiled, whose batch normalizations fit the training data, if there is any."""
+        copy = copy_model(model)
+        if self.train is not None and has_statistics(copy):
+            dataset = labelled_dataset(self.train, self.how["batch_size"])
+            reestimate_in_place(copy, dataset, batches=STATISTICS_BATCHES)
+        return copy
 
 
 def _round(

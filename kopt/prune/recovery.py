@@ -52,9 +52,10 @@ def recover(
     """Return a fine-tuned copy of a model that has lost accuracy by pruning, and a report of every stage.
 
     First the statistics of batch normalizations are estimated anew, without labels: they still fit the channels that
-    are gone, and this alone often brings back most. Then it is trained with Adam, whose learning rate rises for a tenth
-    of the updates and falls along a cosine. The returned model has the weights of the best stage, which may be the one
-    before any training.
+    are gone, and this alone often brings back much. Then it is trained with Adam, whose learning rate rises for a tenth
+    of the updates and falls along a cosine. After every epoch the statistics are estimated once more, because the
+    moving averages of Keras need hundreds of updates to follow. The returned model has the weights of the best stage,
+    which may be the one before any training.
 
     Formula: with a teacher the loss is `task + distillation * T^2 KL(softmax(z_teacher / T) || softmax(z / T))`, with
     the logits `z`; where the outputs are probabilities, `z` are their logarithms.
@@ -116,11 +117,13 @@ def recover(
         trainer.compile(keras.optimizers.Adam(rates), loss)
     course = _Course(copy, judged, metric)
     course.note("as given")
-    if any(not uses_renorm(layer) for layer in layers_of(copy)):
+    if has_statistics(copy):
         reestimate_in_place(copy, dataset, batches=STATISTICS_BATCHES)
         course.note("batch normalization")
     for epoch in range(epochs):
         trainer.fit(dataset, initial_epoch=epoch, epochs=epoch + 1, shuffle=False, verbose=0)
+        if has_statistics(copy):
+            reestimate_in_place(copy, dataset, batches=STATISTICS_BATCHES)
         course.note(f"epoch {epoch + 1}")
     copy.set_weights(course.best_weights)
     report = Recovery(
@@ -132,6 +135,11 @@ def recover(
         best=course.best.name,
     )
     return copy_model(copy), report
+
+
+def has_statistics(model: keras.Model) -> bool:
+    """Return whether a model has batch normalizations whose statistics can be estimated anew."""
+    return any(not uses_renorm(layer) for layer in layers_of(model))
 
 
 class _Course:

@@ -13,6 +13,7 @@ from kopt.core.settings import choice, number, whole
 from kopt.graph import OwnedVariable, require_built, require_finite
 from kopt.prune.by_magnitude import Magnitude, report_of
 from kopt.prune.masks import Masks
+from kopt.prune.plain import require_plain
 from kopt.prune.schedules import Constant
 from kopt.prune.selection import choose
 from kopt.train.batch_loss import batch_loss, require_loss
@@ -68,6 +69,7 @@ def gradient(
     https://arxiv.org/abs/1611.06440
     """
     require_built(model)
+    require_plain(model)
     require_finite(model)
     require_loss(model, loss)
     choice("measure", measure, _MEASURES)

@@ -11,11 +11,17 @@ from kopt.core.errors import ConfigError, InputError
 from kopt.core.pruning_records import MagnitudePruning, Pattern, PrunedVariable
 from kopt.core.records import LayerAction
 from kopt.core.settings import choice
-from kopt.graph import owned_variables, require_built, require_finite
+from kopt.graph import copy_model, owned_variables, require_built, require_finite
 from kopt.prune.by_tfmot import pruned_twin, rows_of, stripped, twin_pruning_of
+from kopt.prune.channel_masks import ChannelMasks
+from kopt.prune.channel_removal.pruning import ChannelPruning
+from kopt.prune.gradual_channels import without_masked_channels
 from kopt.prune.masks import Masks
+from kopt.prune.penalties import PenalizedModel
+from kopt.prune.plain import require_plain
 from kopt.prune.schedules import Constant, Schedule, as_schedule
 from kopt.prune.selection import Ratios, choose, is_kernel
+from kopt.prune.sparse_learning import GroupLasso, penalty_report
 from kopt.prune.sparse_speed import obstacles, speed_note
 from kopt.report.look import Shown
 from kopt.report.pruning import MAGNITUDE
@@ -98,9 +104,7 @@ def magnitude(
     """
     require_built(model)
     require_finite(model)
-    if constraints_of(model):
-        already = "pruned" if masks_of(model) else "clustered, which comes after pruning"
-        raise InputError(f"The model {model.name!r} is {already} already: `finalize` it first.")
+    require_plain(model)
     pattern = _pattern(granularity, tuple(block_size), block_pooling, tuple(n_m), scope)
     schedule = _schedule(schedule_or_sparsity, pattern, n_m)
     if pattern.scope == "global" and sparsity_by_layer is not None:
@@ -125,24 +129,31 @@ def magnitude(
     return copy, report_of(copy, left)
 
 
-def finalize(model: keras.Model) -> tuple[keras.Model, Magnitude]:
-    """Return a plain model with the weights of a pruned one, zeros in place, and how sparse it is.
+def finalize(model: keras.Model) -> tuple[keras.Model, Magnitude | ChannelPruning | GroupLasso]:
+    """Return a plain model with the weights of a pruned one, and what became of them.
+
+    Zeros of `magnitude` stay in place. Channels that `channels_gradually` masked are taken out: the plain model is
+    smaller and computes the same. The penalty of `group_lasso` is taken off, and the report says what it has done.
 
     Args:
-        model: of `magnitude`, or loaded from its `.keras` file; not changed but for masked weights that are not zero,
-            such as those an average of weights has brought back.
+        model: of `magnitude`, `gradient`, `channels_gradually` or `group_lasso`, or loaded from its `.keras` file; not
+            changed but for masked weights that are not zero, such as those an average of weights has brought back.
 
     Raises:
-        InputError: the model has no masks.
+        InputError: the model has neither masks nor a penalty.
     """
     origin = twin_pruning_of(model)
     if origin is not None:
         plain, rows = stripped(origin)
         left = _without_mask(plain, {row.path for row in rows})
         return plain, _record(plain, origin.method.pattern, origin.method.schedule, rows, left)
+    if isinstance(model, PenalizedModel):
+        return copy_model(model), penalty_report(model)
     masks = masks_of(model)
     if masks is None:
         raise InputError(f"The model {model.name!r} has no masks. Received a {type(model).__name__}; see `magnitude`.")
+    if isinstance(masks, ChannelMasks):
+        return without_masked_channels(model)
     plain = plain_copy(model)
     return plain, report_of(model, _without_mask(model, set(masks.paths)))
 

@@ -5,6 +5,7 @@ A schedule is called with a step and returns whether it is its turn and the spar
 the weights, so the first is 1 and comes before any training.
 """
 
+import dataclasses
 from typing import Any
 
 import keras
@@ -18,28 +19,32 @@ _PACKAGE = "kopt.prune"  # `kopt.train.schedules` has a `OneCycle`, too
 _MOST = 1.0 - 1e-6
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class Schedule:
     """The base of all schedules: a turn every `frequency` steps from `begin` to `end`, and at `end`.
 
     Attributes:
-        begin, end: first and last step with a turn.
+        final_sparsity: that it leads to, in [0, 1).
+        begin, end: first and last step with a turn; the first step is 1.
         frequency: steps between two turns.
-        final_sparsity: that it leads to.
+
+    Raises:
+        ConfigError: a sparsity outside [0, 1), a step below 1 or `end` before `begin`.
     """
 
-    def __init__(self, final_sparsity: float, begin: int, end: int, frequency: int):
-        """Check the settings.
+    final_sparsity: float
+    begin: int = 1
+    end: int = 1000
+    frequency: int = dataclasses.field(default=10, kw_only=True)
 
-        Raises:
-            ConfigError: a sparsity outside [0, 1), a step below 1 or `end` before `begin`.
-        """
-        self.final_sparsity = number("final_sparsity", final_sparsity, least=0.0)
+    def __post_init__(self) -> None:
+        self.final_sparsity = number("final_sparsity", self.final_sparsity, least=0.0)
         if self.final_sparsity >= 1.0:
-            raise ConfigError(f"`final_sparsity` must be in [0, 1). Received: {final_sparsity!r}.")
-        self.begin, self.end = whole("begin", begin), whole("end", end)
-        self.frequency = whole("frequency", frequency)
+            raise ConfigError(f"`final_sparsity` must be in [0, 1). Received: {self.final_sparsity!r}.")
+        for name in ("begin", "end", "frequency"):
+            setattr(self, name, whole(name, getattr(self, name)))
         if self.end < self.begin:
-            raise ConfigError(f"`end` must not come before `begin`. Received: begin={begin}, end={end}.")
+            raise ConfigError(f"`end` must not come before `begin`. Received: begin={self.begin}, end={self.end}.")
 
     def sparsity(self, progress: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         """Return the sparsity at `step`, which is `progress` (in [0, 1], float32) of the way from `begin` to `end`."""
@@ -59,7 +64,7 @@ class Schedule:
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
-        return {key: value for key, value in vars(self).items() if not key.startswith("_")}
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Schedule":
@@ -76,7 +81,7 @@ class Constant(Schedule):
     """The same sparsity at every turn; by default one turn, before training, so that the mask is fixed."""
 
     def __init__(self, final_sparsity: float, begin: int = 1, end: int | None = None, frequency: int = 10):
-        super().__init__(final_sparsity, begin, begin if end is None else end, frequency)
+        super().__init__(final_sparsity, begin, begin if end is None else end, frequency=frequency)
 
     def sparsity(self, progress: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         """Return it."""
@@ -84,6 +89,7 @@ class Constant(Schedule):
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
+@dataclasses.dataclass(eq=False, repr=False)
 class Polynomial(Schedule):
     """From `initial_sparsity` to `final_sparsity`, fast at first.
 
@@ -93,19 +99,13 @@ class Polynomial(Schedule):
     Source: Zhu and Gupta, "To prune, or not to prune", 2017, https://arxiv.org/abs/1710.01878
     """
 
-    def __init__(
-        self,
-        final_sparsity: float,
-        begin: int = 1,
-        end: int = 1000,
-        *,
-        initial_sparsity: float = 0.0,
-        power: float = 3.0,
-        frequency: int = 10,
-    ):
-        super().__init__(final_sparsity, begin, end, frequency)
-        self.initial_sparsity = number("initial_sparsity", initial_sparsity, least=0.0, most=_MOST)
-        self.power = number("power", power, least=0.0, open_below=True)
+    initial_sparsity: float = dataclasses.field(default=0.0, kw_only=True)
+    power: float = dataclasses.field(default=3.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.initial_sparsity = number("initial_sparsity", self.initial_sparsity, least=0.0, most=_MOST)
+        self.power = number("power", self.power, least=0.0, open_below=True)
 
     def sparsity(self, progress: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         """Return it by the formula above."""
@@ -113,26 +113,15 @@ class Polynomial(Schedule):
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
+@dataclasses.dataclass(eq=False, repr=False)
 class Cubic(Polynomial):
     """Automated gradual pruning: `Polynomial` with power 3."""
 
-    def __init__(
-        self,
-        final_sparsity: float,
-        begin: int = 1,
-        end: int = 1000,
-        *,
-        initial_sparsity: float = 0.0,
-        frequency: int = 10,
-    ):
-        super().__init__(final_sparsity, begin, end, initial_sparsity=initial_sparsity, frequency=frequency)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {key: value for key, value in super().get_config().items() if key != "power"}
+    power: float = dataclasses.field(default=3.0, init=False)
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
+@dataclasses.dataclass(eq=False, repr=False)
 class OneCycle(Schedule):
     """Slow, fast, slow, along a logistic curve from almost 0 to `final_sparsity`.
 
@@ -141,19 +130,13 @@ class OneCycle(Schedule):
     Source: Hubens et al., "One-cycle pruning", 2021, https://arxiv.org/abs/2107.02086
     """
 
-    def __init__(
-        self,
-        final_sparsity: float,
-        begin: int = 1,
-        end: int = 1000,
-        *,
-        alpha: float = 14.0,
-        beta: float = 5.0,
-        frequency: int = 10,
-    ):
-        super().__init__(final_sparsity, begin, end, frequency)
-        self.alpha = number("alpha", alpha, least=0.0, open_below=True)
-        self.beta = number("beta", beta)
+    alpha: float = dataclasses.field(default=14.0, kw_only=True)
+    beta: float = dataclasses.field(default=5.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.alpha = number("alpha", self.alpha, least=0.0, open_below=True)
+        self.beta = number("beta", self.beta)
 
     def sparsity(self, progress: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         """Return it by the formula above."""
@@ -173,7 +156,7 @@ class Iterative(Schedule):
 
     def __init__(self, final_sparsity: float, begin: int = 1, *, every: int, rounds: int):
         whole("rounds", rounds)
-        super().__init__(final_sparsity, begin, begin + (rounds - 1) * whole("every", every), every)
+        super().__init__(final_sparsity, begin, begin + (rounds - 1) * whole("every", every), frequency=every)
         self.rounds = rounds
 
     def sparsity(self, progress: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
@@ -233,6 +216,9 @@ class Foreign(Schedule):
         """Return what it does."""
         turn, sparsity = self.schedule(tf.cast(step, tf.int64))
         return tf.cast(turn, tf.bool), tf.cast(sparsity, tf.float32)
+
+    def __repr__(self) -> str:
+        return type(self.schedule).__qualname__
 
     def get_config(self) -> dict[str, Any]:
         """Refuse.

@@ -17,8 +17,9 @@ from kopt.core.parameter_changes import (
 from kopt.report import formats
 from kopt.report.columns import Column
 from kopt.report.look import Look
-from kopt.report.parameters import chosen_rows, short_number
+from kopt.report.parameters import short_number
 from kopt.report.paths import PathTable, short_path
+from kopt.report.row_choice import chosen_rows
 from kopt.report.svg import INK
 
 # Okabe and Ito: told apart by people with the common color-vision deficiencies, visible on white and on black.

@@ -2,23 +2,22 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import RenderableType
 
-from kopt.core.errors import ConfigError, nearest
 from kopt.core.parameter_layers import LayerParameters, PooledStatistics, layers_of
 from kopt.core.parameter_records import ParameterProfile, ValueStatistics, VariableParameters
-from kopt.core.settings import choice, whole
+from kopt.core.settings import choice
 from kopt.report import formats
 from kopt.report.columns import Column
 from kopt.report.look import Look
 from kopt.report.paths import PathTable, short_path
+from kopt.report.row_choice import chosen_rows
 from kopt.report.svg import INK
 
-T = TypeVar("T")
 # Okabe and Ito: told apart by people with the common color-vision deficiencies, visible on white and on black.
 _BAR, _MEAN = "#56b4e9", "#d55e00"
 _PANELS, _PANEL_COLUMNS = 12, 4
@@ -62,17 +61,6 @@ def parameters_headline(profile: ParameterProfile) -> str:
         f"{profile.model} has {profile.parameters:,} parameters in {len(profile.variables)} variables, "
         f"{profile.trainable_parameters:,} of them trainable: {sizes or 'nothing'}."
     )
-
-
-def chosen_rows(
-    rows: Sequence[T], orders: dict[str, Callable[[T], Any]], sort: str, limit: int | None
-) -> tuple[list[T], list[T]]:
-    """Return the first `limit` rows in the order called `sort`, and the others."""
-    if sort not in orders:
-        raise ConfigError(f"Unknown `sort` {sort!r}.{nearest(sort, orders)} Accepted: {', '.join(orders)}.")
-    ordered = sorted(rows, key=orders[sort])
-    end = len(ordered) if limit is None else whole("rows", limit)
-    return ordered[:end], ordered[end:]
 
 
 def _table(

@@ -11,13 +11,14 @@ from kopt.report.columns import Column
 from kopt.report.footprints import footprints_table
 from kopt.report.look import Look
 from kopt.report.paths import PathTable
+from kopt.report.row_choice import first_rows
 from kopt.report.time_parts import BLUE
 
 _MOST_BARS = 25
 
 
 def _table(report: MagnitudePruning, rows: int | None = 20) -> RenderableType:
-    shown = report.variables[:rows]
+    shown, hidden = first_rows(report.variables, rows, "variables")
     columns = (
         Column[PrunedVariable]("Variable", lambda one: one.path, is_number=False),
         Column[PrunedVariable]("Type", lambda one: one.layer_type, 3, is_number=False),
@@ -25,10 +26,9 @@ def _table(report: MagnitudePruning, rows: int | None = 20) -> RenderableType:
         Column[PrunedVariable]("Zero", lambda one: formats.share(one.sparsity)),
         Column[PrunedVariable]("Target", lambda one: formats.share(one.target), 2),
     )
-    more = len(report.variables) - len(shown)
-    hidden = [f"{more} more variables: `rows=None`."] if more else []
     caption = [report.schedule, _words(report), *hidden, *report.notes]
-    table = PathTable(f"{report.model}: zero weights", shown, columns, caption=caption)
+    title = f"{report.model}: zero weights, {report.pattern.granularity}, {report.pattern.scope}"
+    table = PathTable(title, shown, columns, caption=caption)
     dense = [Text(f"Left dense: {one.layer} ({one.type}): {one.detail}") for one in report.skipped[:rows]]
     slow = [Text(f"Not sparse in XNNPACK: {one.layer} ({one.type}): {one.detail}") for one in report.obstacles[:rows]]
     return Group(table, *dense, *slow, Text(), footprints_table(report.measured))

@@ -9,6 +9,7 @@ from kopt.report.bars import draw_bars
 from kopt.report.columns import Column
 from kopt.report.look import Look
 from kopt.report.paths import PathTable
+from kopt.report.row_choice import first_rows
 
 _MOST_LAYERS, _MOST_LEFT = 20, 10
 _BEFORE, _AFTER = "#9aa3ab", "#0072b2"
@@ -26,14 +27,13 @@ def _table(report: RestructureReport, rows: int | None = None) -> RenderableType
         Column[RestructuredLayer]("MACs", lambda layer: _change(layer.macs_before, layer.macs_after)),
         Column[RestructuredLayer]("Error", lambda layer: formats.share(layer.error) if layer.error else "", 1),
     )
-    shown = report.applied[:rows]
+    shown, hidden = first_rows(report.applied, rows, "layers")
     title = f"{report.model}: {report.transform}"
-    return PathTable(title, shown, columns, caption=_caption(report, len(report.applied) - len(shown)))
+    return PathTable(title, shown, columns, caption=[*hidden, *_caption(report)])
 
 
-def _caption(report: RestructureReport, left_out: int) -> list[str]:
-    caption = [f"{left_out} more layers; `rows=None` shows all."] if left_out else []
-    caption.append(_totals(report))
+def _caption(report: RestructureReport) -> list[str]:
+    caption = [_totals(report)]
     if report.unknown:
         caption.append(f"{report.unknown} layer(s) of unknown work are not in the multiply-accumulates.")
     if report.left:

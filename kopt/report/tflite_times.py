@@ -10,13 +10,13 @@ from kopt.core.runtime_records import TFLiteOpProfile, TFLiteOpTime
 from kopt.report import formats
 from kopt.report.columns import Column, FittedTable
 from kopt.report.look import Look
+from kopt.report.row_choice import chosen_rows
 from kopt.report.time_parts import (
     BLUE,
     GREY,
     MOST_BARS,
     ORANGE,
     bars_figure,
-    chosen,
     left_out,
     ms,
     short,
@@ -32,7 +32,7 @@ _ORDERS: dict[str, Callable[[TFLiteOpTime], Any]] = {
 
 
 def _table(profile: TFLiteOpProfile, rows: int | None = 20, sort: str = "self") -> RenderableType:
-    shown, left = chosen(profile.ops, _ORDERS, sort, rows)
+    shown, left = chosen_rows(profile.ops, _ORDERS, sort, rows)
     columns = (
         Column[TFLiteOpTime]("Output", _name, is_number=False),
         Column[TFLiteOpTime]("Operator", lambda op: op.operator or formats.NOTHING, 3, is_number=False),
@@ -45,7 +45,7 @@ def _table(profile: TFLiteOpProfile, rows: int | None = 20, sort: str = "self") 
     )
     hidden = sum(op.share or 0.0 for op in profile.ops) - sum(op.share or 0.0 for op in shown)
     caption = [
-        left_out(left, "operators", hidden),
+        left_out(len(left), "operators", hidden),
         f"Share of the operators' {ms(profile.ops_ms)} ms. A call takes {ms(profile.call_ms)} ms, under the profiler "
         f"{ms(profile.profiled_call_ms)} ms.",
     ]
@@ -54,12 +54,12 @@ def _table(profile: TFLiteOpProfile, rows: int | None = 20, sort: str = "self") 
 
 
 def _figure(profile: TFLiteOpProfile) -> Figure:
-    shown, left = chosen(profile.ops, _ORDERS, "self", MOST_BARS)
+    shown, left = chosen_rows(profile.ops, _ORDERS, "self", MOST_BARS)
     colors = {"XNNPACK": BLUE, "LiteRT": ORANGE}
     bars = [(f"{_name(op)} {op.operator or op.kernel}", [(op.time_ms or 0.0, colors[op.runs_in])]) for op in shown]
     if left:
         hidden = profile.ops_ms - sum(op.time_ms or 0.0 for op in shown)
-        bars.append((f"{left} other operators", [(hidden, GREY)]))
+        bars.append((f"{len(left)} other operators", [(hidden, GREY)]))
     title = f"A call takes {ms(profile.call_ms)} ms"
     if shown:
         share = formats.share(shown[0].share)
@@ -68,7 +68,7 @@ def _figure(profile: TFLiteOpProfile) -> Figure:
 
 
 def _words(profile: TFLiteOpProfile) -> str:
-    shown, _ = chosen(profile.ops, _ORDERS, "self", 5)
+    shown, _ = chosen_rows(profile.ops, _ORDERS, "self", 5)
     parts = ", ".join(f"{_name(op)} ({op.kernel}) {formats.share(op.share)}" for op in shown)
     return (
         f"A call of {profile.file} takes {ms(profile.call_ms)} ms in {profile.runtime}; of the operators' "

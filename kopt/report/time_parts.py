@@ -1,35 +1,19 @@
 """What tables and plots of times have in common: orders, rows that are left out, stacked bars."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kopt.core.errors import ConfigError, nearest
 from kopt.report import formats
 from kopt.report.svg import INK
 
-T = TypeVar("T")
 # Okabe and Ito: told apart by people with the common color-vision deficiencies, visible on white and on black.
 BLUE, VERMILION, GREEN, ORANGE, GREY = "#56b4e9", "#d55e00", "#009e73", "#e69f00", "#8a8f98"
 PHASE_COLORS = {"forward": BLUE, "backward": VERMILION, "update": GREEN, "other": ORANGE}
 MOST_BARS = 15
 _NAME_LENGTH = 46
-
-
-def chosen(
-    items: Sequence[T], orders: dict[str, Callable[[T], Any]], sort: str, rows: int | None
-) -> tuple[list[T], int]:
-    """Return the first `rows` in the order called `sort`, and the number of those left out."""
-    if sort not in orders:
-        raise ConfigError(f"Unknown `sort` {sort!r}.{nearest(sort, orders)} Accepted: {', '.join(orders)}.")
-    if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
-        raise ConfigError(f"`rows` must be a whole number of at least 1, or None for all. Received: {rows!r}.")
-    ordered = sorted(items, key=orders[sort])
-    shown = ordered if rows is None else ordered[:rows]
-    return shown, len(ordered) - len(shown)
 
 
 def left_out(count: int, what: str, share: float) -> str:

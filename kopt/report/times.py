@@ -11,6 +11,7 @@ from kopt.core.time_records import LayerTime, LayerTimes, OpProfile, OpTime
 from kopt.report import formats
 from kopt.report.columns import Column, FittedTable
 from kopt.report.look import Look
+from kopt.report.row_choice import chosen_rows
 from kopt.report.time_parts import (
     BLUE,
     GREEN,
@@ -20,7 +21,6 @@ from kopt.report.time_parts import (
     PHASE_COLORS,
     VERMILION,
     bars_figure,
-    chosen,
     left_out,
     ms,
     short,
@@ -48,7 +48,7 @@ _LAYER_ORDERS: dict[str, Callable[[LayerTime], Any]] = {
 
 
 def _ops_table(profile: OpProfile, rows: int | None = 20, sort: str = "self") -> RenderableType:
-    shown, left = chosen(profile.ops, _OP_ORDERS, sort, rows)
+    shown, left = chosen_rows(profile.ops, _OP_ORDERS, sort, rows)
     if not profile.ops:
         return with_notes(Text(_ops_title(profile), style="bold"), profile.notes)
     columns = (
@@ -68,7 +68,7 @@ def _ops_table(profile: OpProfile, rows: int | None = 20, sort: str = "self") ->
         Column[OpTime]("KiB", lambda op: formats.kibibytes(op.memory_bytes), 2),
     )
     caption = [
-        left_out(left, "operations", sum(op.share for op in profile.ops) - sum(op.share for op in shown)),
+        left_out(len(left), "operations", sum(op.share for op in profile.ops) - sum(op.share for op in shown)),
         f"Share of {ms(profile.step_ms)} ms; no operation runs for {formats.share(profile.rest_ms / profile.step_ms)}. "
         f"Busy: all threads, {formats.times(profile.busy_ms / profile.step_ms)} the step on {profile.machine_cores} "
         f"cores.",
@@ -79,11 +79,11 @@ def _ops_table(profile: OpProfile, rows: int | None = 20, sort: str = "self") ->
 
 
 def _ops_figure(profile: OpProfile) -> Figure:
-    shown, left = chosen(profile.ops, _OP_ORDERS, "share", MOST_BARS)
+    shown, left = chosen_rows(profile.ops, _OP_ORDERS, "share", MOST_BARS)
     bars = [(op.name, [(op.wall_ms, PHASE_COLORS[op.phase])]) for op in shown]
     hidden = sum(op.wall_ms for op in profile.ops) - sum(op.wall_ms for op in shown)
     if left:
-        bars.append((f"{left} other operations", [(hidden, GREY)]))
+        bars.append((f"{len(left)} other operations", [(hidden, GREY)]))
     bars.append(("no operation runs" if profile.ops else "the compiled step", [(profile.rest_ms, GREY)]))
     phases = [phase for phase in PHASE_COLORS if any(op.phase == phase for op in shown)]
     legend = [(phase, PHASE_COLORS[phase]) for phase in phases] if len(phases) > 1 else []
@@ -106,14 +106,14 @@ def _ops_words(profile: OpProfile) -> str:
     )
     if not profile.ops:
         return f"{opening}. {' '.join(profile.notes)}"
-    shown, _ = chosen(profile.ops, _OP_ORDERS, "share", 5)
+    shown, _ = chosen_rows(profile.ops, _OP_ORDERS, "share", 5)
     parts = ", ".join(f"{op.name} {formats.share(op.share)}" for op in shown)
     rest = formats.share(profile.rest_ms / profile.step_ms)
     return f"{opening}; {len(profile.ops)} operations, most time in {parts}; no operation runs for {rest}."
 
 
 def _layers_table(times: LayerTimes, rows: int | None = 20, sort: str = "total") -> RenderableType:
-    shown, left = chosen(times.layers, _LAYER_ORDERS, sort, rows)
+    shown, left = chosen_rows(times.layers, _LAYER_ORDERS, sort, rows)
     training = times.step == "training"
     columns = (
         Column[LayerTime]("Layer", lambda layer: layer.layer, is_number=False),
@@ -130,7 +130,7 @@ def _layers_table(times: LayerTimes, rows: int | None = 20, sort: str = "total")
         parts += [f"backward {ms(times.backward_ms)}", f"update {ms(times.update_ms)}"]
     parts += [f"other operations {ms(times.other_ms)}", f"rest {ms(times.rest_ms)}"]
     caption = [
-        left_out(left, "layers", hidden / times.step_ms),
+        left_out(len(left), "layers", hidden / times.step_ms),
         f"{ms(times.step_ms)} ms a step = {' + '.join(parts)}.",
         f"Without the profiler a step takes {ms(times.plain_step_ms)} ms.",
     ]
@@ -139,12 +139,12 @@ def _layers_table(times: LayerTimes, rows: int | None = 20, sort: str = "total")
 
 
 def _layers_figure(times: LayerTimes) -> Figure:
-    shown, left = chosen(times.layers, _LAYER_ORDERS, "total", MOST_BARS)
+    shown, left = chosen_rows(times.layers, _LAYER_ORDERS, "total", MOST_BARS)
     bars = [(row.layer, [(row.forward_ms, BLUE), (row.backward_ms or 0.0, VERMILION)]) for row in shown]
     if left:
         hidden = [row for row in times.layers if row not in shown]
         forward, backward = sum(row.forward_ms for row in hidden), sum(row.backward_ms or 0.0 for row in hidden)
-        bars.append((f"{left} other layers", [(forward, BLUE), (backward, VERMILION)]))
+        bars.append((f"{len(left)} other layers", [(forward, BLUE), (backward, VERMILION)]))
     legend = [("forward", BLUE), ("backward", VERMILION)]
     if times.update_ms is not None:
         bars.append(("optimizer update", [(times.update_ms, GREEN)]))
@@ -161,7 +161,7 @@ def _layers_figure(times: LayerTimes) -> Figure:
 
 
 def _layers_words(times: LayerTimes) -> str:
-    shown, _ = chosen(times.layers, _LAYER_ORDERS, "total", 5)
+    shown, _ = chosen_rows(times.layers, _LAYER_ORDERS, "total", 5)
     parts = ", ".join(f"{row.layer} {ms(row.total_ms)} ms" for row in shown)
     update = "" if times.update_ms is None else f" The optimizer takes {ms(times.update_ms)} ms."
     return (

@@ -101,7 +101,7 @@ def reestimate_batch_norm(
     require_built(model)
     if not layers_of(model):
         raise UnsupportedModelError(f"Model {model.name!r} has no batch normalization, so nothing can be re-estimated.")
-    dataset = _dataset(data, batches, batch_size)
+    dataset = input_batches(data, batches, batch_size)
     twin = _copy(model, dataset)
     return twin, reestimate_in_place(twin, dataset, batches=batches, mode=mode)
 
@@ -120,7 +120,7 @@ def reestimate_in_place(
     model: keras.Model, data: Any, *, batches: int | None = None, mode: str = "joint"
 ) -> BatchNormReport:
     """Do what `reestimate_batch_norm` does, to `model` itself."""
-    dataset, every = _dataset(data, batches), layers_of(model)
+    dataset, every = input_batches(data, batches), layers_of(model)
     chosen = [layer for layer in every if not uses_renorm(layer)]
     old = {id(layer): (layer.moving_mean.numpy(), layer.moving_variance.numpy()) for layer in chosen}
     measured = _measure(model, chosen, dataset, batches, joint=mode == "joint")
@@ -214,7 +214,18 @@ def batch_moments(values: Any, axis: int, mask: Any = None) -> tuple[Any, Any, A
     return ops.max(count), ops.squeeze(mean, axes), variance
 
 
-def _dataset(data: Any, batches: int | None, batch_size: int = 32) -> tf.data.Dataset:
+def input_batches(data: Any, batches: int | None, batch_size: int = 32) -> tf.data.Dataset:
+    """Return batches of inputs, with whatever labels they have, for who runs a model and does not train it.
+
+    Args:
+        data: a `tf.data.Dataset` of batches, which is given back, or the inputs as arrays.
+        batches: how many will be read; needed where the data set never ends.
+        batch_size: of arrays.
+
+    Raises:
+        ConfigError: `batches` is no positive whole number.
+        DataError: a data set that never ends, without `batches`, or arrays that do not go together.
+    """
     if batches is not None:
         whole("batches", batches)
     if not isinstance(data, tf.data.Dataset):

@@ -11,11 +11,17 @@ from kopt.core.errors import ConfigError, DataError
 
 
 def labelled_batches(data: Any, batch_size: int) -> Iterator[tuple[Any, Any, Any]]:
-    """Yield `(x, y, sample_weight)` as tensors.
+    """Yield `(x, y, sample_weight)` as tensors; see `labelled_dataset`."""
+    return map(keras.utils.unpack_x_y_sample_weight, labelled_dataset(data, batch_size))
+
+
+def labelled_dataset(data: Any, batch_size: int, *, shuffle_seed: int | None = None) -> tf.data.Dataset:
+    """Return batches with targets.
 
     Args:
-        data: `(x, y)` or `(x, y, sample_weight)` of arrays, or a `tf.data.Dataset` of such batches.
+        data: `(x, y)` or `(x, y, sample_weight)` of arrays, or a `tf.data.Dataset` of such batches: itself.
         batch_size: of arrays.
+        shuffle_seed: shuffles arrays, anew every epoch; `None` leaves their order.
 
     Raises:
         ConfigError: a tuple of another length.
@@ -28,11 +34,14 @@ def labelled_batches(data: Any, batch_size: int) -> Iterator[tuple[Any, Any, Any
         lengths = {len(array) for array in tf.nest.flatten(arrays)}
         if len(lengths) != 1:
             raise DataError(f"Inputs and targets must have as many examples. Received: {sorted(lengths)}.")
-        data = tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
+        data = tf.data.Dataset.from_tensor_slices(arrays)
+        if shuffle_seed is not None:
+            data = data.shuffle(max(lengths), seed=shuffle_seed)
+        data = data.batch(batch_size)
     if not isinstance(data, tf.data.Dataset):
         received = f"{type(data).__module__}.{type(data).__qualname__}"
         raise DataError(f"`data` must be (x, y) arrays or a tf.data.Dataset of batches. Received: {received}.")
-    return map(keras.utils.unpack_x_y_sample_weight, data)
+    return data
 
 
 def _array(values: Any) -> np.ndarray:

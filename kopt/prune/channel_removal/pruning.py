@@ -17,6 +17,7 @@ from kopt.prune.channel_removal.costs import PrunedCosts
 from kopt.prune.channel_removal.goals import Goal
 from kopt.prune.channel_removal.rebuilding import rebuild
 from kopt.prune.channel_removal.scoring import require_criterion, scores_of
+from kopt.prune.plain import require_unmasked
 from kopt.report.channel_pruning import CHANNEL_PRUNING
 from kopt.report.look import Shown
 
@@ -100,7 +101,7 @@ def channels(
         ConfigError: a setting is out of range, a target is not below what the model has or below what can be reached,
             a name of `protect` is of no layer, or the criterion needs data.
         ExportError: a latency is asked for, and the model cannot be exported.
-        InputError: the model is not built, or has no channels that can be removed.
+        InputError: the model is not built, is under masks or codebooks, or has no channels that can be removed.
         NonFiniteError: a weight is NaN or infinite.
         UnsupportedModelError: a subclassed model, or one that does not rebuild from its config.
 
@@ -119,6 +120,7 @@ def channels(
         target_latency=target_latency,
     )
     require_criterion(criterion, data, batches, batch_size)
+    require_unmasked(model)
     require_settings(goal, runtime=runtime, per=per, round_to=round_to, min_channels=min_channels, kinds=kinds)
     graph = only(channel_graph(model, protect=(protect,) if isinstance(protect, str) else tuple(protect)), kinds)
     require_free(model, graph)

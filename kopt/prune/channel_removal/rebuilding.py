@@ -14,6 +14,7 @@ from kopt.graph.internals import flatten_layers, graph_of, safe_mode_scope, seri
 from kopt.graph.rewrite import copy_model_settings, copy_state
 from kopt.graph.values import values_of
 from kopt.prune.channel_removal.configs import shrunk
+from kopt.prune.penalties import PenalizedModel
 
 Kept = npt.NDArray[np.bool_]
 
@@ -22,7 +23,8 @@ Kept = npt.NDArray[np.bool_]
 def rebuild(model: keras.Model, graph: ChannelGraph, kept: Kept) -> keras.Model:
     """Return a model of the same class, layers and names that has only the units with `True` in `kept`.
 
-    It is made of the config of `model`, as a saved file is, and shares nothing with it. It is not compiled.
+    It is made of the config of `model`, as a saved file is, and shares nothing with it. It is not compiled, and has no
+    penalties.
 
     Raises:
         UnsupportedModelError: the model does not rebuild from its config.
@@ -51,7 +53,10 @@ def _from_config(model: keras.Model, graph: ChannelGraph, kept: Kept) -> keras.M
     classes = {type(one).__name__: type(one) for one in inside if not type(one).__module__.startswith("keras.")}
     try:
         with serializing_in_memory(), safe_mode_scope(False), keras.saving.custom_object_scope(classes):
-            return type(model).from_config(shrunk(model.get_config(), graph.settings, kept))
+            kind, config = type(model), model.get_config()
+            if isinstance(model, PenalizedModel):
+                kind, config = model.plain, model.plain_config()
+            return kind.from_config(shrunk(config, graph.settings, kept))
     except (NotImplementedError, TypeError, ValueError, KeyError) as error:
         raise UnsupportedModelError(
             f"Model {model.name!r} does not rebuild from its config ({str(error).splitlines()[0]}). Give every custom "

@@ -214,3 +214,12 @@ def test_models_are_checked():
     own(X)
     with pytest.raises(UnsupportedModelError, match="Own"):
         weights(own, clusters=4)
+
+
+def test_channels_of_models_under_constraints_stay():
+    clustered, _ = weights(mlp(), clusters=8)
+    with pytest.raises(InputError, match="clustered, which comes after pruning, already: `finalize` it first"):
+        kopt.prune.channels(clustered, keep=0.5)
+    masked, _ = kopt.prune.magnitude(mlp(), 0.5)
+    with pytest.raises(InputError, match="is pruned already"):
+        kopt.prune.channels(masked, keep=0.5)

@@ -73,6 +73,7 @@ def test_any_object_of_that_protocol_is_taken():
     schedule = as_schedule(Custom())
     assert turns(schedule, range(10)) == {5: 0.5}
     assert highest_sparsity(schedule, 1, 10) == 0.5
+    assert repr(schedule) == "Custom"  # what reports call it
     with pytest.raises(ConfigError, match=r"cannot be written to a `\.keras` file"):
         schedule.get_config()
 

@@ -1,0 +1,31 @@
+"""Models that carry neither masks nor codebooks nor penalties."""
+
+import keras
+
+from kopt.core.errors import InputError
+from kopt.prune.masks import Masks
+from kopt.prune.penalties import PenalizedModel
+from kopt.train.weight_constraints import constraints_of
+
+
+def require_unmasked(model: keras.Model) -> None:
+    """Raise for a model that carries masks or codebooks, which would not hold in a copy.
+
+    Raises:
+        InputError: it does.
+    """
+    for one in constraints_of(model):
+        made = "pruned" if isinstance(one, Masks) else "clustered, which comes after pruning,"
+        raise InputError(f"The model {model.name!r} is {made} already: `finalize` it first.")
+
+
+def require_plain(model: keras.Model) -> None:
+    """Raise for a model that carries masks or penalties, which a copy would lose.
+
+    Raises:
+        InputError: it does.
+    """
+    require_unmasked(model)
+    name = model.name
+    if isinstance(model, PenalizedModel):
+        raise InputError(f"The model {name!r} has penalties: `kopt.prune.finalize` takes them off.")

@@ -1,0 +1,225 @@
+"""Fine-tuning after pruning, with what usually helps, and a report of what did."""
+
+import dataclasses
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kopt.core.errors import ConfigError, DataError
+from kopt.core.recovery_records import RecoveryReport, RecoveryStage
+from kopt.core.settings import number, whole
+from kopt.graph import copy_model, require_built, require_finite
+from kopt.prune.distilling import Distilled
+from kopt.prune.plain import require_plain
+from kopt.report.look import Shown
+from kopt.report.recovery import RECOVERY
+from kopt.train import check_inputs
+from kopt.train.batch_loss import require_known_loss
+from kopt.train.batch_norm import layers_of, reestimate_in_place, uses_renorm
+from kopt.train.labelled_batches import labelled_dataset
+from kopt.train.schedules import OneCycle
+from kopt.train.steps.label_checks import LossKind
+
+# Statistics of normalizations are steady long before that.
+STATISTICS_BATCHES = 100
+_WARMUP = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Recovery(Shown, RecoveryReport):
+    """What `recover` did, with ways to show it."""
+
+    look = RECOVERY
+
+
+def recover(
+    model: keras.Model,
+    train: Any,
+    validation: Any = None,
+    *,
+    epochs: int = 5,
+    teacher: keras.Model | None = None,
+    temperature: float = 2.0,
+    distillation: float = 1.0,
+    learning_rate: float = 1e-3,
+    loss: Any = None,
+    metric: str | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> tuple[keras.Model, Recovery]:
+    """Return a fine-tuned copy of a model that has lost accuracy by pruning, and a report of every stage.
+
+    First the statistics of batch normalizations are estimated anew, without labels: they still fit the channels that
+    are gone, and this alone often brings back much. Then it is trained with Adam, whose learning rate rises for a tenth
+    of the updates and falls along a cosine. After every epoch the statistics are estimated once more, because the
+    moving averages of Keras need hundreds of updates to follow. The returned model has the weights of the best stage,
+    which may be the one before any training.
+
+    Formula: with a teacher the loss is `task + distillation * T^2 KL(softmax(z_teacher / T) || softmax(z / T))`, with
+    the logits `z`; where the outputs are probabilities, `z` are their logarithms.
+
+    Args:
+        model: Functional or Sequential, built; not changed.
+        train: `(x, y)` or `(x, y, sample_weight)` arrays, shuffled, or a `tf.data.Dataset` of such batches that ends,
+            taken in its order.
+        validation: the same forms; what the stages are judged on. Without it they are judged on `train`, which tells
+            little of new examples.
+        epochs: over `train`.
+        teacher: a model to learn from, usually the one before pruning; not changed. It needs the same output and a
+            cross-entropy of classes.
+        temperature: `T`.
+        distillation: weight of the teacher's term.
+        learning_rate: the highest.
+        loss: as for `compile`; by default that of `model`, else that of `teacher`, if one of them is compiled.
+        metric: name of a metric of Keras of which higher is better. By default `"accuracy"` for cross-entropies; for
+            other losses the lowest loss is best.
+        batch_size: of arrays.
+        seed: of the order of arrays.
+
+    Returns:
+        The model, not compiled, and the report, with `.table()` and `.plot(path)`.
+
+    Raises:
+        ConfigError: a setting is out of range, there is no loss, or the teacher does not fit.
+        DataError: data that does not fit the model, is empty or never ends.
+        InputError: the model is not built, or has masks or penalties, which `finalize` takes off.
+        NonFiniteError: a weight or an example is NaN or infinite.
+        UnsupportedModelError: a subclassed model, or a layer that cannot be cloned.
+
+    Example:
+        ```python
+        smaller, _ = kopt.prune.channels(model, target_macs=0.5)
+        smaller, report = kopt.prune.recover(smaller, train, validation, teacher=model)
+        print(report.table())
+        ```
+
+    Source: Hinton et al., 2015, https://arxiv.org/abs/1503.02531, for the teacher; Li et al., "EagleEye", 2020,
+    https://arxiv.org/abs/2007.02491, for the statistics.
+    """
+    _check_settings(epochs, temperature, distillation, learning_rate, batch_size)
+    for one in (model,) if teacher is None else (model, teacher):
+        require_built(one)
+        require_finite(one)
+    require_plain(model)
+    loss, metric = loss_of(model, teacher, loss, metric)
+    dataset, steps = _finite(train, batch_size, seed, "train")
+    judged, _ = _finite(train if validation is None else validation, batch_size, None, "validation")
+    x, y, weight = keras.utils.unpack_x_y_sample_weight(next(iter(dataset)))
+    check_inputs(model, x, y, weight, loss=loss)
+    copy = copy_model(model)
+    trainer = copy if teacher is None else Distilled(copy, teacher, loss, temperature=temperature, weight=distillation)
+    # A tenth of the learning rate at least: with a hundredth, short trainings would hardly begin.
+    rates = OneCycle(learning_rate, steps * epochs, warmup_fraction=_WARMUP, start_divisor=10.0)
+    copy.compile(keras.optimizers.Adam(rates), loss, metrics=[metric] if metric else None)
+    if trainer is not copy:
+        trainer.compile(keras.optimizers.Adam(rates), loss)
+    course = _Course(copy, judged, metric)
+    course.note("as given")
+    if has_statistics(copy):
+        reestimate_in_place(copy, dataset, batches=STATISTICS_BATCHES)
+        course.note("batch normalization")
+    for epoch in range(epochs):
+        trainer.fit(dataset, initial_epoch=epoch, epochs=epoch + 1, shuffle=False, verbose=0)
+        if has_statistics(copy):
+            reestimate_in_place(copy, dataset, batches=STATISTICS_BATCHES)
+        course.note(f"epoch {epoch + 1}")
+    copy.set_weights(course.best_weights)
+    report = Recovery(
+        model=model.name,
+        metric=metric or "loss",
+        judged_on="train" if validation is None else "validation",
+        teacher="" if teacher is None else teacher.name,
+        stages=tuple(course.stages),
+        best=course.best.name,
+    )
+    return copy_model(copy), report
+
+
+def has_statistics(model: keras.Model) -> bool:
+    """Return whether a model has batch normalizations whose statistics can be estimated anew."""
+    return any(not uses_renorm(layer) for layer in layers_of(model))
+
+
+class _Course:
+    """Judges a model stage by stage and keeps the weights of the best one."""
+
+    def __init__(self, model: keras.Model, data: tf.data.Dataset, metric: str | None):
+        self._model, self._data, self._metric = model, data, metric
+        self.stages: list[RecoveryStage] = []
+        self.best = RecoveryStage("", math.nan)
+        self.best_weights: list[Any] = []
+
+    def note(self, name: str) -> None:
+        stage = RecoveryStage(name, *evaluated(self._model, self._data, self._metric))
+        self.stages.append(stage)
+        if len(self.stages) == 1 or _rank(stage) > _rank(self.best):
+            self.best, self.best_weights = stage, self._model.get_weights()
+
+
+def _rank(stage: RecoveryStage) -> float:
+    """Return what is higher for a better stage; what is not a number is worst."""
+    value = -stage.loss if stage.metric is None else stage.metric
+    return -math.inf if math.isnan(value) else value
+
+
+def evaluated(model: keras.Model, data: tf.data.Dataset, metric: str | None) -> tuple[float, float | None]:
+    """Return the loss and the metric of a compiled model.
+
+    Raises:
+        ConfigError: Keras does not know the metric, or gives it under another name.
+    """
+    try:
+        found = model.evaluate(data, verbose=0, return_dict=True)
+    except ValueError as error:
+        if metric and str(metric) in str(error):
+            raise ConfigError(f"`metric` must be the name of a metric of Keras. {error}") from error
+        raise
+    if metric and metric not in found:
+        raise ConfigError(f"`metric` {metric!r} is none of what Keras reports: {', '.join(found)}.")
+    return float(found["loss"]), float(found[metric]) if metric else None
+
+
+def loss_of(model: keras.Model, teacher: keras.Model | None, loss: Any, metric: str | None) -> tuple[Any, str | None]:
+    """Return the loss to train with and the metric to judge by; `None` for the loss itself.
+
+    Raises:
+        ConfigError: there is no loss, or Keras does not know it.
+    """
+    for one in (model, teacher):
+        if loss is None and one is not None and one.compiled:
+            loss = one.loss
+    if loss is None:
+        raise ConfigError("There is no loss: compile the model or the teacher, or pass `loss`, e.g. `loss='mse'`.")
+    if isinstance(loss, str):
+        require_known_loss(loss)
+    if metric is None and LossKind.of(loss).family in ("sparse", "categorical", "binary"):
+        return loss, "accuracy"
+    return loss, metric
+
+
+def _check_settings(epochs: Any, temperature: Any, distillation: Any, learning_rate: Any, batch_size: Any) -> None:
+    whole("epochs", epochs)
+    whole("batch_size", batch_size)
+    number("temperature", temperature, least=0.0, open_below=True)
+    number("distillation", distillation, least=0.0)
+    number("learning_rate", learning_rate, least=0.0, open_below=True)
+
+
+def _finite(data: Any, batch_size: int, seed: int | None, name: str) -> tuple[tf.data.Dataset, int]:
+    """Return batches and their number.
+
+    Raises:
+        DataError: there are none, or they never end.
+    """
+    dataset = labelled_dataset(data, batch_size, shuffle_seed=seed)
+    count = int(dataset.cardinality())
+    if count == tf.data.INFINITE_CARDINALITY:
+        raise DataError(f"`{name}` never ends: give it a length, e.g. `{name}.take(1000)`.")
+    if count == tf.data.UNKNOWN_CARDINALITY:
+        count = sum(1 for _ in dataset)
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))  # Keras warns of an end it did not know
+    if not count:
+        raise DataError(f"`{name}` is empty.")
+    return dataset, count

@@ -73,11 +73,15 @@ def outputs(model: keras.Model, x) -> list[np.ndarray]:
 
 
 def largest_difference(one: keras.Model, other: keras.Model, seed: int = 0, scale: float = 1.0) -> float:
-    """Return the largest difference of the outputs on the same examples, as a share of the largest output.
+    """Return the largest difference of the outputs on the same random examples, as a share of the largest output."""
+    return relative_difference(one, other, examples(one, seed, scale))
+
+
+def relative_difference(one: keras.Model, other: keras.Model, x) -> float:
+    """Return the largest difference of the outputs, as a share of the largest output.
 
     The outputs must differ from example to example, or they would be equal whatever was removed.
     """
-    x = examples(one, seed, scale)
     ours, theirs = outputs(one, x), outputs(other, x)
     for value in ours:
         assert np.abs(value[0] - value[1]).max() > 1e-3 * np.abs(value).max()

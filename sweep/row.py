@@ -64,7 +64,7 @@ def _first_line(error: BaseException) -> str:
 def _model(name: str) -> tuple[keras.Model, Any]:
     if name.startswith(_ZOO):
         model = zoo.build(name.removeprefix(_ZOO))
-        return model, zoo.inputs(model, 2)
+        return applications.with_fitting_norms(model, zoo.inputs(model, 16)), zoo.inputs(model, 2)
     return applications.build(name), applications.images(name)
 
 
@@ -120,7 +120,10 @@ PARTS = {"channels": channels, "bridge": bridge, "speed": speed}
 
 def jobs() -> list[dict[str, Any]]:
     """Return part, model and keep of every row."""
-    models = [*(f"{_ZOO}{name}" for name in zoo.BUILDERS), *applications.names()]
+    # Three of the zoo are in `keras.applications`.
+    names = applications.names()
+    known = {name.lower() for name in names}
+    models = [*names, *(f"{_ZOO}{name}" for name in zoo.BUILDERS if name.replace("_", "") not in known)]
     return [
         *({"part": "speed", "model": name, "keep": 0.5} for name in SPEED_LIMIT_S),
         *({"part": "channels", "model": name, "keep": 0.5} for name in models),

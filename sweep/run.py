@@ -44,6 +44,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Run what is missing; return 1 if a row failed."""
     asked = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the row that runs ends with its processes
     if not asked.table:
         listed = json.loads(subprocess.run([sys.executable, FOLDER / "row.py"], stdout=-1, check=True).stdout)
         done = {} if asked.again else results.read(RESULTS)

@@ -46,7 +46,11 @@ def build(name: str) -> keras.Model:
     By He's formula alone, signals of EfficientNetB3 and deeper ones leave the range of float32; statistics of a batch
     keep every one of them at about one, as training does.
     """
-    model = randomized(untrained(name))
-    if any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers):
-        model, _ = kopt.train.reestimate_batch_norm(model, images(name, _ESTIMATED_ON, seed=1))
-    return model
+    return with_fitting_norms(randomized(untrained(name)), images(name, _ESTIMATED_ON, seed=1))
+
+
+def with_fitting_norms(model: keras.Model, x) -> keras.Model:
+    """Return the model with the statistics of `x` in its batch normalizations, if it has some."""
+    if not any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers):
+        return model
+    return kopt.train.reestimate_batch_norm(model, x)[0]

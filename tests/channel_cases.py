@@ -84,6 +84,6 @@ def relative_difference(one: keras.Model, other: keras.Model, x) -> float:
     """
     ours, theirs = outputs(one, x), outputs(other, x)
     for value in ours:
-        assert np.abs(value[0] - value[1]).max() > 1e-3 * np.abs(value).max()
+        assert np.abs(value[0] - value[1]).max() > 1e-3 * np.abs(value).max(), "outputs of two examples are alike"
     assert [value.shape for value in ours] == [value.shape for value in theirs]
     return max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in zip(ours, theirs, strict=True))

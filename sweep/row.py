@@ -27,6 +27,11 @@ from kopt.core.errors import InputError, KoptError
 # A network at its own size, of which pruning is timed, and the seconds it may take.
 SPEED_LIMIT_S = {"ResNet50": 20.0, "ConvNeXtBase": None}
 _ZOO = "zoo/"
+# They come last, so that a sweep that is killed has most of the rows.
+_LONGEST = (
+    *("ConvNeXtBase", "ConvNeXtLarge", "ConvNeXtSmall", "ConvNeXtXLarge", "EfficientNetB5", "EfficientNetB6"),
+    *("EfficientNetB7", "EfficientNetV2L", "EfficientNetV2M", "EfficientNetV2S", "NASNetLarge"),
+)
 
 
 class Checks:
@@ -124,12 +129,11 @@ def jobs() -> list[dict[str, Any]]:
     names = applications.names()
     known = {name.lower() for name in names}
     models = [*names, *(f"{_ZOO}{name}" for name in zoo.BUILDERS if name.replace("_", "") not in known)]
-    return [
-        *({"part": "speed", "model": name, "keep": 0.5} for name in SPEED_LIMIT_S),
-        *({"part": "channels", "model": name, "keep": 0.5} for name in models),
-        *({"part": "bridge", "model": name, "keep": 1.0} for name in models),
-        *({"part": "channels", "model": name, "keep": 0.7} for name in models),
-    ]
+    models.sort(key=lambda name: name in _LONGEST)
+    found = [{"part": "speed", "model": name, "keep": 0.5} for name in SPEED_LIMIT_S]
+    for name in models:
+        found += [{"part": "channels", "model": name, "keep": 0.5}, {"part": "bridge", "model": name, "keep": 1.0}]
+    return [*found, *({"part": "channels", "model": name, "keep": 0.7} for name in models)]
 
 
 def row(part: str, name: str, keep: float) -> dict[str, Any]:

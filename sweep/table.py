@@ -26,7 +26,7 @@ _CHANNELS = """\
 - *Zeros*: half of a model's channels (or 30 %) are set to zero and removed; largest difference of the outputs as a
   share of the largest output, at most 1e-4. *Reloaded*, *TFLite*, *ONNX*: the same of a `.keras` file (1e-6) and of
   exported files in their runtimes (1e-4).
-- *Trains*: seconds of one step of `fit`, with its compilation. *Pruning*: seconds of the call.
+- *Trains*: seconds of one step of `fit`, run eagerly. *Pruning*: seconds of the call.
 """
 
 _BRIDGE = """\

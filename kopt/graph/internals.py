@@ -85,3 +85,17 @@ def serializing_in_memory() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The object being serialized includes a `lambda`")
         yield
+
+
+@contextlib.contextmanager
+def losses_kept(model: keras.Model) -> Iterator[None]:
+    """Leave the losses that the last call of `model` added as they were: every call of a layer clears them."""
+    layers = flatten_layers(model)
+    before = [(list(layer._losses), set(layer._loss_ids)) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, (losses, ids) in zip(layers, before, strict=True):
+            layer._losses[:] = losses
+            layer._loss_ids.clear()
+            layer._loss_ids.update(ids)

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from channel_cases import outputs
 
 import kopt
@@ -48,7 +49,7 @@ def there_and_back(model: keras.Model, x: Any) -> dict[str, Any]:
     generator = np.random.default_rng(2)
     for one in origin.layers:
         for weight in _weights(one):
-            if weight.dtype.is_floating:
+            if tf.as_dtype(weight.dtype).is_floating:
                 weight.assign(weight * generator.uniform(0.99, 1.01, weight.shape))
     plain, _ = kopt.prune.finalize(wrapped)
     paths = layer_paths(plain)

@@ -64,6 +64,11 @@ def takes_training(layer: keras.layers.Layer) -> bool:
     return bool(layer._call_has_training_arg)
 
 
+def own_variables(layer: keras.layers.Layer) -> list[Any]:
+    """Return the variables that `layer` itself holds, those of the layers inside it not among them."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
 def declared_trainable(layer: keras.layers.Layer) -> list[Any]:
     """Return the variables of `layer` itself that training changes unless it is frozen."""
     return list(layer._trainable_variables)
@@ -85,6 +90,16 @@ def serializing_in_memory() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The object being serialized includes a `lambda`")
         yield
+
+
+@contextlib.contextmanager
+def unlocked(layer: keras.layers.Layer) -> Iterator[None]:
+    """Let a built layer take further layers as attributes."""
+    layer._tracker.unlock()
+    try:
+        yield
+    finally:
+        layer._tracker.lock()
 
 
 @contextlib.contextmanager

@@ -81,6 +81,25 @@ def copy_model(
 
 
 @preserved_random_state()
+def copy_subclassed(model: keras.Model) -> keras.Model:
+    """Return a copy of a model whose `call` is Python code, uncompiled, with the same names of layers.
+
+    Args:
+        model: built, with a `get_config` that rebuilds it; not changed.
+
+    Raises:
+        UnsupportedModelError: it does not rebuild from its config and the shapes that it was built with.
+    """
+    twin = clone_layer(model, model.name)
+    with rebuilding(f"Model {model.name!r} ({type(model).__module__}.{type(model).__qualname__})"):
+        twin.build_from_config(model.get_build_config())
+    copy_weights(model, twin)
+    copy_names(model, twin)
+    twin.built = True  # It has its variables; Keras waits for the first call to say so.
+    return twin
+
+
+@preserved_random_state()
 def as_functional(model: keras.Model) -> keras.Model:
     """Return `model` as a Functional model with the same layers: a Sequential is wrapped, a Functional given back.
 
@@ -119,6 +138,12 @@ def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
         _copy_assets(one, other)
         if other.trainable != one.trainable:
             other.trainable = one.trainable
+
+
+def copy_names(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+    """Copy the names of all layers; Keras gives those that `__init__` makes without one another number each time."""
+    for one, other in zip(flatten_layers(source), flatten_layers(target), strict=True):
+        other.name = one.name
 
 
 class _Rewriter:

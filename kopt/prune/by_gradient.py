@@ -10,9 +10,9 @@ import tensorflow as tf
 from kopt.core.errors import ConfigError, DataError, NonFiniteError
 from kopt.core.pruning_records import Pattern
 from kopt.core.settings import choice, number, whole
-from kopt.graph import OwnedVariable, copy_model, require_built, require_finite
+from kopt.graph import OwnedVariable, require_built, require_finite
 from kopt.prune.by_magnitude import Magnitude, report_of
-from kopt.prune.pruned_model import PrunedFunctional, PrunedSequential
+from kopt.prune.pruned_model import copy_with_room
 from kopt.prune.schedules import Constant
 from kopt.prune.selection import choose
 from kopt.train.batch_loss import batch_loss, require_loss
@@ -46,7 +46,7 @@ def gradient(
     `sum |g_i w| / n`, which estimates how the loss changes without the weight.
 
     Args:
-        model: Functional or Sequential, built; not changed.
+        model: built, or called once; not changed. See `magnitude` for subclassed ones.
         data: `(x, y)` or `(x, y, sample_weight)` arrays, or a `tf.data.Dataset` of such batches.
         threshold: weights below it are removed; or
         sparsity: share of all weights to remove, those with the smallest measure. Give one of the two.
@@ -93,7 +93,7 @@ def gradient(
             f"No weight has a mean {measure} below {threshold!r}; the smallest is {least:.3g}. Raise `threshold`, or "
             f"give a `sparsity`."
         )
-    copy = copy_model(model, functional=PrunedFunctional, sequential=PrunedSequential)
+    copy = copy_with_room(model)
     copy.put_under_masks([one.path for one in owned], zero, pattern, Constant(share))
     copy.pruning.fix(kept)
     counted = f"Measured over {taken} batches." if taken > 1 else "Measured on a single batch: chance has decided."

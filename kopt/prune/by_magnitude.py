@@ -11,9 +11,9 @@ from kopt.core.errors import ConfigError, InputError
 from kopt.core.pruning_records import MagnitudePruning, Pattern, PrunedVariable
 from kopt.core.records import LayerAction
 from kopt.core.settings import choice
-from kopt.graph import copy_model, owned_variables, require_built, require_finite
+from kopt.graph import from_tf_keras, owned_variables, require_built, require_finite
 from kopt.prune.by_tfmot import origin_of, pruned_twin, require_twin, rows_of, stripped
-from kopt.prune.pruned_model import PrunedFunctional, PrunedSequential, is_pruned
+from kopt.prune.pruned_model import copy_with_room, is_pruned
 from kopt.prune.schedules import Constant, Schedule, as_schedule
 from kopt.prune.selection import Ratios, choose, is_kernel
 from kopt.report.look import Shown
@@ -57,7 +57,8 @@ def magnitude(
     its masks and its place in the schedule. Compile it anew; `finalize` makes a plain model of it.
 
     Args:
-        model: Functional or Sequential, built; not changed.
+        model: built, or called once; not changed. A subclassed one must rebuild from its config; its file opens where
+            its class is registered with Keras. A model of tf_keras becomes one of Keras 3 first.
         schedule_or_sparsity: a sparsity in [0, 1), which is applied at once and whose masks stay as they are; or a
             schedule of `kopt.prune.schedules` or `tfmot.sparsity.keras`. A step is an update of the optimizer; step `s`
             comes before the `s`-th.
@@ -83,7 +84,8 @@ def magnitude(
 
     Raises:
         ConfigError: a sparsity outside [0, 1), an unknown name, or nothing to prune.
-        UnsupportedModelError: a subclassed model, or a layer that cannot be cloned.
+        UnsupportedModelError: a layer or a subclassed model that does not rebuild from its config, a subclassed model
+            with the backend `"tfmot"`, or a tf_keras model that Keras 3 does not have.
         InputError: the model is not built.
         NonFiniteError: a weight is NaN or infinite.
 
@@ -99,10 +101,11 @@ def magnitude(
 
     Source: Zhu and Gupta, 2017, https://arxiv.org/abs/1710.01878; tfmot's `prune_low_magnitude`.
     """
+    if is_pruned(model) or origin_of(model) is not None:
+        raise InputError(f"The model {model.name!r} is pruned already: `kopt.prune.finalize` it first.")
+    model = from_tf_keras(model)
     require_built(model)
     require_finite(model)
-    if is_pruned(model):
-        raise InputError(f"The model {model.name!r} is pruned already: `kopt.prune.finalize` it first.")
     pattern = _pattern(granularity, tuple(block_size), block_pooling, tuple(n_m), scope)
     schedule = _schedule(schedule_or_sparsity, pattern, n_m)
     if pattern.scope == "global" and sparsity_by_layer is not None:
@@ -119,7 +122,7 @@ def magnitude(
     if choice("backend", backend, ("keras", "tfmot")) == "tfmot":
         twin, left = pruned_twin(model, chosen, left, pattern, schedule)
         return twin, _record(model.name, pattern, schedule, rows_of(twin), left)
-    copy = copy_model(model, functional=PrunedFunctional, sequential=PrunedSequential)
+    copy = copy_with_room(model)
     # The paths of the copy: models inside it may have become Functional, names stay.
     copy.put_under_masks([one.path for one, _ in chosen], [target for _, target in chosen], pattern, schedule)
     copy.pruning.start()
@@ -145,7 +148,7 @@ def finalize(model: keras.Model) -> tuple[keras.Model, Magnitude]:
     if not is_pruned(model):
         raise InputError(f"The model {model.name!r} has no masks. Received a {type(model).__name__}; see `magnitude`.")
     model.pruning.apply()
-    return copy_model(model), report_of(model, _without_mask(model, set(model.pruning.paths)))
+    return model.without_masks(), report_of(model, _without_mask(model, set(model.pruning.paths)))
 
 
 def _without_mask(model: keras.Model, masked: set[str]) -> list[LayerAction]:

@@ -27,6 +27,7 @@ from kopt.core.errors import InputError, KoptError
 # A network at its own size, of which pruning is timed, and the seconds it may take.
 SPEED_LIMIT_S = {"ResNet50": 20.0, "ConvNeXtBase": None}
 _ZOO = "zoo/"
+_EXAMPLES = 16
 # They come last, so that a sweep that is killed has most of the rows.
 _LONGEST = (
     *("ConvNeXtBase", "ConvNeXtLarge", "ConvNeXtSmall", "ConvNeXtXLarge", "EfficientNetB5", "EfficientNetB6"),
@@ -67,17 +68,26 @@ def _first_line(error: BaseException) -> str:
 
 
 def _model(name: str) -> tuple[keras.Model, Any]:
+    """Return a model whose signals are of order one, and examples."""
     if name.startswith(_ZOO):
         model = zoo.build(name.removeprefix(_ZOO))
-        return applications.with_fitting_norms(model, zoo.inputs(model, 16)), zoo.inputs(model, 2)
-    return applications.build(name), applications.images(name)
+        x = zoo.inputs(model, _EXAMPLES)
+        return applications.with_fitting_norms(model, x), x
+    return applications.build(name), applications.images(name, _EXAMPLES)
+
+
+def _two(x: Any) -> Any:
+    return keras.tree.map_structure(lambda values: values[:2], x)
 
 
 def channels(name: str, keep: float) -> Checks:
     """Remove channels, and do with the smaller model what users do."""
     checks = Checks(channel_checks.BOUNDS)
-    model, x = _model(name)
+    model, examples = _model(name)
+    x = _two(examples)
     smaller, report, seconds = channel_checks.pruned(model, keep)
+    # Without half of the channels, statistics of before let signals die out, and any two files would be alike.
+    smaller = applications.with_fitting_norms(smaller, examples)
     checks.numbers.update(pruned_s=round(seconds, 2), macs_kept=report.macs_kept, macs_before=report.macs_before)
     checks.run("runs", lambda: channel_checks.runs(model, smaller, x))
     checks.run("macs", lambda: channel_checks.macs(model, report))
@@ -95,16 +105,27 @@ def bridge(name: str, keep: float) -> Checks:
     """Make the tf_keras twin, put tfmot round it, and come back."""
     checks = Checks(bridge_checks.BOUNDS)
     model, x = _model(name)
+    x = _two(x)
     made = checks.run("converts", lambda: bridge_checks.twin(model, x))
     if made is not None:
-        checks.note("twin", made[0])
-        checks.numbers["adapters"] = made[1]
+        checks.numbers.update(twin=made[0], adapters=made[1])
+        if made[0] > bridge_checks.BOUNDS["twin"]:
+            with bridge_checks.float64():
+                double = _in_double(name, model)
+                checks.note("twin_float64", bridge_checks.twin(double, x.astype("float64"))[0])
     back = checks.run("tfmot", lambda: bridge_checks.there_and_back(model, x))
     if back is not None:
         for number in ("not_bit_for_bit", "finalized"):
             checks.note(number, back[number])
         checks.numbers.update(wrapped=back["wrapped"], left=back["left"])
     return checks
+
+
+def _in_double(name: str, model: keras.Model) -> keras.Model:
+    """Return the network anew, while double precision is on, with the same weights."""
+    double = applications.untrained(name)
+    double.set_weights(model.get_weights())
+    return double
 
 
 def speed(name: str, keep: float) -> Checks:

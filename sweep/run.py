@@ -35,6 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--part", choices=("channels", "bridge", "speed"), help="one part")
     parser.add_argument("--keep", type=float, help="one share of channels")
     parser.add_argument("--again", action="store_true", help="also what is finished")
+    parser.add_argument("--failed", action="store_true", help="also what failed or was skipped")
     parser.add_argument("--table", action="store_true", help="write the table and run nothing")
     parser.add_argument("--minutes", type=float, default=15.0, help="limit of a row (default 15)")
     parser.add_argument("--gigabytes", type=float, default=12.0, help="limit of a row and its converters (default 12)")
@@ -48,6 +49,8 @@ def main() -> int:
     if not asked.table:
         listed = json.loads(subprocess.run([sys.executable, FOLDER / "row.py"], stdout=-1, check=True).stdout)
         done = {} if asked.again else results.read(RESULTS)
+        if asked.failed:
+            done = {key: row for key, row in done.items() if row["status"] in ("ok", "refused")}
         for job in listed:
             if _is_asked(job, asked) and results.key(job) not in done:
                 row = run(job, asked.minutes, asked.gigabytes)

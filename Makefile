@@ -24,7 +24,7 @@ bench: $(STAMP)
 
 # Every architecture, hours long; goes on where it was. One model: `make sweep SWEEP="--only ResNet50"`.
 sweep: $(STAMP)
-	nice -n 10 $(BIN)/python sweep/run.py $(SWEEP)
+	nice -n 10 $(BIN)/python -m sweep.run $(SWEEP)
 
 # The lock holds for every supported Python: one file, pinned, without addresses.
 lock:

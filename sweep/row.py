@@ -1,6 +1,6 @@
 """One row of the sweep: the checks of one part over one model, in this process; prints the row as JSON.
 
-`python sweep/row.py` with no arguments prints what there is to sweep over.
+`python -m sweep.row` with no arguments prints what there is to sweep over.
 """
 
 import json

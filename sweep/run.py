@@ -1,8 +1,8 @@
 """Run channel pruning and the tf_keras bridge over all of `keras.applications` and the zoo, each in a child process.
 
     make sweep                                                      # what is not finished yet, then the table
-    python sweep/run.py --only EfficientNetB3 --part bridge --again
-    python sweep/run.py --table                                     # the table of what is finished
+    python -m sweep.run --only EfficientNetB3 --part bridge --again
+    python -m sweep.run --table                                     # the table of what is finished
 
 Rows are appended to `sweep/results.jsonl` as they are finished, so that a sweep that was killed goes on where it was.
 """
@@ -15,15 +15,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import results
-import table
+from sweep import results, table
 
-FOLDER = Path(__file__).parent
-RESULTS = FOLDER / "results.jsonl"
-TABLE = FOLDER.parent / "docs" / "sweep.md"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "sweep" / "results.jsonl"
+TABLE = ROOT / "docs" / "sweep.md"
+_ROW = (sys.executable, "-m", "sweep.row")
 _POLL_S = 0.5
 _GB = 1e9
 
@@ -47,13 +48,14 @@ def main() -> int:
     asked = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the row that runs ends with its processes
     if not asked.table:
-        listed = json.loads(subprocess.run([sys.executable, FOLDER / "row.py"], stdout=-1, check=True).stdout)
+        listed = json.loads(subprocess.run(_ROW, stdout=subprocess.PIPE, check=True, cwd=ROOT).stdout)
         done = {} if asked.again else results.read(RESULTS)
         if asked.failed:
             done = {key: row for key, row in done.items() if row["status"] in ("ok", "refused")}
         for job in listed:
             if _is_asked(job, asked) and results.key(job) not in done:
-                row = run(job, asked.minutes, asked.gigabytes)
+                command = (*_ROW, job["part"], job["model"], str(job["keep"]))
+                row = run(job, command, asked.minutes, asked.gigabytes)
                 results.append(RESULTS, row)
                 print(f"{row['status']:8}{row['part']} {row['model']} {row['keep']} {row['seconds']} s {row['reason']}")
                 sys.stdout.flush()
@@ -70,12 +72,11 @@ def _is_asked(job: dict[str, Any], asked: argparse.Namespace) -> bool:
     )
 
 
-def run(job: dict[str, Any], minutes: float, gigabytes: float) -> dict[str, Any]:
-    """Return the row of a job, run in a process of its own that ends with all its children at a limit."""
+def run(job: dict[str, Any], command: Sequence[str], minutes: float, gigabytes: float) -> dict[str, Any]:
+    """Return the row of a job: what `command` prints, run as a process that ends with all its children at a limit."""
     start, peak, why = time.monotonic(), 0.0, ""
-    command = [sys.executable, str(FOLDER / "row.py"), job["part"], job["model"], str(job["keep"])]
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as errors:
-        child = subprocess.Popen(command, stdout=said, stderr=errors, start_new_session=True)
+        child = subprocess.Popen(command, stdout=said, stderr=errors, start_new_session=True, cwd=ROOT)
         try:
             while child.poll() is None:
                 time.sleep(_POLL_S)

@@ -10,8 +10,8 @@ _ORDER = {"ok": 0, "refused": 1, "skipped": 2, "failed": 3}
 _INTRODUCTION = """\
 # Sweep over `keras.applications` and the zoo
 
-Made by `make sweep` (`sweep/run.py`); do not edit. Random weights whose normalizations were estimated on a batch, so
-that signals are of order one; ten classes; each row in a process of its own.
+Made by `make sweep` (`python -m sweep.run`); do not edit. Random weights whose normalizations were estimated on a
+batch, so that signals are of order one; ten classes; each row in a process of its own.
 
 {versions}
 

@@ -47,8 +47,8 @@ def main() -> int:
     """Run what is missing; return 1 if a row failed."""
     asked = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the row that runs ends with its processes
+    listed = json.loads(subprocess.run(_ROW, stdout=subprocess.PIPE, check=True, cwd=ROOT).stdout)
     if not asked.table:
-        listed = json.loads(subprocess.run(_ROW, stdout=subprocess.PIPE, check=True, cwd=ROOT).stdout)
         done = {} if asked.again else results.read(RESULTS)
         if asked.failed:
             done = {key: row for key, row in done.items() if row["status"] in ("ok", "refused")}
@@ -60,7 +60,7 @@ def main() -> int:
                 print(f"{row['status']:8}{row['part']} {row['model']} {row['keep']} {row['seconds']} s {row['reason']}")
                 sys.stdout.flush()
     rows = list(results.read(RESULTS).values())
-    table.write(TABLE, rows)
+    table.write(TABLE, rows, len(listed))
     return int(any(row["status"] in ("failed", "skipped") for row in rows))
 
 

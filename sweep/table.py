@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
-_ORDER = {"ok": 0, "refused": 1, "skipped": 2, "failed": 3}
+_STATUSES = ("ok", "refused", "skipped", "failed")
 
 _INTRODUCTION = """\
 # Sweep over `keras.applications` and the zoo
@@ -47,10 +47,10 @@ ResNet50 may take 20.
 """
 
 
-def write(path: Path, rows: Iterable[Row]) -> None:
-    """Write the page, whole."""
+def write(path: Path, rows: Iterable[Row], asked: int) -> None:
+    """Write the page, whole; `asked` is the number of rows of a whole sweep."""
     rows = list(rows)
-    sections = [_INTRODUCTION.format(versions=_versions(rows), summary=_summary(rows))]
+    sections = [_INTRODUCTION.format(versions=_versions(rows), summary=_summary(rows, asked))]
     for keep in sorted({row["keep"] for row in rows if row["part"] == "channels"}, reverse=True):
         chosen = [row for row in rows if row["part"] == "channels" and row["keep"] == keep]
         sections.append(_CHANNELS.format(keep=keep) + "\n" + _table(chosen, CHANNELS))
@@ -118,6 +118,7 @@ def _versions(rows: list[Row]) -> str:
     return "\n".join("Versions: " + ", ".join(f"{name} {version}" for name, version in one) + "." for one in found)
 
 
-def _summary(rows: list[Row]) -> str:
-    counts = [sum(row["status"] == status for row in rows) for status in _ORDER]
-    return f"{len(rows)} rows: " + ", ".join(f"{n} {status}" for n, status in zip(counts, _ORDER, strict=True)) + "."
+def _summary(rows: list[Row], asked: int) -> str:
+    counts = [sum(row["status"] == status for row in rows) for status in _STATUSES]
+    found = ", ".join(f"{count} {status}" for count, status in zip(counts, _STATUSES, strict=True))
+    return f"{asked} rows: {found}, {asked - len(rows)} not run yet."

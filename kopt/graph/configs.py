@@ -3,16 +3,19 @@
 import contextlib
 from collections.abc import Iterator
 
+import keras
+
 from kopt.core.errors import UnsupportedModelError
 from kopt.graph.internals import serializing_in_memory
 
 
 @contextlib.contextmanager
-def rebuilding(what: str) -> Iterator[None]:
+def rebuilding(layer: keras.layers.Layer, path: str = "") -> Iterator[None]:
     """Turn what Keras says of a config that makes no object into one error, with the ways out.
 
     Args:
-        what: is made, e.g. `"Layer 'scale' (my.layers.Scale)"`.
+        layer: or model that is made anew.
+        path: what it is called in the message; its name by default.
 
     Raises:
         UnsupportedModelError: it does not rebuild from its config.
@@ -22,9 +25,11 @@ def rebuilding(what: str) -> Iterator[None]:
             yield
     except (NotImplementedError, TypeError, ValueError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        kind = f"{type(layer).__module__}.{type(layer).__qualname__}"
+        what = "Model" if isinstance(layer, keras.Model) else "Layer"
         raise UnsupportedModelError(
-            f"{what} cannot be copied: it does not rebuild from its config ({reason}). Give a custom layer or model a "
-            f"`get_config` that returns all arguments of its `__init__`; write a lambda as a function registered with "
-            f"`@keras.saving.register_keras_serializable()`, or as `keras.ops`; take a subclass that builds its graph "
-            f"in `__init__` as `keras.Model(model.inputs, model.outputs)`."
+            f"{what} {(path or layer.name)!r} ({kind}) cannot be copied: it does not rebuild from its config ({reason}). "
+            f"Give a custom layer or model a `get_config` that returns all arguments of its `__init__`; write a lambda "
+            f"as a function registered with `@keras.saving.register_keras_serializable()`, or as `keras.ops`; take a "
+            f"subclass that builds its graph in `__init__` as `keras.Model(model.inputs, model.outputs)`."
         ) from error

@@ -91,7 +91,7 @@ def copy_subclassed(model: keras.Model) -> keras.Model:
         UnsupportedModelError: it does not rebuild from its config and the shapes that it was built with.
     """
     twin = clone_layer(model, model.name)
-    with rebuilding(f"Model {model.name!r} ({type(model).__module__}.{type(model).__qualname__})"):
+    with rebuilding(model):
         twin.build_from_config(model.get_build_config())
     copy_weights(model, twin)
     copy_names(model, twin)
@@ -241,8 +241,7 @@ def clone_layer(layer: keras.layers.Layer, path: str) -> keras.layers.Layer:
         UnsupportedModelError: the layer does not rebuild from its config.
     """
     classes = {type(inner).__name__: type(inner) for inner in flatten_layers(layer)}
-    what = f"Layer {path!r} ({type(layer).__module__}.{type(layer).__qualname__})"
-    with rebuilding(what), keras.saving.custom_object_scope(classes):
+    with rebuilding(layer, path), keras.saving.custom_object_scope(classes):
         return type(layer).from_config(layer.get_config())
 
 

@@ -50,8 +50,7 @@ def rebuild(model: keras.Model, graph: ChannelGraph, kept: Kept) -> keras.Model:
 def _from_config(model: keras.Model, graph: ChannelGraph, kept: Kept) -> keras.Model:
     inside = [*flatten_layers(model), *(flow.call.operation for flow in graph.flows)]
     classes = {type(one).__name__: type(one) for one in inside if not type(one).__module__.startswith("keras.")}
-    what = f"Model {model.name!r} ({type(model).__module__}.{type(model).__qualname__})"
-    with rebuilding(what), safe_mode_scope(False), keras.saving.custom_object_scope(classes):
+    with rebuilding(model), safe_mode_scope(False), keras.saving.custom_object_scope(classes):
         return type(model).from_config(shrunk(model.get_config(), graph.settings, kept))
 
 

@@ -85,9 +85,13 @@ def channels(name: str, keep: float) -> Checks:
     checks = Checks(channel_checks.BOUNDS)
     model, examples = _model(name)
     x = _two(examples)
+
+    def settle(one: keras.Model) -> keras.Model:
+        return applications.with_fitting_norms(one, examples)
+
     smaller, report, seconds = channel_checks.pruned(model, keep)
     # Without half of the channels, statistics of before let signals die out, and any two files would be alike.
-    smaller = applications.with_fitting_norms(smaller, examples)
+    smaller = settle(smaller)
     checks.numbers.update(pruned_s=round(seconds, 2), macs_kept=report.macs_kept, macs_before=report.macs_before)
     checks.run("runs", lambda: channel_checks.runs(model, smaller, x))
     checks.run("macs", lambda: channel_checks.macs(model, report))
@@ -97,7 +101,7 @@ def channels(name: str, keep: float) -> Checks:
         for kind in ("tflite", "onnx"):
             checks.run(kind, lambda path=folder / f"smaller.{kind}": channel_checks.exported(smaller, x, path))
     checks.run("trains", lambda: channel_checks.trains(smaller, x))
-    checks.run("zeros", lambda: channel_checks.zeros(model, keep, x))
+    checks.run("zeros", lambda: channel_checks.zeros(model, keep, x, settle))
     return checks
 
 

@@ -45,13 +45,16 @@ def twin(model: keras.Model, x: Any) -> tuple[float, int]:
 def float64() -> Iterator[None]:
     """Let both libraries compute in double precision."""
     libraries = (keras.config, tf_keras.backend)
+    policy = keras.config.dtype_policy()
     try:
         for library in libraries:
             library.set_floatx("float64")
+        keras.config.set_dtype_policy("float64")
         yield
     finally:
         for library in libraries:
             library.set_floatx("float32")
+        keras.config.set_dtype_policy(policy)
 
 
 def there_and_back(model: keras.Model, x: Any) -> dict[str, Any]:

@@ -28,10 +28,11 @@ def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
     return model
 
 
-def with_zeros(model: keras.Model, keep: float, **settings):
+def with_zeros(model: keras.Model, keep: float, settle=lambda model: model, **settings):
     """Prune; then make the channels that went zero in the model, and prune that again.
 
-    Groups with a remark are protected: in them even a zero counts.
+    Groups with a remark are protected: in them even a zero counts. `settle` is called with the model with zeros and
+    returns what is pruned, e.g. with statistics that fit what is left.
 
     Returns:
         The model with zeros, the smaller one, and the report.
@@ -52,6 +53,7 @@ def with_zeros(model: keras.Model, keep: float, **settings):
         elif weight.role == "input":  # so that signals stay about one
             left = 1 - gone[weight.units].mean()
             weight.variable.assign(weight.variable.numpy() / np.sqrt(left))
+    model = settle(model)
     smaller, report = kopt.prune.channels(model, keep=keep, protect=protect, **settings)
     return model, smaller, report
 

@@ -4,6 +4,7 @@ The contract runs them over one network of each family, `make sweep` over all.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,14 @@ def macs(model: keras.Model, report: Any) -> float:
     return abs(report.macs_after / predicted - 1)
 
 
-def zeros(model: keras.Model, keep: float, x: Any) -> float:
-    """Return the difference between a model with channels of zeros and the same without them; `model` is changed."""
-    model, smaller, _ = with_zeros(model, keep)
+def zeros(
+    model: keras.Model, keep: float, x: Any, settle: Callable[[keras.Model], keras.Model] = lambda one: one
+) -> float:
+    """Return the difference between a model with channels of zeros and the same without them; `model` is changed.
+
+    `settle` is that of `with_zeros`.
+    """
+    model, smaller, _ = with_zeros(model, keep, settle)
     return relative_difference(model, smaller, x)
 
 

@@ -26,9 +26,9 @@ def rebuilding(layer: keras.layers.Layer, path: str = "") -> Iterator[None]:
     except (NotImplementedError, TypeError, ValueError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         kind = f"{type(layer).__module__}.{type(layer).__qualname__}"
-        what = "Model" if isinstance(layer, keras.Model) else "Layer"
+        what = f"{'Model' if isinstance(layer, keras.Model) else 'Layer'} {(path or layer.name)!r}"
         raise UnsupportedModelError(
-            f"{what} {(path or layer.name)!r} ({kind}) cannot be copied: it does not rebuild from its config ({reason}). "
+            f"{what} ({kind}) cannot be copied: it does not rebuild from its config ({reason}). "
             f"Give a custom layer or model a `get_config` that returns all arguments of its `__init__`; write a lambda "
             f"as a function registered with `@keras.saving.register_keras_serializable()`, or as `keras.ops`; take a "
             f"subclass that builds its graph in `__init__` as `keras.Model(model.inputs, model.outputs)`."

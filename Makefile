@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench lock clean
+.PHONY: demo test check bench sweep lock clean
 
 demo: $(STAMP)
 	$(BIN)/kopt demo
@@ -21,6 +21,10 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run_all.py
+
+# Every architecture, hours long; goes on where it was. One model: `make sweep SWEEP="--only ResNet50"`.
+sweep: $(STAMP)
+	nice -n 10 $(BIN)/python -m sweep.run $(SWEEP)
 
 # The lock holds for every supported Python: one file, pinned, without addresses.
 lock:

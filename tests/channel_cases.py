@@ -28,10 +28,11 @@ def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
     return model
 
 
-def with_zeros(model: keras.Model, keep: float, **settings):
+def with_zeros(model: keras.Model, keep: float, settle=lambda model: model, **settings):
     """Prune; then make the channels that went zero in the model, and prune that again.
 
-    Groups with a remark are protected: in them even a zero counts.
+    Groups with a remark are protected: in them even a zero counts. `settle` is called with the model with zeros and
+    returns what is pruned, e.g. with statistics that fit what is left.
 
     Returns:
         The model with zeros, the smaller one, and the report.
@@ -52,6 +53,7 @@ def with_zeros(model: keras.Model, keep: float, **settings):
         elif weight.role == "input":  # so that signals stay about one
             left = 1 - gone[weight.units].mean()
             weight.variable.assign(weight.variable.numpy() / np.sqrt(left))
+    model = settle(model)
     smaller, report = kopt.prune.channels(model, keep=keep, protect=protect, **settings)
     return model, smaller, report
 
@@ -73,13 +75,17 @@ def outputs(model: keras.Model, x) -> list[np.ndarray]:
 
 
 def largest_difference(one: keras.Model, other: keras.Model, seed: int = 0, scale: float = 1.0) -> float:
-    """Return the largest difference of the outputs on the same examples, as a share of the largest output.
+    """Return the largest difference of the outputs on the same random examples, as a share of the largest output."""
+    return relative_difference(one, other, examples(one, seed, scale))
+
+
+def relative_difference(one: keras.Model, other: keras.Model, x) -> float:
+    """Return the largest difference of the outputs, as a share of the largest output.
 
     The outputs must differ from example to example, or they would be equal whatever was removed.
     """
-    x = examples(one, seed, scale)
     ours, theirs = outputs(one, x), outputs(other, x)
     for value in ours:
-        assert np.abs(value[0] - value[1]).max() > 1e-3 * np.abs(value).max()
+        assert np.abs(value[0] - value[1]).max() > 1e-3 * np.abs(value).max(), "outputs of two examples are alike"
     assert [value.shape for value in ours] == [value.shape for value in theirs]
     return max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in zip(ours, theirs, strict=True))

@@ -1,16 +1,16 @@
 """Which kernels of a model share weights, how many values each keeps, and why the others stay as they are."""
 
-import fnmatch
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from kopt.core.errors import ConfigError, nearest
+from kopt.core.errors import ConfigError
 from kopt.core.records import LayerAction
 from kopt.core.settings import whole
 from kopt.graph import OwnedVariable, layer_paths, owned_variables
+from kopt.graph.layer_names import named
 
 Clusters = int | Mapping[str, int]
 
@@ -74,11 +74,6 @@ def _sizes(paths: list[str], clusters: Clusters) -> Any:
     return lambda path: found.get(path, 0)
 
 
-def _matching(paths: list[str], names: Iterable[str], setting: str) -> set[str]:
-    found: set[str] = set()
-    for name in [names] if isinstance(names, str) else names:
-        matches = {path for path in paths if name in (path, path.split("/")[-1]) or fnmatch.fnmatchcase(path, name)}
-        if not matches:
-            raise ConfigError(f"`{setting}` names {name!r}, and no layer is called so.{nearest(name, paths)}")
-        found |= {path for path in paths if any(path == match or path.startswith(f"{match}/") for match in matches)}
-    return found
+def _matching(paths: list[str], names: str | Iterable[str], setting: str) -> set[str]:
+    names = [names] if isinstance(names, str) else names
+    return {path for name in names for path in named(paths, name, setting)}

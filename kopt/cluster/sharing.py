@@ -16,8 +16,8 @@ from kopt.core.clustering_records import ClusteredVariable, WeightClustering
 from kopt.core.errors import ConfigError, InputError
 from kopt.core.records import LayerAction
 from kopt.core.settings import choice, whole
-from kopt.graph import OwnedVariable, owned_variables, require_built, require_finite
-from kopt.graph.wrapped_twin import within
+from kopt.graph import OwnedVariable, from_tf_keras, owned_variables, require_built, require_finite
+from kopt.graph.wrapped_twin import is_wrapped, within
 from kopt.report.clustering import CLUSTERING
 from kopt.report.look import Shown
 from kopt.train.weight_constraints import constrainable, constraints_of, plain_copy
@@ -58,7 +58,8 @@ def weights(
     A model under the masks of `kopt.prune.magnitude` keeps them, and follows their schedule.
 
     Args:
-        model: Functional or Sequential, built; not changed.
+        model: built, or called once; not changed. A subclassed one must rebuild from its config. A model of tf_keras
+            becomes one of Keras 3 first.
         clusters: different values of a kernel, at least 2; or a mapping of names of layers to it (`*` is a wildcard),
             which leaves the others alone.
         initialization: of the values: `"k-means++"`, `"linear"`, `"density"` (quantiles) or `"random"`.
@@ -79,7 +80,8 @@ def weights(
 
     Raises:
         ConfigError: a setting out of range, an unknown name, or nothing to cluster.
-        UnsupportedModelError: a subclassed model, or a layer that cannot be cloned.
+        UnsupportedModelError: a layer or a subclassed model that does not rebuild from its config, a subclassed model
+            with the backend `"tfmot"`, or a tf_keras model that Keras 3 does not have.
         InputError: the model is not built, or clustered already.
         NonFiniteError: a weight is NaN or infinite.
 
@@ -93,6 +95,9 @@ def weights(
 
     Source: Han et al., "Deep compression", 2016, https://arxiv.org/abs/1510.00149; tfmot's `cluster_weights`.
     """
+    if is_wrapped(model):
+        raise InputError(f"The model {model.name!r} is wrapped by tfmot already: `finalize` it first.")
+    model = from_tf_keras(model)
     require_built(model)
     require_finite(model)
     choice("initialization", initialization, tuple(INITIALIZATIONS))

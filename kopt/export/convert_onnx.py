@@ -1,13 +1,19 @@
 """SavedModel to `.onnx`. Runs in the conversion child process only."""
 
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import tf2onnx.convert
+from tensorflow.core.protobuf import saved_model_pb2
 from tf2onnx.handler import tf_op
 from tf2onnx.utils import map_onnx_to_numpy_type
+
+_GRAPH = "saved_model.pb"
+_COMPILED = "_XlaMustCompile"
 
 
 @tf_op("Erfc")
@@ -40,7 +46,26 @@ def convert(saved_model: str, signature: str, output: str, opset: int) -> None:
         output: path to write.
         opset: ONNX operator set version.
     """
-    arguments = ["--saved-model", saved_model, "--signature_def", signature, "--tag", "serve"]
-    arguments += ["--output", output, "--opset", str(opset)]
-    with mock.patch.object(sys, "argv", ["tf2onnx", *arguments]):
-        tf2onnx.convert.main()
+    with tempfile.TemporaryDirectory() as directory:
+        _copy_without_xla(Path(saved_model), Path(directory))
+        arguments = ["--saved-model", directory, "--signature_def", signature, "--tag", "serve"]
+        arguments += ["--output", output, "--opset", str(opset)]
+        with mock.patch.object(sys, "argv", ["tf2onnx", *arguments]):
+            tf2onnx.convert.main()
+
+
+def _copy_without_xla(source: Path, target: Path) -> None:
+    """Copy a SavedModel, in which no function asks to be compiled; variables are linked.
+
+    Keras compiles convolutions of groups. TensorFlow does not inline such a function, and tf2onnx writes the call of
+    it into the file as it is.
+    """
+    for path in source.iterdir():
+        if path.name != _GRAPH:
+            (target / path.name).symlink_to(path.absolute())
+    saved = saved_model_pb2.SavedModel.FromString((source / _GRAPH).read_bytes())
+    for graph in saved.meta_graphs:
+        functions = graph.graph_def.library.function
+        for holder in (*functions, *graph.graph_def.node, *(node for one in functions for node in one.node_def)):
+            holder.attr.pop(_COMPILED, None)
+    (target / _GRAPH).write_bytes(saved.SerializeToString())

@@ -12,7 +12,7 @@ import numpy as np
 from kopt.core.blocks import BLOCK, flat_blocks, is_float
 from kopt.core.errors import InputError, NonFiniteError, UnsupportedModelError
 from kopt.core.records import TensorInfo
-from kopt.graph.internals import graph_of, node_of, serializing_in_memory, was_called
+from kopt.graph.internals import graph_of, losses_kept, node_of, serializing_in_memory, was_called
 from kopt.graph.naming import owned_variables
 from kopt.graph.values import values_of
 
@@ -133,7 +133,8 @@ def signature(model: keras.Model) -> tuple[tuple[TensorInfo, ...], tuple[TensorI
         input_names = [node_of(tensor).operation.name for tensor in graph.inputs]
         return _infos(graph.input, input_names), _infos(graph.output, graph.output_names)
     inputs = _recorded_inputs(model)
-    outputs = model.compute_output_spec(inputs)
+    with losses_kept(model):
+        outputs = model.compute_output_spec(inputs)
     return _infos(inputs, ["input"]), _infos(outputs, ["output"])
 
 

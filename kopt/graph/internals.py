@@ -64,9 +64,20 @@ def takes_training(layer: keras.layers.Layer) -> bool:
     return bool(layer._call_has_training_arg)
 
 
+def own_variables(layer: keras.layers.Layer) -> list[Any]:
+    """Return the variables that `layer` itself holds, those of the layers inside it not among them."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
 def declared_trainable(layer: keras.layers.Layer) -> list[Any]:
     """Return the variables of `layer` itself that training changes unless it is frozen."""
     return list(layer._trainable_variables)
+
+
+def mark_called(model: keras.Model) -> None:
+    """Let a copy of a called model that has its variables count as called, too."""
+    model.built = True
+    model._called = True
 
 
 def was_called(model: keras.Model) -> bool:
@@ -85,3 +96,27 @@ def serializing_in_memory() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The object being serialized includes a `lambda`")
         yield
+
+
+@contextlib.contextmanager
+def unlocked(layer: keras.layers.Layer) -> Iterator[None]:
+    """Let a built layer take further layers as attributes."""
+    layer._tracker.unlock()
+    try:
+        yield
+    finally:
+        layer._tracker.lock()
+
+
+@contextlib.contextmanager
+def losses_kept(model: keras.Model) -> Iterator[None]:
+    """Leave the losses that the last call of `model` added as they were: every call of a layer clears them."""
+    layers = flatten_layers(model)
+    before = [(list(layer._losses), set(layer._loss_ids)) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, (losses, ids) in zip(layers, before, strict=True):
+            layer._losses[:] = losses
+            layer._loss_ids.clear()
+            layer._loss_ids.update(ids)

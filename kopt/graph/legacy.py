@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from kopt.core.errors import LoadError
+from kopt.core.errors import LoadError, UnsupportedModelError
+from kopt.core.randomness import preserved_random_state
 from kopt.graph.internals import graph_of, safe_mode_scope
 from kopt.graph.legacy_build import build_model
 from kopt.graph.legacy_weights import load_weights
@@ -47,13 +48,44 @@ def load_legacy_archive(path: Path, *, custom_objects: dict[str, Any], safe_mode
         reference = _open_with_tf_keras(path, custom_objects, safe_mode)
     except _TF_KERAS_REFUSALS as error:
         raise LoadError(f"{path} was written by Keras 2, and tf_keras cannot open it: {error}") from error
+    return _translated(path, reference, custom_objects, safe_mode, verify)
+
+
+@preserved_random_state()
+def from_tf_keras(model: Any) -> keras.Model:
+    """Return a tf_keras model as a Keras 3 model of the same names and weights; any other model is given back.
+
+    The two are run on seeded inputs and compared.
+
+    Args:
+        model: built; not changed.
+
+    Raises:
+        UnsupportedModelError: the tf_keras model is a subclassed one, or holds layers that Keras 3 does not have; or
+            Keras 3 computes something else.
+    """
+    if not any(kind.__module__.startswith("tf_keras.") for kind in type(model).__mro__):
+        return model
+    try:
+        return _translated(f"The tf_keras model {model.name!r}", model, {}, safe_mode=False, verify=True)
+    except (*_TF_KERAS_REFUSALS, NotImplementedError, LoadError) as error:
+        raise UnsupportedModelError(
+            f"The tf_keras model {model.name!r} has no Keras 3 model that computes the same: {error} Build it in Keras "
+            f"3, or save it with `model.save` and open it with `kopt.load_model(path, custom_objects=...)`."
+        ) from error
+
+
+def _translated(
+    source: Path | str, reference: Any, custom_objects: dict[str, Any], safe_mode: bool, verify: bool
+) -> keras.Model:
+    """Return a tf_keras model as one of Keras 3; `source` is what messages call it."""
     with tempfile.TemporaryDirectory() as directory:
         weights = Path(directory, "weights.h5")
         reference.save_weights(weights)
         with h5py.File(weights, "r") as file:
-            model = _rebuild(path, json.loads(reference.to_json()), file, custom_objects, safe_mode)
+            model = _rebuild(source, json.loads(reference.to_json()), file, custom_objects, safe_mode)
     if verify:
-        _compare(path, model, reference)
+        _compare(source, model, reference)
     return model
 
 
@@ -73,7 +105,7 @@ def example_inputs(model: keras.Model, seed: int = 0) -> list[NDArray[Any]]:
 
 
 def _rebuild(
-    path: Path, config: Any, weights: h5py.Group, custom_objects: dict[str, Any], safe_mode: bool
+    path: Path | str, config: Any, weights: h5py.Group, custom_objects: dict[str, Any], safe_mode: bool
 ) -> keras.Model:
     with safe_mode_scope(safe_mode), keras.saving.custom_object_scope(custom_objects):
         rebuilt = build_model(config["class_name"], config["config"])
@@ -83,7 +115,7 @@ def _rebuild(
     return rebuilt.layer
 
 
-def _compare(path: Path, model: keras.Model, reference: Any) -> None:
+def _compare(path: Path | str, model: keras.Model, reference: Any) -> None:
     arrays = example_inputs(model)
     try:
         expected = reference(_packed(arrays), training=False)

@@ -10,7 +10,8 @@ import keras
 from kopt.core.errors import InputError, UnsupportedModelError
 from kopt.core.randomness import preserved_random_state
 from kopt.core.records import LayerAction, TransformReport
-from kopt.graph.internals import copy_stateless, flatten_layers, graph_of, node_of, serializing_in_memory
+from kopt.graph.configs import rebuilding
+from kopt.graph.internals import copy_stateless, flatten_layers, graph_of, mark_called, node_of
 from kopt.graph.view import Call, GraphView
 
 # A layer, or a function of the layer's inputs.
@@ -80,6 +81,25 @@ def copy_model(
 
 
 @preserved_random_state()
+def copy_subclassed(model: keras.Model) -> keras.Model:
+    """Return a copy of a model whose `call` is Python code, uncompiled, with the same names of layers.
+
+    Args:
+        model: built, with a `get_config` that rebuilds it; not changed.
+
+    Raises:
+        UnsupportedModelError: it does not rebuild from its config and the shapes that it was built with.
+    """
+    twin = clone_layer(model, model.name)
+    with rebuilding(model):
+        twin.build_from_config(model.get_build_config())
+    copy_weights(model, twin)
+    copy_names(model, twin)
+    mark_called(twin)
+    return twin
+
+
+@preserved_random_state()
 def as_functional(model: keras.Model) -> keras.Model:
     """Return `model` as a Functional model with the same layers: a Sequential is wrapped, a Functional given back.
 
@@ -120,6 +140,12 @@ def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
             other.trainable = one.trainable
 
 
+def copy_names(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+    """Copy the names of all layers; Keras gives those that `__init__` makes without one another number each time."""
+    for one, other in zip(flatten_layers(source), flatten_layers(target), strict=True):
+        other.name = one.name
+
+
 class _Rewriter:
     """Holds what one rewrite knows: the twin of every operation, and the replacements made."""
 
@@ -145,8 +171,6 @@ class _Rewriter:
             return tensors[id(value)] if isinstance(value, keras.KerasTensor) else value
 
         args, kwargs = keras.tree.map_structure(current, call.arguments)
-        # Keras records the default of `training`; passing it on would fix it for good.
-        kwargs = {key: value for key, value in kwargs.items() if key != "training"}
         known = id(call.operation) in self._twins
         twin = self._twin(call, prefix)
         outputs = keras.tree.flatten(twin(*args, **_accepted(twin, call.operation, kwargs)))
@@ -217,27 +241,28 @@ def clone_layer(layer: keras.layers.Layer, path: str) -> keras.layers.Layer:
         UnsupportedModelError: the layer does not rebuild from its config.
     """
     classes = {type(inner).__name__: type(inner) for inner in flatten_layers(layer)}
-    try:
-        with serializing_in_memory(), keras.saving.custom_object_scope(classes):
-            return type(layer).from_config(layer.get_config())
-    except (NotImplementedError, TypeError, ValueError, KeyError) as error:
-        raise UnsupportedModelError(
-            f"Layer {path!r} ({type(layer).__module__}.{type(layer).__qualname__}) cannot be cloned: it does not "
-            f"rebuild from its config ({str(error).splitlines()[0]}). Give a custom layer a `get_config` that returns "
-            f"all arguments of its `__init__`; write a lambda as a function registered with "
-            f"`@keras.saving.register_keras_serializable()`, or as `keras.ops`."
-        ) from error
+    with rebuilding(layer, path), keras.saving.custom_object_scope(classes):
+        return type(layer).from_config(layer.get_config())
 
 
 def _accepted(twin: Any, operation: keras.Operation, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Leave out a mask that the replacement has no use for, as Keras itself does; everything else is passed."""
-    if isinstance(twin, (type(operation), keras.Model)):
+    """Leave out a mask and a mode that the replacement has no use for, as Keras itself does; the rest is passed.
+
+    Keras records the default of `training` as if it had been given; only another mode is one that was asked for.
+    """
+    if isinstance(twin, type(operation)):
+        return kwargs
+    call = inspect.signature(operation.call).parameters
+    if "training" in kwargs and kwargs["training"] in (None, call["training"].default):
+        kwargs = {key: value for key, value in kwargs.items() if key != "training"}
+    if isinstance(twin, keras.Model):
         return kwargs
     function = twin.call if isinstance(twin, keras.Operation) else twin
     parameters = inspect.signature(function).parameters
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return kwargs
-    return {key: value for key, value in kwargs.items() if key in parameters or not key.endswith("mask")}
+    unused = {key for key in kwargs if key not in parameters and (key.endswith("mask") or key == "training")}
+    return {key: value for key, value in kwargs.items() if key not in unused}
 
 
 def _copy_assets(source: keras.layers.Layer, target: keras.layers.Layer) -> None:

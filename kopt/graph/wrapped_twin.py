@@ -98,6 +98,11 @@ def wrapped_twin(
     return result, origin, reasons
 
 
+def is_wrapped(model: Any) -> bool:
+    """Return whether a model is one of `wrapped_twin`."""
+    return isinstance(model, tf_keras.Model) and model in _ORIGINS
+
+
 def origin_of(model: Any) -> Origin | None:
     """Return where a model of `wrapped_twin` comes from; `None` of any other model of Keras 3.
 

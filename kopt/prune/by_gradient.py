@@ -48,7 +48,7 @@ def gradient(
     `sum |g_i w| / n`, which estimates how the loss changes without the weight.
 
     Args:
-        model: Functional or Sequential, built; not changed.
+        model: built, or called once; not changed. See `magnitude` for subclassed ones.
         data: `(x, y)` or `(x, y, sample_weight)` arrays, or a `tf.data.Dataset` of such batches.
         threshold: weights below it are removed; or
         sparsity: share of all weights to remove, those with the smallest measure. Give one of the two.

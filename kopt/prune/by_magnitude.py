@@ -11,7 +11,8 @@ from kopt.core.errors import ConfigError, InputError
 from kopt.core.pruning_records import MagnitudePruning, Pattern, PrunedVariable
 from kopt.core.records import LayerAction
 from kopt.core.settings import choice
-from kopt.graph import copy_model, owned_variables, require_built, require_finite
+from kopt.graph import copy_model, from_tf_keras, owned_variables, require_built, require_finite
+from kopt.graph.wrapped_twin import is_wrapped
 from kopt.prune.by_tfmot import pruned_twin, rows_of, stripped, twin_pruning_of
 from kopt.prune.channel_masks import ChannelMasks
 from kopt.prune.channel_removal.pruning import ChannelPruning
@@ -60,7 +61,8 @@ def magnitude(
     its masks and its place in the schedule. Compile it anew; `finalize` makes a plain model of it.
 
     Args:
-        model: Functional or Sequential, built; not changed.
+        model: built, or called once; not changed. A subclassed one must rebuild from its config; its file opens where
+            its class is registered with Keras. A model of tf_keras becomes one of Keras 3 first.
         schedule_or_sparsity: a sparsity in [0, 1), which is applied at once and whose masks stay as they are; or a
             schedule of `kopt.prune.schedules` or `tfmot.sparsity.keras`. A step is an update of the optimizer; step `s`
             comes before the `s`-th.
@@ -86,7 +88,8 @@ def magnitude(
 
     Raises:
         ConfigError: a sparsity outside [0, 1), an unknown name, or nothing to prune.
-        UnsupportedModelError: a subclassed model, or a layer that cannot be cloned.
+        UnsupportedModelError: a layer or a subclassed model that does not rebuild from its config, a subclassed model
+            with the backend `"tfmot"`, or a tf_keras model that Keras 3 does not have.
         InputError: the model is not built.
         NonFiniteError: a weight is NaN or infinite.
 
@@ -102,6 +105,9 @@ def magnitude(
 
     Source: Zhu and Gupta, 2017, https://arxiv.org/abs/1710.01878; tfmot's `prune_low_magnitude`.
     """
+    if is_wrapped(model):
+        raise InputError(f"The model {model.name!r} is pruned already: `kopt.prune.finalize` it first.")
+    model = from_tf_keras(model)
     require_built(model)
     require_finite(model)
     require_plain(model)

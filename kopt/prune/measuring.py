@@ -16,7 +16,7 @@ from kopt.core.records import Artifact, Measurement
 from kopt.core.settings import choice, number
 from kopt.graph import copy_model, owned_variables, require_built
 from kopt.graph.values import values_of
-from kopt.graph.wrapped_twin import origin_of
+from kopt.graph.wrapped_twin import is_wrapped
 from kopt.measure import latency
 from kopt.profile import model as profile
 from kopt.prune.selection import is_kernel
@@ -88,7 +88,7 @@ def _require_reported(report: ChannelPruningReport, before: keras.Model, after: 
 
 def _plain(model: keras.Model) -> keras.Model:
     """Return what ships: the masks of a model stay behind."""
-    if origin_of(model) is not None:
+    if is_wrapped(model):
         raise InputError(f"The model {model.name!r} is under tfmot's wrappers: `kopt.prune.finalize` it first.")
     require_built(model)
     return copy_model(model) if constraints_of(model) else model

@@ -1,17 +1,17 @@
 """Which kernels of a model go under masks, how sparse each becomes, and why the others stay dense."""
 
-import fnmatch
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
 
-from kopt.core.errors import ConfigError, nearest
+from kopt.core.errors import ConfigError
 from kopt.core.pruning_records import Pattern
 from kopt.core.records import LayerAction
 from kopt.core.sensitivity_plan_records import SensitivityPlan
 from kopt.core.settings import choice, number
 from kopt.graph import OwnedVariable, layer_paths, owned_variables
+from kopt.graph.layer_names import named
 
 POLICIES = ("all", "keep_first_last", "xnnpack")
 Ratios = Mapping[str, float] | Callable[[keras.layers.Layer], float | None] | SensitivityPlan | None
@@ -144,20 +144,11 @@ def _ratio(name: str, value: Any) -> float:
     return ratio
 
 
-def _matching(paths: list[str], names: Iterable[str], setting: str) -> set[str]:
-    """Return the paths that a name, whole path or pattern with wildcards stands for.
+def _matching(paths: list[str], names: str | Iterable[str], setting: str) -> set[str]:
+    """Return the paths that names or patterns stand for, with all layers inside.
 
     Raises:
-        ConfigError: it stands for none.
+        ConfigError: one stands for none.
     """
-    if isinstance(names, str):
-        names = [names]
-    found: set[str] = set()
-    for name in names:
-        matches = {
-            path for path in paths if path == name or path.split("/")[-1] == name or fnmatch.fnmatchcase(path, name)
-        }
-        if not matches:
-            raise ConfigError(f"`{setting}` names {name!r}, and no layer is called so.{nearest(name, paths)}")
-        found |= {path for path in paths if any(path == match or path.startswith(f"{match}/") for match in matches)}
-    return found
+    names = [names] if isinstance(names, str) else names
+    return {path for name in names for path in named(paths, name, setting)}

@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from kopt.core.records import LayerAction
 from kopt.graph import Call, GraphView
+from kopt.graph.internals import graph_of
 
 # Of all weights of the 1 x 1 convolutions together.
 LEAST_ZEROS = 2 / 3
@@ -54,9 +55,11 @@ def obstacles(model: keras.Model, zeros: Mapping[str, float]) -> tuple[LayerActi
     """Return what keeps XNNPACK from computing a model sparsely, layer by layer; nothing if nothing does.
 
     Args:
-        model: Functional or Sequential, built.
+        model: built.
         zeros: share of zeros of the kernels that have some, by path of the layer.
     """
+    if graph_of(model) is None:
+        return (_of_model(model, "its `call` is Python code, so that its order of layers is not known"),)
     calls = list(_placed(GraphView.of(model), ""))
     start = next((place for place, one in enumerate(calls) if one.kind == "Conv2D"), None)
     ends = [place for place, one in enumerate(calls) if one.kind == "GlobalAveragePooling2D"]

@@ -61,7 +61,7 @@ def fold_batch_norm(model: keras.Model) -> tuple[keras.Model, Restructuring]:
     folder.run()
     left = {path: LayerAction(path, "BatchNormalization", reason) for path, reason in folder.reasons.items()}
     require_applied("fold_batch_norm", model.name, len(folder.into), left.values(), "BatchNormalization")
-    folded = substituted(model, view, folder.substitutes())
+    folded = substituted(model, folder.substitutes())
     return folded, make_report("fold_batch_norm", Costs.of(model), Costs.of(folded), folder.changes(), left)
 
 

@@ -92,7 +92,7 @@ def low_rank(
     require_applied("low_rank", model.name, len(ranks), work.left.values(), "Dense or Conv2D")
     names = fresh_names(model)
     substitutes = {site: work.ways[site].substitute(chosen_ranks, names) for site, chosen_ranks in ranks.items()}
-    smaller = substituted(model, view, {id(site.layer): new for site, new in substitutes.items()})
+    smaller = substituted(model, {id(site.layer): new for site, new in substitutes.items()})
     changes = [_change(site, new, ranks[site], work.ways[site]) for site, new in substitutes.items()]
     return smaller, make_report("low_rank", costs, Costs.of(smaller), changes, work.left)
 

@@ -110,7 +110,7 @@ def reinitialize(
             generator = np.random.default_rng([seed, zlib.crc32(site.path.encode())])
             made[site] = Substitute((clone_layer(site.layer, site.path),), (rules.draw(site.layer, generator),))
     require_applied("reinitialize", model.name, len(made), left.values(), "layers with weights")
-    fresh = substituted(model, view, {id(site.layer): new for site, new in made.items()})
+    fresh = substituted(model, {id(site.layer): new for site, new in made.items()})
     values = [arrays[info.name] for info in inputs]
     before, after = output_deviations(view, values), output_deviations(GraphView.of(fresh), values)
     report = Reinitialization(

@@ -5,8 +5,9 @@ from typing import Any, TypeAlias
 
 import keras
 
-from kopt.core.errors import ConfigError, UnsupportedModelError, nearest
+from kopt.core.errors import ConfigError, UnsupportedModelError
 from kopt.core.records import LayerAction
+from kopt.graph.layer_names import named
 from kopt.restructure.sites import Site
 
 # `None`: all that the transform knows; names or paths; or a function of the layer.
@@ -67,16 +68,8 @@ def require_applied(transform: str, model: str, applied: int, left: Iterable[Lay
 
 
 def _named(sites: tuple[Site, ...], name: Any, setting: str) -> Site:
-    found = [site for site in sites if site.path == name] or [site for site in sites if site.layer.name == name]
-    if not found:
-        paths = [site.path for site in sites]
-        raise ConfigError(
-            f"`{setting}`: no layer is called {name!r}.{nearest(str(name), paths)} The model's layers: "
-            f"{', '.join(paths[: 4 * _LISTED])}{', ...' if len(paths) > 4 * _LISTED else ''}."
-        )
+    by_path = {site.path: site for site in sites}
+    found = (name,) if name in by_path else named(by_path, name, setting)
     if len(found) > 1:
-        raise ConfigError(
-            f"`{setting}`: {name!r} is the name of {len(found)} layers. Give the path: "
-            f"{', '.join(site.path for site in found)}."
-        )
-    return found[0]
+        raise ConfigError(f"`{setting}`: {name!r} stands for {len(found)} layers. Give the path: {', '.join(found)}.")
+    return by_path[found[0]]

@@ -84,7 +84,7 @@ def depthwise_separable(
             reason = f"its relative error would be {error:.3f}, above `max_error` of {max_error:g}"
         left[site.path] = LayerAction(site.path, type(site.layer).__name__, reason)
     require_applied("depthwise_separable", model.name, len(made), left.values(), "Conv2D")
-    light = substituted(model, view, {id(site.layer): new for site, (new, _) in made.items()})
+    light = substituted(model, {id(site.layer): new for site, (new, _) in made.items()})
     changes = [_change(site, new, error) for site, (new, error) in made.items()]
     return light, make_report("depthwise_separable", costs, Costs.of(light), changes, left)
 

@@ -69,7 +69,7 @@ def share_layers(
     sites = sites_of(view)
     groups = _found(sites, model.name) if blocks is None else _named(sites, blocks)
     shared = [_Shared.of(group, weights) for group in groups]
-    small = substituted(model, view, {id(site.layer): one.layer for one in shared for site in one.group})
+    small = substituted(model, {id(site.layer): one.layer for one in shared for site in one.group})
     for one in shared:
         for variable, array in zip(one.layer.weights, one.weights, strict=True):
             variable.assign(array.astype(variable.dtype))

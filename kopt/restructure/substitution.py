@@ -7,10 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from kopt.graph import GraphView, clone_layer, copy_weights, rewrite
+from kopt.graph import rewrite
 from kopt.graph.internals import flatten_layers
-from kopt.graph.rewrite import Replacement
-from kopt.restructure.sites import Site, sites_of
 
 Weights = dict[str, np.ndarray]
 
@@ -34,25 +32,18 @@ class Substitute:
         return inputs
 
 
-def substituted(
-    model: keras.Model, view: GraphView, substitutes: Mapping[int, Substitute | keras.layers.Layer]
-) -> keras.Model:
+def substituted(model: keras.Model, substitutes: Mapping[int, Substitute | keras.layers.Layer]) -> keras.Model:
     """Return a copy of `model` with other layers in the place of some.
 
     Args:
         model: Functional or Sequential; not changed.
-        view: of it.
         substitutes: by the id of the layer that they replace; a layer itself takes the arguments as they are, and what
             weights it gets is the caller's business.
     """
-    frozen_modes = {id(site.layer): _InTrainingMode(site) for site in sites_of(view) if site.in_training_mode}
-    replacements: dict[int, Replacement] = {**frozen_modes, **substitutes}
-    twin, _ = rewrite(model, lambda layer: replacements.get(id(layer)))
+    twin, _ = rewrite(model, lambda layer: substitutes.get(id(layer)))
     for substitute in (value for value in substitutes.values() if isinstance(value, Substitute)):
         for layer, weights in zip(substitute.layers, substitute.weights, strict=True):
             assign(layer, weights)
-    for mode in frozen_modes.values():
-        mode.finish()
     return twin
 
 
@@ -96,18 +87,3 @@ def changed(layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
 def values(variable: Any) -> np.ndarray:
     """Return a copy of a variable in float64, in which weights are worked out."""
     return keras.ops.convert_to_numpy(variable).astype(np.float64)
-
-
-class _InTrainingMode:
-    """A copy of a layer that the model calls with `training=True`, which a rewritten graph would forget."""
-
-    def __init__(self, site: Site):
-        self._source = site.layer
-        self._twin = clone_layer(site.layer, site.path)
-        self.name = site.layer.name
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._twin(*args, **kwargs, training=True)
-
-    def finish(self) -> None:
-        copy_weights(self._source, self._twin)

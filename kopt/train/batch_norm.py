@@ -17,8 +17,9 @@ from kopt.core.randomness import preserved_random_state
 from kopt.core.settings import choice, whole
 from kopt.core.training_records import BatchNormChange, BatchNormReport
 from kopt.data import from_arrays
-from kopt.graph import copy_weights, require_built, rewrite
-from kopt.graph.internals import flatten_layers, graph_of, serializing_in_memory
+from kopt.graph import clone_layer, copy_weights, require_built, rewrite
+from kopt.graph.configs import rebuilding
+from kopt.graph.internals import flatten_layers, graph_of
 from kopt.train.interception import replaced
 
 Array = npt.NDArray[Any]
@@ -241,17 +242,9 @@ def _copy(model: keras.Model, dataset: tf.data.Dataset) -> keras.Model:
     example = next(iter(dataset), None)
     if example is None:
         raise DataError("There are no batches to estimate statistics from.")
-    try:
-        with preserved_random_state(), serializing_in_memory():
-            twin = type(model).from_config(model.get_config())
-            twin(keras.utils.unpack_x_y_sample_weight(example)[0], training=False)
-    except (NotImplementedError, TypeError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
-        raise UnsupportedModelError(
-            f"Model {model.name!r} ({type(model).__module__}.{type(model).__qualname__}) cannot be copied: it does not "
-            f"rebuild from its config ({reason}). Give it a `get_config` that returns all arguments of its `__init__`, "
-            f"or build it as `keras.Model(inputs, outputs)`."
-        ) from error
+    with preserved_random_state(), rebuilding(model):
+        twin = clone_layer(model, model.name)
+        twin(keras.utils.unpack_x_y_sample_weight(example)[0], training=False)
     copy_weights(model, twin)
     return twin
 

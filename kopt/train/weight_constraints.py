@@ -5,6 +5,7 @@ optimizer changes the weights: Keras optimizers apply the constraints of all var
 """
 
 import abc
+import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -13,8 +14,17 @@ import numpy as np
 import tensorflow as tf
 
 from kopt.core.errors import InputError
-from kopt.graph import OwnedVariable, copy_model, owned_variables
-from kopt.graph.internals import FunctionalModel
+from kopt.graph import OwnedVariable, copy_model, copy_subclassed, copy_weights, owned_variables
+from kopt.graph.internals import (
+    FunctionalModel,
+    graph_of,
+    inner_layers,
+    mark_called,
+    own_variables,
+    serializing_in_memory,
+    unlocked,
+)
+from kopt.graph.rewrite import copy_names
 from kopt.train.interception import with_own_callbacks
 
 _KEY = "kopt_weight_constraints"
@@ -116,11 +126,7 @@ class ConstrainedModel:
 
     def get_config(self) -> dict[str, Any]:
         """Return the config of the model, and its constraints in their order."""
-        held = [
-            {"class_name": keras.saving.get_registered_name(type(one)), "settings": one.settings()}
-            for one in self.weight_constraints
-        ]
-        return {**super().get_config(), _KEY: held}  # type: ignore[misc]
+        return {**super().get_config(), _KEY: _described(self.weight_constraints)}  # type: ignore[misc]
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
@@ -128,10 +134,12 @@ class ConstrainedModel:
         config = dict(config)
         held = config.pop(_KEY)
         model = super().from_config(config, custom_objects=custom_objects)  # type: ignore[misc]
-        for one in held:
-            kind = keras.saving.get_registered_object(one["class_name"], custom_objects)
-            model.constrain_by(kind.from_settings(model, one["settings"]))
+        _constrain(model, held, custom_objects)
         return model
+
+    def without_constraints(self) -> keras.Model:
+        """Return a copy of the model as it was before it had constraints, with the weights of now."""
+        return copy_model(self)
 
     def fit(self, *args: Any, callbacks: Any = None, **settings: Any) -> Any:
         """See `keras.Model.fit`; what a constraint finds wrong with the training is an error before it."""
@@ -152,27 +160,111 @@ class ConstrainedSequential(ConstrainedModel, keras.Sequential):
     """A Sequential model with weight constraints."""
 
 
+@keras.saving.register_keras_serializable("kopt")
+class ConstrainedSubclassed(ConstrainedModel):
+    """A model whose `call` is Python code, with weight constraints.
+
+    An object of the user's class gets a class derived from both. It is saved under the name of this one, with what
+    Keras saves of the user's class inside, which is looked up as ever when the file is opened.
+    """
+
+    _bare: dict[str, Any]
+
+    def constrain_by(self, constraint: WeightConstraint) -> None:
+        """Make a constraint a part of the model."""
+        with unlocked(self):
+            super().constrain_by(constraint)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the model without constraints, and these: by the places of variables, whose names may change."""
+        places = {one.path: place for place, one in enumerate(owned_variables(self))}
+        held = _described(self.weight_constraints)
+        for one in held:
+            one["settings"]["paths"] = [places[path] for path in one["settings"]["paths"]]
+        return {"model": self._bare, _KEY: held}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """Make the model, with constraints in their first state; Keras fills them in as it does the weights."""
+        model = _with_room(keras.saving.deserialize_keras_object(config["model"], custom_objects))
+        owned, held = owned_variables(model), config[_KEY]
+        for one in held:
+            one["settings"]["paths"] = [owned[place].path for place in one["settings"]["paths"]]
+        _constrain(model, held, custom_objects)
+        return model
+
+    def without_constraints(self) -> keras.Model:
+        """Return an object of the user's class with the weights of now."""
+        kind = type(self).__bases__[1]
+        plain = keras.saving.deserialize_keras_object(self._bare, custom_objects={kind.__name__: kind})
+        constraints = {id(one) for one in self.weight_constraints}
+        ours: list[Any] = [layer for layer in inner_layers(self) if id(layer) not in constraints]
+        for one, other in zip(ours, inner_layers(plain), strict=True):
+            copy_weights(one, other)
+            copy_names(one, other)
+        for variable, twin in zip(own_variables(self), own_variables(plain), strict=True):
+            twin.assign(variable)
+        mark_called(plain)
+        return plain
+
+
+def _described(constraints: Sequence[WeightConstraint]) -> list[dict[str, Any]]:
+    return [
+        {"class_name": keras.saving.get_registered_name(type(one)), "settings": one.settings()} for one in constraints
+    ]
+
+
+def _constrain(model: Any, held: Sequence[dict[str, Any]], custom_objects: Any) -> None:
+    for one in held:
+        kind = keras.saving.get_registered_object(one["class_name"], custom_objects)
+        model.constrain_by(kind.from_settings(model, one["settings"]))
+
+
+def _with_room(model: keras.Model) -> Any:
+    """Return a subclassed model itself, made an object of a class that takes weight constraints."""
+    with serializing_in_memory():
+        bare = keras.saving.serialize_keras_object(model)
+    kind: Any = type(model)
+    model.__class__ = _class_with_constraints(kind)
+    object.__setattr__(model, "_bare", bare)
+    return model
+
+
+@functools.cache
+def _class_with_constraints(kind: type[keras.Model]) -> type[Any]:
+    made = type(f"Constrained{kind.__name__}", (ConstrainedSubclassed, kind), {})
+    register = keras.saving.register_keras_serializable("kopt", ConstrainedSubclassed.__name__)
+    register(made)
+    register(ConstrainedSubclassed)  # the name stands for this one where a file is opened, whatever class is in it
+    return made
+
+
 def constrainable(model: keras.Model) -> Any:
     """Return a copy of a model that takes weight constraints; it has those that the model has, in their state.
 
     Raises:
-        UnsupportedModelError: a subclassed model, or a layer that cannot be cloned.
+        UnsupportedModelError: a layer or a subclassed model does not rebuild from its config.
     """
-    copy = copy_model(model, functional=ConstrainedFunctional, sequential=ConstrainedSequential)
+    if constraints_of(model) and graph_of(model) is None:
+        copy = _with_room(model.without_constraints())
+    elif graph_of(model) is None:
+        copy = _with_room(copy_subclassed(model))
+    else:
+        copy = copy_model(model, functional=ConstrainedFunctional, sequential=ConstrainedSequential)
     for one in constraints_of(model):
         copy.constrain_by(type(one).from_settings(copy, one.settings()))
         copy.weight_constraints[-1].set_weights(one.get_weights())
     return copy
 
 
-def plain_copy(model: keras.Model) -> Any:
-    """Return a copy of a model without its weight constraints, which are applied once more before.
+def plain_copy(model: Any) -> keras.Model:
+    """Return a copy of a model with weight constraints without them; they are applied once more before.
 
     The given model changes by that, if something else than an optimizer has changed its weights.
     """
     for one in constraints_of(model):
         one.apply()
-    return copy_model(model)
+    return model.without_constraints()
 
 
 def constraints_of(model: keras.Model) -> tuple[WeightConstraint, ...]:

@@ -10,23 +10,16 @@ from kopt import profile
 
 pytestmark = pytest.mark.slow
 
-# Multiply-accumulates in millions, as published. Sandler et al. 2018, table 4; Howard et al. 2017, table 8; He et al.
-# 2016, table 1 (their FLOPs are multiply-adds; Keras has their strides, in the first convolution of a block);
-# Simonyan and Zisserman 2015 as counted by torchvision; Huang et al. 2017 as counted by torchvision; Szegedy et al.
-# 2016 as counted by torchvision; Tan and Le 2019, table 2; Liu et al. 2022 as counted by torchvision; Zoph et al. 2018,
-# table 3; Howard et al. 2019, table 3. The whole of `keras.applications` is in `benchmarks/costs_applications.py`.
+# Multiply-accumulates in millions, as published. Sandler et al. 2018, table 4; He et al. 2016, table 1 (their FLOPs are
+# multiply-adds; Keras has their strides, in the first convolution of a block); Huang et al. 2017 as counted by
+# torchvision; Tan and Le 2019, table 2; Liu et al. 2022 as counted by torchvision. The whole of `keras.applications` is
+# in `benchmarks/costs_applications.py`.
 PUBLISHED = {
     "MobileNetV2": 300.8,
-    "MobileNet": 569.0,
     "ResNet50": 3800.0,
-    "VGG16": 15470.0,
-    "VGG19": 19630.0,
     "DenseNet121": 2834.0,
-    "InceptionV3": 5713.0,
     "EfficientNetB0": 390.0,
     "ConvNeXtTiny": 4460.0,
-    "NASNetMobile": 564.0,
-    "MobileNetV3Large": 219.0,
 }
 
 
@@ -63,7 +56,7 @@ def test_published_multiply_accumulates(name):
     assert profile.model(build(name)).macs / 1e6 == pytest.approx(PUBLISHED[name], rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["MobileNetV2", "MobileNetV3Small", "ResNet50", "NASNetMobile", "Xception"])
+@pytest.mark.parametrize("name", ["MobileNetV3Small", "ResNet50", "Xception"])
 def test_tensorflow_counts_the_same(name):
     model = build(name)
     costs, graph = profile.model(model), tensorflow_graph(model)

@@ -113,6 +113,22 @@ def test_a_saved_model_is_a_model_too(cnn, tmp_path):
     np.testing.assert_allclose(measure.load(onnx.path).predict(x), model.predict(x, verbose=0), atol=1e-6)
 
 
+def test_convolutions_of_groups_reach_onnx_runtime(tmp_path):
+    image = keras.Input((8, 8, 6), name="image")
+    model = keras.Model(image, L.Conv2D(12, 3, groups=3, name="grouped")(image))
+    x = np.random.default_rng(0).normal(size=(3, 8, 8, 6)).astype("float32")
+    artifact = export.onnx(model, tmp_path / "m.onnx")
+    assert {operator.name for operator in artifact.operators} <= {
+        "Conv",
+        "Add",
+        "Transpose",
+        "Reshape",
+        "Split",
+        "Concat",
+    }
+    np.testing.assert_allclose(measure.load(artifact.path).predict(x), model.predict(x, verbose=0), atol=1e-5)
+
+
 def test_exact_gelu_reaches_onnx_runtime(tmp_path):
     i = keras.Input((4,), name="x")
     model = keras.Model(i, L.Activation(lambda x: keras.activations.gelu(x, approximate=False))(i))

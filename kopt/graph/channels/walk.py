@@ -2,11 +2,11 @@
 
 import keras
 
-from kopt.core.errors import ConfigError, nearest
 from kopt.graph.channels.ledger import Ledger, Passage, Visit, fixed
 from kopt.graph.channels.maps import ChannelMap, Channels, Fixed, UnfollowedError
 from kopt.graph.channels.rules import rule_of
 from kopt.graph.internals import node_of
+from kopt.graph.layer_names import is_named, named
 from kopt.graph.view import Call, GraphView
 
 
@@ -33,7 +33,7 @@ class _Walker:
     def __init__(self, protect: tuple[str, ...]):
         self.ledger = Ledger()
         self._protect = protect
-        self._names: set[str] = set()
+        self._paths: dict[str, None] = {}
         self._entered: dict[int, Channels] = {}
         self._unshrunk: list[tuple[keras.Operation, str, str]] = []
 
@@ -48,7 +48,8 @@ class _Walker:
             else:
                 given = self._given(Visit(path, call, taken, self.ledger))
                 self.ledger.passages.append(Passage(path, call, taken, given))
-            if self._is_protected(path, call.operation.name):
+            self._paths[path] = None
+            if any(is_named(path, name) for name in self._protect):
                 for channels in given:
                     self.ledger.freeze(channels, "it is protected")
             known.update({id(tensor): channels for tensor, channels in zip(call.outputs, given, strict=True)})
@@ -93,15 +94,7 @@ class _Walker:
         for operation, path, reason in self._unshrunk:
             self.ledger.freeze_operation(operation, path, reason)
 
-    def _is_protected(self, path: str, name: str) -> bool:
-        self._names |= {path, name}
-        return any(one in (path, name) or path.startswith(f"{one}/") or f"/{one}/" in path for one in self._protect)
-
     def require_known(self) -> None:
         """Raise if a name to protect was not seen."""
-        for one in self._protect:
-            if one not in self._names:
-                raise ConfigError(
-                    f"`protect` names {one!r}, which is no layer of the model.{nearest(one, self._names)} Give the "
-                    f'name of a layer, or its path `"<model>/<layer>"` if it is in a nested model.'
-                )
+        for name in self._protect:
+            named(self._paths, name, "protect")

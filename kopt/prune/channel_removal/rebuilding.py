@@ -10,7 +10,8 @@ import numpy.typing as npt
 from kopt.core.errors import UnsupportedModelError
 from kopt.core.randomness import preserved_random_state
 from kopt.graph.channels import ChannelGraph, WeightAxis
-from kopt.graph.internals import flatten_layers, graph_of, safe_mode_scope, serializing_in_memory
+from kopt.graph.configs import rebuilding
+from kopt.graph.internals import flatten_layers, graph_of, safe_mode_scope
 from kopt.graph.rewrite import copy_model_settings, copy_state
 from kopt.graph.values import values_of
 from kopt.prune.channel_removal.configs import shrunk
@@ -51,19 +52,12 @@ def rebuild(model: keras.Model, graph: ChannelGraph, kept: Kept) -> keras.Model:
 def _from_config(model: keras.Model, graph: ChannelGraph, kept: Kept) -> keras.Model:
     inside = [*flatten_layers(model), *(flow.call.operation for flow in graph.flows)]
     classes = {type(one).__name__: type(one) for one in inside if not type(one).__module__.startswith("keras.")}
-    try:
-        with serializing_in_memory(), safe_mode_scope(False), keras.saving.custom_object_scope(classes):
-            kind, config = type(model), model.get_config()
-            if isinstance(model, PenalizedModel):
-                kind, config = model.plain, model.plain_config()
-            return kind.from_config(shrunk(config, graph.settings, kept))
-    except (NotImplementedError, TypeError, ValueError, KeyError) as error:
-        raise UnsupportedModelError(
-            f"Model {model.name!r} does not rebuild from its config ({str(error).splitlines()[0]}). Give every custom "
-            f"layer a `get_config` that returns all arguments of its `__init__`; saving and loading the model then "
-            f"works, and so does this. A subclass that builds its graph in `__init__` is taken as "
-            f"`keras.Model(model.inputs, model.outputs)`."
-        ) from error
+    kind: Any = type(model)
+    config = model.get_config
+    if isinstance(model, PenalizedModel):
+        kind, config = model.plain, model.plain_config
+    with rebuilding(model), safe_mode_scope(False), keras.saving.custom_object_scope(classes):
+        return kind.from_config(shrunk(config(), graph.settings, kept))
 
 
 def _pairs(old: Any, new: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:

@@ -8,7 +8,7 @@ import keras
 from kopt.core.errors import ConfigError, UnsupportedModelError, nearest
 from kopt.core.randomness import preserved_random_state
 from kopt.core.records import LayerAction, TransformReport
-from kopt.graph import GraphView, clone_layer, copy_weights, require_built, rewrite, signature
+from kopt.graph import GraphView, clone_layer, copy_subclassed, copy_weights, require_built, rewrite, signature
 from kopt.graph.internals import flatten_layers, graph_of
 from kopt.train.internals import share_value
 from kopt.train.numerics.fragility import fragile_layer, output_reasons
@@ -102,9 +102,7 @@ class _Recast:
         return twin
 
     def subclassed(self, model: keras.Model) -> keras.Model:
-        twin = clone_layer(model, model.name)
-        twin.build_from_config(model.get_build_config())
-        copy_weights(model, twin)
+        twin = copy_subclassed(model)
         for layer, copy in zip(_children(model), _children(twin), strict=True):
             self._set_policies(layer, copy, None)
         twin.dtype_policy = self._policy

@@ -1,6 +1,5 @@
 """Learning rates that differ between layers."""
 
-import fnmatch
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from kopt.core.errors import ConfigError, UnsupportedModelError, nearest
 from kopt.core.settings import number
 from kopt.core.training_records import LayerMultiplier, LayerMultipliers
 from kopt.graph.internals import flatten_layers
+from kopt.graph.layer_names import is_named
 from kopt.train import internals
 from kopt.train.optimizers.wrapper import OptimizerWrapper, chain
 
@@ -211,6 +211,4 @@ def _is_whole(rule: str, path: str) -> bool:
 def _applies(rule: str, path: str) -> bool:
     if rule.startswith(_REGEX):
         return re.search(rule[len(_REGEX) :], path) is not None
-    if any(mark in rule for mark in "*?["):
-        return any(fnmatch.fnmatchcase(path, form) for form in (rule, f"{rule}/*", f"*/{rule}", f"*/{rule}/*"))
-    return f"/{rule}/" in f"/{path}/" or _is_whole(rule, path)
+    return is_named(path, rule) or _is_whole(rule, path)

@@ -179,7 +179,7 @@ def test_weights_that_an_average_has_changed_are_put_back():
         ({"clusters": 1}, "`clusters` must be a whole number of at least 2. Received: 1"),
         ({"clusters": 8, "initialization": "kmeans"}, "Did you mean 'k-means\\+\\+'"),
         ({"clusters": 8, "centroid_update": "max"}, "Accepted: mean, sum"),
-        ({"clusters": 8, "layers": ["hiden"]}, "no layer is called so. Did you mean 'hidden'"),
+        ({"clusters": 8, "layers": ["hiden"]}, "no layer is called 'hiden'. Did you mean 'hidden'"),
         ({"clusters": 500}, "Nothing in the model 'net' can be clustered .* 192 different weights"),
         ({"clusters": 8, "iterations": -1}, "at least 0"),
     ],
@@ -203,17 +203,48 @@ def test_models_are_checked():
         weights(broken, clusters=4)
 
     class Own(keras.Model):
-        def __init__(self):
+        def __init__(self, units):
             super().__init__()
-            self.dense = L.Dense(4)
+            self.dense = L.Dense(units)
 
         def call(self, x):
             return self.dense(x)
 
-    own = Own()
+    own = Own(4)
     own(X)
-    with pytest.raises(UnsupportedModelError, match="Own"):
+    with pytest.raises(UnsupportedModelError, match=r"Own.* does not rebuild from its config"):
         weights(own, clusters=4)
+
+
+@keras.saving.register_keras_serializable("kopt_tests")
+class Doubled(keras.Model):
+    """A model whose `call` is Python code."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.dense = L.Dense(12, name="dense")
+        self.head = L.Dense(4, name="head")
+
+    def build(self, shape):
+        self.dense.build(shape)
+        self.head.build(shape)
+
+    def call(self, x):
+        return self.head(self.dense(self.dense(x)))
+
+
+def test_a_subclassed_model_keeps_masks_and_codebooks_in_its_file(tmp_path):
+    model = Doubled()
+    model(X)
+    masked, _ = kopt.prune.magnitude(model, 0.5)
+    clustered, report = weights(masked, clusters=5)
+    assert [one.layer for one in report.variables] == ["dense", "head"]
+    train(clustered, epochs=1).save(tmp_path / "model.keras")
+    plain, _ = finalize(train(keras.saving.load_model(tmp_path / "model.keras"), epochs=1))
+    assert type(plain) is Doubled
+    for layer in (plain.dense, plain.head):
+        assert np.unique(layer.kernel.numpy()).size == 5
+        assert np.mean(layer.kernel.numpy() == 0) >= 0.5
 
 
 def test_channels_of_models_under_constraints_stay():

@@ -64,6 +64,7 @@ def test_advice_on_python_and_on_small_calls_and_none_where_the_model_is_the_lim
     assert "Nothing here is left undone on 2 core(s)" in advice(small[:1], facts[:1])[0]
 
 
+@pytest.mark.slow
 def test_the_slow_stage_is_found_and_what_follows_is_said(tmp_path):
     dataset = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8).map(lambda x, y: (slow(x), y))
     result = diagnose(dataset, model(), seconds=1.0)

@@ -184,6 +184,7 @@ def test_round_trip_is_exact_and_in_order(tmp_path, kind):
     assert labels(doubled) == (2 * Y).tolist()
 
 
+@pytest.mark.slow
 def test_order_of_many_examples(tmp_path):
     # Four blocks of 256 are about 1,024 examples: turns of 1024 // (16 * 3) = 21. There are 47 whole turns and one of
     # 13, so 16 for each shard; the last shard has the short one.

@@ -153,3 +153,23 @@ def test_signature_of_a_subclassed_model_with_two_arguments_is_refused():
     model(np.zeros((7, 4), "float32"), np.zeros((7, 4), "float32"))
     with pytest.raises(UnsupportedModelError, match="one argument"):
         signature(model)
+
+
+def test_the_signature_of_a_subclassed_model_leaves_its_losses():
+    class Penalized(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(2, kernel_initializer="ones", activity_regularizer=keras.regularizers.L1(1))
+
+        def call(self, inputs):
+            self.add_loss(keras.ops.sum(inputs))
+            return self.dense(inputs)
+
+    model = Penalized()
+    model(np.ones((1, 3), "float32"))
+    # The sum of three ones, and two outputs of 3.
+    assert sorted(map(float, model.losses)) == [3.0, 6.0]
+    signature(model)
+    assert sorted(map(float, model.losses)) == [3.0, 6.0]
+    model(np.ones((2, 3), "float32"))
+    assert sorted(map(float, model.losses)) == [6.0, 6.0]  # the regularizer divides by the size of the batch

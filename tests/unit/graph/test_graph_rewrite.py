@@ -225,6 +225,41 @@ def test_dropout_is_not_fixed_to_inference():
     assert not np.array_equal(twin(x, training=True), twin(x, training=False))
 
 
+def test_a_layer_that_was_called_in_training_mode_still_is():
+    x = keras.Input((4,))
+    y = L.Dropout(0.5, name="always")(x, training=True)
+    inner_in = keras.Input((4,))
+    inner = keras.Model(inner_in, L.Dropout(0.5, name="inside")(inner_in), name="inner")
+    model = keras.Model(x, [y, inner(x, training=True), L.Dropout(0.5, name="default")(x)])
+    twin, _ = rewrite(model, lambda layer: None)
+    for one in (model, twin):
+        # Called without a mode: zeros and doubled values where dropout is on.
+        always, inside, default = (np.asarray(value) for value in one(np.ones((64, 4), "float32")))
+        assert set(np.unique(always)) == set(np.unique(inside)) == {0.0, 2.0}
+        np.testing.assert_array_equal(default, np.ones((64, 4)))
+        # A mode of the whole model goes before, in Keras.
+        np.testing.assert_array_equal(one(np.ones((2, 4), "float32"), training=False)[0], np.ones((2, 4)))
+
+
+def test_a_replacement_gets_the_mode_that_was_asked_for_if_it_takes_one():
+    x = keras.Input((4,))
+    y = L.Dropout(0.5, name="always")(x, training=True)
+    model = keras.Model(x, [y, L.Dropout(0.5, name="default")(x)])
+    modes = {}
+
+    def replace(layer):
+        def noted(inputs, training="not given"):
+            modes[layer.name] = training
+            return inputs
+
+        return noted
+
+    rewrite(model, replace)
+    assert modes == {"always": True, "default": "not given"}
+    twin, _ = rewrite(model, lambda layer: lambda inputs: inputs)
+    assert twin.count_params() == 0
+
+
 def test_trainable_flags_and_policy_are_copied():
     model = keras.Sequential([keras.Input((4,)), L.Dense(3, name="a"), L.Dense(3, name="b")])
     model.trainable = False

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 import kopt
 from kopt.core.errors import ConfigError, InputError, NonFiniteError, UnsupportedModelError
@@ -294,10 +295,98 @@ def test_a_training_that_ends_before_the_schedule_is_warned_of():
         pruned.fit(X, Y, batch_size=16, verbose=0)
 
 
-class Subclassed(keras.Model):
-    def __init__(self):
+@keras.saving.register_keras_serializable("kopt_tests")
+class Branching(keras.Model):
+    """A subclass with layers in a list, without names, and a kernel of its own."""
+
+    def __init__(self, units=16, **settings):
+        super().__init__(**settings)
+        self.units = units
+        self.hidden = L.Dense(units, activation="relu", kernel_constraint="non_neg")
+        self.branches = [L.Dense(4), L.Dense(4)]
+        self.norm = L.BatchNormalization()
+        self.mix = self.add_weight(shape=(4, 4), initializer="glorot_uniform", name="mix_kernel")
+
+    def call(self, inputs, training=None):
+        x = self.hidden(inputs)
+        return self.norm(self.branches[0](x) + self.branches[1](x) @ self.mix, training=training)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def branching():
+    keras.utils.set_random_seed(3)
+    model = Branching(20, name="branching")
+    model(X)
+    return model
+
+
+@ENDS_EARLY
+def test_a_subclassed_model_trains_saves_and_becomes_itself_again(tmp_path):
+    model = branching()
+    before = [value.copy() for value in model.get_weights()]
+    pruned, report = magnitude(model, GRADUAL, sparsity_by_layer={model.branches[0].name: 0.5})
+    assert isinstance(pruned, Branching)
+    assert [one.shape for one in report.variables] == [(4, 4), (12, 20), (20, 4), (20, 4)]
+    assert [one.layer for one in report.variables[1:]] == [layer.name for layer in (model.hidden, *model.branches)]
+    np.testing.assert_array_equal(pruned(X), model(X))
+    train(pruned, epochs=1)
+    pruned.save(tmp_path / "pruned.keras")
+    loaded = keras.saving.load_model(tmp_path / "pruned.keras")
+    assert int(loaded.pruning.step.numpy()) == 4
+    train(loaded, epochs=2)
+    plain, after = finalize(loaded)
+    assert type(plain) is Branching
+    assert [one.sparsity for one in after.variables] == [0.75, 0.75, 0.5, 0.75]
+    assert (plain.hidden.kernel.numpy() >= 0).all()
+    np.testing.assert_array_equal(plain(X), loaded(X))
+    assert len(plain.variables) == len(model.variables)
+    for value, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, old)
+
+
+def test_two_subclasses_are_told_apart_in_files(tmp_path):
+    @keras.saving.register_keras_serializable("kopt_tests")
+    class Other(Branching):
+        pass
+
+    models = {"branching": branching(), "other": Other()}
+    models["other"](X)
+    for name, model in models.items():
+        magnitude(model, 0.5)[0].save(tmp_path / f"{name}.keras")
+    for name, model in models.items():
+        loaded = keras.saving.load_model(tmp_path / f"{name}.keras")
+        assert type(finalize(loaded)[0]) is type(model)
+
+
+def test_a_model_of_tf_keras_becomes_one_of_keras_3():
+    layers = [tf_keras.layers.Dense(6, activation="relu", name="a"), tf_keras.layers.Dense(4, name="b")]
+    model = tf_keras.Sequential([tf_keras.Input((12,)), *layers])
+    pruned, report = magnitude(model, 0.5)
+    assert isinstance(pruned, keras.Sequential)
+    assert [one.path for one in report.variables] == ["a/kernel", "b/kernel"]
+    kernel = model.get_layer("a").kernel.numpy()
+    kept = np.abs(kernel) > np.median(np.abs(kernel))
+    np.testing.assert_array_equal(pruned.get_layer("a").kernel.numpy(), np.where(kept, kernel, 0))
+
+
+def test_a_model_of_tf_keras_without_counterpart_is_refused():
+    class Doubling(tf_keras.layers.Layer):
+        def call(self, inputs):
+            return 2 * inputs
+
+    model = tf_keras.Sequential([tf_keras.layers.Dense(2, input_shape=(3,)), Doubling()], name="old")
+    with pytest.raises(UnsupportedModelError, match=r"tf_keras model 'old' has no Keras 3 model .*'Doubling'"):
+        magnitude(model, 0.5)
+
+
+class Forgetful(keras.Model):
+    """A subclass whose config does not say how wide it is."""
+
+    def __init__(self, layer):
         super().__init__()
-        self.dense = L.Dense(3)
+        self.dense = layer
 
     def call(self, inputs):
         return self.dense(inputs)
@@ -309,8 +398,8 @@ def nan():
     return model
 
 
-def subclassed():
-    model = Subclassed()
+def forgetful():
+    model = Forgetful(L.Dense(4))
     model(X)
     return model
 
@@ -337,7 +426,9 @@ def subclassed():
         (lambda: keras.Sequential([L.Dense(3)]), {}, InputError, "built"),
         (lambda: keras.Sequential([keras.Input((3,)), L.ReLU()]), {}, ConfigError, "it has no kernels"),
         (nan, {}, NonFiniteError, "hidden"),
-        (subclassed, {}, UnsupportedModelError, "subclass|Python"),
+        (forgetful, {}, UnsupportedModelError, "'forgetful.*does not rebuild from its config"),
+        (lambda: Branching(), {}, InputError, "never called"),
+        (branching, {"backend": "tfmot"}, UnsupportedModelError, "`call` is Python code"),
     ],
 )
 def test_what_cannot_be_pruned(make, settings, error, words):

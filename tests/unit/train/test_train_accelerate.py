@@ -54,6 +54,7 @@ def test_history_and_weights_are_those_of_fit(case):
     assert largest_difference(plain, ours) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_model_inside_is_the_users_own_afterwards(tmp_path):
     model = network()
     optimizer = model.optimizer
@@ -148,6 +149,7 @@ def test_callbacks_get_the_model_of_the_user_and_can_stop_it():
     assert len(history.history["loss"]) == 2
 
 
+@pytest.mark.slow
 def test_steps_per_execution_fixes_the_steps_of_a_call():
     calls = []
 
@@ -229,6 +231,7 @@ def test_several_inputs_and_outputs_by_name():
     assert largest_difference(plain, ours) < 1e-6
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_built_is_built_on_the_first_batch():
     def build():
         keras.utils.set_random_seed(0)
@@ -242,6 +245,7 @@ def test_a_model_that_is_not_built_is_built_on_the_first_batch():
     assert largest_difference(plain, ours) < 1e-5
 
 
+@pytest.mark.slow
 def test_float16_layers_get_their_loss_scaled():
     model = network(compiled=False)
     model.get_layer("dense").dtype_policy = keras.DTypePolicy("mixed_float16")

@@ -178,6 +178,7 @@ def state(model):
     return [np.asarray(v).tobytes() for v in variables], model.optimizer.built, model.train_function
 
 
+@pytest.mark.slow
 def test_every_trial_is_reported_and_the_model_is_as_before():
     def run(find):
         model = make_model()

@@ -185,6 +185,7 @@ def test_model_and_random_numbers_are_as_before():
     assert run(find=True) == run(find=False)
 
 
+@pytest.mark.slow
 def test_finds_a_rate_that_trains_and_says_so_in_a_file(tmp_path):
     found = find_learning_rate(make_model(), (X, Y), batch_size=16, steps=60)
     assert found.stopped in ("diverged", "completed")

@@ -172,6 +172,7 @@ def test_subclassed_model_with_data():
     assert estimate_memory(model, 8, data=dataset).layers[0].activation_bytes == 8 * 50 * FLOAT
 
 
+@pytest.mark.slow
 def test_accelerated_model_is_its_model():
     model = mlp()
     model.compile("adam", "mse")

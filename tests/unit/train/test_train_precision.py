@@ -320,7 +320,7 @@ def test_a_subclassed_model_must_name_its_output_layer():
 
 def test_a_lambda_is_refused_by_name():
     model = keras.Sequential([keras.Input((4,)), L.Lambda(lambda x: 2 * x, name="twice"), L.Dense(1)])
-    with pytest.raises(UnsupportedModelError, match=r"'twice' .*Lambda.*cannot be cloned"):
+    with pytest.raises(UnsupportedModelError, match=r"'twice' .*Lambda.*cannot be copied"):
         to_precision(model, "mixed_bfloat16")
 
 

@@ -194,6 +194,7 @@ def test_assigned_weights_and_the_global_generator():
     np.testing.assert_allclose(results[1][1][scale], 0.25)  # Halved once a step.
 
 
+@pytest.mark.slow
 def test_spectral_normalization_and_shared_layers():
     keras.utils.set_random_seed(7)
     i = keras.Input((4,))

@@ -247,6 +247,7 @@ def test_state_that_keras_does_not_track():
     assert (int(layer.steps), layer.state.calls) == before
 
 
+@pytest.mark.slow
 def test_steps_of_an_accelerated_model():
     inner = make_model("sgd")
     accelerated = accelerate(inner, accumulate_steps=3)

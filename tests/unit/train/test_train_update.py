@@ -107,6 +107,7 @@ def test_losses_that_reduce_differently_cannot_be_accumulated():
         update_of(model, accumulate_steps=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate_steps", [1, 2])
 def test_a_batch_that_is_not_finite_changes_nothing(accumulate_steps):
     model = network()

@@ -1,0 +1,35 @@
+"""Making layers and models of their configs, as a saved file does."""
+
+import contextlib
+from collections.abc import Iterator
+
+import keras
+
+from kopt.core.errors import UnsupportedModelError
+from kopt.graph.internals import serializing_in_memory
+
+
+@contextlib.contextmanager
+def rebuilding(layer: keras.layers.Layer, path: str = "") -> Iterator[None]:
+    """Turn what Keras says of a config that makes no object into one error, with the ways out.
+
+    Args:
+        layer: or model that is made anew.
+        path: what it is called in the message; its name by default.
+
+    Raises:
+        UnsupportedModelError: it does not rebuild from its config.
+    """
+    try:
+        with serializing_in_memory():
+            yield
+    except (NotImplementedError, TypeError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        kind = f"{type(layer).__module__}.{type(layer).__qualname__}"
+        what = f"{'Model' if isinstance(layer, keras.Model) else 'Layer'} {(path or layer.name)!r}"
+        raise UnsupportedModelError(
+            f"{what} ({kind}) cannot be copied: it does not rebuild from its config ({reason}). "
+            f"Give a custom layer or model a `get_config` that returns all arguments of its `__init__`; write a lambda "
+            f"as a function registered with `@keras.saving.register_keras_serializable()`, or as `keras.ops`; take a "
+            f"subclass that builds its graph in `__init__` as `keras.Model(model.inputs, model.outputs)`."
+        ) from error

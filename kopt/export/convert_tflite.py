@@ -24,6 +24,7 @@ def convert(
     keep_float: list[str],
     select_ops: bool,
     fused_rnn: bool,
+    trained: bool,
 ) -> None:
     """Write the file.
 
@@ -36,10 +37,11 @@ def convert(
         calibration: `.npz` of arrays by input name, first axis the samples; `None` if the scheme needs none.
         keep_float: regular expressions; operators whose output tensor matches one stay in float.
         select_ops: allow operators of the TensorFlow runtime in the file.
+        trained: the model holds the ranges of its activations.
         fused_rnn: the model holds a fused LSTM: only the converter's older quantizer treats it right.
     """
     converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=[signature])
-    _configure(converter, scheme, io_dtype, select_ops)
+    _configure(converter, scheme, io_dtype, select_ops, trained)
     if calibration is not None:
         converter.representative_dataset = _representative_dataset(calibration)
     if fused_rnn and calibration is not None:
@@ -48,13 +50,13 @@ def convert(
     Path(output).write_bytes(content)
 
 
-def _configure(converter: Any, scheme: str, io_dtype: str, select_ops: bool) -> None:
+def _configure(converter: Any, scheme: str, io_dtype: str, select_ops: bool, trained: bool) -> None:
     operators = [_OPS.TFLITE_BUILTINS]
     if scheme != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if scheme == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    elif scheme == "int8":
+    elif scheme == "int8" and not trained:  # without a data set, the converter refuses operators of integers only
         operators = [_OPS.TFLITE_BUILTINS_INT8]
     elif scheme == "int16x8":
         operators = [_OPS.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8]

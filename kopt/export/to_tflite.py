@@ -22,7 +22,7 @@ from kopt.export.inspection import TFLiteContent, inspect_tflite
 from kopt.export.manifest import check_target
 from kopt.export.process import converter
 from kopt.export.source import SIGNATURE, Source, prepare, trace
-from kopt.export.twins import integer_twin
+from kopt.export.twins import integer_twin, is_trained_for_integers, trained_twin
 from kopt.export.verification import examples
 from kopt.graph import GraphView
 
@@ -84,11 +84,13 @@ def tflite(
     """
     config = ExportConfig("tflite", scheme, io_dtype, tuple(fallback))
     kind = get_scheme(scheme)
-    _check_request(kind, calibration, fallback, batch_size)
     model, inputs = prepare(model)
+    trained = _trained(model, kind)
+    _check_request(kind, calibration, fallback, batch_size, trained is not None)
     ranges = None if calibration is None else sample(calibration, samples=samples, seed=seed, inputs=inputs)
     compared = examples(ranges, inputs, seed)
     keep_float = _tensor_patterns(model, fallback)
+    float_parts = None if trained is None else _tensor_patterns(None, trained.float_layers)
     check_target(path, format="tflite", overwrite=overwrite)
     converter.start()
     source, fused = _convertible(trace(model, batch_size=batch_size), kind)
@@ -98,24 +100,50 @@ def tflite(
         "keep_float": keep_float,
         "select_ops": select_ops,
         "fused_rnn": fused,
+        "trained": trained is not None,
     }
     with scratch_directory() as scratch:
-        used = ranges if kind.needs_calibration else None
+        used = ranges if kind.needs_calibration and trained is None else None
         saved = None if used is None else _save_arrays(used, scratch)
         return assemble(
             source,
             path,
             format="tflite",
             scheme=kind,
-            convert=lambda staged: _convert(source, staged, kind, {**job, "calibration": saved}),
+            convert=lambda staged: _convert(source, staged, kind, {**job, "calibration": saved}, float_parts or ()),
             examples=compared,
             options=_options(config, batch_size, select_ops, used and len(next(iter(used.values())))),
             overwrite=overwrite,
         )
 
 
-def _check_request(scheme: Scheme, calibration: Any, fallback: Sequence[str], batch_size: int | None) -> None:
-    if scheme.needs_calibration and calibration is None:
+def _trained(model: Any, scheme: Scheme) -> Any:
+    """Return the model if it was trained for integers, else `None`.
+
+    Raises:
+        ConfigError: it was trained for another scheme.
+    """
+    model = model.model if isinstance(model, Source) else model
+    if model is None or isinstance(model, Path) or not is_trained_for_integers(model):
+        return None
+    record = getattr(model, "quantization", None)
+    if record is not None and record.scheme != scheme.name:
+        raise ConfigError(
+            f"Model {model.name!r} was trained for the scheme {record.scheme!r}. Received: scheme={scheme.name!r}. "
+            f"Export it with the scheme it was trained for, or the float model that it was made from."
+        )
+    return model
+
+
+def _check_request(
+    scheme: Scheme, calibration: Any, fallback: Sequence[str], batch_size: int | None, trained: bool
+) -> None:
+    if trained and fallback:
+        raise ConfigError(
+            f"A model that was trained for integers has its float layers already. Received: fallback={fallback!r}. "
+            f"Name them as `skip` of `kopt.quantize.aware`."
+        )
+    if scheme.needs_calibration and calibration is None and not trained:
         raise ConfigError(
             f"Scheme {scheme.name!r} needs `calibration`: a hundred real inputs, as arrays or a tf.data.Dataset, "
             f"e.g. `calibration=(x_train, y_train)`; on the command line, `--data`."
@@ -140,16 +168,25 @@ def _convertible(source: Source, scheme: Scheme) -> tuple[Source, bool]:
         )
     if source.has_loop and scheme.needs_calibration:
         return fused_source(source, scheme), True
+    if source.model is not None and is_trained_for_integers(source.model):
+        return _with_function_of(source, trained_twin(source.model)), False
     if source.has_loop and source.batch_size is None:
         return trace(source, batch_size=1), False
     twin = source.model and integer_twin(source.model)
     if scheme.needs_calibration and twin is not source.model:
-        converted = trace(twin, batch_size=source.batch_size)
-        return dataclasses.replace(source, function=converted.function, concrete=converted.concrete), False
+        return _with_function_of(source, twin), False
     return source, False
 
 
-def _convert(source: Source, staged: Path, scheme: Scheme, job: dict[str, Any]) -> Converted:
+def _with_function_of(source: Source, twin: Any) -> Source:
+    """Return `source` with the graph of a copy of its model for the converter; files are compared with its own."""
+    converted = trace(twin, batch_size=source.batch_size)
+    return dataclasses.replace(source, function=converted.function, concrete=converted.concrete)
+
+
+def _convert(
+    source: Source, staged: Path, scheme: Scheme, job: dict[str, Any], float_parts: Sequence[str]
+) -> Converted:
     with source.as_saved_model() as directory:
         job = {**job, "saved_model": str(directory)}
         if scheme.name == "int4":
@@ -158,7 +195,7 @@ def _convert(source: Source, staged: Path, scheme: Scheme, job: dict[str, Any]) 
             _run_tflite(source, staged, {**job, "scheme": scheme.name})
     content = inspect_tflite(staged)
     if scheme.name == "int8" and not job["keep_float"]:
-        _require_integers(content)
+        _require_integers(content, float_parts)
     notes = _notes(source, scheme, content)
     return Converted(content.operators, content.output_step, notes, runs_here=FLEX_NOTE not in notes)
 
@@ -196,11 +233,13 @@ def _run_tflite(source: Source, output: Path, job: dict[str, Any]) -> None:
         ) from error
 
 
-def _require_integers(content: TFLiteContent) -> None:
-    if content.float_operators:
-        shown = "; ".join(content.float_operators[:5])
+def _require_integers(content: TFLiteContent, float_parts: Sequence[str]) -> None:
+    """Raise if operators compute in float that are not part of the layers which `float_parts` are patterns for."""
+    floats = [name for name in content.float_operators if not any(re.search(part, name) for part in float_parts)]
+    if floats:
+        shown = "; ".join(floats[:5])
         raise ExportError(
-            f"{len(content.float_operators)} operator(s) of the int8 file still compute in float: {shown}. Name their "
+            f"{len(floats)} operator(s) of the int8 file still compute in float: {shown}. Name their "
             f"layers in `fallback` if that is acceptable, or choose another scheme."
         )
 

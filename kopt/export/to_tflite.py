@@ -160,6 +160,9 @@ def _check_request(
 
 def _convertible(source: Source, scheme: Scheme) -> tuple[Source, bool]:
     """Return what the converter gets, and whether it is the fused twin of a model with an LSTM."""
+    if source.model is not None and is_trained_for_integers(source.model):
+        fixed = trace(source, batch_size=1) if source.has_loop and source.batch_size is None else source
+        return _with_function_of(fixed, trained_twin(source.model)), False
     integers = [info.name for info in source.inputs if not info.dtype.startswith("float")]
     if scheme.name == "int16x8" and integers:
         raise UnsupportedModelError(
@@ -168,8 +171,6 @@ def _convertible(source: Source, scheme: Scheme) -> tuple[Source, bool]:
         )
     if source.has_loop and scheme.needs_calibration:
         return fused_source(source, scheme), True
-    if source.model is not None and is_trained_for_integers(source.model):
-        return _with_function_of(source, trained_twin(source.model)), False
     if source.has_loop and source.batch_size is None:
         return trace(source, batch_size=1), False
     twin = source.model and integer_twin(source.model)

@@ -1,15 +1,14 @@
 """A number and a shift for each channel, which TFLite computes exactly as a depthwise convolution of one point."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
-L = keras.layers
-
 
 @keras.saving.register_keras_serializable("kopt")
-class Affine(L.Layer):
+class Affine(keras.layers.Layer):
     """`kernel * x + bias` along the last axis: what is left of a normalization or a rescaling that no kernel took in.
 
     A kernel of one weight a channel has no rounding error: the weight is the largest of its channel.
@@ -32,6 +31,10 @@ class Affine(L.Layer):
         outputs = inputs * self.kernel
         return outputs if self.bias is None else outputs + self.bias
 
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return the shape of the input."""
+        return input_shape
+
     def get_config(self) -> dict[str, Any]:
         """Return what `__init__` takes."""
         return {**super().get_config(), "use_bias": self.use_bias}
@@ -42,17 +45,22 @@ def unfit(rank: int) -> str:
     return "" if rank <= 4 else f"TFLite has no depthwise convolution over {rank - 2} axes"
 
 
-def affine_twin(layer: Any, inputs: Any, kernel: np.ndarray, bias: np.ndarray) -> Any:
-    """Return `kernel * inputs + bias` as a depthwise convolution."""
-    rank, channels = len(inputs.shape), kernel.shape[0]
+def affine_twin(layer: Any, shape: Any, kernel: np.ndarray, bias: np.ndarray) -> Callable[[Any], Any]:
+    """Return `kernel * x + bias` as a depthwise convolution."""
+    rank, channels = len(shape), kernel.shape[0]
     settings = {"depthwise_initializer": "ones", "name": layer.name, "dtype": "float32"}
     if rank == 4:
-        twin = L.DepthwiseConv2D(1, **settings)
-        outputs = twin(inputs)
-    else:
-        twin = L.DepthwiseConv1D(1, **settings)
-        outputs = twin(inputs if rank == 3 else L.Reshape((1, channels))(inputs))
-        outputs = outputs if rank == 3 else L.Reshape((channels,))(outputs)
-    twin.kernel.assign(kernel.reshape(twin.kernel.shape))
-    twin.bias.assign(bias)
-    return outputs
+        return filled(keras.layers.DepthwiseConv2D(1, **settings), shape, kernel.reshape(1, 1, channels, 1), bias)
+    inner = (None, 1, channels) if rank == 2 else shape
+    twin = filled(keras.layers.DepthwiseConv1D(1, **settings), inner, kernel.reshape(1, channels, 1), bias)
+    if rank == 3:
+        return twin
+    return lambda inputs: keras.ops.reshape(twin(keras.ops.reshape(inputs, (-1, 1, channels))), (-1, channels))
+
+
+def filled(layer: Any, shape: Any, kernel: np.ndarray, bias: np.ndarray) -> Any:
+    """Return a layer built for inputs of `shape` with this kernel and bias."""
+    layer.build(shape)
+    layer.kernel.assign(kernel)
+    layer.bias.assign(bias)
+    return layer

@@ -56,10 +56,10 @@ def aware(
 ) -> tuple[keras.Model, Aware]:
     """Return a copy of a model that trains with the rounding of an integer file, and what was done to each layer.
 
-    Use it when an int8 file of the trained model loses accuracy: train the copy for a few epochs with a learning rate of
-    about a hundredth of the last, then `kopt.export.tflite(copy, path, scheme="int8")`, which needs no calibration. The
-    copy trains like any model, in `fit` or a loop of your own, compiled or not, in mixed precision, on several
-    replicas; it saves to `.keras` and loads, and goes on where it was. Compile it anew.
+    Use it when an int8 file of the trained model loses accuracy: train the copy for a few epochs at a small learning
+    rate, then `kopt.export.tflite(copy, path, scheme="int8")`, which needs no calibration. The copy trains like any
+    model, in `fit` or a loop of your own, compiled or not, in mixed precision, on several replicas; it saves to
+    `.keras` and loads, and goes on where it was. Compile it anew.
 
     Kernels are rounded channel by channel, symmetric, biases to 32 bits, activations tensor by tensor where TFLite
     writes one. A BatchNormalization behind a kernel is part of it, with the statistics of the batch until

@@ -30,19 +30,24 @@ class Grid:
 
 
 def grid_of(low: float, high: float, bits: int = 8) -> Grid:
-    """Return the grid for a range, moved so that 0.0 is on it.
+    """Return the grid for a range, moved so that 0.0 is on it; the same as `quantize_activations` rounds to.
 
     Args:
-        low, high: of the range; 0 is taken in.
+        low: lower end of the range; 0 is taken in.
+        high: upper end.
         bits: 8: asymmetric, from -128 to 127; 16: symmetric, from -32767 to 32767.
 
     Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
     Inference", 2018, section 2.1 and 3.1; `fake_quant_ops_functor.h` of TensorFlow, whose rounding this is.
     """
-    low, high = (float(value) for value in spread(np.float32(low), np.float32(high), bits))
+    low, high = np.float32(min(low, 0.0)), np.float32(max(high, 0.0))
+    if bits != 8:
+        high = max(high, -low)
+        low = -high
+    high = max(high, low + np.float32(_LEAST_WIDTH))
     lowest, highest = integers(bits)
-    scale = np.float32(high - low) / np.float32(highest - lowest)
-    zero_point = lowest if low == 0 else int(np.floor(lowest - np.float32(low) / scale + 0.5))
+    scale = (high - low) / np.float32(highest - lowest)
+    zero_point = int(np.floor(lowest - low / scale + np.float32(0.5)))
     return Grid(float(scale), zero_point, float(scale * (lowest - zero_point)), float(scale * (highest - zero_point)))
 
 
@@ -72,7 +77,8 @@ def quantize_activations(x: tf.Tensor, low: tf.Tensor, high: tf.Tensor, bits: in
 
     Args:
         x: float32.
-        low, high: scalars.
+        low: lower end of the range, a scalar.
+        high: upper end.
         bits: 8 or 16.
     """
     low, high = spread(low, high, bits)

@@ -1,6 +1,7 @@
 """Layers with a kernel: where its output channels are, what the layer computes, and what converters get instead."""
 
 import dataclasses
+import math
 import string
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +10,10 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from kopt.quantize.affine import Affine, affine_twin
+from kopt.quantize.affine import Affine, affine_twin, filled
 
 L = keras.layers
+Twin = Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,13 +23,13 @@ class KernelKind:
     Attributes:
         apply: from the layer, an input and a kernel to the output without bias and activation.
         channels: from the layer to the axes of its kernel that number the output channels.
-        twin: from the layer to what converters get: called with the input and the layer's kernel and bias as arrays.
+        twin: from the layer, the shape of its input, and kernel and bias as arrays, to a function that converters get.
         unfit: from the layer to why it cannot be computed in integers; empty if it can.
     """
 
     apply: Callable[[Any, Any, Any], Any]
     channels: Callable[[Any], tuple[int, ...]]
-    twin: Callable[[Any, Any, Any, Any], Any]
+    twin: Callable[[Any, Any, Any, Any], Twin]
     unfit: Callable[[Any], str]
 
 
@@ -61,26 +63,19 @@ def _convolve_transposed(layer: Any, inputs: Any, kernel: Any) -> Any:
     )
 
 
-def _same_class(layer: Any, inputs: Any, kernel: Any, bias: Any) -> Any:
+def _same_class(layer: Any, shape: Any, kernel: Any, bias: Any) -> Twin:
     config = {**layer.get_config(), "use_bias": True, "activation": None, "dtype": "float32"}
     twin = type(layer).from_config({key: value for key, value in config.items() if not key.endswith("_constraint")})
-    outputs = twin(inputs)
-    twin.kernel.assign(kernel)
-    twin.bias.assign(bias)
-    return outputs
+    return filled(twin, shape, kernel, bias)
 
 
-def _dense_twin(layer: Any, inputs: Any, kernel: Any, bias: Any) -> Any:
-    """Return the output of a dense layer; more than two axes go through an einsum, which becomes one operator."""
-    if len(inputs.shape) == 2:
-        return _same_class(layer, inputs, kernel, bias)
-    batch = string.ascii_lowercase[: len(inputs.shape) - 1]
-    shape = (*inputs.shape[1:-1], kernel.shape[-1])
-    twin = L.EinsumDense(f"{batch}y,yz->{batch}z", shape, bias_axes="z", name=layer.name)
-    outputs = twin(inputs)
-    twin.kernel.assign(kernel)
-    twin.bias.assign(bias)
-    return outputs
+def _dense_twin(layer: Any, shape: Any, kernel: Any, bias: Any) -> Twin:
+    """Return a dense layer; over more than two axes an einsum, which becomes one operator."""
+    if len(shape) == 2:
+        return _same_class(layer, shape, kernel, bias)
+    batch = string.ascii_lowercase[: len(shape) - 1]
+    twin = L.EinsumDense(f"{batch}y,yz->{batch}z", (*shape[1:-1], kernel.shape[-1]), bias_axes="z", name=layer.name)
+    return filled(twin, shape, kernel, bias)
 
 
 def _einsum_channels(layer: Any) -> tuple[int, ...]:
@@ -104,17 +99,23 @@ def _einsum_unfit(layer: Any) -> str:
     return f"TFLite has no dense operator for the equation {layer.equation!r}"
 
 
-def _einsum_twin(layer: Any, inputs: Any, kernel: Any, bias: Any) -> Any:
-    """Return the output of an einsum as reshape, dense operator, reshape."""
-    first, letters, output = _equation(layer)
+def _einsum_twin(layer: Any, shape: Any, kernel: Any, bias: Any) -> Twin:
+    """Return an einsum as reshape, dense operator, reshape."""
+    _, letters, output = _equation(layer)
     summed = sum(letter not in output for letter in letters)
-    batch = len(inputs.shape) - summed
-    rows, columns = int(tf.math.reduce_prod(kernel.shape[:summed])), int(tf.math.reduce_prod(kernel.shape[summed:]))
-    outer = list(inputs.shape[1:batch])
-    flat = L.Reshape((*outer, rows))(inputs) if summed > 1 else inputs
-    dense = L.Dense(columns, name=layer.name)
-    made = _dense_twin(dense, flat, kernel.reshape(rows, columns), bias.reshape(columns))
-    return L.Reshape((*outer, *kernel.shape[summed:]))(made) if len(kernel.shape) - summed > 1 else made
+    outer = list(shape[1 : len(shape) - summed])
+    made = list(kernel.shape[summed:])
+    matrix = kernel.reshape(math.prod(kernel.shape[:summed]), math.prod(made))
+    dense = _dense_twin(
+        L.Dense(matrix.shape[1], name=layer.name), (None, *outer, matrix.shape[0]), matrix, bias.reshape(-1)
+    )
+
+    def twin(inputs: Any) -> Any:
+        flat = ops.reshape(inputs, (-1, *outer, matrix.shape[0])) if summed > 1 else inputs
+        outputs = dense(flat)
+        return ops.reshape(outputs, (-1, *outer, *made)) if len(made) > 1 else outputs
+
+    return twin
 
 
 def _unfit_convolution(layer: Any) -> str:

@@ -1,7 +1,8 @@
 """Reads a model as steps: activations come apart from kernels, normalizations go into them."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,17 +16,16 @@ from kopt.profile.cost.flat import FlatCall, FlatGraph
 from kopt.quantize.activations import Composite, ending_of
 from kopt.quantize.affine import Affine
 from kopt.quantize.affine import unfit as unfit_affine
+from kopt.quantize.expansions import EXPANSIONS
+from kopt.quantize.filling import SEPARABLE, Fill, affine_of, depthwise_of, pointwise_of, without_activation
 from kopt.quantize.kernels import kind_of
+from kopt.quantize.operations import Operation
 from kopt.quantize.preserved import what_to_keep
 from kopt.quantize.rules import activation_of, activation_role, role_of
-from kopt.quantize.steps import ARITHMETIC, NONE, Role, Step, left
+from kopt.quantize.steps import ARITHMETIC, NONE, OBSERVED, Role, Step, left
 from kopt.quantize.weights import QuantizedWeights
 
 L = keras.layers
-_SEPARABLE: dict[type, tuple[type, type]] = {
-    L.SeparableConv1D: (L.DepthwiseConv1D, L.Conv1D),
-    L.SeparableConv2D: (L.DepthwiseConv2D, L.Conv2D),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +81,9 @@ class Reader:
 
     def _read(self, call: FlatCall) -> None:
         operation, reason = call.operation, self._request.skipped.get(_plain_path(call), "")
-        if reason or call.call.arguments[1].get("training") is True and operation.trainable_variables:
-            self._leave(call, reason or "it is called with `training=True`")
-        elif type(operation) in _SEPARABLE and operation.data_format == "channels_last":
+        if reason or _in_training_mode(call):
+            self.leave(call, reason or "it is called with `training=True`")
+        elif type(operation) in SEPARABLE and operation.data_format == "channels_last":
             self._separable(call)
         elif kind_of(operation) is not None:
             self._kernel(call)
@@ -91,10 +91,13 @@ class Reader:
             self._affine(call)
         elif len(call.inputs) > 2 and type(operation) in (L.Add, L.Multiply):
             self._chain(call)
+        elif type(operation) in EXPANSIONS:
+            self._expansion(call)
         else:
             self._other(call)
 
-    def _leave(self, call: FlatCall, reason: str) -> None:
+    def leave(self, call: FlatCall, reason: str) -> None:
+        """Call a layer as it is, in float."""
         self._step(call, left(reason))
         self._note(call, reason)
 
@@ -112,7 +115,7 @@ class Reader:
             make = lambda: _renamed(clone_layer(operation, call.path), name)  # noqa: E731
             finish = lambda made: copy_weights(operation, made)  # noqa: E731
         else:
-            make = lambda: copy_stateless(operation)  # noqa: E731
+            make = lambda: _renamed(copy_stateless(operation), name)  # noqa: E731
             finish = lambda made: None  # noqa: E731
         self.steps.append(
             Step(name, call, (id(operation), ""), call.inputs, call.outputs, role, make, finish, whole=True)
@@ -122,7 +125,7 @@ class Reader:
         role = role_of(call.operation, self._request.bits)
         function = activation_of(call.operation)
         if function is not None and ending_of(function, self._request.bits).computed:
-            self._activation(call, function, call.inputs[0], call.outputs[0], role)
+            self.activation(call, function, call.inputs[0], call.outputs[0], role)
             return
         self._step(call, role)
         if role.unfit and _is_float(call):
@@ -132,55 +135,100 @@ class Reader:
         layer = call.operation
         kind = kind_of(layer)
         assert kind is not None
-        reason = kind.unfit(layer) or _unfit_state(layer)
+        reason = kind.unfit(layer) or _unfit_state(layer) or _unfit_shape(layer, call)
         if reason:
-            self._leave(call, reason)
+            self.leave(call, reason)
             return
         linear = layer.activation in (None, keras.activations.linear)
         role = activation_role(layer.activation, self._request.bits) if not linear else None
         norm = self._norm_behind(call) if linear else None
-        made = norm.outputs[0] if norm else call.outputs[0] if linear else self._key()
-        self._quantized(call, "", _without_activation, call.inputs[0], made, norm)
+        made = norm.outputs[0] if norm else call.outputs[0] if linear else self.key()
+        self.quantized(call, "", without_activation, call.inputs[0], made, norm)
         if role is not None:
-            self._activation(call, layer.activation, made, call.outputs[0], role)
+            self.activation(call, layer.activation, made, call.outputs[0], role)
 
     def _separable(self, call: FlatCall) -> None:
         """Read a separable convolution as the two that TFLite computes."""
         layer = call.operation
         if max(layer.dilation_rate) > 1:
-            self._leave(call, "the TFLite converter takes a dilated convolution with trained ranges apart")
+            self.leave(call, "the TFLite converter takes a dilated convolution with trained ranges apart")
             return
         linear = layer.activation in (None, keras.activations.linear)
         norm = self._norm_behind(call) if linear else None
-        between = self._key()
-        made = norm.outputs[0] if norm else call.outputs[0] if linear else self._key()
-        self._quantized(call, "depthwise", _depthwise_of, call.inputs[0], between, None)
-        self._quantized(call, "pointwise", _pointwise_of, between, made, norm)
+        between = self.key()
+        made = norm.outputs[0] if norm else call.outputs[0] if linear else self.key()
+        self.quantized(call, "depthwise", depthwise_of, call.inputs[0], between, None)
+        self.quantized(call, "pointwise", pointwise_of, between, made, norm)
         if not linear:
             role = activation_role(layer.activation, self._request.bits)
-            self._activation(call, layer.activation, made, call.outputs[0], role)
+            self.activation(call, layer.activation, made, call.outputs[0], role)
 
     def _affine(self, call: FlatCall) -> None:
         layer = call.operation
         reason = unfit_affine(len(call.input_shapes[0])) or _unfit_affine(layer, call)
         if reason:
-            self._leave(call, reason)
+            self.leave(call, reason)
             return
         norm = call if type(layer) is L.BatchNormalization else None
-        self._quantized(call, "", _affine_of, call.inputs[0], call.outputs[0], norm)
+        self.quantized(call, "", affine_of, call.inputs[0], call.outputs[0], norm)
+
+    def _expansion(self, call: FlatCall) -> None:
+        expansion = EXPANSIONS[type(call.operation)]
+        reason = expansion.unfit(call)
+        if reason:
+            self.leave(call, reason)
+        else:
+            expansion.read(self, call)
+
+    def operation(
+        self,
+        call: FlatCall,
+        part: str,
+        taken: Sequence[int],
+        made: int | None = None,
+        role: Role = OBSERVED,
+        **how: Any,
+    ) -> int:
+        """Add a step of arithmetic for a part of a layer, and return the key of what it gives.
+
+        Args:
+            call: of the layer.
+            part: what this is called, unique in the layer.
+            taken: keys of its inputs.
+            made: key of its output; a new one if `None`.
+            how: what `Operation` takes.
+        """
+        made = self.key() if made is None else made
+        name = self._name(call, part)
+        make = functools.partial(Operation, name=name, **how)
+        self.steps.append(Step(name, call, (id(call.operation), part), tuple(taken), (made,), OBSERVED, make))
+        return made
+
+    def layer(self, call: FlatCall, part: str, kind: type, taken: int, role: Role, **settings: Any) -> int:
+        """Add a step of a new layer without weights for a part of a layer, and return the key of what it gives."""
+        made, name = self.key(), self._name(call, part)
+        make = functools.partial(kind, name=name, **settings)
+        self.steps.append(Step(name, call, (id(call.operation), part), (taken,), (made,), role, make))
+        return made
+
+    @property
+    def bits(self) -> int:
+        """Bits of an activation."""
+        return self._request.bits
 
     def _chain(self, call: FlatCall) -> None:
         """Read a sum or product of many tensors as those of two that TFLite computes."""
         before = call.inputs[0]
         for number, key in enumerate(call.inputs[1:], 1):
             last = number == len(call.inputs) - 1
-            out, name = call.outputs[0] if last else self._key(), self._name(call, "" if last else str(number))
+            out, name = call.outputs[0] if last else self.key(), self._name(call, "" if last else str(number))
             kind = type(call.operation)
             make = lambda kind=kind, name=name: kind(name=name)  # noqa: E731
             self.steps.append(Step(name, call, (id(call), number), (before, key), (out,), ARITHMETIC, make))
             before = out
 
-    def _activation(self, call: FlatCall, function: Any, taken: int, made: int, role: Role) -> None:
+    def activation(self, call: FlatCall, function: Any, taken: int, made: int, role: Role) -> None:
+        """Add the step of an activation."""
         ending = ending_of(function, self._request.bits)
         layer_name = self._name(call, getattr(function, "__name__", "activation"))
         if ending.unfit:
@@ -193,9 +241,27 @@ class Reader:
 
         self.steps.append(Step(layer_name, call, (id(call.operation), "activation"), (taken,), (made,), role, make))
 
-    def _quantized(
-        self, call: FlatCall, part: str, inner: Callable[..., Any], taken: int, made: int, norm: FlatCall | None
+    def quantized(
+        self,
+        call: FlatCall,
+        part: str,
+        inner: Callable[[Any], tuple[Any, "Fill"]],
+        taken: int,
+        made: int,
+        norm: FlatCall | None = None,
+        factor: float = 1.0,
     ) -> None:
+        """Add a step with a kernel.
+
+        Args:
+            call: of a layer.
+            part: of the layer that has the kernel; empty for the whole.
+            inner: from the layer to one for `QuantizedWeights`, and what fills its weights in.
+            taken: key of its input.
+            made: key of its output.
+            norm: the BatchNormalization that goes into the kernel.
+            factor: by which the output is multiplied.
+        """
         layer, path, request = call.operation, _plain_path(call), self._request
         name, bits = self._name(call, part), request.weight_bits(path)
         new, fill = inner(layer)
@@ -219,7 +285,7 @@ class Reader:
         def make() -> Any:
             norm_copy = None if normed is None else clone_layer(normed, path)
             dtype = getattr(layer, "compute_dtype", None) or "float32"
-            return QuantizedWeights(new, norm_copy, bits, dtype, request.freeze_norm, kept, name=name)
+            return QuantizedWeights(new, norm_copy, bits, dtype, request.freeze_norm, kept, factor, name=name)
 
         def finish(one: Any) -> None:
             fill(one.layer)
@@ -249,7 +315,8 @@ class Reader:
         """Names, in the new model, of what computes in float."""
         return tuple(dict.fromkeys(step.name for step in self.steps if step.role.unfit))
 
-    def _key(self) -> int:
+    def key(self) -> int:
+        """Return the key of a tensor that the given model does not have."""
         self._next += 1
         return self._next
 
@@ -259,59 +326,6 @@ class Reader:
             base = _plain_path(call).replace("/", "_")
             self._named[key] = self._names(f"{base}_{part}" if part else base)
         return self._named[key]
-
-
-class _Fill:
-    """Sets the weights of a layer that takes the place of another, or of a part of it."""
-
-    def __init__(self, kernel: Any, bias: Any = None, like: Any = None, constant: bool = False):
-        self.kernel = np.asarray(kernel)
-        self._bias, self._like, self.constant = bias, like, constant
-
-    def __call__(self, layer: Any) -> None:
-        if self._like is not None:
-            copy_weights(self._like, layer)
-            return
-        layer.kernel.assign(np.broadcast_to(self.kernel, layer.kernel.shape))
-        if layer.bias is not None:
-            layer.bias.assign(np.broadcast_to(self._bias, layer.bias.shape))
-
-
-def _without_activation(layer: Any) -> tuple[Any, _Fill]:
-    config = {**layer.get_config(), "activation": None, "dtype": "float32"}
-    return type(layer).from_config(config), _Fill(layer.kernel.numpy(), like=layer)
-
-
-def _depthwise_of(layer: Any) -> tuple[Any, _Fill]:
-    kind, _ = _SEPARABLE[type(layer)]
-    names = ("kernel_size", "strides", "padding", "depth_multiplier", "depthwise_regularizer", "depthwise_constraint")
-    return kind(**{name: getattr(layer, name) for name in names}, use_bias=False), _Fill(layer.depthwise_kernel.numpy())
-
-
-def _pointwise_of(layer: Any) -> tuple[Any, _Fill]:
-    _, kind = _SEPARABLE[type(layer)]
-    new = kind(
-        layer.filters,
-        1,
-        use_bias=layer.use_bias,
-        kernel_regularizer=layer.pointwise_regularizer,
-        kernel_constraint=layer.pointwise_constraint,
-        bias_regularizer=layer.bias_regularizer,
-        bias_constraint=layer.bias_constraint,
-    )
-    return new, _Fill(layer.pointwise_kernel.numpy(), layer.bias.numpy() if layer.use_bias else None)
-
-
-def _affine_of(layer: Any) -> tuple[Any, _Fill]:
-    if type(layer) is L.BatchNormalization:
-        channels = layer.moving_mean.shape
-        return Affine(use_bias=False), _Fill(np.ones(channels, "float32"), constant=True)
-    if type(layer) is L.Rescaling:
-        return Affine(), _Fill(np.asarray(layer.scale, "float32"), np.asarray(layer.offset, "float32"), constant=True)
-    if type(layer) is L.Normalization:
-        kernel = 1.0 / np.maximum(np.sqrt(np.ravel(layer.variance)), keras.config.epsilon())
-        return Affine(), _Fill(kernel, -np.ravel(layer.mean) * kernel, constant=True)
-    return Affine(use_bias=False), _Fill(layer.gamma.numpy())
 
 
 def _as_affine(operation: Any) -> bool:
@@ -335,8 +349,21 @@ def _unfit_affine(layer: Any, call: FlatCall) -> str:
     return ""
 
 
+def _in_training_mode(call: FlatCall) -> bool:
+    """Return whether the model calls a layer with weights in training mode whatever it does itself."""
+    has_weights = isinstance(call.operation, L.Layer) and bool(call.operation.trainable_variables)
+    return has_weights and call.call.arguments[1].get("training") is True
+
+
 def _unfit_state(layer: Any) -> str:
     return "it carries LoRA weights" if getattr(layer, "lora_enabled", False) else ""
+
+
+def _unfit_shape(layer: Any, call: FlatCall) -> str:
+    shape = call.input_shapes[0]
+    if isinstance(layer, (L.Dense, L.EinsumDense)) and len(shape) > 2 and None in shape[1:]:
+        return f"it takes tensors of shape {shape}; in integers TFLite needs all sizes but the batch"
+    return ""
 
 
 def _renamed(layer: Any, name: str) -> Any:

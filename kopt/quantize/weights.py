@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kopt.core.errors import UnsupportedModelError
 from kopt.quantize import grids
-from kopt.quantize.kernels import kind_of
+from kopt.quantize.kernels import KERNELS, kind_of
 from kopt.quantize.preserved import Preserved
 
 
@@ -29,6 +30,7 @@ class QuantizedWeights(keras.layers.Layer):
         compute_dtype: str = "float32",
         freeze_norm: int | None = None,
         preserved: str = "",
+        factor: float = 1.0,
         **settings: Any,
     ):
         """Take the parts.
@@ -41,13 +43,15 @@ class QuantizedWeights(keras.layers.Layer):
             freeze_norm: batches after which the normalization uses its moving statistics in training, too; `None`:
                 never.
             preserved: `"zeros"` or `"values"`: what updates of the kernel leave as it is.
+            factor: by which the output is multiplied, as part of the kernel.
             settings: see `keras.layers.Layer`.
         """
         super().__init__(**{**settings, "dtype": "float32"})
+        self.factor = factor
         self.layer, self.norm = (_layer(part) for part in (layer, norm))
         self.bits, self.precision, self.freeze_norm, self.preserved = bits, compute_dtype, freeze_norm, preserved
         self.layer.name = self.name  # that of the plain layer which converters get
-        self.kind = kind_of(self.layer)
+        self.kind = kind_of(self.layer) or _no_row(self.layer)
         self.supports_masking = True
 
     def build(self, input_shape: Any) -> None:
@@ -86,11 +90,14 @@ class QuantizedWeights(keras.layers.Layer):
 
     def for_converter(self) -> Any:
         """Return what stands here in a model for a converter: a plain layer with the rounded weights."""
+        made: list[Any] = []
 
         def plain(inputs: Any, step: Any = None) -> Any:
-            kernel, bias = self._folded()
-            kernel = grids.quantize_kernel(kernel, grids.kernel_steps(kernel, self._channels, self.bits))
-            return self.kind.twin(self.layer, inputs, np.asarray(kernel), np.asarray(bias))
+            if not made:
+                kernel, bias = self._folded()
+                kernel = grids.quantize_kernel(kernel, grids.kernel_steps(kernel, self._channels, self.bits))
+                made.append(self.kind.twin(self.layer, inputs.shape, np.asarray(kernel), np.asarray(bias)))
+            return made[0](inputs)
 
         return plain
 
@@ -103,6 +110,7 @@ class QuantizedWeights(keras.layers.Layer):
             "compute_dtype": self.precision,
             "freeze_norm": self.freeze_norm,
             "preserved": self.preserved,
+            "factor": self.factor,
         }
         return {**super().get_config(), **own}
 
@@ -138,7 +146,7 @@ class QuantizedWeights(keras.layers.Layer):
         channels = [kernel.shape[axis] for axis in self._channels]
         bias = self._bias(channels)
         if norm is None:
-            return kernel, bias
+            return kernel * self.factor, bias * self.factor
         scale = tf.math.rsqrt(tf.convert_to_tensor(norm.moving_variance.value) + norm.epsilon)
         scale = scale if norm.gamma is None else scale * norm.gamma
         bias = (bias - norm.moving_mean) * scale
@@ -154,3 +162,10 @@ class QuantizedWeights(keras.layers.Layer):
 
 def _layer(part: Any) -> Any:
     return keras.saving.deserialize_keras_object(part) if isinstance(part, dict) else part
+
+
+def _no_row(layer: Any) -> Any:
+    raise UnsupportedModelError(
+        f"Layer {layer.name!r} ({type(layer).__module__}.{type(layer).__qualname__}) has no kernel that is known. "
+        f"Layers that have one: {', '.join(sorted(kind.__name__ for kind in KERNELS))}."
+    )

@@ -11,6 +11,8 @@ import tensorflow as tf
 
 # Below this width a range holds nothing but noise, and its step would divide by zero.
 _LEAST_WIDTH = 1e-6
+# A half and what float32 may lose: means of up to a few hundred integers are no nearer to a half unless they are one.
+_HALF = 0.5 + 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,29 @@ def quantize_activations(x: tf.Tensor, low: tf.Tensor, high: tf.Tensor, bits: in
     """
     low, high = spread(low, high, bits)
     return tf.quantization.fake_quant_with_min_max_vars(x, low, high, num_bits=bits, narrow_range=bits != 8)
+
+
+def quantize_means(x: tf.Tensor, low: tf.Tensor, high: tf.Tensor, bits: int, ties: str) -> tf.Tensor:
+    """Return means of values on a grid rounded to that grid, as pooling and resizing round their many ties.
+
+    Args:
+        x: float32, inside the range.
+        low: lower end of the range, a scalar.
+        high: upper end.
+        bits: 8 or 16.
+        ties: `"away"`: an integer and a half goes away from the integer 0, as in AVERAGE_POOL_2D; `"up"`: to the next
+            larger one, as in RESIZE_BILINEAR.
+
+    Source: `average_pool` in `tensorflow/lite/kernels/internal/reference/integer_ops/pooling.h`.
+    """
+    low, high = spread(low, high, bits)
+    lowest, highest = integers(bits)
+    step = (high - low) / float(highest - lowest)
+    zero_point = tf.floor(lowest - low / step + 0.5)
+    integer = x / step + zero_point
+    sign = tf.sign(integer) if ties == "away" else 1.0
+    integer = sign * tf.floor(sign * integer + _HALF)
+    return x + tf.stop_gradient((integer - zero_point) * step - x)
 
 
 def quantize_with_learned_range(x: tf.Tensor, low: tf.Tensor, high: tf.Tensor, bits: int = 8) -> tf.Tensor:

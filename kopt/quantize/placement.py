@@ -27,7 +27,7 @@ class Placement:
         self._ends: dict[int, tuple[float, float]] = {}
         self._sites: dict[int, int] = {}
         self._observed: list[int] = list(inputs)
-        self._again: set[int] = set()
+        self._again: dict[int, str] = {}
         for key in inputs:
             self._parents[key] = key
         takers: dict[int, list[Step]] = {}
@@ -68,6 +68,10 @@ class Placement:
         """Return which site of its group's quantizer a tensor is; -1 if it is not observed."""
         return self._sites.get(key, -1)
 
+    def ties(self, key: int) -> str:
+        """Return how a tensor of means is rounded; empty for others."""
+        return self._again.get(key, "")
+
     def meeting_site(self, step: Step, key: int) -> int:
         """Return which site of the group's quantizer a tensor of another group is where a step takes it."""
         return self._meeting_sites[id(step), key]
@@ -86,11 +90,11 @@ class Placement:
         known = [key for key in step.inputs if key in self._parents]
         if role.range == "fixed" and role.ends is not None:
             self._ends[made] = role.ends
-            self._again.add(made)
+            self._again[made] = ""
         elif role.range == "same" and known:
             self._unite(made, known[0])
-            if role.rounds:
-                self._again.add(made)
+            if role.ties:
+                self._again[made] = role.ties
         elif role.range == "tied" and known:
             for key in known:
                 self._unite(made, key)

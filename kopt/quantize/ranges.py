@@ -91,25 +91,26 @@ class Quantizer(keras.layers.Layer):
         low, high = (float(value) for value in self._range())
         return grids.grid_of(low, high, self.bits)
 
-    def call(self, inputs: Any, site: int = -1, training: bool | None = None) -> tuple[Any, Any]:
+    def call(self, inputs: Any, site: int = -1, ties: str = "", training: bool | None = None) -> tuple[Any, Any]:
         """Return the rounded tensor and the step of its grid.
 
         Args:
             inputs: any shape.
             site: whose range is observed in training; -1: none.
+            ties: how means of values on the grid are rounded, see `grids.quantize_means`; empty for other tensors.
             training: see `keras.layers.Layer`.
         """
         calibrating = getattr(_STATE, "on", False)
         if site >= 0 and (calibrating or (training and self.rule.kind != "learned")):
             self._observe(inputs, site)
         low, high = self._range()
-        rounded = self._round(inputs, low, high)
+        rounded = self._round(inputs, low, high, ties)
         active = self._active(bool(training))
         if active is not None:
             rounded = tf.where(active, rounded, inputs)
         return rounded, grids.step_of(low, high, self.bits)
 
-    def compute_output_spec(self, inputs: Any, site: int = -1, training: bool | None = None) -> Any:
+    def compute_output_spec(self, inputs: Any, site: int = -1, ties: str = "", training: bool | None = None) -> Any:
         """Return the specs of the tensor and of the step."""
         return keras.KerasTensor(inputs.shape, "float32"), keras.KerasTensor((), "float32")
 
@@ -128,7 +129,9 @@ class Quantizer(keras.layers.Layer):
         own = {"rule": self.rule.to_json(indent=None), "bits": self.bits, "sites": self.sites}
         return {**super().get_config(), **own}
 
-    def _round(self, inputs: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
+    def _round(self, inputs: tf.Tensor, low: tf.Tensor, high: tf.Tensor, ties: str) -> tf.Tensor:
+        if ties:
+            return grids.quantize_means(inputs, low, high, self.bits, ties)
         if self.rule.kind == "learned":
             return grids.quantize_with_learned_range(inputs, low, high, self.bits)
         return grids.quantize_activations(inputs, low, high, self.bits)

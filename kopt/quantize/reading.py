@@ -180,15 +180,7 @@ class Reader:
         else:
             expansion.read(self, call)
 
-    def operation(
-        self,
-        call: FlatCall,
-        part: str,
-        taken: Sequence[int],
-        made: int | None = None,
-        role: Role = OBSERVED,
-        **how: Any,
-    ) -> int:
+    def operation(self, call: FlatCall, part: str, taken: Sequence[int], made: int | None = None, **how: Any) -> int:
         """Add a step of arithmetic for a part of a layer, and return the key of what it gives.
 
         Args:

@@ -10,9 +10,11 @@ from kopt.graph import GraphView
 from kopt.graph.internals import node_of
 from kopt.profile.cost.flat import FlatGraph
 from kopt.quantize import grids
+from kopt.quantize.affine import Affine
 from kopt.quantize.placement import Placement
 from kopt.quantize.ranges import FixedQuantizer, Quantizer
 from kopt.quantize.steps import Step
+from kopt.quantize.weights import QuantizedWeights
 
 
 class Retracing:
@@ -68,7 +70,7 @@ class Retracing:
     def _called(self, step: Step, made: Any) -> Any:
         tensors = [self._taken(step, key) for key in step.inputs]
         if step.weights:
-            return made(tensors[0], self._step_of(step.inputs[0]))
+            return made(tensors[0], step=self._step_of(step.inputs[0]))
         if not step.whole:
             return made(tensors[0] if len(tensors) == 1 else tensors)
         found = {id(old): new for old, new in zip(step.flat.call.inputs, tensors, strict=True)}
@@ -80,9 +82,11 @@ class Retracing:
     def _taken(self, step: Step, key: int) -> Any:
         if (id(step), key) not in self._placement.meeting:
             return self._tensors[key]
+        # The converter drops a quantizer behind another; between operators it stays. A kernel of ones is exact.
         group = self._placement.group(step.outputs[0])
-        site = self._placement.meeting_site(step, key)
-        return self._quantizer(group, step.name)(self._tensors[key], site=site)[0]
+        ones = QuantizedWeights(Affine(use_bias=False, trainable=False), name=self._names(f"{step.name}_meeting"))
+        tensor = ones(self._tensors[key], step=self._step_of(key))
+        return self._quantizer(group, step.name)(tensor, site=self._placement.meeting_site(step, key))[0]
 
     def _step_of(self, key: int) -> Any:
         """Return the step of a tensor's grid: a number, or a tensor if it is learned; `None` if it has no grid."""
@@ -101,7 +105,9 @@ class Retracing:
             quantizer = FixedQuantizer(*ends, self._bits, name=self._names(f"{name}_grid"))
             self.quantizers.append(quantizer.name)
             return quantizer(tensor)
-        rounded, self._steps_of[group] = self._quantizer(group, name)(tensor, site=placement.site(key))
+        rounded, self._steps_of[group] = self._quantizer(group, name)(
+            tensor, site=placement.site(key), ties=placement.ties(key)
+        )
         return rounded
 
     def _quantizer(self, group: int, name: str) -> Quantizer:

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from kopt.quantize.activations import ending_of
-from kopt.quantize.steps import ARITHMETIC, NONE, OBSERVED, ROUNDED, SAME, TIED, Role, left
+from kopt.quantize.steps import ARITHMETIC, AVERAGED, INTERPOLATED, NONE, OBSERVED, SAME, TIED, Role, left
 
 L = keras.layers
 # Layers that inference passes through, or that move values without computing new ones.
@@ -79,7 +79,7 @@ def _merging(role: Role) -> Callable[[Any, int], Role]:
 
 
 def _enlarging(operation: Any, bits: int) -> Role:
-    return SAME if operation.interpolation == "nearest" else ROUNDED
+    return SAME if operation.interpolation == "nearest" else INTERPOLATED
 
 
 def _elu(operation: Any, bits: int) -> Role:
@@ -97,12 +97,12 @@ def _name(operation: Any) -> str:
 _LAYERS: dict[Any, Any] = {
     **dict.fromkeys(_MOVING, SAME),
     **dict.fromkeys(_ONE_OPERATOR, OBSERVED),
-    **dict.fromkeys(("AveragePooling1D", "AveragePooling2D"), ROUNDED),
+    **dict.fromkeys(("AveragePooling1D", "AveragePooling2D"), AVERAGED),
     **dict.fromkeys(("Concatenate", "Maximum", "Minimum"), TIED),
     **dict.fromkeys(("Add", "Subtract", "Multiply"), ARITHMETIC),
     **{name: SAME for name in dir(L) if name.startswith("Random")},
     "UpSampling2D": _enlarging,
-    "Resizing": ROUNDED,
+    "Resizing": INTERPOLATED,
     "Activation": _activation,
     "ReLU": _activation,
     "Softmax": _activation,

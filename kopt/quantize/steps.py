@@ -17,7 +17,7 @@ class Role:
         range: of the output: `"observed"`; `"same"` as the first input; `"tied"`: one with all inputs; `"fixed"`;
             `"none"`: its output is not rounded.
         ends: of a fixed range.
-        rounds: a `"same"` step computes values between those of its input.
+        ties: of a `"same"` step that computes means: how they are rounded, see `grids.quantize_means`.
         takes_activation: the activation behind it is part of its operator.
         is_activation: it is such an activation.
         unfit: why it computes in float; empty if it does not.
@@ -25,7 +25,7 @@ class Role:
 
     range: str = "observed"
     ends: tuple[float, float] | None = None
-    rounds: bool = False
+    ties: str = ""
     takes_activation: bool = False
     is_activation: bool = False
     unfit: str = ""
@@ -34,7 +34,8 @@ class Role:
 OBSERVED = Role()
 ARITHMETIC = Role(takes_activation=True)
 SAME = Role("same")
-ROUNDED = Role("same", rounds=True)
+AVERAGED = Role("same", ties="away")
+INTERPOLATED = Role("same", ties="up")
 TIED = Role("tied")
 NONE = Role("none")
 

@@ -131,14 +131,20 @@ class QuantizedWeights(keras.layers.Layer):
         if self.layer.bias is not None:
             outputs += self.layer.bias
         mean, variance = tf.nn.moments(outputs, list(range(len(outputs.shape) - 1)))
+        frozen = False
         if self.freeze_norm is not None:
             frozen = self.seen >= self.freeze_norm
-            mean = tf.where(frozen, norm.moving_mean, mean)
-            variance = tf.where(frozen, norm.moving_variance, variance)
             self.seen.assign_add(1)
-        for moving, value in ((norm.moving_mean, mean), (norm.moving_variance, variance)):
-            moving.assign(moving * norm.momentum + tf.stop_gradient(value) * (1.0 - norm.momentum))
+        mean = self._moved(norm.moving_mean, mean, frozen)
+        variance = self._moved(norm.moving_variance, variance, frozen)
         return tf.nn.batch_normalization(outputs, mean, variance, norm.beta, norm.gamma, norm.epsilon)
+
+    def _moved(self, moving: Any, value: tf.Tensor, frozen: Any) -> tf.Tensor:
+        """Move a statistic towards that of the batch and return the one to normalize with; the moving if `frozen`."""
+        old = tf.convert_to_tensor(moving.value)
+        new = old * self.norm.momentum + tf.stop_gradient(value) * (1.0 - self.norm.momentum)
+        moving.assign(tf.where(frozen, old, new))
+        return tf.where(frozen, old, value)
 
     def _folded(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Return kernel and bias with the normalization in them."""

@@ -60,7 +60,7 @@ def tflite(
         scheme: `"float32"`, `"float16"` (half the size, float32 arithmetic), `"dynamic"` (int8 weights), `"int8"`
             (integers throughout), `"int16x8"` (int8 weights, 16-bit activations) or `"int4"` (4-bit weights).
         calibration: real inputs from which `"int8"` and `"int16x8"` learn the ranges of activations: arrays,
-            `(x, y)` or a `tf.data.Dataset`; see `kopt.data.calibration`.
+            `(x, y)` or a `tf.data.Dataset`; see `kopt.data.calibration`. A model of `kopt.quantize.aware` has ranges.
         samples: how many examples of `calibration` are used, balanced over classes where there are labels.
         fallback: names of layers that stay in float (`"int8"`, `"int16x8"`, `"int4"`).
         io_dtype: type of the file's inputs and outputs where the model's are float: `"float32"`, or with `"int8"` also
@@ -89,8 +89,8 @@ def tflite(
     _check_request(kind, calibration, fallback, batch_size, trained is not None)
     ranges = None if calibration is None else sample(calibration, samples=samples, seed=seed, inputs=inputs)
     compared = examples(ranges, inputs, seed)
-    keep_float = _tensor_patterns(model, fallback)
-    float_parts = None if trained is None else _tensor_patterns(None, trained.float_layers)
+    keep_float = _tensor_patterns(model, fallback) if trained is None else _patterns_of_float_layers(trained)
+    may_be_float = [""] if trained is not None and _has_float_operations(trained) else keep_float
     check_target(path, format="tflite", overwrite=overwrite)
     converter.start()
     source, fused = _convertible(trace(model, batch_size=batch_size), kind)
@@ -110,7 +110,7 @@ def tflite(
             path,
             format="tflite",
             scheme=kind,
-            convert=lambda staged: _convert(source, staged, kind, {**job, "calibration": saved}, float_parts or ()),
+            convert=lambda staged: _convert(source, staged, kind, {**job, "calibration": saved}, may_be_float),
             examples=compared,
             options=_options(config, batch_size, select_ops, used and len(next(iter(used.values())))),
             overwrite=overwrite,
@@ -133,6 +133,19 @@ def _trained(model: Any, scheme: Scheme) -> Any:
             f"Export it with the scheme it was trained for, or the float model that it was made from."
         )
     return model
+
+
+def _patterns_of_float_layers(trained: Any) -> list[str]:
+    layers = {layer.name for layer in trained.layers}
+    model = re.escape(trained.name)
+    names = [re.escape(name) for name in getattr(trained, "float_layers", ()) if name in layers]
+    return [f"(^|[; ]){model}(_[0-9]+)?/{name}(_[0-9]+)?(/|$)" for name in names]
+
+
+def _has_float_operations(trained: Any) -> bool:
+    """Return whether operations of `keras.ops` compute in float, whose tensors do not carry their names."""
+    layers = {layer.name for layer in trained.layers}
+    return any(name not in layers for name in getattr(trained, "float_layers", ()))
 
 
 def _check_request(
@@ -186,7 +199,7 @@ def _with_function_of(source: Source, twin: Any) -> Source:
 
 
 def _convert(
-    source: Source, staged: Path, scheme: Scheme, job: dict[str, Any], float_parts: Sequence[str]
+    source: Source, staged: Path, scheme: Scheme, job: dict[str, Any], may_be_float: Sequence[str]
 ) -> Converted:
     with source.as_saved_model() as directory:
         job = {**job, "saved_model": str(directory)}
@@ -195,8 +208,8 @@ def _convert(
         else:
             _run_tflite(source, staged, {**job, "scheme": scheme.name})
     content = inspect_tflite(staged)
-    if scheme.name == "int8" and not job["keep_float"]:
-        _require_integers(content, float_parts)
+    if scheme.name == "int8" and (job["trained"] or not job["keep_float"]):
+        _require_integers(content, may_be_float)
     notes = _notes(source, scheme, content)
     return Converted(content.operators, content.output_step, notes, runs_here=FLEX_NOTE not in notes)
 
@@ -234,9 +247,9 @@ def _run_tflite(source: Source, output: Path, job: dict[str, Any]) -> None:
         ) from error
 
 
-def _require_integers(content: TFLiteContent, float_parts: Sequence[str]) -> None:
-    """Raise if operators compute in float that are not part of the layers which `float_parts` are patterns for."""
-    floats = [name for name in content.float_operators if not any(re.search(part, name) for part in float_parts)]
+def _require_integers(content: TFLiteContent, may_be_float: Sequence[str]) -> None:
+    """Raise if operators compute in float whose output tensors match none of these patterns."""
+    floats = [name for name in content.float_operators if not any(re.search(part, name) for part in may_be_float)]
     if floats:
         shown = "; ".join(floats[:5])
         raise ExportError(

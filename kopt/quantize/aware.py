@@ -28,7 +28,7 @@ from kopt.report.quantization import QUANTIZATION
 L = keras.layers
 Skip = Iterable[str | type] | Callable[[keras.layers.Layer], bool]
 # From the name to the bits of activations and weights.
-SCHEMES = {"int8": (8, 8)}
+SCHEMES = {"int8": (8, 8), "int16x8": (16, 8)}
 _BATCH = 32
 
 
@@ -69,7 +69,7 @@ def aware(
 
     Args:
         model: Functional or Sequential, built; not changed. Nested models come out flat.
-        scheme: `"int8"`.
+        scheme: `"int8"`, or `"int16x8"`: activations of 16 bits, for models without concatenation and float layers.
         skip: layers to leave in float: names, paths, patterns with `*`, classes; or a function of the layer.
         ranges: how those of activations are found: `"ema"`, the moving average of the smallest and largest value of a
             batch; `"percentile"`, of percentiles; `"learned"`, trained with the weights (LSQ), which needs
@@ -114,7 +114,7 @@ def aware(
     _require_fit(model)
     view = GraphView.of(model)
     graph = flatten_calls(view, tuple(tuple(tensor.shape) for tensor in view.inputs))
-    request = Request(activation_bits, lambda path: weight_bits, freeze_batch_norm, _skipped(graph, skip))
+    request = Request(activation_bits, weight_bits, freeze_batch_norm, _skipped(graph, skip))
     data = None if calibration is None else sample(calibration, samples=samples, inputs=signature(model)[0])
     copy, record = _retraced(model, view, graph, request, rule, scheme)
     if data is not None:
@@ -154,6 +154,12 @@ def _retraced(
     if not reader.kernels:
         reasons = "; ".join(f"{one.layer} ({one.type}): {one.detail}" for one in list(reader.left.values())[:5])
         raise UnsupportedModelError(f"No layer of model {model.name!r} has a kernel to quantize. {reasons}")
+    if scheme == "int16x8" and reader.left:
+        reasons = "; ".join(f"{one.layer} ({one.type}): {one.detail}" for one in list(reader.left.values())[:5])
+        raise UnsupportedModelError(
+            f"A file of 16-bit activations cannot hold float layers, and model {model.name!r} has some: {reasons}. "
+            f'Use `scheme="int8"`, in whose files they stay float.'
+        )
     floats = [key for tensor, key in zip(view.inputs, graph.inputs, strict=True) if str(tensor.dtype)[:5] == "float"]
     placement = Placement(reader.steps, floats, graph.outputs)
     retracing = Retracing(placement, rule, request.bits, names)

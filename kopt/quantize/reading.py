@@ -34,13 +34,13 @@ class Request:
 
     Attributes:
         bits: of activations.
-        weight_bits: from the path of a layer to the bits of a weight.
+        weight_bits: of weights.
         freeze_norm: see `QuantizedWeights`.
         skipped: from path to the reason, of layers to leave in float.
     """
 
     bits: int
-    weight_bits: Callable[[str], int]
+    weight_bits: int
     freeze_norm: int | None
     skipped: Mapping[str, str]
 
@@ -109,7 +109,7 @@ class Reader:
         """Call what the model calls."""
         operation = call.operation
         if not _is_float(call):
-            role = dataclasses.replace(NONE, unfit=role.unfit)
+            role = NONE
         name = self._name(call, "")
         if isinstance(operation, L.Layer):
             make = lambda: _renamed(clone_layer(operation, call.path), name)  # noqa: E731
@@ -255,7 +255,7 @@ class Reader:
             factor: by which the output is multiplied.
         """
         layer, path, request = call.operation, _plain_path(call), self._request
-        name, bits = self._name(call, part), request.weight_bits(path)
+        name, bits = self._name(call, part), request.weight_bits
         new, fill = inner(layer)
         if norm is not None:
             self._folded[id(norm)] = norm

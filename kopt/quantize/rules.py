@@ -1,6 +1,5 @@
 """What layers and operations without a kernel do to ranges: a row for each class."""
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -29,6 +28,15 @@ _FUNCTIONS = ("relu", "relu6", "sigmoid", "softmax", "tanh", "silu", "hard_sigmo
 
 def role_of(operation: Any, bits: int) -> Role:
     """Return the role of a layer or operation without a kernel."""
+    role = _role_of(operation, bits)
+    if role is TIED and bits == 16:
+        return left(
+            "the TFLite converter takes trained ranges of 16 bits in no operator of several inputs of one scale"
+        )
+    return role
+
+
+def _role_of(operation: Any, bits: int) -> Role:
     if isinstance(operation, L.Layer):
         row = _LAYERS.get(type(operation)) or (_LAYERS.get(_name(operation)) if _is_keras(operation) else None)
         if row is None:
@@ -72,10 +80,6 @@ def _activation(operation: Any, bits: int) -> Role:
     if function is None:
         return OBSERVED if type(operation) is L.ReLU else left("TFLite computes it in several operators")
     return activation_role(function, bits)
-
-
-def _merging(role: Role) -> Callable[[Any, int], Role]:
-    return lambda operation, bits: role
 
 
 def _enlarging(operation: Any, bits: int) -> Role:

@@ -229,9 +229,17 @@ def test_skips_by_class():
 
 def test_what_has_no_integer_operator_is_listed_with_the_reason():
     _, report = aware(zoo.build("conv1d"))
-    assert [(one.layer, one.detail) for one in report.left] == [("separable_conv1d", "TFLite has no integer ELU")]
+    assert [(one.type, one.detail) for one in report.left] == [("SeparableConv1D", "TFLite has no integer ELU")]
     _, report = aware(zoo.build("conv3d"))
     assert report.left[0].detail == "TFLite has no integer CONV_3D"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("conv1d", "no integer ELU"), ("unet", "refuses trained ranges of 16 bits")]
+)
+def test_16_bits_refuse_float_layers(name, reason):
+    with pytest.raises(UnsupportedModelError, match=f"cannot hold float layers.*{reason}"):
+        aware(zoo.build(name), scheme="int16x8")
 
 
 def test_nested_models_come_out_flat():

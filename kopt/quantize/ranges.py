@@ -91,18 +91,21 @@ class Quantizer(keras.layers.Layer):
         low, high = (float(value) for value in self._range())
         return grids.grid_of(low, high, self.bits)
 
-    def call(self, inputs: Any, site: int = -1, ties: str = "", training: bool | None = None) -> tuple[Any, Any]:
+    def call(
+        self, inputs: Any, site: int = -1, ties: str = "", positive: bool = False, training: bool | None = None
+    ) -> tuple[Any, Any]:
         """Return the rounded tensor and the step of its grid.
 
         Args:
             inputs: any shape.
             site: whose range is observed in training; -1: none.
             ties: how means of values on the grid are rounded, see `grids.quantize_means`; empty for other tensors.
+            positive: nothing in the tensor is below 0, as behind a ReLU.
             training: see `keras.layers.Layer`.
         """
         calibrating = getattr(_STATE, "on", False)
         if site >= 0 and (calibrating or (training and self.rule.kind != "learned")):
-            self._observe(inputs, site)
+            self._observe(inputs, site, positive)
         low, high = self._range()
         rounded = self._round(inputs, low, high, ties)
         active = self._active(bool(training))
@@ -110,7 +113,7 @@ class Quantizer(keras.layers.Layer):
             rounded = tf.where(active, rounded, inputs)
         return rounded, grids.step_of(low, high, self.bits)
 
-    def compute_output_spec(self, inputs: Any, site: int = -1, ties: str = "", training: bool | None = None) -> Any:
+    def compute_output_spec(self, inputs: Any, **settings: Any) -> Any:
         """Return the specs of the tensor and of the step."""
         return keras.KerasTensor(inputs.shape, "float32"), keras.KerasTensor((), "float32")
 
@@ -147,8 +150,8 @@ class Quantizer(keras.layers.Layer):
         least = max(self.rule.start, 0) if training else 0
         return tf.reduce_max(tf.convert_to_tensor(self.seen.value)) > least
 
-    def _observe(self, inputs: tf.Tensor, site: int) -> None:
-        low, high = self._extremes(inputs)
+    def _observe(self, inputs: tf.Tensor, site: int, positive: bool) -> None:
+        low, high = self._extremes(inputs, positive)
         old = tf.convert_to_tensor(self.ranges.value)
         seen = tf.convert_to_tensor(self.seen.value)
         found = tf.stack([low, high])
@@ -160,9 +163,9 @@ class Quantizer(keras.layers.Layer):
         self.ranges.assign(tf.where(here[:, None], new[None], old))
         self.seen.assign(seen + tf.cast(here, tf.int64))
 
-    def _extremes(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _extremes(self, inputs: tf.Tensor, positive: bool) -> tuple[tf.Tensor, tf.Tensor]:
         if self.rule.kind != "percentile":
-            return tf.reduce_min(inputs), tf.reduce_max(inputs)
+            return 0.0 if positive else tf.reduce_min(inputs), tf.reduce_max(inputs)
         flat = tf.reshape(inputs, [-1])
         every = tf.maximum(tf.size(flat) // _SORTED, 1)
         ordered = tf.sort(flat[::every])

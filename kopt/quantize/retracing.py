@@ -53,7 +53,7 @@ class Retracing:
             if first:
                 step.finish(made)
             for key, tensor in zip(step.outputs, outputs, strict=True):
-                self._tensors[key] = self._rounded(tensor, key, step.name)
+                self._tensors[key] = self._rounded(tensor, key, step.name, step.role.is_activation)
 
     def outputs(self, view: GraphView, graph: FlatGraph) -> Any:
         """Return the outputs in the structure of the model, under the names that they have there."""
@@ -96,7 +96,7 @@ class Retracing:
         ends = self._placement.ends(key)
         return grids.grid_of(*ends, self._bits).scale if ends else self._steps_of.get(group)
 
-    def _rounded(self, tensor: Any, key: int, name: str) -> Any:
+    def _rounded(self, tensor: Any, key: int, name: str, positive: bool = False) -> Any:
         placement = self._placement
         if not placement.is_rounded(key):
             return tensor
@@ -106,7 +106,7 @@ class Retracing:
             self.quantizers.append(quantizer.name)
             return quantizer(tensor)
         rounded, self._steps_of[group] = self._quantizer(group, name)(
-            tensor, site=placement.site(key), ties=placement.ties(key)
+            tensor, site=placement.site(key), ties=placement.ties(key), positive=positive
         )
         return rounded
 

@@ -30,9 +30,7 @@ def role_of(operation: Any, bits: int) -> Role:
     """Return the role of a layer or operation without a kernel."""
     role = _role_of(operation, bits)
     if role is TIED and bits == 16:
-        return left(
-            "the TFLite converter takes trained ranges of 16 bits in no operator of several inputs of one scale"
-        )
+        return left("the TFLite converter refuses trained ranges of 16 bits in an operator with one scale for all")
     return role
 
 

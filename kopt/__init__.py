@@ -12,7 +12,7 @@ from kopt.version import __version__
 
 _SUBPACKAGES = (
     *("cluster", "core", "data", "export", "graph", "measure", "profile"),
-    *("prune", "report", "restructure", "search", "train"),
+    *("prune", "quantize", "report", "restructure", "search", "train"),
 )
 _ATTRIBUTES = {"load_model": "kopt.graph", "optimize": "kopt.search"}
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import flatbuffers
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
@@ -12,6 +13,13 @@ from tensorflow.lite.python import convert as tf_convert
 
 _IO_TYPES = {"float32": tf.float32, "int8": tf.int8, "uint8": tf.uint8, "int16": tf.int16}
 _OPS = tf.lite.OpsSet
+# Which input is the bias.
+_BIASES = {
+    schema.BuiltinOperator.CONV_2D: 2,
+    schema.BuiltinOperator.DEPTHWISE_CONV_2D: 2,
+    schema.BuiltinOperator.FULLY_CONNECTED: 2,
+    schema.BuiltinOperator.TRANSPOSE_CONV: 3,
+}
 
 
 def convert(
@@ -24,6 +32,7 @@ def convert(
     keep_float: list[str],
     select_ops: bool,
     fused_rnn: bool,
+    trained: bool,
 ) -> None:
     """Write the file.
 
@@ -36,25 +45,28 @@ def convert(
         calibration: `.npz` of arrays by input name, first axis the samples; `None` if the scheme needs none.
         keep_float: regular expressions; operators whose output tensor matches one stay in float.
         select_ops: allow operators of the TensorFlow runtime in the file.
+        trained: the model holds the ranges of its activations.
         fused_rnn: the model holds a fused LSTM: only the converter's older quantizer treats it right.
     """
     converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=[signature])
-    _configure(converter, scheme, io_dtype, select_ops)
+    _configure(converter, scheme, io_dtype, select_ops, trained)
     if calibration is not None:
         converter.representative_dataset = _representative_dataset(calibration)
     if fused_rnn and calibration is not None:
         converter.experimental_new_quantizer = False
-    content = _convert_with_fallback(converter, scheme, keep_float) if keep_float else converter.convert()
+    content = _convert_with_fallback(converter, scheme, keep_float, trained) if keep_float else converter.convert()
+    if trained and scheme == "int16x8":
+        content = _with_wide_biases(content)
     Path(output).write_bytes(content)
 
 
-def _configure(converter: Any, scheme: str, io_dtype: str, select_ops: bool) -> None:
+def _configure(converter: Any, scheme: str, io_dtype: str, select_ops: bool, trained: bool) -> None:
     operators = [_OPS.TFLITE_BUILTINS]
     if scheme != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if scheme == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    elif scheme == "int8":
+    elif scheme == "int8" and not trained:  # without a data set, the converter refuses operators of integers only
         operators = [_OPS.TFLITE_BUILTINS_INT8]
     elif scheme == "int16x8":
         operators = [_OPS.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8]
@@ -73,26 +85,53 @@ def _representative_dataset(path: str) -> Callable[[], Iterator[dict[str, np.nda
     return samples
 
 
-def _convert_with_fallback(converter: Any, scheme: str, keep_float: list[str]) -> bytes:
+def _convert_with_fallback(converter: Any, scheme: str, keep_float: list[str], trained: bool) -> bytes:
     """Quantize all operators but those whose output tensor matches `keep_float`.
 
-    The converter's public interface has no such switch; calibration and quantization are its two own steps.
+    The converter's public interface has no such switch; finding ranges and quantization are its two own steps. The
+    first gives a model in float with its ranges: measured ones, or those that training put between the operators.
     """
-    converter._experimental_calibrate_only = True
-    calibrated = converter.convert()
-    names = output_names(calibrated)
+    input_type, output_type = converter.inference_input_type, converter.inference_output_type
+    if trained:
+        converter.optimizations = []
+        converter.inference_input_type = converter.inference_output_type = tf.float32
+    else:
+        converter._experimental_calibrate_only = True
+    ranged = converter.convert()
+    names = output_names(ranged)
     kept = {name for name in names if any(re.search(pattern, name) for pattern in keep_float)}
-    kept |= _last_operators_after(calibrated, kept)
+    kept |= _last_operators_after(ranged, kept)
     for pattern in keep_float:
-        if not any(re.search(pattern, name) for name in names):
+        if not trained and not any(re.search(pattern, name) for name in names):
             raise ValueError(f"no operator of the converted model matches {pattern!r}; it has {names}")
     return tf_convert.mlir_quantize(
-        calibrated,
+        ranged,
         inference_type=_types_pb2(tf.int16 if scheme == "int16x8" else tf.int8),
-        input_data_type=converter.inference_input_type,
-        output_data_type=converter.inference_output_type,
+        input_data_type=input_type,
+        output_data_type=output_type,
         denylisted_nodes=sorted(kept),
     )
+
+
+def _with_wide_biases(content: bytes) -> bytes:
+    """Return the file with biases of 64 bits, which the kernels of 16 bits want.
+
+    From trained ranges the converter makes biases of 32 bits, and its setting for others is for calibrated ones.
+    """
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            code = model.operatorCodes[operator.opcodeIndex]
+            place = _BIASES.get(max(code.builtinCode, code.deprecatedBuiltinCode))
+            index = -1 if place is None or len(operator.inputs) <= place else operator.inputs[place]
+            if index >= 0 and graph.tensors[index].type == schema.TensorType.INT32:
+                bias = graph.tensors[index]
+                buffer = model.buffers[bias.buffer]
+                wide = np.asarray(buffer.data, np.uint8).view(np.int32).astype(np.int64)
+                buffer.data, bias.type = wide.view(np.uint8), schema.TensorType.INT64
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 def _types_pb2(dtype: tf.DType) -> int:

@@ -22,7 +22,7 @@ from kopt.export.inspection import TFLiteContent, inspect_tflite
 from kopt.export.manifest import check_target
 from kopt.export.process import converter
 from kopt.export.source import SIGNATURE, Source, prepare, trace
-from kopt.export.twins import integer_twin
+from kopt.export.twins import integer_twin, is_trained_for_integers, trained_twin
 from kopt.export.verification import examples
 from kopt.graph import GraphView
 
@@ -60,7 +60,7 @@ def tflite(
         scheme: `"float32"`, `"float16"` (half the size, float32 arithmetic), `"dynamic"` (int8 weights), `"int8"`
             (integers throughout), `"int16x8"` (int8 weights, 16-bit activations) or `"int4"` (4-bit weights).
         calibration: real inputs from which `"int8"` and `"int16x8"` learn the ranges of activations: arrays,
-            `(x, y)` or a `tf.data.Dataset`; see `kopt.data.calibration`.
+            `(x, y)` or a `tf.data.Dataset`; see `kopt.data.calibration`. A model of `kopt.quantize.aware` has ranges.
         samples: how many examples of `calibration` are used, balanced over classes where there are labels.
         fallback: names of layers that stay in float (`"int8"`, `"int16x8"`, `"int4"`).
         io_dtype: type of the file's inputs and outputs where the model's are float: `"float32"`, or with `"int8"` also
@@ -84,11 +84,13 @@ def tflite(
     """
     config = ExportConfig("tflite", scheme, io_dtype, tuple(fallback))
     kind = get_scheme(scheme)
-    _check_request(kind, calibration, fallback, batch_size)
     model, inputs = prepare(model)
+    trained = _trained(model, kind)
+    _check_request(kind, calibration, fallback, batch_size, trained is not None)
     ranges = None if calibration is None else sample(calibration, samples=samples, seed=seed, inputs=inputs)
     compared = examples(ranges, inputs, seed)
-    keep_float = _tensor_patterns(model, fallback)
+    keep_float = _tensor_patterns(model, fallback) if trained is None else _patterns_of_float_layers(trained)
+    may_be_float = [""] if trained is not None and _has_float_operations(trained) else keep_float
     check_target(path, format="tflite", overwrite=overwrite)
     converter.start()
     source, fused = _convertible(trace(model, batch_size=batch_size), kind)
@@ -98,24 +100,63 @@ def tflite(
         "keep_float": keep_float,
         "select_ops": select_ops,
         "fused_rnn": fused,
+        "trained": trained is not None,
     }
     with scratch_directory() as scratch:
-        used = ranges if kind.needs_calibration else None
+        used = ranges if kind.needs_calibration and trained is None else None
         saved = None if used is None else _save_arrays(used, scratch)
         return assemble(
             source,
             path,
             format="tflite",
             scheme=kind,
-            convert=lambda staged: _convert(source, staged, kind, {**job, "calibration": saved}),
+            convert=lambda staged: _convert(source, staged, kind, {**job, "calibration": saved}, may_be_float),
             examples=compared,
             options=_options(config, batch_size, select_ops, used and len(next(iter(used.values())))),
             overwrite=overwrite,
         )
 
 
-def _check_request(scheme: Scheme, calibration: Any, fallback: Sequence[str], batch_size: int | None) -> None:
-    if scheme.needs_calibration and calibration is None:
+def _trained(model: Any, scheme: Scheme) -> Any:
+    """Return the model if it was trained for integers, else `None`.
+
+    Raises:
+        ConfigError: it was trained for another scheme.
+    """
+    model = model.model if isinstance(model, Source) else model
+    if model is None or isinstance(model, Path) or not is_trained_for_integers(model):
+        return None
+    record = getattr(model, "quantization", None)
+    if record is not None and record.scheme != scheme.name:
+        raise ConfigError(
+            f"Model {model.name!r} was trained for the scheme {record.scheme!r}. Received: scheme={scheme.name!r}. "
+            f"Export it with the scheme it was trained for, or the float model that it was made from."
+        )
+    return model
+
+
+def _patterns_of_float_layers(trained: Any) -> list[str]:
+    layers = {layer.name for layer in trained.layers}
+    model = re.escape(trained.name)
+    names = [re.escape(name) for name in getattr(trained, "float_layers", ()) if name in layers]
+    return [f"(^|[; ]){model}(_[0-9]+)?/{name}(_[0-9]+)?(/|$)" for name in names]
+
+
+def _has_float_operations(trained: Any) -> bool:
+    """Return whether operations of `keras.ops` compute in float, whose tensors do not carry their names."""
+    layers = {layer.name for layer in trained.layers}
+    return any(name not in layers for name in getattr(trained, "float_layers", ()))
+
+
+def _check_request(
+    scheme: Scheme, calibration: Any, fallback: Sequence[str], batch_size: int | None, trained: bool
+) -> None:
+    if trained and fallback:
+        raise ConfigError(
+            f"A model that was trained for integers has its float layers already. Received: fallback={fallback!r}. "
+            f"Name them as `skip` of `kopt.quantize.aware`."
+        )
+    if scheme.needs_calibration and calibration is None and not trained:
         raise ConfigError(
             f"Scheme {scheme.name!r} needs `calibration`: a hundred real inputs, as arrays or a tf.data.Dataset, "
             f"e.g. `calibration=(x_train, y_train)`; on the command line, `--data`."
@@ -132,6 +173,9 @@ def _check_request(scheme: Scheme, calibration: Any, fallback: Sequence[str], ba
 
 def _convertible(source: Source, scheme: Scheme) -> tuple[Source, bool]:
     """Return what the converter gets, and whether it is the fused twin of a model with an LSTM."""
+    if source.model is not None and is_trained_for_integers(source.model):
+        fixed = trace(source, batch_size=1) if source.has_loop and source.batch_size is None else source
+        return _with_function_of(fixed, trained_twin(source.model)), False
     integers = [info.name for info in source.inputs if not info.dtype.startswith("float")]
     if scheme.name == "int16x8" and integers:
         raise UnsupportedModelError(
@@ -144,12 +188,19 @@ def _convertible(source: Source, scheme: Scheme) -> tuple[Source, bool]:
         return trace(source, batch_size=1), False
     twin = source.model and integer_twin(source.model)
     if scheme.needs_calibration and twin is not source.model:
-        converted = trace(twin, batch_size=source.batch_size)
-        return dataclasses.replace(source, function=converted.function, concrete=converted.concrete), False
+        return _with_function_of(source, twin), False
     return source, False
 
 
-def _convert(source: Source, staged: Path, scheme: Scheme, job: dict[str, Any]) -> Converted:
+def _with_function_of(source: Source, twin: Any) -> Source:
+    """Return `source` with the graph of a copy of its model for the converter; files are compared with its own."""
+    converted = trace(twin, batch_size=source.batch_size)
+    return dataclasses.replace(source, function=converted.function, concrete=converted.concrete)
+
+
+def _convert(
+    source: Source, staged: Path, scheme: Scheme, job: dict[str, Any], may_be_float: Sequence[str]
+) -> Converted:
     with source.as_saved_model() as directory:
         job = {**job, "saved_model": str(directory)}
         if scheme.name == "int4":
@@ -157,8 +208,8 @@ def _convert(source: Source, staged: Path, scheme: Scheme, job: dict[str, Any]) 
         else:
             _run_tflite(source, staged, {**job, "scheme": scheme.name})
     content = inspect_tflite(staged)
-    if scheme.name == "int8" and not job["keep_float"]:
-        _require_integers(content)
+    if scheme.name == "int8" and (job["trained"] or not job["keep_float"]):
+        _require_integers(content, may_be_float)
     notes = _notes(source, scheme, content)
     return Converted(content.operators, content.output_step, notes, runs_here=FLEX_NOTE not in notes)
 
@@ -196,11 +247,13 @@ def _run_tflite(source: Source, output: Path, job: dict[str, Any]) -> None:
         ) from error
 
 
-def _require_integers(content: TFLiteContent) -> None:
-    if content.float_operators:
-        shown = "; ".join(content.float_operators[:5])
+def _require_integers(content: TFLiteContent, may_be_float: Sequence[str]) -> None:
+    """Raise if operators compute in float whose output tensors match none of these patterns."""
+    floats = [name for name in content.float_operators if not any(re.search(part, name) for part in may_be_float)]
+    if floats:
+        shown = "; ".join(floats[:5])
         raise ExportError(
-            f"{len(content.float_operators)} operator(s) of the int8 file still compute in float: {shown}. Name their "
+            f"{len(floats)} operator(s) of the int8 file still compute in float: {shown}. Name their "
             f"layers in `fallback` if that is acceptable, or choose another scheme."
         )
 

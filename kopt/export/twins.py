@@ -35,6 +35,23 @@ def integer_twin(model: Any) -> Any:
     return _rebuilt(model, _integer_layer)
 
 
+def is_trained_for_integers(model: Any) -> bool:
+    """Return whether a model holds ranges that training found, as those of `kopt.quantize.aware` do."""
+    return any(hasattr(layer, "for_converter") for layer in flatten_layers(model))
+
+
+def trained_twin(model: Any) -> Any:
+    """Return a copy of a model that was trained for integers: plain layers with rounded weights, and fixed ranges.
+
+    Layers say themselves what converters get in their place: a method `for_converter` returns what is called there.
+
+    Raises:
+        InputError: a range is not there yet, because the model was not trained.
+    """
+    twin, _ = rewrite(model, lambda layer: layer.for_converter() if hasattr(layer, "for_converter") else None)
+    return twin
+
+
 def float32_twin(model: Any) -> Any:
     """Return `model`, or a copy that computes in float32 if any layer computes in a lower precision.
 

@@ -4,7 +4,7 @@ from kopt.graph.channels import ChannelGraph, ChannelGroup, channel_graph
 from kopt.graph.checks import fingerprint, require_built, require_finite, signature
 from kopt.graph.legacy import from_tf_keras
 from kopt.graph.loading import load_model
-from kopt.graph.naming import OwnedVariable, layer_paths, owned_variables
+from kopt.graph.naming import FreshNames, OwnedVariable, layer_paths, owned_variables
 from kopt.graph.rewrite import as_functional, clone_layer, copy_model, copy_subclassed, copy_weights, rewrite
 from kopt.graph.twin import Adapter, Twin, TwinLayer, adapted_twin, to_tf_keras
 from kopt.graph.view import Call, GraphView
@@ -14,6 +14,7 @@ __all__ = [
     "Call",
     "ChannelGraph",
     "ChannelGroup",
+    "FreshNames",
     "GraphView",
     "OwnedVariable",
     "Twin",

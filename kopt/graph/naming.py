@@ -61,6 +61,22 @@ def owned_variables(model: keras.Model) -> tuple[OwnedVariable, ...]:
     return tuple(found)
 
 
+class FreshNames:
+    """Gives every name once, with a number after it where it is taken."""
+
+    def __init__(self, taken: set[str]):
+        self._taken = set(taken)
+
+    def __call__(self, wanted: str) -> str:
+        """Return `wanted`, or `wanted_2` and so on."""
+        name, number = wanted, 1
+        while name in self._taken:
+            number += 1
+            name = f"{wanted}_{number}"
+        self._taken.add(name)
+        return name
+
+
 def _holders(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, str, Any]]:
     """Yield each variable with the first layer in place that holds it without an inner one holding it."""
     paths, seen = layer_paths(model), set()

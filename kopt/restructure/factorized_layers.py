@@ -9,9 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from kopt.graph import FreshNames
 from kopt.restructure import factors
 from kopt.restructure.sites import Site
-from kopt.restructure.substitution import FreshNames, Substitute, changed, like, values
+from kopt.restructure.substitution import Substitute, changed, like, values
 from kopt.restructure.trade_off import Options
 
 L = keras.layers

@@ -7,13 +7,13 @@ import keras
 from kopt.core.randomness import preserved_random_state
 from kopt.core.records import LayerAction
 from kopt.core.settings import choice, number, whole
-from kopt.graph import GraphView, require_finite
+from kopt.graph import FreshNames, GraphView, require_finite
 from kopt.restructure import factors
 from kopt.restructure.accounting import Change, Costs, Restructuring, make_report
 from kopt.restructure.kinds import altered
 from kopt.restructure.selection import Layers, chosen, require_applied
 from kopt.restructure.sites import Site, sites_of
-from kopt.restructure.substitution import FreshNames, Substitute, changed, fresh_names, like, substituted, values
+from kopt.restructure.substitution import Substitute, changed, fresh_names, like, substituted, values
 
 L = keras.layers
 _FORMS = ("separable", "depthwise")

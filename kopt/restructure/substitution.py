@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kopt.graph import rewrite
+from kopt.graph import FreshNames, rewrite
 from kopt.graph.internals import flatten_layers
 
 Weights = dict[str, np.ndarray]
@@ -53,25 +53,9 @@ def assign(layer: keras.layers.Layer, weights: Weights) -> None:
         getattr(layer, name).assign(values.astype(getattr(layer, name).dtype))
 
 
-def fresh_names(model: keras.Model) -> "FreshNames":
+def fresh_names(model: keras.Model) -> FreshNames:
     """Return a maker of names that no layer of `model` has."""
     return FreshNames({layer.name for layer in flatten_layers(model)})
-
-
-class FreshNames:
-    """Gives every name once, with a number after it where it is taken."""
-
-    def __init__(self, taken: set[str]):
-        self._taken = set(taken)
-
-    def __call__(self, wanted: str) -> str:
-        """Return `wanted`, or `wanted_2` and so on."""
-        name, number = wanted, 1
-        while name in self._taken:
-            number += 1
-            name = f"{wanted}_{number}"
-        self._taken.add(name)
-        return name
 
 
 def like(layer: keras.layers.Layer, kind: type[keras.layers.Layer], **changes: Any) -> keras.layers.Layer:

@@ -1,0 +1,66 @@
+"""A number and a shift for each channel, which TFLite computes exactly as a depthwise convolution of one point."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+
+@keras.saving.register_keras_serializable("kopt")
+class Affine(keras.layers.Layer):
+    """`kernel * x + bias` along the last axis: what is left of a normalization or a rescaling that no kernel took in.
+
+    A kernel of one weight a channel has no rounding error: the weight is the largest of its channel.
+    """
+
+    def __init__(self, use_bias: bool = True, **settings: Any):
+        """Take whether there is a bias."""
+        super().__init__(**settings)
+        self.use_bias = use_bias
+        self.activation = keras.activations.linear
+
+    def build(self, input_shape: Any) -> None:
+        """Create a kernel of ones and a bias of zeros, which training leaves alone unless it is made trainable."""
+        shape = (input_shape[-1],)
+        self.kernel = self.add_weight(name="kernel", shape=shape, initializer="ones")
+        self.bias = self.add_weight(name="bias", shape=shape, initializer="zeros") if self.use_bias else None
+
+    def call(self, inputs: Any) -> Any:
+        """Return `kernel * inputs + bias`."""
+        outputs = inputs * self.kernel
+        return outputs if self.bias is None else outputs + self.bias
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return the shape of the input."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what `__init__` takes."""
+        return {**super().get_config(), "use_bias": self.use_bias}
+
+
+def unfit(rank: int) -> str:
+    """Return why a tensor of `rank` axes cannot be scaled by channel in integers; empty if it can."""
+    return "" if rank <= 4 else f"TFLite has no depthwise convolution over {rank - 2} axes"
+
+
+def affine_twin(layer: Any, shape: Any, kernel: np.ndarray, bias: np.ndarray) -> Callable[[Any], Any]:
+    """Return `kernel * x + bias` as a depthwise convolution."""
+    rank, channels = len(shape), kernel.shape[0]
+    settings = {"depthwise_initializer": "ones", "name": layer.name, "dtype": "float32"}
+    if rank == 4:
+        return filled(keras.layers.DepthwiseConv2D(1, **settings), shape, kernel.reshape(1, 1, channels, 1), bias)
+    inner = (None, 1, channels) if rank == 2 else shape
+    twin = filled(keras.layers.DepthwiseConv1D(1, **settings), inner, kernel.reshape(1, channels, 1), bias)
+    if rank == 3:
+        return twin
+    return lambda inputs: keras.ops.reshape(twin(keras.ops.reshape(inputs, (-1, 1, channels))), (-1, channels))
+
+
+def filled(layer: Any, shape: Any, kernel: np.ndarray, bias: np.ndarray) -> Any:
+    """Return a layer built for inputs of `shape` with this kernel and bias."""
+    layer.build(shape)
+    layer.kernel.assign(kernel)
+    layer.bias.assign(bias)
+    return layer

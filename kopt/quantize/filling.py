@@ -1,0 +1,81 @@
+"""Layers for kernels: new ones that take the place of a layer or of a part of it, and what fills in their weights."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from kopt.graph import copy_weights
+from kopt.quantize.affine import Affine
+
+L = keras.layers
+SEPARABLE: dict[type, tuple[type, type]] = {
+    L.SeparableConv1D: (L.DepthwiseConv1D, L.Conv1D),
+    L.SeparableConv2D: (L.DepthwiseConv2D, L.Conv2D),
+}
+
+
+class Fill:
+    """Sets the weights of a layer that takes the place of another, or of a part of it."""
+
+    def __init__(self, kernel: Any, bias: Any = None, like: Any = None, constant: bool = False):
+        """Take the weights.
+
+        Args:
+            kernel: array that can be broadcast to the kernel.
+            bias: likewise.
+            like: a layer with the same variables, which are copied instead.
+            constant: training does not change them.
+        """
+        self.kernel = np.asarray(kernel)
+        self._bias, self._like, self.constant = bias, like, constant
+
+    def __call__(self, layer: Any) -> None:
+        """Fill in the weights of a built layer."""
+        if self._like is not None:
+            copy_weights(self._like, layer)
+            return
+        layer.kernel.assign(np.broadcast_to(self.kernel, layer.kernel.shape))
+        if layer.bias is not None:
+            layer.bias.assign(np.broadcast_to(self._bias, layer.bias.shape))
+
+
+def without_activation(layer: Any) -> tuple[Any, Fill]:
+    """Return a layer that gives what another gives before its activation."""
+    config = {**layer.get_config(), "activation": None, "dtype": "float32"}
+    return type(layer).from_config(config), Fill(layer.kernel.numpy(), like=layer)
+
+
+def depthwise_of(layer: Any) -> tuple[Any, Fill]:
+    """Return the first half of a separable convolution."""
+    kind, _ = SEPARABLE[type(layer)]
+    names = ("kernel_size", "strides", "padding", "depth_multiplier", "depthwise_regularizer", "depthwise_constraint")
+    return kind(**{name: getattr(layer, name) for name in names}, use_bias=False), Fill(layer.depthwise_kernel.numpy())
+
+
+def pointwise_of(layer: Any) -> tuple[Any, Fill]:
+    """Return the second half of a separable convolution."""
+    _, kind = SEPARABLE[type(layer)]
+    new = kind(
+        layer.filters,
+        1,
+        use_bias=layer.use_bias,
+        kernel_regularizer=layer.pointwise_regularizer,
+        kernel_constraint=layer.pointwise_constraint,
+        bias_regularizer=layer.bias_regularizer,
+        bias_constraint=layer.bias_constraint,
+    )
+    return new, Fill(layer.pointwise_kernel.numpy(), layer.bias.numpy() if layer.use_bias else None)
+
+
+def affine_of(layer: Any) -> tuple[Any, Fill]:
+    """Return the number and shift for each channel that a normalization or rescaling is."""
+    if type(layer) is L.BatchNormalization:
+        channels = layer.moving_mean.shape
+        return Affine(use_bias=False), Fill(np.ones(channels, "float32"), constant=True)
+    if type(layer) is L.Rescaling:
+        return Affine(), Fill(np.asarray(layer.scale, "float32"), np.asarray(layer.offset, "float32"), constant=True)
+    if type(layer) is L.Normalization:
+        kernel = 1.0 / np.maximum(np.sqrt(np.ravel(layer.variance)), keras.config.epsilon())
+        return Affine(), Fill(kernel, -np.ravel(layer.mean) * kernel, constant=True)
+    return Affine(use_bias=False), Fill(layer.gamma.numpy())

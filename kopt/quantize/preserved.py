@@ -1,0 +1,77 @@
+"""What a kernel brings along from pruning or weight sharing, kept while it is trained with rounded weights."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+ZEROS, VALUES = "zeros", "values"
+# Random weights hold no zeros, and of so many weights hardly two alike.
+_LEAST_ZEROS = 0.05
+_MOST_VALUES = 256
+# The group of a codebook's zeros, which stay zero; segment sums leave negative numbers out.
+_ZERO = -1
+
+
+def what_to_keep(kernel: np.ndarray) -> str:
+    """Return what a kernel holds that updates should leave: `"zeros"`, `"values"` (a codebook) or nothing.
+
+    Args:
+        kernel: its weights. Zeros count from 5 % on, unless all are zero; a codebook is at most 256 values, and a
+            quarter of the weights.
+    """
+    found = np.unique(kernel).size
+    if 1 < found <= min(_MOST_VALUES, kernel.size // 4):
+        return VALUES
+    zeros = float(np.mean(kernel == 0))
+    return ZEROS if _LEAST_ZEROS <= zeros < 1.0 else ""
+
+
+class Preserved(keras.layers.Layer):
+    """Zeros that stay zero, or weights of one value that stay of one value, through the constraint of the kernel.
+
+    Keras optimizers apply the constraint of a variable after its update, compiled or not, on every replica.
+    """
+
+    def __init__(self, kernel: Any, what: str):
+        """Put a kernel under its own pattern; a constraint that it had goes first.
+
+        Args:
+            kernel: a Keras variable. Its values say what is kept; loading a model fills in what was kept then.
+            what: `"zeros"` or `"values"`.
+        """
+        super().__init__(name="preserved", trainable=False, dtype="float32")
+        self.what, self._before = what, kernel.constraint
+        self.pattern = self.add_weight(
+            name="pattern",
+            shape=kernel.shape,
+            dtype="bool" if what == ZEROS else "int32",
+            initializer="zeros",
+            trainable=False,
+            aggregation="only_first_replica",
+        )
+        self.built = True
+        kernel.constraint = self._constrain
+
+    def take_from(self, kernel: np.ndarray) -> None:
+        """Take the pattern of these weights."""
+        if self.what == ZEROS:
+            self.pattern.assign(kernel != 0)
+        else:
+            groups = np.unique(kernel, return_inverse=True)[1].reshape(kernel.shape)
+            self.pattern.assign(np.where(kernel == 0, _ZERO, groups).astype("int32"))
+
+    def call(self, inputs: Any) -> Any:
+        """Give back what comes in: the optimizer applies the pattern."""
+        return inputs
+
+    def _constrain(self, variable: Any) -> tf.Tensor:
+        value = tf.convert_to_tensor(variable if self._before is None else self._before(variable))
+        pattern = tf.convert_to_tensor(self.pattern.value)
+        if self.what == ZEROS:
+            return tf.where(pattern, value, tf.zeros_like(value))
+        groups = tf.reshape(pattern, [-1])
+        means = tf.math.unsorted_segment_mean(tf.reshape(value, [-1]), groups, _MOST_VALUES)
+        shared = tf.where(groups == _ZERO, 0.0, tf.gather(means, tf.maximum(groups, 0)))
+        return tf.reshape(shared, value.shape)

@@ -1,0 +1,45 @@
+"""Models that train with rounded numbers: Functional models that know what was done to them."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+from kopt.core.quantize_records import Quantization
+from kopt.graph.internals import FunctionalModel
+
+_KEY = "kopt_quantization"
+
+
+@keras.saving.register_keras_serializable("kopt")
+class QuantizedFunctional(FunctionalModel):
+    """A Functional model whose layers round as TFLite does, with the record of it."""
+
+    quantization: Quantization
+    # Names that the layers which compute in float have in this model.
+    float_layers: tuple[str, ...]
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the config of the model, and how it is quantized."""
+        how = {"record": self.quantization.to_json(indent=None), "float_layers": list(self.float_layers)}
+        return {**super().get_config(), _KEY: how}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """Make the model; Keras fills in its weights and ranges."""
+        config = dict(config)
+        how = config.pop(_KEY)
+        model = super().from_config(config, custom_objects=custom_objects)
+        model.remember(Quantization.from_json(how["record"]), how["float_layers"])
+        return model
+
+    def remember(self, record: Quantization, float_layers: Iterable[str]) -> None:
+        """Take what was done to the model."""
+        # Past Keras, which would wrap the tuple to look for layers in it.
+        object.__setattr__(self, "quantization", record)
+        object.__setattr__(self, "float_layers", tuple(float_layers))
+
+
+def is_quantized(model: keras.Model) -> bool:
+    """Return whether a model was made by `kopt.quantize.aware`."""
+    return isinstance(model, QuantizedFunctional)

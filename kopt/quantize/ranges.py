@@ -1,0 +1,200 @@
+"""Quantizers of activations: layers that follow the range of what passes through them and round it to that range."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kopt.core.errors import InputError
+from kopt.core.quantize_records import RangeRule
+from kopt.quantize import grids
+
+_STATE = threading.local()
+# A percentile is taken of so many entries at most, evenly spread over the batch: sorting all would cost more than the
+# convolution before it.
+_SORTED = 1 << 14
+
+
+@contextlib.contextmanager
+def observing() -> Iterator[None]:
+    """Let quantizers follow ranges outside training, too: for calibration."""
+    _STATE.on = True
+    try:
+        yield
+    finally:
+        _STATE.on = False
+
+
+@keras.saving.register_keras_serializable("kopt")
+class Quantizer(keras.layers.Layer):
+    """Rounds tensors to one grid of 256 (or 65,535) values, whose range it learns from them.
+
+    It is called once for every tensor that has the range: tensors that are concatenated share one, and the range holds
+    them all. Before it has seen anything it passes tensors on.
+    """
+
+    def __init__(self, rule: RangeRule | str, bits: int = 8, sites: int = 1, **settings: Any):
+        """Take the way in which ranges are found.
+
+        Args:
+            rule: a record or its JSON.
+            bits: 8 or 16.
+            sites: how many tensors are observed, each with a range of its own of which this takes the union.
+            settings: see `keras.layers.Layer`.
+        """
+        super().__init__(**{**settings, "dtype": "float32"})
+        self.rule = RangeRule.from_json(rule) if isinstance(rule, str) else rule
+        self.bits, self.sites = bits, sites
+        self.supports_masking = True
+
+    def build(self, input_shape: Any = None) -> None:
+        """Create one range and one count of batches for each site."""
+        learned = self.rule.kind == "learned"
+        self.ranges = self.add_weight(
+            name="ranges",
+            shape=(self.sites, 2),
+            initializer="zeros",
+            trainable=learned,
+            aggregation="mean",
+            autocast=False,
+        )
+        self.seen = self.add_weight(
+            name="seen",
+            shape=(self.sites,),
+            dtype="int64",
+            initializer="zeros",
+            trainable=False,
+            aggregation="only_first_replica",
+        )
+        self.built = True
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether anything has passed through."""
+        return bool((self.seen.numpy() > 0).any())
+
+    @property
+    def grid(self) -> grids.Grid:
+        """The grid of the range as it is now.
+
+        Raises:
+            InputError: nothing has passed through, so that there is no range.
+        """
+        if not self.is_ready:
+            raise InputError(
+                f"The quantizer {self.name!r} has no range yet: nothing has passed through it in training. Train the "
+                f"model (one step of `fit` is enough), or give `kopt.quantize.aware` examples as `calibration`."
+            )
+        low, high = (float(value) for value in self._range())
+        return grids.grid_of(low, high, self.bits)
+
+    def call(
+        self, inputs: Any, site: int = -1, ties: str = "", positive: bool = False, training: bool | None = None
+    ) -> tuple[Any, Any]:
+        """Return the rounded tensor and the step of its grid.
+
+        Args:
+            inputs: any shape.
+            site: whose range is observed in training; -1: none.
+            ties: how means of values on the grid are rounded, see `grids.quantize_means`; empty for other tensors.
+            positive: nothing in the tensor is below 0, as behind a ReLU.
+            training: see `keras.layers.Layer`.
+        """
+        calibrating = getattr(_STATE, "on", False)
+        if site >= 0 and (calibrating or (training and self.rule.kind != "learned")):
+            self._observe(inputs, site, positive)
+        low, high = self._range()
+        rounded = self._round(inputs, low, high, ties)
+        active = self._active(bool(training))
+        if active is not None:
+            rounded = tf.where(active, rounded, inputs)
+        return rounded, grids.step_of(low, high, self.bits)
+
+    def compute_output_spec(self, inputs: Any, **settings: Any) -> Any:
+        """Return the specs of the tensor and of the step."""
+        return keras.KerasTensor(inputs.shape, "float32"), keras.KerasTensor((), "float32")
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """Pass the mask of the tensor on."""
+        return mask, None
+
+    def for_converter(self) -> Any:
+        """Return what stands here in a model for a converter: the same grid, fixed."""
+        grid = self.grid
+        fixed = FixedQuantizer(grid.low, grid.high, self.bits, name=self.name)
+        return lambda inputs, **_: (fixed(inputs), keras.ops.full((), grid.scale))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what `__init__` takes."""
+        own = {"rule": self.rule.to_json(indent=None), "bits": self.bits, "sites": self.sites}
+        return {**super().get_config(), **own}
+
+    def _round(self, inputs: tf.Tensor, low: tf.Tensor, high: tf.Tensor, ties: str) -> tf.Tensor:
+        if ties:
+            return grids.quantize_means(inputs, low, high, self.bits, ties)
+        if self.rule.kind == "learned":
+            return grids.quantize_with_learned_range(inputs, low, high, self.bits)
+        return grids.quantize_activations(inputs, low, high, self.bits)
+
+    def _range(self) -> tuple[tf.Tensor, tf.Tensor]:
+        ranges = tf.convert_to_tensor(self.ranges.value)
+        return tf.reduce_min(ranges[:, 0]), tf.reduce_max(ranges[:, 1])
+
+    def _active(self, training: bool) -> tf.Tensor | None:
+        """Return whether tensors are rounded; `None` if they certainly are."""
+        if training and self.rule.start == 0 and self.rule.kind != "learned":
+            return None
+        least = max(self.rule.start, 0) if training else 0
+        return tf.reduce_max(tf.convert_to_tensor(self.seen.value)) > least
+
+    def _observe(self, inputs: tf.Tensor, site: int, positive: bool) -> None:
+        low, high = self._extremes(inputs, positive)
+        old = tf.convert_to_tensor(self.ranges.value)
+        seen = tf.convert_to_tensor(self.seen.value)
+        found = tf.stack([low, high])
+        mean = old[site] + (found - old[site]) * (1.0 - self.rule.momentum)
+        new = tf.where(seen[site] == 0, found, mean)
+        if self.rule.freeze is not None:
+            new = tf.where(seen[site] >= self.rule.freeze, old[site], new)
+        here = tf.range(self.sites) == site
+        self.ranges.assign(tf.where(here[:, None], new[None], old))
+        self.seen.assign(seen + tf.cast(here, tf.int64))
+
+    def _extremes(self, inputs: tf.Tensor, positive: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        if self.rule.kind != "percentile":
+            return 0.0 if positive else tf.reduce_min(inputs), tf.reduce_max(inputs)
+        flat = tf.reshape(inputs, [-1])
+        every = tf.maximum(tf.size(flat) // _SORTED, 1)
+        ordered = tf.sort(flat[::every])
+        last = tf.cast(tf.size(ordered) - 1, tf.float32)
+        outside = tf.cast(tf.floor(last * (1.0 - self.rule.percentile / 100.0)), tf.int32)
+        return ordered[outside], ordered[tf.size(ordered) - 1 - outside]
+
+
+@keras.saving.register_keras_serializable("kopt")
+class FixedQuantizer(keras.layers.Layer):
+    """Rounds a tensor to a grid that does not change, such as that of a softmax."""
+
+    def __init__(self, low: float, high: float, bits: int = 8, **settings: Any):
+        """Take the ends of the range and the bits of a number."""
+        super().__init__(**{**settings, "dtype": "float32"})
+        self.low, self.high, self.bits = low, high, bits
+        self.supports_masking = True
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        """Return the rounded tensor."""
+        return tf.quantization.fake_quant_with_min_max_args(
+            inputs, self.low, self.high, num_bits=self.bits, narrow_range=self.bits != 8
+        )
+
+    def compute_output_spec(self, inputs: Any) -> Any:
+        """Return the spec of the tensor."""
+        return keras.KerasTensor(inputs.shape, "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what `__init__` takes."""
+        return {**super().get_config(), "low": self.low, "high": self.high, "bits": self.bits}

@@ -1,0 +1,177 @@
+"""Layers whose weights are rounded as TFLite rounds them, with the normalization behind them folded in."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kopt.core.errors import UnsupportedModelError
+from kopt.quantize import grids
+from kopt.quantize.kernels import KERNELS, kind_of
+from kopt.quantize.preserved import Preserved
+
+
+@keras.saving.register_keras_serializable("kopt")
+class QuantizedWeights(keras.layers.Layer):
+    """A layer with a kernel, and the BatchNormalization behind it, computed with rounded weights.
+
+    Inference, and training once the statistics are frozen, folds the normalization into kernel and bias and rounds what
+    comes out. Training before that normalizes with the statistics of the batch: the kernel is rounded as it is. That is
+    the same, because every output channel has a grid of its own: a channel times a number is on its grid times that
+    number. So one convolution is enough where folding with batch statistics would take two.
+    """
+
+    def __init__(
+        self,
+        layer: Any,
+        norm: Any = None,
+        bits: int = 8,
+        compute_dtype: str = "float32",
+        freeze_norm: int | None = None,
+        preserved: str = "",
+        factor: float = 1.0,
+        **settings: Any,
+    ):
+        """Take the parts.
+
+        Args:
+            layer: with a row in `kernels`, without activation; or its config.
+            norm: BatchNormalization or its config; `None` if there is none.
+            bits: of a weight.
+            compute_dtype: in which the kernel is applied; everything else is in float32.
+            freeze_norm: batches after which the normalization uses its moving statistics in training, too; `None`:
+                never.
+            preserved: `"zeros"` or `"values"`: what updates of the kernel leave as it is.
+            factor: by which the output is multiplied, as part of the kernel.
+            settings: see `keras.layers.Layer`.
+        """
+        super().__init__(**{**settings, "dtype": "float32"})
+        self.factor = factor
+        self.layer, self.norm = (_layer(part) for part in (layer, norm))
+        self.bits, self.precision, self.freeze_norm, self.preserved = bits, compute_dtype, freeze_norm, preserved
+        self.layer.name = self.name  # that of the plain layer which converters get
+        self.kind = kind_of(self.layer) or _no_row(self.layer)
+        self.supports_masking = True
+
+    def build(self, input_shape: Any) -> None:
+        """Build the parts."""
+        if not self.layer.built:
+            self.layer.build(input_shape)
+        if self.norm is not None and not self.norm.built:
+            self.norm.build(self.layer.compute_output_shape(input_shape))
+        if self.preserved:
+            self.record = Preserved(self.layer.kernel, self.preserved)
+        if self.freeze_norm is not None:
+            self.seen = self.add_weight(
+                name="seen", shape=(), dtype="int64", trainable=False, aggregation="only_first_replica"
+            )
+        self.built = True
+
+    def call(self, inputs: Any, step: Any = None, training: bool | None = None) -> Any:
+        """Return the output before its activation.
+
+        Args:
+            inputs: on a grid.
+            step: of that grid, for the grid of the bias; `None` leaves the bias as it is.
+            training: see `keras.layers.Layer`.
+        """
+        if self.norm is not None and training and self.norm.trainable:
+            return self._normalized(inputs)
+        kernel, bias = self._folded()
+        steps = grids.kernel_steps(kernel, self._channels, self.bits)
+        if step is not None:
+            bias = grids.quantize_bias(bias, tf.stop_gradient(step) * tf.reshape(steps, bias.shape))
+        return self._apply(inputs, grids.quantize_kernel(kernel, steps)) + bias
+
+    def compute_output_spec(self, inputs: Any, step: Any = None, training: bool | None = None) -> Any:
+        """Return the spec of the output."""
+        return keras.KerasTensor(self.layer.compute_output_shape(inputs.shape), "float32")
+
+    def for_converter(self) -> Any:
+        """Return what stands here in a model for a converter: a plain layer with the rounded weights."""
+        made: list[Any] = []
+
+        def plain(inputs: Any, step: Any = None) -> Any:
+            if not made:
+                kernel, bias = self._folded()
+                kernel = grids.quantize_kernel(kernel, grids.kernel_steps(kernel, self._channels, self.bits))
+                made.append(self.kind.twin(self.layer, inputs.shape, np.asarray(kernel), np.asarray(bias)))
+            return made[0](inputs)
+
+        return plain
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what `__init__` takes."""
+        own = {
+            "layer": keras.saving.serialize_keras_object(self.layer),
+            "norm": None if self.norm is None else keras.saving.serialize_keras_object(self.norm),
+            "bits": self.bits,
+            "compute_dtype": self.precision,
+            "freeze_norm": self.freeze_norm,
+            "preserved": self.preserved,
+            "factor": self.factor,
+        }
+        return {**super().get_config(), **own}
+
+    @property
+    def _channels(self) -> tuple[int, ...]:
+        return self.kind.channels(self.layer)
+
+    def _apply(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        outputs = self.kind.apply(self.layer, tf.cast(inputs, self.precision), tf.cast(kernel, self.precision))
+        return tf.cast(outputs, tf.float32)
+
+    def _normalized(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Return the output under batch statistics, and move the moving ones."""
+        norm, kernel = self.norm, tf.convert_to_tensor(self.layer.kernel.value)
+        outputs = self._apply(
+            inputs, grids.quantize_kernel(kernel, grids.kernel_steps(kernel, self._channels, self.bits))
+        )
+        if self.layer.bias is not None:
+            outputs += self.layer.bias
+        mean, variance = tf.nn.moments(outputs, list(range(len(outputs.shape) - 1)))
+        frozen = False
+        if self.freeze_norm is not None:
+            frozen = self.seen >= self.freeze_norm
+            self.seen.assign_add(1)
+        mean = self._moved(norm.moving_mean, mean, frozen)
+        variance = self._moved(norm.moving_variance, variance, frozen)
+        return tf.nn.batch_normalization(outputs, mean, variance, norm.beta, norm.gamma, norm.epsilon)
+
+    def _moved(self, moving: Any, value: tf.Tensor, frozen: Any) -> tf.Tensor:
+        """Move a statistic towards that of the batch and return the one to normalize with; the moving if `frozen`."""
+        old = tf.convert_to_tensor(moving.value)
+        new = old * self.norm.momentum + tf.stop_gradient(value) * (1.0 - self.norm.momentum)
+        moving.assign(tf.where(frozen, old, new))
+        return tf.where(frozen, old, value)
+
+    def _folded(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return kernel and bias with the normalization in them."""
+        kernel, norm = tf.convert_to_tensor(self.layer.kernel.value), self.norm
+        channels = [kernel.shape[axis] for axis in self._channels]
+        bias = self._bias(channels)
+        if norm is None:
+            return kernel * self.factor, bias * self.factor
+        scale = tf.math.rsqrt(tf.convert_to_tensor(norm.moving_variance.value) + norm.epsilon)
+        scale = scale if norm.gamma is None else scale * norm.gamma
+        bias = (bias - norm.moving_mean) * scale
+        bias = bias if norm.beta is None else bias + norm.beta
+        shape = [size if axis in self._channels else 1 for axis, size in enumerate(kernel.shape)]
+        return kernel * tf.reshape(scale, shape), bias
+
+    def _bias(self, channels: list[int]) -> tf.Tensor:
+        is_einsum = isinstance(self.layer, keras.layers.EinsumDense)
+        shape = channels if is_einsum else [int(np.prod(channels))]
+        return tf.zeros(shape) if self.layer.bias is None else tf.broadcast_to(self.layer.bias.value, shape)
+
+
+def _layer(part: Any) -> Any:
+    return keras.saving.deserialize_keras_object(part) if isinstance(part, dict) else part
+
+
+def _no_row(layer: Any) -> Any:
+    raise UnsupportedModelError(
+        f"Layer {layer.name!r} ({type(layer).__module__}.{type(layer).__qualname__}) has no kernel that is known. "
+        f"Layers that have one: {', '.join(sorted(kind.__name__ for kind in KERNELS))}."
+    )

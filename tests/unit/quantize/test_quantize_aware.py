@@ -1,0 +1,327 @@
+"""What `kopt.quantize.aware` makes of a model: where it rounds, what it keeps, how it trains, what it refuses."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import zoo
+
+import kopt
+from kopt.core.errors import ConfigError, InputError, NonFiniteError, UnsupportedModelError
+from kopt.core.quantize_records import Quantization, RangeRule
+from kopt.quantize import aware
+from kopt.quantize.ranges import FixedQuantizer, Quantizer
+
+L = keras.layers
+RNG = np.random.default_rng(0)
+X = RNG.random((32, 12, 12, 3), np.float32)
+Y = RNG.integers(0, 5, 32)
+
+
+def net(**settings):
+    keras.utils.set_random_seed(3)
+    i = keras.Input((8,), name="x")
+    hidden = L.Dense(16, activation="relu", name="hidden", **settings)(i)
+    return keras.Model(i, L.Dense(4, name="logits")(hidden), name="net")
+
+
+def rounded_after(model):
+    """Return the names of the layers whose output a quantizer takes, in order."""
+    names = []
+    for layer in model.layers:
+        if isinstance(layer, (Quantizer, FixedQuantizer)):
+            names += [node.input_tensors[0]._keras_history.operation.name for node in layer._inbound_nodes]
+    return names
+
+
+def step_of(model, loss="sparse_categorical_crossentropy", rate=0.1, **settings):
+    model.compile(keras.optimizers.SGD(rate), loss, **settings)
+    return model
+
+
+def batch(size=8, count=32):
+    return RNG.random((count, size), np.float32), RNG.random((count, 4), np.float32)
+
+
+def test_convolutions_are_rounded_behind_their_relu_and_pooling_keeps_the_range():
+    copy, report = aware(zoo.build("cnn"))
+    assert rounded_after(copy) == ["image", "relu0", "relu1", "gap", "classes_2", "classes_softmax"]
+    assert [(one.layer, one.folded) for one in report.kernels] == [
+        ("conv0", "norm0"),
+        ("conv1", "norm1"),
+        ("classes", ""),
+    ]
+    assert report.left == ()
+    assert not [layer for layer in copy.layers if isinstance(layer, L.BatchNormalization)]
+
+
+def test_a_residual_sum_is_rounded_behind_its_relu():
+    i = keras.Input((4, 4, 2), name="x")
+    branch = L.BatchNormalization()(L.Conv2D(2, 3, padding="same", name="conv")(i))
+    model = keras.Model(i, L.ReLU(name="relu")(L.Add(name="add")([i, branch])))
+    assert rounded_after(aware(model)[0]) == ["x", "conv", "relu_2"]
+
+
+def test_an_activation_that_is_no_part_of_its_operator_is_rounded_on_both_sides():
+    i = keras.Input((4,), name="x")
+    copy, _ = aware(keras.Model(i, L.Dense(3, activation="hard_silu", name="dense")(i)))
+    assert rounded_after(copy) == ["x", "dense_2", "dense_hard_silu"]
+
+
+def test_what_is_concatenated_shares_a_range_that_holds_all_of_it():
+    i = keras.Input((4, 4, 3), name="x")
+    a, b = L.Conv2D(2, 1, name="a")(i), L.Conv2D(2, 1, name="b")(i)
+    o = L.Conv2D(1, 1, name="c")(L.MaxPooling2D(2)(L.Concatenate()([a, b])))
+    copy, _ = aware(keras.Model(i, [o, L.Flatten()(b)]))
+    quantizer = copy.get_layer("a_range")
+    assert quantizer.sites == 2
+    assert [node.input_tensors[0]._keras_history.operation.name for node in quantizer._inbound_nodes] == ["a", "b"]
+    quantizer.ranges.assign([[-1.0, 3.0], [-2.0, 2.0]])
+    quantizer.seen.assign([1, 1])
+    assert quantizer.grid == kopt.quantize.grids.grid_of(-2.0, 3.0)
+
+
+def test_before_training_only_weights_are_rounded():
+    model = net()
+    copy, _ = aware(model)
+    x, _ = batch()
+    reference = keras.models.clone_model(model)
+    for layer in (reference.get_layer("hidden"), reference.get_layer("logits")):
+        kernel = model.get_layer(layer.name).kernel.numpy()
+        steps = np.abs(kernel).max(0) / 127
+        layer.kernel.assign(np.rint(kernel / steps) * steps)
+    np.testing.assert_allclose(copy(x), reference(x), atol=1e-6)
+
+
+def test_the_first_batch_sets_the_range_and_others_move_it():
+    """With a momentum of 0.75 the largest input is 1, then 1 + (3 - 1) / 4 = 1.5."""
+    copy, _ = aware(net(), momentum=0.75)
+    quantizer = copy.get_layer("x_range")
+    for largest, expected in ((1.0, 1.0), (3.0, 1.5)):
+        copy(np.array([[0, -0.5, largest, 0, 0, 0, 0, 0]], np.float32), training=True)
+        np.testing.assert_allclose(quantizer.ranges.numpy(), [[-0.5, expected]], rtol=1e-6)
+    copy(np.full((1, 8), 9.0, np.float32), training=False)
+    assert quantizer.grid.high == pytest.approx(1.5, abs=0.01)
+
+
+def test_a_frozen_range_stays_and_a_delayed_start_rounds_nothing():
+    copy, _ = aware(net(), momentum=0.5, start=2, freeze=2)
+    quantizer = copy.get_layer("x_range")
+    x = np.linspace(0, 1, 8, dtype=np.float32)[None]
+    first, _ = quantizer(x, site=0, training=True)
+    np.testing.assert_array_equal(first, x)
+    quantizer(3 * x, site=0, training=True)
+    third, _ = quantizer(9 * x, site=0, training=True)
+    np.testing.assert_allclose(quantizer.ranges.numpy(), [[0, 2.0]])  # of the batches 1 and 3, not 9
+    assert float(np.max(third)) == pytest.approx(2.0)
+
+
+def test_percentiles_leave_outliers_out():
+    copy, _ = aware(net(), ranges="percentile", percentile=99.0)
+    x = np.linspace(0.0, 1.0, 1000, dtype=np.float32)
+    x[-1] = 100.0
+    quantizer = copy.get_layer("x_range")
+    quantizer(x.reshape(-1, 8), site=0, training=True)
+    # One in a hundred of 999 intervals is left out at each end: 9.
+    np.testing.assert_allclose(quantizer.ranges.numpy(), [[9 / 999, 990 / 999]], rtol=1e-4)
+
+
+def test_learned_ranges_begin_at_calibration_and_are_trained():
+    x, y = batch()
+    copy, _ = aware(net(), ranges="learned", calibration=x, samples=32)
+    quantizer = copy.get_layer("hidden_relu_range")
+    before = quantizer.ranges.numpy()
+    assert before[0, 1] > 0
+    assert any(variable is quantizer.ranges for variable in copy.trainable_variables)
+    step_of(copy, "mse").fit(x, y, verbose=0)
+    assert not np.array_equal(before, quantizer.ranges.numpy())
+
+
+def test_frozen_normalizations_use_moving_statistics():
+    copy, _ = aware(zoo.build("cnn"), freeze_batch_norm=1)
+    layer = copy.get_layer("conv0")
+    layer(X, training=True)
+    moved = layer.norm.moving_mean.numpy()
+    np.testing.assert_allclose(layer(X, training=True), layer(X, training=False), atol=1e-4)
+    np.testing.assert_array_equal(layer.norm.moving_mean.numpy(), moved)
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_trains_saves_loads_and_goes_on(compiled, tmp_path):
+    copy, _ = aware(zoo.build("cnn"))
+    step_of(copy, jit_compile=compiled).fit(X, Y, batch_size=16, verbose=0)
+    copy.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(loaded.predict(X, verbose=0), copy.predict(X, verbose=0))
+    assert loaded.quantization == copy.quantization
+    for model in (copy, loaded):
+        model.fit(X, Y, batch_size=16, shuffle=False, verbose=0)
+    np.testing.assert_allclose(loaded.predict(X, verbose=0), copy.predict(X, verbose=0), atol=1e-5)
+
+
+def test_the_given_model_stays_as_it_is_and_names_stay():
+    model = zoo.build("two_in_two_out")
+    before = [variable.numpy() for variable in model.variables]
+    copy, _ = aware(model)
+    assert copy.output_names == model.output_names
+    assert [tensor.name for tensor in copy.inputs] == [tensor.name for tensor in model.inputs]
+    x = zoo.inputs(model, 4)
+    step_of(copy, {"label": "mse", "score": "mse"}).fit(
+        x, {"label": np.ones((4, 3)), "score": np.ones((4, 1))}, verbose=0
+    )
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
+def test_zeros_of_a_pruned_kernel_stay_zero():
+    model = net()
+    pruned, _ = kopt.prune.magnitude(model, 0.5)
+    x, y = batch()
+    for source in (pruned, kopt.prune.finalize(pruned)[0]):
+        copy, report = aware(source)
+        zeros = copy.get_layer("hidden").layer.kernel.numpy() == 0
+        assert report.kernels[0].zeros == pytest.approx(0.5)
+        step_of(copy, "mse").fit(x, y, verbose=0)
+        kernel = copy.get_layer("hidden").layer.kernel.numpy()
+        np.testing.assert_array_equal(kernel == 0, zeros)
+        assert not np.array_equal(kernel, source.get_layer("hidden").kernel.numpy())
+
+
+def test_weights_that_share_a_value_go_on_sharing_it(tmp_path):
+    model = net()
+    kernel = model.get_layer("hidden").kernel
+    codes = RNG.integers(0, 4, kernel.shape)
+    kernel.assign(np.array([-0.5, 0.0, 0.25, 0.75], np.float32)[codes])
+    copy, report = aware(model)
+    assert report.kernels[0].values == 4
+    x, y = batch()
+    step_of(copy, "mse").fit(x, y, verbose=0)
+    copy.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    loaded.fit(x, y, verbose=0)
+    after = loaded.get_layer("hidden").layer.kernel.numpy()
+    assert [len(np.unique(after[codes == code])) for code in range(4)] == [1, 1, 1, 1]
+    assert not after[codes == 1].any()
+    assert abs(after[codes == 3][0] - 0.75) > 1e-6
+
+
+def test_a_constraint_that_was_there_is_kept():
+    copy, _ = aware(net(kernel_constraint=keras.constraints.NonNeg()))
+    x, y = batch()
+    step_of(copy, "mse", 5.0).fit(x, y, verbose=0)
+    assert copy.get_layer("hidden").layer.kernel.numpy().min() == 0
+
+
+@pytest.mark.parametrize("skip", [["hidden"], "hid*", lambda layer: layer.name == "hidden"])
+def test_skipped_layers_compute_in_float(skip):
+    copy, report = aware(net(), skip=skip)
+    assert [one.layer for one in report.left] == ["hidden"]
+    assert type(copy.get_layer("hidden")) is L.Dense
+    assert [one.layer for one in report.kernels] == ["logits"]
+
+
+def test_skips_by_class():
+    _, report = aware(zoo.build("cnn"), skip=[L.Conv2D])
+    assert {one.layer for one in report.left} == {"conv0", "conv1"}
+
+
+def test_what_has_no_integer_operator_is_listed_with_the_reason():
+    _, report = aware(zoo.build("conv1d"))
+    assert [(one.type, one.detail) for one in report.left] == [("SeparableConv1D", "TFLite has no integer ELU")]
+    _, report = aware(zoo.build("conv3d"))
+    assert report.left[0].detail == "TFLite has no integer CONV_3D"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("conv1d", "no integer ELU"), ("unet", "refuses trained ranges of 16 bits")]
+)
+def test_16_bits_refuse_float_layers(name, reason):
+    with pytest.raises(UnsupportedModelError, match=f"cannot hold float layers.*{reason}"):
+        aware(zoo.build(name), scheme="int16x8")
+
+
+def test_nested_models_come_out_flat():
+    copy, report = aware(zoo.build("nested"))
+    assert [(one.layer.split("/")[0], one.type) for one in report.kernels] == [
+        ("backbone", "Conv2D"),
+        ("classes", "Dense"),
+    ]
+    assert not [layer for layer in copy.layers if isinstance(layer, keras.Model)]
+
+
+def test_the_report_round_trips_and_shows():
+    _, report = aware(zoo.build("conv1d"))
+    assert Quantization.from_json(report.to_json()).kernels == report.kernels
+    assert "no integer ELU" in report.table(120)
+    assert str(report).endswith("1 layer(s) compute in float.")
+    assert report.figure().axes
+
+
+def unbuilt():
+    return keras.Sequential([L.Dense(3)])
+
+
+def with_nan():
+    model = net()
+    model.get_layer("hidden").kernel.assign(np.full((8, 16), np.nan))
+    return model
+
+
+def integer():
+    model = net()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras warns of layers that hold no weights
+        model.quantize("int8")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "error", "message"),
+    [
+        (unbuilt, {}, InputError, "is not built"),
+        (lambda: zoo.build("subclassed"), {}, UnsupportedModelError, r"call` is Python code.*scheme=\"int8\""),
+        (lambda: aware(net())[0], {}, UnsupportedModelError, "is quantization-aware already"),
+        (with_nan, {}, NonFiniteError, "hidden/kernel"),
+        (integer, {}, UnsupportedModelError, r"converted with `keras.Model.quantize`: .*hidden"),
+        (net, {"skip": ["hiden"]}, ConfigError, "no layer is called so. Did you mean 'hidden'"),
+        (net, {"scheme": "int2"}, ConfigError, "Unknown `scheme` 'int2'"),
+        (net, {"ranges": "learned"}, ConfigError, "`calibration`"),
+        (net, {"ranges": "best"}, ConfigError, "Unknown `ranges` 'best'"),
+        (net, {"freeze": 0}, ConfigError, "`freeze` must be"),
+        (net, {"skip": ["hidden", "logits"]}, UnsupportedModelError, "has a kernel to quantize. hidden"),
+    ],
+)
+def test_refusals(make, settings, error, message):
+    with pytest.raises(error, match=message):
+        aware(make(), **settings)
+
+
+def test_export_before_training_says_what_to_do(tmp_path):
+    copy, _ = aware(net())
+    with pytest.raises(InputError, match=r"has no range yet.*one step of `fit`"):
+        kopt.export.tflite(copy, tmp_path / "m.tflite", scheme="int8")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_in_another_scheme_is_refused(tmp_path):
+    copy, _ = aware(net())
+    with pytest.raises(ConfigError, match="was trained for the scheme 'int8'"):
+        kopt.export.tflite(copy, tmp_path / "m.tflite", scheme="dynamic")
+
+
+def test_a_rule_refuses_what_cannot_be():
+    with pytest.raises(ConfigError, match="`percentile`"):
+        RangeRule(percentile=50.0)
+
+
+def test_gradients_reach_every_kernel():
+    copy, _ = aware(zoo.build("transformer"))
+    x = zoo.inputs(copy, 8)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(copy(x, training=True)[:, 0])
+    gradients = tape.gradient(loss, [variable.value for variable in copy.trainable_variables])
+    missing = [v.path for v, g in zip(copy.trainable_variables, gradients, strict=True) if g is None]
+    assert missing == []
+    assert all(np.isfinite(tf.convert_to_tensor(gradient)).all() for gradient in gradients)

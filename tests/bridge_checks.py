@@ -16,7 +16,7 @@ import kopt
 from kopt.graph import Adapter, adapted_twin
 from kopt.graph.internals import flatten_layers
 from kopt.graph.naming import layer_paths
-from kopt.prune.by_tfmot import origin_of
+from kopt.graph.wrapped_twin import origin_of
 
 BOUNDS = {
     # Largest differences of the outputs, as shares of the largest output. Rounding alone can be more than 1e-5 in deep
@@ -69,7 +69,7 @@ def there_and_back(model: keras.Model, x: Any) -> dict[str, Any]:
     assert origin is not None
     generator = np.random.default_rng(2)
     for one in origin.layers:
-        for variable, weight in zip(one.layer.weights, _weights(one), strict=True):
+        for variable, weight in zip(one.layer.weights, one.weights, strict=True):
             if variable.trainable or variable.name.startswith("moving_"):  # what training changes
                 weight.assign(weight * generator.uniform(0.99, 1.01, weight.shape))
     plain, _ = kopt.prune.finalize(wrapped)
@@ -78,7 +78,7 @@ def there_and_back(model: keras.Model, x: Any) -> dict[str, Any]:
     pairs = [
         (ours.numpy(), np.asarray(theirs))
         for one in origin.layers
-        for ours, theirs in zip(_weights(one), back[one.path].weights, strict=True)
+        for ours, theirs in zip(one.weights, back[one.path].weights, strict=True)
     ]
     return {
         "not_bit_for_bit": sum(a.tobytes() != b.tobytes() for a, b in pairs),
@@ -86,7 +86,3 @@ def there_and_back(model: keras.Model, x: Any) -> dict[str, Any]:
         "wrapped": len(report.variables),
         "left": {row.layer: row.detail for row in report.skipped},
     }
-
-
-def _weights(one: Any) -> list[Any]:
-    return list(one.twin.operation.weights if isinstance(one.twin, Adapter) else one.twin.weights)

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from kopt import export
+from kopt.core.errors import ExportError
 from kopt.core.optional import require
 from kopt.core.records import Artifact
 
@@ -30,6 +31,11 @@ class Exporting:
 
         Raises:
             MissingDependencyError: TensorRT is not installed.
+            ExportError: this version of kopt has no export to it.
         """
         require("tensorrt", "TensorRT export")
-        return export.tensorrt(self.student, path, **settings)
+        write = getattr(export, "tensorrt", None)
+        if write is None:
+            raise ExportError("kopt writes no TensorRT engines. Build one of the file that `export_onnx` writes.")
+        artifact: Artifact = write(self.student, path, **settings)
+        return artifact

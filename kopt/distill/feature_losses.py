@@ -115,6 +115,6 @@ def _distances(values: tf.Tensor) -> tf.Tensor:
     same = tf.cast(tf.eye(tf.shape(values)[0]), tf.bool)
     # Inside the root, so that its slope is finite where two examples agree.
     distances = tf.where(same, 0.0, tf.sqrt(tf.where(same, 1.0, tf.maximum(squares, _EPSILON))))
-    count = tf.cast(tf.shape(values)[0], tf.float32)
+    count = tf.cast(tf.shape(values)[0], values.dtype)
     mean = tf.reduce_sum(distances) / tf.maximum(count * (count - 1.0), 1.0)
     return distances / tf.maximum(mean, _EPSILON)

@@ -149,8 +149,8 @@ def _check(feature: Feature, student: Shape, teacher: Shape, projects: bool) -> 
     is_map = len(student) == len(teacher) == 4
     if feature.loss.kind == "attention_maps" and not (is_map and student[2:] == teacher[2:]):
         raise ConfigError(
-            f"'attention_maps' compares tensors (examples, heads, queries, keys) of as many queries and keys. Received: "
-            f"{shapes}. Name the layer's second tensor, e.g. 'attention:1', of a call with "
+            f"'attention_maps' compares tensors (examples, heads, queries, keys) of as many queries and keys. "
+            f"Received: {shapes}. Name the layer's second tensor, e.g. 'attention:1', of a call with "
             f"`return_attention_scores=True`."
         )
     if feature.loss.kind == "attention_transfer" and not common_positions(student, teacher):

@@ -47,8 +47,8 @@ def forms_of(
         values = predict(random_inputs(inputs, _PROBED, seed=0))
     except DataError as error:
         raise ConfigError(
-            f"Whether {[info.name for info in outputs]} are logits or probabilities cannot be found out: {error} Say it "
-            f"with `teacher_form` or `student_form`, one of {', '.join(FORMS)}."
+            f"Whether {[info.name for info in outputs]} are logits or probabilities cannot be found out: {error} Say "
+            f"it with `teacher_form` or `student_form`, one of {', '.join(FORMS)}."
         ) from error
     return [_of_values(info, one) for info, one in zip(outputs, values, strict=True)]
 

@@ -18,7 +18,7 @@ from kopt.distill.features import Feature, FeatureTerm
 from kopt.distill.forms import declared
 from kopt.distill.joined import split
 from kopt.distill.matching import matched
-from kopt.distill.outputs import plan_outputs
+from kopt.distill.outputs import compatible, plan_outputs
 from kopt.distill.tapping import Tap, tapped_shapes
 from kopt.distill.teachers import KerasTeacher, Teacher, model_forms, teacher_of
 from kopt.graph import signature
@@ -199,11 +199,11 @@ class DistillationModel(Exporting, keras.Model):
         outside = [one.name for one in self.teachers if not one.in_graph]
         if settings.get("jit_compile") is True and outside:
             raise ConfigError(
-                f"XLA cannot compile a step that runs {', '.join(outside)} in its own runtime. Leave `jit_compile` out, "
-                f"or compute its outputs once with `kopt.distill.cache_teacher`."
+                f"XLA cannot compile a step that runs {', '.join(outside)} in its own runtime. Leave `jit_compile` "
+                f"out, or compute its outputs once with `kopt.distill.cache_teacher`."
             )
         super().compile(optimizer, loss, *args, **settings)
-        self.optimizer = scaled_optimizer(self, self.optimizer)
+        self.optimizer: Any = scaled_optimizer(self, self.optimizer)
 
     def fit(self, *args: Any, callbacks: Any = None, **settings: Any) -> Any:
         """See `keras.Model.fit`."""
@@ -213,6 +213,19 @@ class DistillationModel(Exporting, keras.Model):
         """Return the callbacks that the student wants in every `fit`."""
         own: list[keras.callbacks.Callback] = getattr(self.student, "own_callbacks", list)()
         return own
+
+    @property
+    def rematerialized_body(self) -> keras.Model:
+        """The student, whose layers `kopt.train.accelerate(remat=...)` may compute again.
+
+        Raises:
+            ConfigError: there are features, which are tensors from the inside of what would be computed again.
+        """
+        if self._tap is not None:
+            raise ConfigError(
+                "`remat` keeps no inner tensors of the student, and `features` need them. Use one."
+            )
+        return self.student
 
     def evaluate(self, *args: Any, **settings: Any) -> Any:
         """Evaluate the student; see `keras.Model.evaluate`. Nothing is changed, no teacher is called."""
@@ -309,7 +322,7 @@ class DistillationModel(Exporting, keras.Model):
         if found is None:
             raise ConfigError(
                 "Features come from the forward pass, and these outputs were not given by a training call of this "
-                "model. Pass `model(x, training=True)`; rematerialization (`remat`) excludes features."
+                "model. Pass `model(x, training=True)`."
             )
         return found[name]
 
@@ -414,15 +427,13 @@ def _check_inputs(inputs: Sequence[TensorInfo], teacher: Teacher, adapt: Any) ->
     if adapt is not None or not theirs:
         return
     fits = len(inputs) == len(theirs) and all(
-        len(one.shape) == len(other.shape)
-        and all(a is None or b is None or a == b for a, b in zip(one.shape, other.shape, strict=True))
-        for one, other in zip(inputs, theirs, strict=True)
+        compatible(one.shape, other.shape) for one, other in zip(inputs, theirs, strict=True)
     )
     if not fits:
         described = [", ".join(f"{info.name!r} {info.shape}" for info in group) for group in (inputs, theirs)]
         raise InputError(
-            f"The inputs do not match: the student takes {described[0]}, the teacher {teacher.name} {described[1]}. Pass "
-            f"what turns one into the other, e.g. `adapt=keras.layers.Resizing(height, width)`."
+            f"The inputs do not match: the student takes {described[0]}, the teacher {teacher.name} {described[1]}. "
+            f"Pass what turns one into the other, e.g. `adapt=keras.layers.Resizing(height, width)`."
         )
 
 

@@ -191,15 +191,11 @@ def _positions(infos: Sequence[TensorInfo], teacher: Teacher) -> list[int]:
 
 
 def _check_shapes(info: TensorInfo, teacher: Teacher, theirs: TensorInfo) -> None:
-    fits = len(info.shape) == len(theirs.shape) and all(
-        one is None or other is None or one == other
-        for one, other in zip(info.shape[1:], theirs.shape[1:], strict=True)
-    )
-    if not fits:
+    if not compatible(info.shape[1:], theirs.shape[1:]):
         raise InputError(
-            f"Output {info.name!r} of the student has shape {info.shape}, {theirs.name!r} of the teacher {teacher.name} "
-            f"{theirs.shape}. Put a head of the student's size on the teacher, or take its features alone: "
-            f"`losses=None, features=[(student layer, teacher layer)]`, which gets a projector where widths differ."
+            f"Output {info.name!r} of the student has shape {info.shape}, {theirs.name!r} of the teacher "
+            f"{teacher.name} {theirs.shape}. Put a head of the student's size on the teacher, or take its features "
+            f"alone: `losses=None, features=[(student layer, teacher layer)]`, projected where widths differ."
         )
 
 
@@ -212,6 +208,11 @@ def _check_forms(info: TensorInfo, loss: OutputLoss, forms: Forms) -> None:
                 f"{loss.kind!r} needs {' or '.join(accepted)}, and output {info.name!r} of the {whose} gives {form} "
                 f"({forms.found}). Use {', '.join(others)}, or say `{whose}_form=` if that is not so."
             )
+
+
+def compatible(one: Sequence[int | None], other: Sequence[int | None]) -> bool:
+    """Return whether two shapes can be the same."""
+    return len(one) == len(other) and all(a is None or b is None or a == b for a, b in zip(one, other, strict=True))
 
 
 def _labels_or_guess(labels: Any, logits: Any) -> Any:

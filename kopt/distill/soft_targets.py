@@ -4,6 +4,7 @@ Functions of logits with the classes on the last axis; they return one value for
 of the logits without that axis. Gradients flow to both arguments; whoever trains a student stops those of the teacher.
 """
 
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -14,12 +15,13 @@ _LARGEST_NEGATIVE = -1e9
 
 
 def logits_of(outputs: Any, form: str) -> tf.Tensor:
-    """Return float32 logits of outputs whose `form` is `"logits"`, `"probabilities"` or `"sigmoids"`.
+    """Return logits, in float32 or better, of outputs whose `form` is `"logits"`, `"probabilities"` or `"sigmoids"`.
 
     `log p` is a vector of logits of the distribution `p`, and `log p - log(1 - p)` the logit of one probability.
     `"values"` are given back as they are.
     """
-    outputs = tf.cast(outputs, tf.float32)
+    outputs = tf.convert_to_tensor(outputs)
+    outputs = outputs if outputs.dtype == tf.float64 else tf.cast(outputs, tf.float32)
     if form == "probabilities":
         return tf.math.log(tf.maximum(outputs, _SMALLEST))
     if form == "sigmoids":
@@ -39,9 +41,12 @@ def kl(teacher: Any, student: Any, *, temperature: Any = 1.0) -> tf.Tensor:
 
 
 def jensen_shannon(teacher: Any, student: Any, *, temperature: Any = 1.0) -> tf.Tensor:
-    """Return `T^2 (KL(p | m) + KL(q | m)) / 2` with `m = (p + q) / 2`; at most `T^2 log 2`, in either direction alike."""
+    """Return `T^2 (KL(p | m) + KL(q | m)) / 2` with `m = (p + q) / 2`.
+
+    At most `T^2 log 2`, and the same in either direction.
+    """
     p, q = _log_softmax(teacher, temperature), _log_softmax(student, temperature)
-    middle = tf.reduce_logsumexp(tf.stack([p, q]), axis=0) - tf.math.log(2.0)
+    middle = tf.reduce_logsumexp(tf.stack([p, q]), axis=0) - math.log(2.0)
     return temperature**2 * 0.5 * (_divergence(p, middle) + _divergence(q, middle))
 
 
@@ -93,8 +98,8 @@ def decoupled(
 def dist(teacher: Any, student: Any, *, temperature: Any = 1.0, between: float = 1.0, within: float = 1.0) -> tf.Tensor:
     """Return `T^2 (between (1 - r_i) + within mean_k (1 - r_k))`, with Pearson's `r` of probabilities.
 
-    `r_i` is over the classes of an example, `r_k` over the examples of a class: the second part belongs to the batch and
-    is the same for every example. A teacher much better than the student is matched in order and not in value.
+    `r_i` is over the classes of an example, `r_k` over the examples of a class: the second part belongs to the batch
+    and is the same for every example. A teacher much better than the student is matched in order and not in value.
 
     Source: Huang et al., "Knowledge distillation from a stronger teacher", NeurIPS 2022.
     """
@@ -106,7 +111,7 @@ def dist(teacher: Any, student: Any, *, temperature: Any = 1.0, between: float =
 
 
 def binary_kl(teacher: Any, student: Any, *, temperature: Any = 1.0) -> tf.Tensor:
-    """Return `T^2` times the mean over labels of `KL(p | q)` of two outcomes, `p = sigmoid(teacher / T)`: multi-label."""
+    """Return `T^2 mean_k KL(p_k | q_k)` of two outcomes each, `p = sigmoid(teacher / T)`: several labels at once."""
     teacher, student = teacher / temperature, student / temperature
     p = tf.sigmoid(teacher)
     yes = tf.math.log_sigmoid(teacher) - tf.math.log_sigmoid(student)
@@ -145,7 +150,7 @@ def focal_smoothed(
         labels = labels[..., 0]
     if labels.shape.rank < logits.shape.rank:
         labels = tf.one_hot(tf.cast(labels, tf.int64), classes)
-    y = (1.0 - smoothing) * tf.cast(labels, tf.float32) + smoothing / classes
+    y = (1.0 - smoothing) * tf.cast(labels, log_q.dtype) + smoothing / classes
     # A power of zero would give the derivative NaN where q is 1.
     weight = tf.pow(1.0 - tf.exp(log_q), focusing) if focusing else 1.0
     return -tf.reduce_sum(y * weight * log_q, axis=-1)

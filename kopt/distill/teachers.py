@@ -100,7 +100,7 @@ class KerasTeacher(Teacher):
         return tapped_shapes(self.model, self._tap)
 
     @functools.cached_property
-    def forms(self) -> list[tuple[str, str]]:  # type: ignore[override]
+    def forms(self) -> list[tuple[str, str]]:
         """See `Teacher.forms`."""
         return model_forms(self.model)
 
@@ -125,7 +125,7 @@ class RunnerTeacher(Teacher):
         return Answer(_stopped(outputs), {})
 
     @functools.cached_property
-    def forms(self) -> list[tuple[str, str]]:  # type: ignore[override]
+    def forms(self) -> list[tuple[str, str]]:
         """See `Teacher.forms`."""
         return forms_of(None, self.inputs, self.outputs, lambda arrays: self._run(list(arrays.values())))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from kopt.core.records import TensorInfo
 from kopt.core.serialization import Record
 
 
@@ -106,6 +107,7 @@ class CacheManifest(Record):
         teacher: name of the teacher.
         teacher_hash: SHA-256 of its architecture and weights, or of its file.
         dtype: of the stored numbers, `"float16"` or `"float32"`.
+        inputs: shapes and types of one batch; keys are made of these bytes.
         outputs: of the teacher.
         features: of its layers.
     """
@@ -113,5 +115,6 @@ class CacheManifest(Record):
     teacher: str
     teacher_hash: str
     dtype: str
+    inputs: tuple[TensorInfo, ...]
     outputs: tuple[CachedTensor, ...]
     features: tuple[CachedTensor, ...]

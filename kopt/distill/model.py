@@ -13,6 +13,8 @@ from kopt.core.errors import ConfigError, InputError
 from kopt.core.records import TensorInfo
 from kopt.core.settings import number
 from kopt.distill import labels as label_values
+from kopt.distill.cache import TeacherCache
+from kopt.distill.cache_files import holds_cache
 from kopt.distill.exporting import Exporting
 from kopt.distill.features import Feature, FeatureTerm
 from kopt.distill.forms import declared
@@ -122,7 +124,8 @@ class DistillationModel(Exporting, keras.Model):
         }  # fmt: skip
         # In a tuple of plain objects, in which Keras looks for no variables.
         self.teachers: tuple[Teacher, ...] = tuple(
-            teacher_of(one) for one in (teacher if isinstance(teacher, (list, tuple)) else [teacher])
+            TeacherCache(one) if holds_cache(one) else teacher_of(one)
+            for one in (teacher if isinstance(teacher, (list, tuple)) else [teacher])
         )
         if not self.teachers:
             raise InputError("There is no teacher. Pass at least one.")
@@ -222,9 +225,7 @@ class DistillationModel(Exporting, keras.Model):
             ConfigError: there are features, which are tensors from the inside of what would be computed again.
         """
         if self._tap is not None:
-            raise ConfigError(
-                "`remat` keeps no inner tensors of the student, and `features` need them. Use one."
-            )
+            raise ConfigError("`remat` keeps no inner tensors of the student, and `features` need them. Use one.")
         return self.student
 
     def evaluate(self, *args: Any, **settings: Any) -> Any:

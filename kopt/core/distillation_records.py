@@ -118,3 +118,32 @@ class CacheManifest(Record):
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[CachedTensor, ...]
     features: tuple[CachedTensor, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentReport(Record):
+    """What a student was made of.
+
+    Attributes:
+        teacher: name of the model that it was made from.
+        width: channels as a part of the teacher's.
+        depth: blocks as a part of the teacher's.
+        parameters_before, parameters_after: of teacher and student.
+        macs_before, macs_after: multiply-accumulates of one example.
+        removed: layers of the teacher that are passed by.
+        copied: layers with the teacher's weights.
+        cut: layers with the first channels of the teacher's weights.
+        fresh: layers with weights of their own.
+    """
+
+    teacher: str
+    width: float
+    depth: float
+    parameters_before: int
+    parameters_after: int
+    macs_before: int
+    macs_after: int
+    removed: tuple[str, ...] = ()
+    copied: tuple[str, ...] = ()
+    cut: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()

@@ -1,10 +1,12 @@
 """A large model teaches a small one."""
 
 from kopt.distill.cache import TeacherCache, cache_teacher
+from kopt.distill.chains import born_again, teach_in_turn
 from kopt.distill.features import Feature
 from kopt.distill.losses import FeatureLoss, FocalSmoothed, OutputLoss
 from kopt.distill.matching import matched
 from kopt.distill.model import DistillationModel
+from kopt.distill.students import mobile_student, smaller_student
 
 __all__ = [
     "DistillationModel",
@@ -13,6 +15,10 @@ __all__ = [
     "FocalSmoothed",
     "OutputLoss",
     "TeacherCache",
+    "born_again",
     "cache_teacher",
     "matched",
+    "mobile_student",
+    "smaller_student",
+    "teach_in_turn",
 ]

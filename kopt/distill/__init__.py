@@ -1,6 +1,6 @@
 """A large model teaches a small one."""
 
-from kopt.distill.cache import TeacherCache, cache_teacher
+from kopt.distill.cache import TeacherCache, cache_predictions, cache_teacher
 from kopt.distill.chains import born_again, teach_in_turn
 from kopt.distill.features import Feature
 from kopt.distill.losses import FeatureLoss, FocalSmoothed, OutputLoss
@@ -16,6 +16,7 @@ __all__ = [
     "OutputLoss",
     "TeacherCache",
     "born_again",
+    "cache_predictions",
     "cache_teacher",
     "matched",
     "mobile_student",

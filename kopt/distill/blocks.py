@@ -9,11 +9,11 @@ from kopt.core.errors import ConfigError
 from kopt.graph import Call, GraphView
 
 
-def removable(model: keras.Model, kept: float) -> tuple[str, ...]:
-    """Return the layers to pass by so that a share of the blocks is left.
+def removable(model: keras.Model, kept: float) -> dict[str, int]:
+    """Return the layers to pass by so that a share of the blocks is left, with the input that each gives back.
 
-    A block is an `Add` whose first input goes past the layers that its second comes from, or a layer with weights that
-    gives the shape it takes. Of blocks of one shape the first are kept.
+    A block is an `Add` one of whose inputs goes past the layers that the other comes from; where there is none, a layer
+    with weights that gives the shape it takes. Of blocks of one shape the first are kept.
 
     Args:
         model: Functional or Sequential.
@@ -24,21 +24,22 @@ def removable(model: keras.Model, kept: float) -> tuple[str, ...]:
         ConfigError: there is no block.
     """
     if kept == 1.0:
-        return ()
+        return {}
     view = GraphView.of(model)
     outputs = {id(tensor) for tensor in view.outputs}
-    blocks = [call for call in view.calls if id(call.outputs[0]) not in outputs and _is_residual(view, call)]
-    blocks = blocks or [call for call in view.calls if id(call.outputs[0]) not in outputs and _keeps_shape(call)]
+    inner = [call for call in view.calls if id(call.outputs[0]) not in outputs]
+    blocks = {id(call): place for call in inner if (place := _past(view, call)) is not None}
+    blocks = blocks or {id(call): 0 for call in inner if _keeps_shape(call)}
     if not blocks:
         raise ConfigError(
             f"No block of {model.name!r} can be left out: there is no `keras.layers.Add` round which a tensor of the "
             f"same shape goes, and no layer that gives the shape it takes. Use `depth=1.0`."
         )
     by_shape: dict[tuple[Any, ...], list[Call]] = {}
-    for call in blocks:
+    for call in (one for one in inner if id(one) in blocks):
         by_shape.setdefault(tuple(call.outputs[0].shape), []).append(call)
     removed = [call for group in by_shape.values() for call in group[math.ceil(kept * len(group)) :]]
-    return tuple(call.operation.name for call in removed)
+    return {call.operation.name: blocks[id(call)] for call in removed}
 
 
 def tied_to_outputs(view: GraphView) -> set[int]:
@@ -56,11 +57,14 @@ def tied_to_outputs(view: GraphView) -> set[int]:
     return fixed
 
 
-def _is_residual(view: GraphView, call: Call) -> bool:
+def _past(view: GraphView, call: Call) -> int | None:
+    """Return which input of an addition goes past the layers that the other comes from; `None` if neither does."""
     if type(call.operation) is not keras.layers.Add or len(call.inputs) != 2:
-        return False
-    past, through = call.inputs
-    return tuple(past.shape) == tuple(through.shape) and _comes_from(view, through, past)
+        return None
+    one, other = call.inputs
+    if tuple(one.shape) != tuple(other.shape):
+        return None
+    return 0 if _comes_from(view, other, one) else 1 if _comes_from(view, one, other) else None
 
 
 def _comes_from(view: GraphView, tensor: keras.KerasTensor, source: keras.KerasTensor) -> bool:

@@ -16,13 +16,15 @@ from kopt.core.records import TensorInfo
 from kopt.core.settings import choice, whole
 from kopt.data import from_arrays
 from kopt.distill.cache_files import KEYS, Shards, keys_of
+from kopt.distill.forms import declared
 from kopt.distill.joined import joined
+from kopt.distill.predictions import PredictionsTeacher
 from kopt.distill.projection import Shape
 from kopt.distill.soft_targets import logits_of
 from kopt.distill.teachers import Answer, Teacher, hash_of, require_finite_answer, teacher_of
 
 _DTYPES = ("float16", "float32")
-_BATCH = 32
+_BATCH, _SHARD = 32, 8192
 
 
 def cache_teacher(
@@ -33,7 +35,7 @@ def cache_teacher(
     features: Sequence[str] = (),
     dtype: str = "float16",
     top_k: int | None = None,
-    shard_examples: int = 8192,
+    shard_examples: int = _SHARD,
 ) -> "TeacherCache":
     """Compute what a teacher gives for every example, and keep it on disk.
 
@@ -85,6 +87,41 @@ def cache_teacher(
     )
     path = Path(directory).absolute()
     _Filling(source, Shards.begin(path, manifest), shard_examples).take(batches)
+    return TeacherCache(path)
+
+
+def cache_predictions(
+    x: Any,
+    predictions: Any,
+    directory: str | os.PathLike[str],
+    *,
+    form: str | Sequence[str],
+    dtype: str = "float16",
+) -> "TeacherCache":
+    """Make a cache of predictions that are there already, so that a file of them can teach.
+
+    Args:
+        x: inputs as they will be in batches: an array, or a dict or list of them.
+        predictions: for the same examples in the same order: an array, a dict of them by output name, or the path of an
+            `.npy` or `.npz` file.
+        directory: for the files.
+        form: what they are: `"logits"`, `"probabilities"`, `"sigmoids"` or `"values"`, one or a list by output.
+        dtype: of what is kept: `"float16"` or `"float32"`.
+
+    Raises:
+        ConfigError: an impossible setting, or a directory with a cache of something else.
+        DataError: other numbers of examples.
+        NonFiniteError: NaN or infinity, or numbers that float16 cannot hold.
+        LoadError: a file that is no array.
+    """
+    choice("dtype", dtype, _DTYPES)
+    source = PredictionsTeacher(predictions)
+    forms = declared("form", form, len(source.outputs)) or []
+    batches = from_arrays(x, source.arrays, batch_size=_BATCH)
+    outputs = tuple(_stored_output(info, one, None) for info, one in zip(source.outputs, forms, strict=True))
+    manifest = CacheManifest(source.name, source.digest, dtype, _inputs(batches), outputs, ())
+    path = Path(directory).absolute()
+    _Filling(source, Shards.begin(path, manifest), _SHARD).take(batches)
     return TeacherCache(path)
 
 
@@ -206,12 +243,14 @@ class _Filling:
         seen = False
         for batch in batches:
             seen = True
-            x = keras.utils.unpack_x_y_sample_weight(batch)[0]
+            x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
             keys = keys_of(x).numpy()
             new = [row for row, key in enumerate(keys) if key not in self._known and key not in keys[:row]]
             if new:
                 self._known.update(int(keys[row]) for row in new)
-                self._pending.append({KEYS: keys[new], **{name: one[new] for name, one in self._computed(x).items()}})
+                self._pending.append(
+                    {KEYS: keys[new], **{name: one[new] for name, one in self._computed(x, y).items()}}
+                )
                 self._write(self._size)
         if not seen:
             raise DataError("The data has no batches. Pass at least one example.")
@@ -224,8 +263,9 @@ class _Filling:
             )
             self._pending.clear()
 
-    def _computed(self, x: Any) -> dict[str, np.ndarray]:
-        outputs, features = self._answer(x)
+    def _computed(self, x: Any, y: Any) -> dict[str, np.ndarray]:
+        # Predictions that are there already come in the place of labels.
+        outputs, features = (y, {}) if isinstance(self._teacher, PredictionsTeacher) else self._answer(x)
         arrays: dict[str, np.ndarray] = {}
         for index, (one, values) in enumerate(zip(self._manifest.outputs, outputs, strict=True)):
             require_finite_answer(self._teacher.name, [one.name], [tf.cast(values, tf.float32).numpy()])

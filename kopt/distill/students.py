@@ -1,7 +1,7 @@
 """Students made from a teacher: narrower, shallower, of depthwise convolutions, of a given size."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -142,13 +142,11 @@ def mobile_student(
 
 
 def _scaled(
-    teacher: keras.Model, factor: float, removed: tuple[str, ...], fixed: set[int], round_to: int, name: str
+    teacher: keras.Model, factor: float, removed: Mapping[str, int], fixed: set[int], round_to: int, name: str
 ) -> keras.Model:
-    passed_by = set(removed)
-
     def replace(layer: keras.layers.Layer) -> Callable[..., Any] | None:
-        if layer.name in passed_by:
-            return _first
+        if layer.name in removed:
+            return _passing(removed[layer.name])
         if not layer.weights or factor == 1.0:
             return None
         config = layer.get_config()
@@ -164,16 +162,19 @@ def _scaled(
     except (ValueError, TypeError) as error:
         raise UnsupportedModelError(
             f"The model {teacher.name!r} has no form with {factor:.2f} times the channels: "
-            f"{str(error).splitlines()[0]} Layers that name sizes, as Reshape does, or that count heads or groups allow some widths only; use "
-            f"`kopt.prune.channels`, which follows channels from layer to layer."
+            f"{str(error).splitlines()[0]} Layers that name sizes, as Reshape does, or that count heads or groups "
+            f"allow some widths only; use `kopt.prune.channels`, which follows channels from layer to layer."
         ) from error
     return student
 
 
-def _first(*arguments: Any, **_: Any) -> Any:
-    """Return what a layer takes; of an addition the residual, which `removable` has seen to be the first."""
-    inputs = arguments[0]
-    return inputs[0] if isinstance(inputs, (list, tuple)) else inputs
+def _passing(position: int) -> Callable[..., Any]:
+    """Return what stands in for a layer that is passed by: it gives back its input, or one of them."""
+
+    def passing(inputs: Any, **_: Any) -> Any:
+        return inputs[position] if isinstance(inputs, (list, tuple)) else inputs
+
+    return passing
 
 
 def _width(channels: int, factor: float, round_to: int, groups: int) -> int:

@@ -9,7 +9,7 @@ from distillation_cases import CLASSES, L, examples, network, teacher
 import kopt
 from kopt.core.distillation_records import CacheManifest
 from kopt.core.errors import ConfigError, DataError, InputError, LoadError, NonFiniteError
-from kopt.distill import TeacherCache, cache_teacher
+from kopt.distill import TeacherCache, cache_predictions, cache_teacher
 from kopt.distill.cache_files import keys_of
 
 X, Y = examples(40)
@@ -179,3 +179,37 @@ def test_the_manifest_is_a_record(tmp_path):
     assert CacheManifest.from_json((tmp_path / "teacher.json").read_text()) == manifest
     assert manifest.features[0].shape == (4, 4, 16)
     assert (manifest.outputs[0].form, manifest.inputs[0].dtype) == ("probabilities", "float32")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_a_file_of_predictions_teaches(tmp_path, suffix):
+    p = teacher().predict(X, verbose=0)
+    path = tmp_path / f"said{suffix}"
+    np.save(path, p) if suffix == ".npy" else np.savez(path, head=p)
+    cache = cache_predictions(X, path, tmp_path / "cache", form="probabilities", dtype="float32")
+    np.testing.assert_allclose(np.exp(in_order(stored(cache, pipeline(shuffle=True)), "output_0")), p, atol=1e-6)
+    history = fitted(kopt.DistillationModel(network(), cache), cache.join(pipeline()))
+    assert np.isfinite(history["soft_loss"]).all()
+
+
+def test_predictions_of_other_examples_are_refused(tmp_path):
+    p = teacher().predict(X, verbose=0)
+    with pytest.raises(DataError):
+        cache_predictions(X[:-1], p, tmp_path / "one", form="logits")
+    with pytest.raises(NonFiniteError, match="predictions gives 1 NaN"):
+        cache_predictions(X, np.where(p == p.max(), np.nan, p), tmp_path / "two", form="logits")
+    with pytest.raises(LoadError, match="cannot be read as predictions"):
+        cache_predictions(X, tmp_path / "none.npy", tmp_path / "three", form="logits")
+    with pytest.raises(ConfigError, match="Did you mean 'logits'"):
+        cache_predictions(X, p, tmp_path / "four", form="logit")
+
+
+def test_accelerated_training_on_a_cache_with_labels_for_some(tmp_path):
+    cache = cache_teacher(teacher(), pipeline(), tmp_path)
+    y = np.where(np.arange(len(X)) % 2, Y, -1)
+    model = kopt.DistillationModel(network(), cache, unlabeled=-1)
+    model.compile(keras.optimizers.SGD(0.05), LOSS)
+    fast = kopt.train.accelerate(model, accumulate_steps=2, jit_compile=False)
+    history = fast.fit(cache.join(pipeline(y=y)), verbose=0, shuffle=False).history
+    assert set(history) == {"loss", "hard_loss", "soft_loss"}
+    assert np.isfinite(history["loss"]).all()

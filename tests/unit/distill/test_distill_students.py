@@ -19,7 +19,7 @@ def residual(repeats=4):
     for index in range(repeats):
         inner = L.Conv2D(16, 3, padding="same", name=f"inner{index}")(x)
         inner = L.BatchNormalization(name=f"norm{index}")(L.ReLU()(inner))
-        x = L.Add(name=f"add{index}")([x, inner])
+        x = L.Add(name=f"add{index}")([x, inner] if index % 2 else [inner, x])
     x = L.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, L.Softmax(name="probs")(L.Dense(CLASSES, name="head")(x)), name="residual")
 

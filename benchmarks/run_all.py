@@ -25,6 +25,7 @@ SCRIPTS = (
     "sensitivity",
     "training_profile_overhead",
     "pruning_overhead",
+    "distillation",
     "channel_pruning",
 )
 

@@ -19,8 +19,9 @@ _ENDS = {
 def matched(student: keras.Model, teacher: keras.Model, loss: FeatureLoss | str = "fitnet") -> tuple[Feature, ...]:
     """Return pairs of layers, of the student and of the teacher.
 
-    Of networks on images: the last layer of each resolution that both have. Of networks of one resolution the ends of
-    blocks: number i of n in the student belongs to the one at the same part of the depth of the teacher.
+    Of networks on images: the last layer of each resolution that both have; where they have none in common, resolutions
+    belong together by their order. Of networks without maps the ends of blocks: number i of n in the student belongs to
+    the one at the same part of the depth of the teacher.
 
     Args:
         student: Functional or Sequential.
@@ -33,6 +34,7 @@ def matched(student: keras.Model, teacher: keras.Model, loss: FeatureLoss | str 
     """
     ours, theirs = (_by_resolution(GraphView.of(model)) for model in (student, teacher))
     pairs = [(ours[size], theirs[size]) for size in ours if size in theirs]
+    pairs = pairs or _by_depth(list(ours.values()), list(theirs.values()))
     for rank in () if pairs else (3, 2):
         pairs = _by_depth(_ends(GraphView.of(student), rank), _ends(GraphView.of(teacher), rank))
         if pairs:

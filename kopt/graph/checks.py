@@ -127,15 +127,26 @@ def signature(model: keras.Model) -> tuple[tuple[TensorInfo, ...], tuple[TensorI
         InputError: the model is not built.
         UnsupportedModelError: a subclassed model of which Keras recorded no input shape.
     """
-    require_built(model)
+    inputs = input_structure(model)
     graph = graph_of(model)
     if graph is not None:
         input_names = [node_of(tensor).operation.name for tensor in graph.inputs]
-        return _infos(graph.input, input_names), _infos(graph.output, graph.output_names)
-    inputs = _recorded_inputs(model)
+        return _infos(inputs, input_names), _infos(graph.output, graph.output_names)
     with losses_kept(model):
         outputs = model.compute_output_spec(inputs)
     return _infos(inputs, ["input"]), _infos(outputs, ["output"])
+
+
+def input_structure(model: keras.Model) -> Any:
+    """Return symbolic inputs in the structure in which `model` takes them: one, a list or a dict.
+
+    Raises:
+        InputError: the model is not built.
+        UnsupportedModelError: a subclassed model of which Keras recorded no input shape.
+    """
+    require_built(model)
+    graph = graph_of(model)
+    return _recorded_inputs(model) if graph is None else graph.input
 
 
 def _architecture(model: keras.Model) -> str:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from kopt.core.errors import MeasurementError
 from kopt.graph import load_model, require_built, signature
-from kopt.graph.internals import graph_of
+from kopt.graph.checks import input_structure
 from kopt.measure.runner import Runner, batch_of
 
 
@@ -27,8 +27,8 @@ class KerasRunner(Runner):
         self.device = "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
         self.inputs, self.outputs = signature(model)
         self.fixed_batch = batch_of(self.inputs)
-        self._model = model
-        self._structure = _input_structure(model)
+        self.model = model
+        self._structure = input_structure(model)
         specs = {info.name: tf.TensorSpec(info.shape, info.dtype) for info in self.inputs}
         self._function = tf.function(self._call, input_signature=[specs])
 
@@ -41,7 +41,7 @@ class KerasRunner(Runner):
             raise MeasurementError(f"{self.runtime} cannot run {self.name}: {error.message}") from error
 
     def _call(self, feeds: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        results = self._model(self._structured(feeds), training=False)
+        results = self.model(self._structured(feeds), training=False)
         if isinstance(results, Mapping):
             return {info.name: results[info.name] for info in self.outputs}
         return dict(zip((info.name for info in self.outputs), keras.tree.flatten(results), strict=True))
@@ -54,12 +54,3 @@ class KerasRunner(Runner):
 def from_path(path: Path, safe_mode: bool) -> KerasRunner:
     """Open a `.keras` or `.h5` file."""
     return KerasRunner(load_model(path, safe_mode=safe_mode), path.name)
-
-
-def _input_structure(model: keras.Model) -> Any:
-    graph = graph_of(model)
-    if graph is not None:
-        return graph.input
-    config = model.get_build_config()
-    shapes = next(iter(config.get("shapes_dict", config).values()))
-    return keras.tree.map_shape_structure(keras.KerasTensor, shapes)

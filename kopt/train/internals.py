@@ -379,3 +379,13 @@ def configure_coordination(tasks: dict[str, int], leader: str, *, heartbeat_time
 def in_stateless_scope() -> bool:
     """Return whether variables are read from a `StatelessScope` here, as in shape inference."""
     return stateless_scope.in_stateless_scope()
+
+
+def targets_loss(model: keras.Model, y: Any, y_pred: Any, sample_weight: Any) -> Any:
+    """Return the loss given to `compile`, without those that layers add."""
+    return model._compile_loss(y, y_pred, sample_weight)
+
+
+def added_losses(model: keras.Model) -> list[Any]:
+    """Return what regularizers and `add_loss` add to the loss that `fit` minimizes."""
+    return [model._aggregate_additional_loss(loss) for loss in model.losses]

@@ -119,7 +119,9 @@ class AcceleratedModel(keras.Model):
         require_plain_training(model)
         super().__init__(name=f"accelerated_{model.name}", **kwargs)
         self.model = model
-        self.engine = Engine(model, config or StepConfig(), remat)
+        # A model round another one, as that of distillation, says which of them has the layers.
+        body = None if remat is None else getattr(model, "rematerialized_body", None)
+        self.engine = Engine(model, config or StepConfig(), remat, body)
         self.checkpoint = Checkpointing.of(checkpoint)
         self._fixed_steps: int | None = model.steps_per_execution if model.steps_per_execution > 1 else None
         self._notes: tuple[str, ...] = ()

@@ -74,11 +74,16 @@ class Engine:
         internals.build_on(self.model, first_batch)
         if self._update is None or not self._update.fits(self.model):
             self.rematerialized = None if self.remat is None else rematerialized(self._body, self.remat)
-            forward = self.rematerialized.forward if self.rematerialized else None
+            forward = self._recomputing if self.rematerialized else None
             self._update, self.runner = Update(self.model, self._config, forward), None
         if self.runner is None or not self.runner.accepts(spec, first_batch):
             self.runner = Runner(self._update, spec, first_batch)
         return self.runner
+
+    def _recomputing(self, x: Any) -> Any:
+        assert self.rematerialized is not None  # for the type checker
+        with self.rematerialized.active():
+            return call(self.model, x, True)
 
     def runner_for_batch(self, batch: Any) -> Runner:
         """Return what runs single steps on batches like this one, of any size."""

@@ -70,6 +70,8 @@ def check_inputs(
     notes = _epoch_notes(batches, steps_per_epoch, steps_per_execution, accumulate_steps, dataset)
     x, y, sample_weight = (_local(model, part) for part in (x, y, sample_weight))
     loss = model.loss if loss is None and model.compiled else loss
+    if getattr(model, "unlabeled", None) is not None:
+        y = loss = None  # Labels that are missing on purpose look like wrong ones; the model knows which they are.
     _require_targets(model, y, loss)
     if dataset is not None or any(np.ndim(target) == 0 for _, target in _leaves(y)):
         _require_batches(model, x)

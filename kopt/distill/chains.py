@@ -1,0 +1,65 @@
+"""Trainings in which each student is the next one's teacher."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from kopt.core.distillation_records import DistillationReport
+from kopt.core.errors import ConfigError
+from kopt.core.settings import whole
+from kopt.distill.model import DistillationModel
+
+Train = Callable[[DistillationModel], Any]
+
+
+def teach_in_turn(models: Sequence[Any], train: Train, **settings: Any) -> tuple[DistillationReport, ...]:
+    """Let each model teach the next one: a teacher, assistants of sizes between, a student.
+
+    Use it where a teacher is so much larger than the student that the student cannot follow it.
+
+    Args:
+        models: at least two, from the teacher to the last student; all but the first are trained.
+        train: gets each `DistillationModel`, compiles and fits it.
+        **settings: of each `DistillationModel`.
+
+    Returns:
+        The reports, one a training.
+
+    Raises:
+        ConfigError: fewer than two models.
+
+    Source: Mirzadeh et al., "Improved knowledge distillation via teacher assistant", 2020.
+    """
+    if len(models) < 2:
+        raise ConfigError(f"A chain has at least two models, a teacher and a student. Received: {len(models)}.")
+    reports = []
+    for teacher, student in itertools.pairwise(models):
+        model = DistillationModel(student, teacher, **settings)
+        train(model)
+        reports.append(model.report)
+    return tuple(reports)
+
+
+def born_again(model: keras.Model, generations: int, train: Train, **settings: Any) -> list[keras.Model]:
+    """Train copies of a model with fresh weights, each taught by the one before: self-distillation.
+
+    Args:
+        model: trained, the first teacher; not changed.
+        generations: how many copies, at least 1.
+        train: gets each `DistillationModel`, compiles and fits it.
+        **settings: of each `DistillationModel`.
+
+    Returns:
+        The copies, the last one at the end; together they make an ensemble, or several teachers.
+
+    Raises:
+        ConfigError: no generation.
+
+    Source: Furlanello et al., "Born-again neural networks", 2018.
+    """
+    whole("generations", generations)
+    students = [keras.models.clone_model(model) for _ in range(generations)]
+    teach_in_turn([model, *students], train, **settings)
+    return students

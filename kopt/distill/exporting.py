@@ -1,0 +1,41 @@
+"""One call from a trained student to the file that ships."""
+
+import os
+from typing import Any
+
+from kopt import export
+from kopt.core.errors import ExportError
+from kopt.core.optional import require
+from kopt.core.records import Artifact
+
+
+class Exporting:
+    """What a model with a `student` exports of it."""
+
+    student: Any
+
+    def export_tflite(self, path: str | os.PathLike[str], **settings: Any) -> Artifact:
+        """Write the student as a `.tflite` file; see `kopt.export.tflite`."""
+        return export.tflite(self.student, path, **settings)
+
+    def export_saved_model(self, path: str | os.PathLike[str], **settings: Any) -> Artifact:
+        """Write the student as a SavedModel; see `kopt.export.saved_model`."""
+        return export.saved_model(self.student, path, **settings)
+
+    def export_onnx(self, path: str | os.PathLike[str], **settings: Any) -> Artifact:
+        """Write the student as an ONNX file; see `kopt.export.onnx`."""
+        return export.onnx(self.student, path, **settings)
+
+    def export_tensorrt(self, path: str | os.PathLike[str], **settings: Any) -> Artifact:
+        """Write the student as a TensorRT engine; see `kopt.export.tensorrt`.
+
+        Raises:
+            MissingDependencyError: TensorRT is not installed.
+            ExportError: this version of kopt has no export to it.
+        """
+        require("tensorrt", "TensorRT export")
+        write = getattr(export, "tensorrt", None)
+        if write is None:
+            raise ExportError("kopt writes no TensorRT engines. Build one of the file that `export_onnx` writes.")
+        artifact: Artifact = write(self.student, path, **settings)
+        return artifact

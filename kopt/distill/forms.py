@@ -1,0 +1,94 @@
+"""Whether a model gives logits or probabilities."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from kopt.core.errors import ConfigError, DataError
+from kopt.core.records import TensorInfo
+from kopt.core.settings import choice
+from kopt.graph.internals import graph_of, node_of
+from kopt.measure import random_inputs
+
+FORMS = ("logits", "probabilities", "sigmoids", "values")
+_ACTIVATIONS = {"softmax": "probabilities", "sigmoid": "sigmoids"}
+_LAYERS = {"Softmax": "probabilities", "Sigmoid": "sigmoids"}
+# What changes neither the numbers nor what they mean.
+_PASSING = ("Identity", "Reshape", "Flatten", "Dropout", "Cast", "Masking")
+_PROBED = 8
+
+
+def forms_of(
+    model: keras.Model | None,
+    inputs: tuple[TensorInfo, ...],
+    outputs: tuple[TensorInfo, ...],
+    predict: Callable[[dict[str, np.ndarray]], list[Any]],
+) -> list[tuple[str, str]]:
+    """Return the form of every output and how it is known.
+
+    The last layer says it where there is a graph of layers. Else the model is run on noise: rows of numbers in [0, 1]
+    that add up to 1 are probabilities, other numbers in [0, 1] sigmoids.
+
+    Args:
+        model: `None` for a file, which has no layers.
+        inputs: that it takes.
+        outputs: that it gives.
+        predict: gives the outputs of arrays by input name; called only where no layer tells.
+
+    Raises:
+        ConfigError: there is no layer that tells, and no noise of the inputs' types and shapes.
+    """
+    graph = None if model is None else graph_of(model)
+    if graph is not None:
+        return [_of_tensor(tensor) for tensor in keras.tree.flatten(graph.output)]
+    try:
+        values = predict(random_inputs(inputs, _PROBED, seed=0))
+    except DataError as error:
+        raise ConfigError(
+            f"Whether {[info.name for info in outputs]} are logits or probabilities cannot be found out: {error} Say "
+            f"it with `teacher_form` or `student_form`, one of {', '.join(FORMS)}."
+        ) from error
+    return [_of_values(info, one) for info, one in zip(outputs, values, strict=True)]
+
+
+def declared(name: str, given: Any, count: int) -> list[str] | None:
+    """Return the forms that the user gave, one an output; `None` if none.
+
+    Raises:
+        ConfigError: an unknown form, or another number of them.
+    """
+    if given is None:
+        return None
+    forms = [given] * count if isinstance(given, str) else list(given)
+    return [choice(name, one, FORMS) for one in forms]
+
+
+def _of_tensor(tensor: keras.KerasTensor) -> tuple[str, str]:
+    node = node_of(tensor)
+    operation = node.operation
+    inner = graph_of(operation)
+    if inner is not None:
+        return _of_tensor(inner.outputs[[one is tensor for one in node.outputs].index(True)])
+    kind = type(operation).__name__
+    activation = getattr(getattr(operation, "activation", None), "__name__", "")
+    form = _ACTIVATIONS.get(activation) or _LAYERS.get(kind)
+    if form:
+        return form, f"its last layer {operation.name!r} has a {activation or kind.lower()}"
+    transparent = kind in _PASSING or (kind == "Activation" and activation == "linear")
+    if transparent and node.input_tensors:
+        return _of_tensor(node.input_tensors[0])
+    if tensor.shape[-1] == 1:
+        return "values", f"its last layer {operation.name!r} gives one number without an activation"
+    return "logits", f"its last layer {operation.name!r} has neither softmax nor sigmoid"
+
+
+def _of_values(info: TensorInfo, values: np.ndarray) -> tuple[str, str]:
+    values = np.asarray(values, np.float64)
+    if (values < 0).any() or (values > 1).any():
+        form = "values" if info.shape[-1] == 1 else "logits"
+        return form, "on noise it gives numbers outside [0, 1]"
+    if info.shape[-1] != 1 and np.allclose(values.sum(axis=-1), 1.0, atol=2e-2):
+        return "probabilities", "on noise its outputs add up to 1"
+    return "sigmoids", "on noise its outputs are in [0, 1] and do not add up to 1"

@@ -1,0 +1,451 @@
+"""A Keras model in which teachers teach a student."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kopt.core.distillation_records import DistillationReport
+from kopt.core.errors import ConfigError, InputError
+from kopt.core.records import TensorInfo
+from kopt.core.settings import number
+from kopt.distill import labels as label_values
+from kopt.distill.cache import TeacherCache
+from kopt.distill.cache_files import holds_cache
+from kopt.distill.exporting import Exporting
+from kopt.distill.features import Feature, FeatureTerm
+from kopt.distill.forms import declared
+from kopt.distill.joined import split
+from kopt.distill.matching import matched
+from kopt.distill.outputs import compatible, plan_outputs
+from kopt.distill.tapping import Tap, tapped_shapes
+from kopt.distill.teachers import KerasTeacher, Teacher, model_forms, teacher_of
+from kopt.graph import signature
+from kopt.train import internals, scaled_optimizer
+from kopt.train.interception import with_own_callbacks
+from kopt.train.steps.engine import call
+
+# What the forward pass gave besides the outputs, and what the loss was made of. They lie on the first output, as Keras'
+# masks do, so that each replica, and a step that is left out, has its own.
+_FEATURES, _TERMS = "_kopt_features", "_kopt_terms"
+
+
+@keras.saving.register_keras_serializable(package="kopt")
+class DistillationModel(Exporting, keras.Model):
+    """A student that learns from teachers, and from labels where there are any; for `compile` and `fit`.
+
+    Use it to train a small model to do what a large one does. `student` stays the plain model it was: mixed-precision,
+    under masks, nested or subclassed. Teachers are never trained, changed or saved.
+
+    Loss: `(1 - alpha) hard + alpha sum_o weight_o soft_o + sum_f weight_f feature_f + regularization`, where `hard` is
+    the loss given to `compile` and each `soft_o` compares an output with the teachers'. All terms honor
+    `sample_weight`, `class_weight` and masks. `fit` logs `hard_loss`, `soft_loss` and each feature without their
+    weights; `evaluate` and `predict` are the student's, with the loss and metrics of `compile`.
+
+    Attributes:
+        student: the model that is trained.
+        teachers: what teaches it.
+        report: what is held against what, and why; `print(model.report)`.
+        projectors: trainable layers from the student's channels to the teacher's, dropped after training.
+
+    Example:
+        ```python
+        model = kopt.DistillationModel(student, teacher, temperature=4.0, features="auto")
+        print(model.report)
+        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        model.fit(train, epochs=10)
+        model.export_tflite("student.tflite", scheme="int8", calibration=train)
+        ```
+
+    Source: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015.
+    """
+
+    def __init__(
+        self,
+        student: keras.Model,
+        teacher: Any,
+        *,
+        temperature: float | Callable[[Any], Any] = 3.0,
+        alpha: float | Callable[[Any], Any] = 0.7,
+        losses: Any = "auto",
+        output_weights: Any = None,
+        features: Any = (),
+        teacher_weights: Sequence[float] | str = "mean",
+        student_form: Any = None,
+        teacher_form: Any = None,
+        adapt: Callable[[Any], Any] | None = None,
+        unlabeled: int | None = None,
+        name: str | None = None,
+    ):
+        """Hold student and teachers against each other; nothing is trained.
+
+        Args:
+            student: built Keras model.
+            teacher: a built Keras model, what `kopt.measure.load` takes or gives, a `kopt.distill.TeacherCache`, or a
+                list of these.
+            temperature: divides logits before softmax; above 0. A number, or a function of the number of updates made,
+                as Keras' and kopt's learning-rate schedules are. Default 3.
+            alpha: share of the teachers' outputs against that of the labels, in [0, 1]; a number or a function of the
+                number of updates. Default 0.7.
+            losses: of the outputs: `"auto"` (`kl` for classes, `binary_kl` for sigmoids, `mse` for a single number), a
+                kind or `OutputLoss` for all, a list by position, a dict by output name; `None` learns from labels.
+            output_weights: of the soft losses, in the same forms. Default 1.
+            features: `"auto"`, or a list of layer names, pairs `(student layer, teacher layer)` and `Feature`. Layers
+                are those of the first teacher.
+            teacher_weights: `"mean"`, one positive number a teacher (they are divided by their sum), or
+                `"confidence"`: by `exp(-entropy)` of each example.
+            student_form: `"logits"`, `"probabilities"`, `"sigmoids"` or `"values"`, one or a list by output, where it
+                is not what the last layer says.
+            teacher_form: the same of every teacher.
+            adapt: what turns the student's inputs into the teacher's, e.g. `keras.layers.Resizing(224, 224)`.
+            unlabeled: class number that stands for no label; NaN does in labels of floats. Such examples learn from the
+                teacher alone and count as examples in the mean. Use `weighted_metrics` to leave them out of metrics.
+            name: of this model.
+
+        Raises:
+            ConfigError: a setting out of range, an unknown layer, or features that cannot be compared.
+            InputError: models that are not built, or whose inputs or outputs do not match.
+            NonFiniteError: a weight of a teacher is NaN or infinite.
+        """
+        inputs, outputs = signature(student)
+        name = name or f"distilled_{student.name}"
+        super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
+        self.student = student
+        self.temperature = _scheduled("temperature", temperature, least=0.0, open_below=True)
+        self.alpha = _scheduled("alpha", alpha, least=0.0, most=1.0)
+        self.unlabeled = unlabeled
+        self._adapt = adapt
+        self._given = {
+            "losses": losses, "output_weights": output_weights, "teacher_weights": teacher_weights,
+            "student_form": student_form, "teacher_form": teacher_form,
+        }  # fmt: skip
+        # In a tuple of plain objects, in which Keras looks for no variables.
+        self.teachers: tuple[Teacher, ...] = tuple(
+            TeacherCache(one) if holds_cache(one) else teacher_of(one)
+            for one in (teacher if isinstance(teacher, (list, tuple)) else [teacher])
+        )
+        if not self.teachers:
+            raise InputError("There is no teacher. Pass at least one.")
+        for one in self.teachers:
+            _check_inputs(inputs, one, adapt)
+        self.supports_jit = all(one.in_graph for one in self.teachers)
+        self._shares = _shares(teacher_weights, len(self.teachers))
+        self._outputs = _Plain(self._planned_outputs(outputs, losses, output_weights, student_form, teacher_form))
+        self._plan_features(features)
+        self.report = DistillationReport(
+            student.name,
+            tuple(one.name for one in self.teachers),
+            tuple(term.match for term in self._outputs.items),
+            tuple(term.match for term in self._features.items),
+        )
+        self._trackers = _Plain([keras.metrics.Mean(name=name) for name in self._term_names()])
+        self._evaluating = False
+        self.built = True
+
+    def _planned_outputs(self, infos: Any, losses: Any, weights: Any, student_form: Any, teacher_form: Any) -> Any:
+        given = declared("student_form", student_form, len(infos))
+        ours = [(form, "as declared") for form in given] if given else model_forms(self.student)
+        theirs = []
+        for one in self.teachers:
+            stated = declared("teacher_form", teacher_form, len(one.outputs))
+            theirs.append([(form, "as declared") for form in stated] if stated else one.forms)
+        return plan_outputs(infos, ours, self.teachers, theirs, losses, weights)
+
+    def _plan_features(self, given: Any) -> None:
+        pairs = self._pairs(given)
+        names = list(dict.fromkeys(one.student for one in pairs))
+        # Found first, so that a layer that is not there is said before the models are traced.
+        self._tap = Tap(self.student, names, "student") if pairs else None
+        theirs = self.teachers[0].tap(list(dict.fromkeys(one.teacher for one in pairs)))
+        ours = tapped_shapes(self.student, self._tap) if self._tap else {}
+        terms = [FeatureTerm(one, ours[one.student], theirs[one.teacher]) for one in pairs]
+        self._features = _Plain(terms)
+        self.projectors = [term.projector for term in terms if term.projector is not None]
+
+    def _pairs(self, given: Any) -> list[Feature]:
+        if given != "auto":
+            if isinstance(given, str):
+                raise ConfigError(f"`features` is 'auto' or a list, e.g. [{given!r}]. Received: {given!r}.")
+            return [Feature.of(one) for one in given]
+        teacher = self.teachers[0]
+        if not isinstance(teacher, KerasTeacher):
+            raise ConfigError(f"`features='auto'` looks at the teacher's layers; {teacher.name} shows none. Name them.")
+        return list(matched(self.student, teacher.model))
+
+    def _term_names(self) -> list[str]:
+        outputs = [term.match.name for term in self._outputs.items if term.loss is not None]
+        several = [f"soft_loss_{name}" for name in outputs] if len(self._outputs.items) > 1 else []
+        soft = ["soft_loss", *several] if outputs else []
+        return ["hard_loss", *soft, *(term.log_name for term in self._features.items)]
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Return what the student returns."""
+        inputs, _ = split(inputs)
+        if not training or self._tap is None:
+            return call(self.student, inputs, training)
+        with self._tap.recording() as found:
+            outputs = call(self.student, inputs, training)
+        setattr(keras.tree.flatten(outputs)[0], _FEATURES, found)
+        return outputs
+
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, *args: Any, **settings: Any) -> None:
+        """See `keras.Model.compile`; `loss` compares the student with labels and is `None` for data without.
+
+        The optimizer is put into a `LossScaleOptimizer` if a layer of the student computes in float16.
+
+        Raises:
+            ConfigError: `jit_compile=True` with a teacher that runs outside the graph.
+        """
+        outside = [one.name for one in self.teachers if not one.in_graph]
+        if settings.get("jit_compile") is True and outside:
+            raise ConfigError(
+                f"XLA cannot compile a step that runs {', '.join(outside)} in its own runtime. Leave `jit_compile` "
+                f"out, or compute its outputs once with `kopt.distill.cache_teacher`."
+            )
+        super().compile(optimizer, loss, *args, **settings)
+        self.optimizer: Any = scaled_optimizer(self, self.optimizer)
+
+    def fit(self, *args: Any, callbacks: Any = None, **settings: Any) -> Any:
+        """See `keras.Model.fit`."""
+        return super().fit(*args, callbacks=with_own_callbacks(self, callbacks), **settings)
+
+    def own_callbacks(self) -> list[keras.callbacks.Callback]:
+        """Return the callbacks that the student wants in every `fit`."""
+        own: list[keras.callbacks.Callback] = getattr(self.student, "own_callbacks", list)()
+        return own
+
+    @property
+    def rematerialized_body(self) -> keras.Model:
+        """The student, whose layers `kopt.train.accelerate(remat=...)` may compute again.
+
+        Raises:
+            ConfigError: there are features, which are tensors from the inside of what would be computed again.
+        """
+        if self._tap is not None:
+            raise ConfigError("`remat` keeps no inner tensors of the student, and `features` need them. Use one.")
+        return self.student
+
+    def evaluate(self, *args: Any, **settings: Any) -> Any:
+        """Evaluate the student; see `keras.Model.evaluate`. Nothing is changed, no teacher is called."""
+        with self._evaluation():
+            return super().evaluate(*args, **settings)
+
+    def test_on_batch(self, *args: Any, **settings: Any) -> Any:
+        """Evaluate the student; see `keras.Model.test_on_batch`."""
+        with self._evaluation():
+            return super().test_on_batch(*args, **settings)
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """Return the loss of a batch: in training as the class says, else that of `compile` for the student.
+
+        Raises:
+            ConfigError: there are no labels and `compile` was given a loss that needs them, or a batch has nothing of a
+                cache; or features are wanted of outputs that this model's `call` did not give.
+        """
+        x, stored = split(x)
+        y, labels, weights = self._labelled(y, y_pred, sample_weight)
+        if not training:
+            return super().compute_loss(x, y, y_pred, weights, training)
+        answers = [one.answer(x if self._adapt is None else self._adapt(x), stored) for one in self.teachers]
+        terms: dict[str, Any] = {}
+        total = self._hard(terms, y, y_pred, weights) + self._soft(terms, answers, y_pred, labels, sample_weight)
+        for term in self._features.items:
+            ours = self._feature_of(y_pred, term.feature.student)
+            value = term(answers[0].features[term.feature.teacher], ours, sample_weight)
+            terms[term.log_name] = value
+            total += term.feature.weight * value
+        setattr(keras.tree.flatten(y_pred)[0], _TERMS, terms)
+        return tf.add_n([total, *(tf.cast(one, tf.float32) for one in internals.added_losses(self))])
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+        """Update and return the metrics of `compile`, and in training the terms of the loss."""
+        leaf = keras.tree.flatten(y_pred)[0]
+        examples, replicas = tf.shape(leaf)[0], tf.distribute.get_strategy().num_replicas_in_sync
+        terms = getattr(leaf, _TERMS, {})
+        for tracker in self._trackers.items:
+            if tracker.name in terms:
+                # Keras divides losses by the number of replicas, whose gradients are added up.
+                tracker.update_state(terms[tracker.name] * replicas, sample_weight=examples)
+        y, _, weights = self._labelled(y, y_pred, sample_weight)
+        return super().compute_metrics(split(x)[0], y, y_pred, weights)
+
+    def _hard(self, terms: dict[str, Any], y: Any, y_pred: Any, weights: Any) -> Any:
+        if self.loss is None:
+            return tf.constant(0.0)
+        if y is None:
+            raise ConfigError(
+                "There are no labels, and `compile` was given a loss that compares the student with them. Compile with "
+                "`loss=None` to learn from the teacher alone, or mark single examples: `unlabeled=-1`."
+            )
+        terms["hard_loss"] = tf.cast(internals.targets_loss(self, y, y_pred, weights), tf.float32)
+        return (1.0 - self._now(self.alpha)) * terms["hard_loss"]
+
+    def _soft(self, terms: dict[str, Any], answers: Any, y_pred: Any, labels: Any, sample_weight: Any) -> Any:
+        wanted = [term for term in self._outputs.items if term.loss is not None]
+        if not wanted:
+            return tf.constant(0.0)
+        temperature, leaves, total = self._now(self.temperature), keras.tree.flatten(y_pred), tf.constant(0.0)
+        for index, term in enumerate(self._outputs.items):
+            if term.loss is None:
+                continue
+            theirs = [answer.outputs[place] for answer, place in zip(answers, term.positions, strict=True)]
+            weight = _of_output(sample_weight, index)
+            value = term(
+                theirs, leaves[index], temperature, shares=self._shares, labels=labels[index], sample_weight=weight
+            )
+            terms[f"soft_loss_{term.match.name}"] = value
+            total += term.match.weight * value
+        terms["soft_loss"] = total
+        return self._now(self.alpha) * total
+
+    def _labelled(self, y: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, list[Any], Any]:
+        """Return labels that can be computed with, what each output's soft loss gets of them, and the weights."""
+        count = len(keras.tree.flatten(y_pred))
+        if y is None:
+            return None, [None] * count, sample_weight
+        leaves = [tf.convert_to_tensor(one) for one in keras.tree.flatten(y)]
+        if self.unlabeled is None:
+            return y, [(one, None) for one in leaves] if len(leaves) == count else [None] * count, sample_weight
+        pairs = [label_values.known(one, self.unlabeled) for one in leaves]
+        weights = [
+            label_values.weighted(_of_output(sample_weight, index), present) for index, (_, present) in enumerate(pairs)
+        ]
+        packed = [keras.tree.pack_sequence_as(y, part) for part in ([one for one, _ in pairs], weights)]
+        return packed[0], pairs, packed[1]
+
+    def _feature_of(self, y_pred: Any, name: str) -> Any:
+        found = getattr(keras.tree.flatten(y_pred)[0], _FEATURES, None)
+        if found is None:
+            raise ConfigError(
+                "Features come from the forward pass, and these outputs were not given by a training call of this "
+                "model. Pass `model(x, training=True)`."
+            )
+        return found[name]
+
+    def _now(self, setting: Any) -> Any:
+        """Return a setting at the number of updates that were made."""
+        if not callable(setting):
+            return setting
+        return tf.cast(setting(tf.convert_to_tensor(self.optimizer.iterations)), tf.float32)
+
+    @contextlib.contextmanager
+    def _evaluation(self) -> Iterator[None]:
+        before, self._evaluating = self._evaluating, True
+        try:
+            yield
+        finally:
+            self._evaluating = before
+
+    @property
+    def metrics(self) -> list[Any]:
+        """The metrics of the student as `compile` made them, and in training the terms of the loss."""
+        if self._evaluating:
+            return list(super().metrics)
+        trackers = [one for one in self._trackers.items if one.name != "hard_loss" or self.loss is not None]
+        return [*super().metrics, *trackers]
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the student's outputs, by which losses and metrics may be given."""
+        return [info.name for info in signature(self.student)[1]]
+
+    def summary(self, **settings: Any) -> None:
+        """Print the summary of the student."""
+        self.student.summary(**settings)
+
+    def save(self, filepath: Any, overwrite: bool = True, **settings: Any) -> None:
+        """Save the student, a plain Keras file; see `keras.Model.save`.
+
+        `save_weights` saves what training goes on from: student, projectors and optimizer.
+        """
+        self.student.save(filepath, overwrite=overwrite, **settings)
+
+    def export(self, *args: Any, **settings: Any) -> Any:
+        """Export the student; see `keras.Model.export`."""
+        return self.student.export(*args, **settings)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return student, teachers and settings. As always in Keras, weights are no part of it; a file's are."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "student": serialize(self.student),
+            "teacher": [_teacher_config(one) for one in self.teachers],
+            "temperature": serialize(self.temperature),
+            "alpha": serialize(self.alpha),
+            "features": [term.feature.to_config() for term in self._features.items],
+            **{key: serialize(value) for key, value in self._given.items()},
+            "adapt": serialize(self._adapt),
+            "unlabeled": self.unlabeled,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "DistillationModel":
+        """Make it from what `get_config` returned."""
+
+        def restored(value: Any) -> Any:
+            return keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
+
+        config = {key: value if key == "features" else restored(value) for key, value in config.items()}
+        return cls(config.pop("student"), config.pop("teacher"), **config)
+
+
+class _Plain:
+    """Holds objects in which Keras is not to look for variables, or of which it would make lists of its own."""
+
+    def __init__(self, items: Any):
+        self.items: tuple[Any, ...] = tuple(items)
+
+
+def _scheduled(name: str, value: Any, **limits: Any) -> Any:
+    """Return a setting that is a number or a function of the number of updates, whose first value is checked."""
+    if not callable(value):
+        return number(name, value, **limits)
+    number(f"{name}(0)", float(value(tf.constant(0, tf.int64))), **limits)
+    return value
+
+
+def _shares(given: Sequence[float] | str, count: int) -> tuple[float, ...] | str:
+    if given == "mean":
+        return (1.0 / count,) * count
+    if given == "confidence":
+        return "confidence"
+    if isinstance(given, str) or len(given) != count:
+        raise ConfigError(
+            f"`teacher_weights` is 'mean', 'confidence' or {count} numbers, one a teacher. Received: {given!r}."
+        )
+    numbers = [number("teacher weight", one, least=0.0, open_below=True) for one in given]
+    return tuple(one / sum(numbers) for one in numbers)
+
+
+def _check_inputs(inputs: Sequence[TensorInfo], teacher: Teacher, adapt: Any) -> None:
+    theirs = teacher.inputs
+    if adapt is not None or not theirs:
+        return
+    fits = len(inputs) == len(theirs) and all(
+        compatible(one.shape, other.shape) for one, other in zip(inputs, theirs, strict=True)
+    )
+    if not fits:
+        described = [", ".join(f"{info.name!r} {info.shape}" for info in group) for group in (inputs, theirs)]
+        raise InputError(
+            f"The inputs do not match: the student takes {described[0]}, the teacher {teacher.name} {described[1]}. "
+            f"Pass what turns one into the other, e.g. `adapt=keras.layers.Resizing(height, width)`."
+        )
+
+
+def _of_output(sample_weight: Any, index: int) -> Any:
+    leaves = [] if sample_weight is None else keras.tree.flatten(sample_weight)
+    return leaves[index if index < len(leaves) else 0] if leaves else None
+
+
+def _teacher_config(teacher: Teacher) -> Any:
+    if isinstance(teacher.given, (str, os.PathLike)):
+        return os.fspath(teacher.given)
+    if not isinstance(teacher.given, keras.Model):
+        raise InputError(f"The file of the teacher {teacher.name} is not known. Pass its path, to have it in a config.")
+    return keras.saving.serialize_keras_object(teacher.given)

@@ -1,0 +1,199 @@
+"""A teacher of any kind: what it gives for a batch, in its own precision, without a gradient."""
+
+import abc
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kopt.core.errors import ConfigError, InputError, NonFiniteError
+from kopt.core.files import sha256
+from kopt.core.records import TensorInfo
+from kopt.distill.forms import forms_of
+from kopt.distill.projection import Shape
+from kopt.distill.tapping import Tap, tapped_shapes
+from kopt.graph import fingerprint, require_finite, signature
+from kopt.graph.checks import input_structure
+from kopt.measure import Runner, load
+from kopt.train.steps.engine import call
+
+
+class Answer(NamedTuple):
+    """What a teacher gives for a batch: its outputs in order, and the tensors of layers by path."""
+
+    outputs: list[Any]
+    features: dict[str, Any]
+
+
+class Teacher(abc.ABC):
+    """What all teachers have in common. No variable of a teacher is one of the model that trains the student.
+
+    Attributes:
+        name: of the model or file.
+        inputs: what it takes; empty if it takes nothing.
+        outputs: what it gives.
+        in_graph: whether a step with it can be compiled with XLA.
+        given: what the user gave, for the config.
+    """
+
+    name: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    in_graph = True
+    given: Any
+
+    @abc.abstractmethod
+    def answer(self, x: Any, stored: Mapping[str, Any] | None) -> Answer:
+        """Return what it gives for the inputs `x`, in a graph; `stored` is what a cache has joined to the batch."""
+
+    @property
+    @abc.abstractmethod
+    def forms(self) -> list[tuple[str, str]]:
+        """What its outputs are, see `forms_of`."""
+
+    def tap(self, names: Sequence[str]) -> dict[str, Shape]:
+        """Give the tensors of these layers, too, from now on; return their shapes.
+
+        Raises:
+            ConfigError: no such layer, or no layers at all.
+        """
+        if names:
+            raise ConfigError(
+                f"The teacher {self.name} has no layers to take features from: it is a file that is run as a whole. "
+                f"Pass a Keras model, or a cache of one made with `features={list(names)!r}`."
+            )
+        return {}
+
+
+class KerasTeacher(Teacher):
+    """A Keras model, called for inference inside the step."""
+
+    def __init__(self, model: keras.Model, given: Any = None):
+        """Take a built model; it is not changed.
+
+        Raises:
+            InputError: it is not built.
+            NonFiniteError: a weight is NaN or infinite.
+        """
+        self.inputs, self.outputs = signature(model)
+        require_finite(model)
+        self.model, self.name, self.given = model, model.name, model if given is None else given
+        self._tap: Tap | None = None
+
+    def answer(self, x: Any, stored: Mapping[str, Any] | None) -> Answer:
+        """Call it."""
+        if self._tap is None:
+            return Answer(_stopped(call(self.model, x, False)), {})
+        with self._tap.recording() as found:
+            outputs = call(self.model, x, False)
+        return Answer(_stopped(outputs), {name: tf.stop_gradient(one) for name, one in found.items()})
+
+    def tap(self, names: Sequence[str]) -> dict[str, Shape]:
+        """See `Teacher.tap`."""
+        if not names:
+            return {}
+        self._tap = Tap(self.model, names, "teacher")
+        return tapped_shapes(self.model, self._tap)
+
+    @functools.cached_property
+    def forms(self) -> list[tuple[str, str]]:
+        """See `Teacher.forms`."""
+        return model_forms(self.model)
+
+
+class RunnerTeacher(Teacher):
+    """A file in its own runtime, run outside the graph."""
+
+    in_graph = False
+
+    def __init__(self, runner: Runner, given: Any):
+        """Take an open file."""
+        self.runner, self.name, self.given = runner, runner.name, given
+        self.inputs, self.outputs = runner.inputs, runner.outputs
+
+    def answer(self, x: Any, stored: Mapping[str, Any] | None) -> Answer:
+        """Run it on the arrays of the batch."""
+        named = [x[info.name] for info in self.inputs] if isinstance(x, Mapping) else tf.nest.flatten(x)
+        outputs = tf.numpy_function(lambda *arrays: self._run(list(arrays)), named, [tf.float32] * len(self.outputs))
+        outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+        for output, info in zip(outputs, self.outputs, strict=True):
+            output.set_shape((None, *info.shape[1:]))
+        return Answer(_stopped(outputs), {})
+
+    @functools.cached_property
+    def forms(self) -> list[tuple[str, str]]:
+        """See `Teacher.forms`."""
+        return forms_of(None, self.inputs, self.outputs, lambda arrays: self._run(list(arrays.values())))
+
+    def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        results = self.runner.predict(arrays)
+        values = list(results.values()) if isinstance(results, dict) else [results]
+        values = [np.asarray(one, np.float32) for one in values]
+        require_finite_answer(self.name, [info.name for info in self.outputs], values)
+        return values
+
+
+def teacher_of(given: Any) -> Teacher:
+    """Return a teacher of a Keras model, an open or closed file, or what is one already.
+
+    Raises:
+        InputError: it is none of these.
+        LoadError: a file that cannot be opened.
+    """
+    if isinstance(given, Teacher):
+        return given
+    if isinstance(given, keras.Model):
+        return KerasTeacher(given)
+    if not isinstance(given, (Runner, str, os.PathLike)):
+        raise InputError(
+            f"A teacher is a built Keras model, a file (.keras, .h5, .tflite, .onnx, SavedModel), what "
+            f"`kopt.measure.load` gives, or a cache of one. Received: {type(given).__module__}."
+            f"{type(given).__qualname__}."
+        )
+    runner = load(given)
+    model = getattr(runner, "model", None)
+    return RunnerTeacher(runner, given) if model is None else KerasTeacher(model, given)
+
+
+def model_forms(model: keras.Model) -> list[tuple[str, str]]:
+    """Return what the outputs of a Keras model are, see `forms_of`."""
+    inputs, outputs = signature(model)
+
+    def predict(arrays: dict[str, np.ndarray]) -> list[Any]:
+        x = keras.tree.pack_sequence_as(input_structure(model), list(arrays.values()))
+        return keras.tree.flatten(call(model, x, False))
+
+    return forms_of(model, inputs, outputs, predict)
+
+
+def hash_of(teacher: Teacher) -> str:
+    """Return the SHA-256 of what a teacher computes: of its architecture and weights, or of its file.
+
+    Raises:
+        InputError: the file is not known.
+    """
+    if isinstance(teacher, KerasTeacher):
+        return fingerprint(teacher.model)
+    if isinstance(teacher.given, (str, os.PathLike)):
+        return sha256(teacher.given)
+    raise InputError(f"The file of the teacher {teacher.name} is not known. Pass its path, not an open runner.")
+
+
+def require_finite_answer(name: str, outputs: Sequence[str], values: Sequence[np.ndarray]) -> None:
+    """Raise `NonFiniteError` if a teacher gave NaN or infinity."""
+    for output, array in zip(outputs, values, strict=True):
+        bad = ~np.isfinite(array)
+        if bad.any():
+            first = tuple(map(int, np.argwhere(bad)[0]))
+            raise NonFiniteError(
+                f"The teacher {name} gives {int(bad.sum())} NaN or infinite numbers of {array.size} in {output!r}, the "
+                f"first at index {first}. Look at its inputs, and run it in float32 if it computes in float16."
+            )
+
+
+def _stopped(outputs: Any) -> list[Any]:
+    return [tf.stop_gradient(one) for one in keras.tree.flatten(outputs)]

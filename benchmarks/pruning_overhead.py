@@ -1,22 +1,17 @@
 """Claim: masks cost at most 5 % of a training step, and less than tfmot's on the tf_keras twin."""
 
-import itertools
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
-import keras
-import tensorflow as tf
-import tf_keras
 from claims import Claim, publish
-from training_networks import BATCH, compiled, images, resnet8
+from step_times import medians, ratios, times_in_turns
+from training_networks import BATCH, compiled, resnet8
 
 import kopt
 from kopt.graph import to_tf_keras
 from kopt.graph.tfmot import load_tfmot
 
-# Two equal models differ in speed by where their memory lies: several sets, made in changing order.
 SETS, ROUNDS, STEPS = 4, 7, 40
 LOSS = "sparse_categorical_crossentropy"
 
@@ -56,47 +51,11 @@ def twin_by_tfmot() -> Any:
 WAYS: dict[str, Callable[[], Any]] = {"dense": dense, "masks": masked, "twin": twin, "tfmot": twin_by_tfmot}
 
 
-def epoch_of(model: Any, data: tf.data.Dataset) -> Callable[[], None]:
-    """Return an epoch of the steps that `fit` takes, one a call of the graph."""
-    function = model.make_train_function(force=True) or model.train_function
-
-    def epoch() -> None:
-        iterator = iter(data)
-        for _ in range(STEPS):
-            function(iterator)
-
-    return epoch
-
-
 def main() -> int:
     """Time all four in turns."""
-    x, y = images(STEPS * BATCH)
-    data = kopt.data.from_arrays(x, y, batch_size=BATCH, drop_remainder=True)
-    times: dict[str, list[float]] = {way: [] for way in WAYS}
-    orders = list(itertools.permutations(WAYS))
-    for made in orders[:: len(orders) // SETS][:SETS]:
-        epochs = {way: epoch_of(WAYS[way](), data) for way in made}
-        for epoch in epochs.values():
-            epoch()
-        seen: dict[str, list[float]] = {way: [] for way in WAYS}
-        for order in itertools.islice(itertools.cycle(orders[::5]), ROUNDS):
-            for way in order:
-                start = time.perf_counter()
-                epochs[way]()
-                seen[way].append(1e3 * (time.perf_counter() - start) / STEPS)
-        for way, values in seen.items():
-            times[way].append(statistics.median(values))
-        keras.backend.clear_session()
-        tf_keras.backend.clear_session()
-    ours = [masks / plain for masks, plain in zip(times["masks"], times["dense"], strict=True)]
-    theirs = [pruned / plain for pruned, plain in zip(times["tfmot"], times["twin"], strict=True)]
-    numbers: dict[str, object] = {
-        f"{way}, ms a step": round(statistics.median(values), 3) for way, values in times.items()
-    }
-    numbers |= {
-        "masks over dense": [round(one, 3) for one in ours],
-        "tfmot over twin": [round(one, 3) for one in theirs],
-    }
+    times = times_in_turns(WAYS, sets=SETS, rounds=ROUNDS, steps=STEPS)
+    ours, theirs = ratios(times, "masks", "dense"), ratios(times, "tfmot", "twin")
+    numbers = {**medians(times), "masks over dense": ours, "tfmot over twin": theirs}
     return publish(
         "pruning_overhead",
         f"ResNet8 on batches of {BATCH} Fashion-MNIST images with Adam, masks computed anew at every tenth step; the "

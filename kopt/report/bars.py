@@ -3,6 +3,12 @@
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kopt.report import formats
+from kopt.report.time_parts import BLUE
+
+_MOST_BARS = 25
 
 
 def draw_bars(
@@ -19,6 +25,15 @@ def draw_bars(
     axes.tick_params(left=False, bottom=False, labelbottom=False)
     axes.spines[["bottom"]].set_visible(False)
     axes.spines["left"].set_alpha(0.4)
+
+
+def shares_figure(title: str, names: Sequence[str], shares: Sequence[float]) -> Figure:
+    """Return a figure of shares by name, those of the first 25."""
+    names, shares = names[:_MOST_BARS], shares[:_MOST_BARS]
+    figure = Figure(figsize=(8.6, 1.2 + 0.3 * len(names)), layout="constrained")
+    draw_bars(figure.add_subplot(), names, shares, [formats.share(share) for share in shares], [BLUE] * len(names))
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+    return figure
 
 
 def _short(name: str, limit: int = 28) -> str:

@@ -6,17 +6,15 @@ from rich.text import Text
 
 from kopt.core.clustering_records import ClusteredVariable, WeightClustering
 from kopt.report import formats
-from kopt.report.bars import draw_bars
+from kopt.report.bars import shares_figure
 from kopt.report.columns import Column
 from kopt.report.look import Look
 from kopt.report.paths import PathTable
-from kopt.report.time_parts import BLUE
-
-_MOST_BARS = 25
+from kopt.report.row_choice import first_rows
 
 
 def _table(report: WeightClustering, rows: int | None = 20) -> RenderableType:
-    shown = report.variables[:rows]
+    shown, hidden = first_rows(report.variables, rows, "variables")
     columns = (
         Column[ClusteredVariable]("Variable", lambda one: one.path, is_number=False),
         Column[ClusteredVariable]("Type", lambda one: one.layer_type, 4, is_number=False),
@@ -26,8 +24,6 @@ def _table(report: WeightClustering, rows: int | None = 20) -> RenderableType:
         Column[ClusteredVariable]("Error", lambda one: "-" if one.error is None else formats.share(one.error), 1),
         Column[ClusteredVariable]("gzip", lambda one: formats.size(one.gzip_after)),
     )
-    more = len(report.variables) - len(shown)
-    hidden = [f"{more} more variables: `rows=None`."] if more else []
     caption = [report.method, _words(report), *hidden, *report.notes]
     table = PathTable(f"{report.model}: shared weights", shown, columns, caption=caption)
     return Group(
@@ -36,18 +32,9 @@ def _table(report: WeightClustering, rows: int | None = 20) -> RenderableType:
 
 
 def _figure(report: WeightClustering) -> Figure:
-    shown = report.variables[:_MOST_BARS]
-    figure = Figure(figsize=(8.6, 1.2 + 0.3 * len(shown)), layout="constrained")
-    values = [one.gzip_after / (4 * one.weights) for one in shown]
-    draw_bars(
-        figure.add_subplot(),
-        [one.path for one in shown],
-        values,
-        [formats.share(value) for value in values],
-        [BLUE] * len(shown),
-    )
-    figure.suptitle("Compressed size over that of float32", x=0.01, ha="left", fontsize=10, fontweight="bold")
-    return figure
+    names = [one.path for one in report.variables]
+    compressed = [one.gzip_after / (4 * one.weights) for one in report.variables]
+    return shares_figure("Compressed size over that of float32", names, compressed)
 
 
 def _words(report: WeightClustering) -> str:

@@ -6,15 +6,12 @@ from rich.text import Text
 
 from kopt.core.pruning_records import MagnitudePruning, PrunedVariable
 from kopt.report import formats
-from kopt.report.bars import draw_bars
+from kopt.report.bars import shares_figure
 from kopt.report.columns import Column
 from kopt.report.footprints import footprints_table
 from kopt.report.look import Look
 from kopt.report.paths import PathTable
 from kopt.report.row_choice import first_rows
-from kopt.report.time_parts import BLUE
-
-_MOST_BARS = 25
 
 
 def _table(report: MagnitudePruning, rows: int | None = 20) -> RenderableType:
@@ -35,18 +32,8 @@ def _table(report: MagnitudePruning, rows: int | None = 20) -> RenderableType:
 
 
 def _figure(report: MagnitudePruning) -> Figure:
-    shown = report.variables[:_MOST_BARS]
-    figure = Figure(figsize=(8.6, 1.2 + 0.3 * len(shown)), layout="constrained")
-    values = [one.sparsity for one in shown]
-    draw_bars(
-        figure.add_subplot(),
-        [one.path for one in shown],
-        values,
-        [formats.share(value) for value in values],
-        [BLUE] * len(shown),
-    )
-    figure.suptitle("Zero weights", x=0.01, ha="left", fontsize=10, fontweight="bold")
-    return figure
+    names = [one.path for one in report.variables]
+    return shares_figure("Zero weights", names, [one.sparsity for one in report.variables])
 
 
 def _words(report: MagnitudePruning) -> str:

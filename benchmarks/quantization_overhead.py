@@ -59,7 +59,7 @@ def main() -> int:
     return publish(
         "quantization_overhead",
         f"ResNet8 on batches of {BATCH} Fashion-MNIST images with Adam, in float, quantization-aware, with 16 values a "
-        f"kernel, and quantization-aware by tfmot in tf_keras; {SETS} sets made in changing order, medians of {ROUNDS}.",
+        f"kernel, and quantization-aware by tfmot in tf_keras; {SETS} sets in changing order, medians of {ROUNDS}.",
         {**numbers, "shared over float": shared},
         [
             Claim("ResNet8: quantization-aware steps over float ones", statistics.median(over_float), 1.3),

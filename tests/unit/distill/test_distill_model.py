@@ -356,3 +356,28 @@ def test_automatic_features_need_a_graph():
 def test_a_teacher_that_takes_other_inputs():
     model = distilled(of=wide_input(), adapt=L.Resizing(16, 16))
     assert np.isfinite(model.fit(X, Y, verbose=0).history["loss"]).all()
+
+
+def attending(heads, name):
+    keras.utils.set_random_seed(heads)
+    inputs = keras.Input((5, 4))
+    x, _ = L.MultiHeadAttention(heads, 2, name="attention")(inputs, inputs, return_attention_scores=True)
+    x = L.LayerNormalization(name="hidden")(x)
+    return keras.Model(inputs, L.Dense(CLASSES, activation="softmax")(L.GlobalAveragePooling1D()(x)), name=name)
+
+
+def test_attention_maps_and_hidden_states_of_transformers():
+    x = np.random.default_rng(0).normal(size=(6, 5, 4)).astype("float32")
+    student, large = attending(1, "small"), attending(3, "large")
+    model = distilled(
+        student, large, features=[Feature("attention:1", loss="attention_maps"), Feature("hidden", loss="cosine")]
+    )
+    assert model.report.features[0].student_shape == (None, 1, 5, 5)
+    outputs = model(x, training=True)
+    model.compute_loss(tf.constant(x), tf.constant(Y[:6]), outputs, None, training=True)
+    p, q = (one.get_layer("attention")(x, x, return_attention_scores=True)[1].numpy() for one in (large, student))
+    p, q = p.mean(1), q.mean(1)
+    assert float(outputs._kopt_terms["attention_1_attention_maps"]) == pytest.approx(
+        (p * np.log(p / q)).sum(-1).mean(), rel=1e-3
+    )
+    assert 0 < float(outputs._kopt_terms["hidden_cosine"]) < 2

@@ -19,6 +19,7 @@ import applications
 import bridge_checks
 import channel_checks
 import keras
+import quantization_checks
 import zoo
 
 import kopt
@@ -145,7 +146,21 @@ def speed(name: str, keep: float) -> Checks:
     return checks
 
 
-PARTS = {"channels": channels, "bridge": bridge, "speed": speed}
+def quantize(name: str, keep: float) -> Checks:
+    """Train a step with the rounding of an int8 file, and write the file."""
+    checks = Checks(quantization_checks.BOUNDS)
+    model, x = _model(name)
+    made = checks.run("trains", lambda: quantization_checks.trained(model, x))
+    if made is not None:
+        with tempfile.TemporaryDirectory() as directory:
+            found = checks.run("ships", lambda: quantization_checks.shipped(*made, x, Path(directory)))
+        for number in quantization_checks.BOUNDS if found else ():
+            checks.note(number, found.pop(number))
+        checks.numbers.update(found or {})
+    return checks
+
+
+PARTS = {"channels": channels, "bridge": bridge, "speed": speed, "quantize": quantize}
 
 
 def jobs() -> list[dict[str, Any]]:
@@ -158,6 +173,8 @@ def jobs() -> list[dict[str, Any]]:
     found = [{"part": "speed", "model": name, "keep": 0.5} for name in SPEED_LIMIT_S]
     for name in models:
         found += [{"part": "channels", "model": name, "keep": 0.5}, {"part": "bridge", "model": name, "keep": 1.0}]
+    # The contract of the tests has all of the zoo.
+    found += [{"part": "quantize", "model": name, "keep": 1.0} for name in models if not name.startswith(_ZOO)]
     return [*found, *({"part": "channels", "model": name, "keep": 0.7} for name in models)]
 
 

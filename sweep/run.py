@@ -1,4 +1,6 @@
-"""Run channel pruning and the tf_keras bridge over all of `keras.applications` and the zoo, each in a child process.
+"""Run the checks of channels, the tf_keras bridge and integer rounding over `keras.applications` and the zoo.
+
+Each row runs in a child process.
 
     make sweep                                                      # what is not finished yet, then the table
     python -m sweep.run --only EfficientNetB3 --part bridge --again
@@ -33,7 +35,7 @@ def arguments() -> argparse.Namespace:
     """Return what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="NAME", action="append", help="one model, e.g. ResNet50 or zoo/lstm")
-    parser.add_argument("--part", choices=("channels", "bridge", "speed"), help="one part")
+    parser.add_argument("--part", choices=("channels", "bridge", "speed", "quantize"), help="one part")
     parser.add_argument("--keep", type=float, help="one share of channels")
     parser.add_argument("--again", action="store_true", help="also what is finished")
     parser.add_argument("--failed", action="store_true", help="also what failed or was skipped")

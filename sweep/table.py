@@ -40,6 +40,15 @@ _BRIDGE = """\
   same in the Keras 3 model that `finalize` gives. *Finalized*: difference of the outputs, at most 1e-4.
 """
 
+_QUANTIZE = """\
+## Training with the rounding of an int8 file: `kopt.quantize.aware(model)`, a step of `fit`, `kopt.export.tflite`
+
+- *Kernels*, *Ranges*: what is rounded. *Left*: layers in float, by reason. *Float operators*: in the file, where no
+  layer is left in float.
+- *Difference*: mean between the outputs of the copy and of its file, as a share of the largest; at most 0.05.
+  *Agreement*: share of 16 examples with the same class. Weights are random, so that classes are close.
+"""
+
 _SPEED = """\
 ## Seconds of `kopt.prune.channels(model, keep=0.5)` at 224x224
 
@@ -54,7 +63,8 @@ def write(path: Path, rows: Iterable[Row], asked: int) -> None:
     for keep in sorted({row["keep"] for row in rows if row["part"] == "channels"}, reverse=True):
         chosen = [row for row in rows if row["part"] == "channels" and row["keep"] == keep]
         sections.append(_CHANNELS.format(keep=keep) + "\n" + _table(chosen, CHANNELS))
-    for part, text, columns in (("bridge", _BRIDGE, BRIDGE), ("speed", _SPEED, SPEED)):
+    others = (("bridge", _BRIDGE, BRIDGE), ("quantize", _QUANTIZE, QUANTIZE), ("speed", _SPEED, SPEED))
+    for part, text, columns in others:
         chosen = [row for row in rows if row["part"] == part]
         if chosen:
             sections.append(text + "\n" + _table(chosen, columns))
@@ -97,6 +107,17 @@ BRIDGE: Columns = {
     "Weights that came back otherwise": _plain("not_bit_for_bit"),
     "Finalized": _difference("finalized"),
     "tfmot, s": _plain("tfmot_s", ".1f"),
+}
+QUANTIZE: Columns = {
+    "Kernels": _plain("kernels"),
+    "Ranges": _plain("ranges"),
+    "Left": _left,
+    "Float operators": _plain("float_operators"),
+    "Difference": _difference("difference"),
+    "Agreement": _plain("agreement", ".2f"),
+    "Size, KB": lambda numbers: f"{numbers['size_bytes'] / 1e3:,.0f}" if "size_bytes" in numbers else "-",
+    "Training step, s": _plain("trains_s", ".1f"),
+    "Export, s": _plain("ships_s", ".1f"),
 }
 SPEED: Columns = {"MACs": _plain("macs_kept", ".3f"), "Pruning, s": _plain("seconds", ".1f")}
 

@@ -174,7 +174,7 @@ def test_a_converter_that_crashes_is_an_error_and_the_next_export_works(cnn, tmp
         job = {"saved_model": str(directory), "signature": "serving_default", "output": str(tmp_path / "m.tflite")}
         job |= {"scheme": "int8", "io_dtype": "float32", "calibration": str(tmp_path / "calibration.npz")}
         with pytest.raises(ExportError, match=r"crashed \(SIG"):
-            converter.run("tflite", **job, keep_float=[], select_ops=False, fused_rnn=False)
+            converter.run("tflite", **job, keep_float=[], select_ops=False, fused_rnn=False, trained=False)
     assert not (tmp_path / "m.tflite").exists()
     model, _ = cnn
     assert Path(export.tflite(model, tmp_path / "fine.tflite").path).exists()

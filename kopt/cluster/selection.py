@@ -11,6 +11,7 @@ from kopt.core.records import LayerAction
 from kopt.core.settings import whole
 from kopt.graph import OwnedVariable, layer_paths, owned_variables
 from kopt.graph.layer_names import named
+from kopt.graph.naming import is_kernel
 
 Clusters = int | Mapping[str, int]
 
@@ -41,11 +42,6 @@ def choose(
         reasons = "; ".join(f"{one.layer} ({one.type}): {one.detail}" for one in left[:5]) or "it has no kernels"
         raise ConfigError(f"Nothing in the model {model.name!r} can be clustered with these settings: {reasons}.")
     return chosen, left
-
-
-def is_kernel(variable: Any) -> bool:
-    """Return whether a variable is the kernel of a layer, or the vectors of an embedding."""
-    return len(variable.shape) > 1 and variable.name.endswith(("kernel", "embeddings"))
 
 
 def _reason(one: OwnedVariable, size: int, wanted: set[str] | None, unwanted: set[str], per_channel: bool) -> str:

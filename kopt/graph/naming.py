@@ -93,6 +93,11 @@ def _unique(path: str, taken: dict[str, int]) -> str:
     return path if number == 1 else f"{path}#{number}"
 
 
+def is_kernel(variable: Any) -> bool:
+    """Return whether a variable is the kernel of a layer, or the vectors of an embedding."""
+    return len(variable.shape) > 1 and variable.name.endswith(("kernel", "embeddings"))
+
+
 def channel_axes(layer: keras.layers.Layer, rank: int) -> tuple[int, ...]:
     """Return the axes of a kernel that number its output channels."""
     return (rank - 2, rank - 1) if "Depthwise" in type(layer).__name__ else (rank - 1,)

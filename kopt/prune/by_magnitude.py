@@ -12,6 +12,7 @@ from kopt.core.pruning_records import MagnitudePruning, Pattern, PrunedVariable
 from kopt.core.records import LayerAction
 from kopt.core.settings import choice
 from kopt.graph import copy_model, from_tf_keras, owned_variables, require_built, require_finite
+from kopt.graph.naming import is_kernel
 from kopt.graph.wrapped_twin import is_wrapped
 from kopt.prune.by_tfmot import pruned_twin, rows_of, stripped, twin_pruning_of
 from kopt.prune.channel_masks import ChannelMasks
@@ -21,7 +22,7 @@ from kopt.prune.masks import Masks
 from kopt.prune.penalties import PenalizedModel
 from kopt.prune.plain import require_plain
 from kopt.prune.schedules import Constant, Schedule, as_schedule
-from kopt.prune.selection import Ratios, choose, is_kernel
+from kopt.prune.selection import Ratios, choose
 from kopt.prune.sparse_learning import GroupLasso, penalty_report
 from kopt.prune.sparse_speed import obstacles, speed_note
 from kopt.report.look import Shown

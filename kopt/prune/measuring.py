@@ -15,11 +15,11 @@ from kopt.core.pruning_records import MagnitudePruning
 from kopt.core.records import Artifact, Measurement
 from kopt.core.settings import choice, number
 from kopt.graph import copy_model, owned_variables, require_built
+from kopt.graph.naming import is_kernel
 from kopt.graph.values import values_of
 from kopt.graph.wrapped_twin import is_wrapped
 from kopt.measure import latency
 from kopt.profile import model as profile
-from kopt.prune.selection import is_kernel
 from kopt.prune.shipping import RUNTIMES, THREADS, shipped
 from kopt.train.weight_constraints import constraints_of
 

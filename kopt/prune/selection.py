@@ -12,11 +12,11 @@ from kopt.core.sensitivity_plan_records import SensitivityPlan
 from kopt.core.settings import choice, number
 from kopt.graph import OwnedVariable, layer_paths, owned_variables
 from kopt.graph.layer_names import named
+from kopt.graph.naming import is_kernel
 
 POLICIES = ("all", "keep_first_last", "xnnpack")
 Ratios = Mapping[str, float] | Callable[[keras.layers.Layer], float | None] | SensitivityPlan | None
 
-_KERNELS = ("kernel", "embeddings")
 _DEPTHWISE_REASON = "a depthwise kernel has few weights, and accuracy depends on each; name it in `layers` to prune it"
 
 
@@ -69,11 +69,6 @@ def choose(
         reasons = "; ".join(f"{one.layer} ({one.type}): {one.detail}" for one in left[:5]) or "it has no kernels"
         raise ConfigError(f"Nothing in the model {model.name!r} can be pruned with these settings: {reasons}.")
     return chosen, left
-
-
-def is_kernel(variable: Any) -> bool:
-    """Return whether a variable is the kernel of a layer, or the vectors of an embedding."""
-    return len(variable.shape) > 1 and any(variable.name.endswith(ending) for ending in _KERNELS)
 
 
 def _considered(one: OwnedVariable, wanted: set[str] | None) -> bool:

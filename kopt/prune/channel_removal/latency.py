@@ -9,11 +9,14 @@ from kopt.core.channel_pruning_records import LatencyProbe
 from kopt.core.errors import ConfigError
 from kopt.core.files import scratch_directory
 from kopt.graph.channels import ChannelGraph
+from kopt.measure import Runner
 from kopt.prune.channel_removal.goals import Goal
 from kopt.prune.channel_removal.latency_search import Point, fastest_enough
 from kopt.prune.channel_removal.rebuilding import rebuild
 from kopt.prune.shipping import THREADS, quickest_turns, shipped
 
+# Of measuring a file that seems too slow.
+_MORE_TRIES = 2
 # A share of the latency that is not told from none.
 _LEAST_SAVING = 0.01
 
@@ -46,7 +49,7 @@ def reach_latency(
         def measure(step: int) -> float:
             smaller = rebuilt(step)
             _, runner = shipped(smaller, scratch, f"step-{step}", runtime)
-            reference_ms, latency_ms = quickest_turns(reference, runner)
+            reference_ms, latency_ms = _undisturbed(goal, reference, runner)
             probes[step] = LatencyProbe(macs(step), smaller.count_params(), latency_ms, reference_ms)
             return probes[step].share
 
@@ -56,6 +59,20 @@ def reach_latency(
         _require_reachable(goal, target, probes[last], reference.runtime)
         found = fastest_enough(target, Point(0, macs(0), 1.0), least, macs, measure)
     return found.step, tuple(probes.values())
+
+
+def _undisturbed(goal: Goal, reference: Runner, runner: Runner) -> tuple[float, float]:
+    """Return the milliseconds of both files, measured again while the second one seems too slow.
+
+    Other work makes turns only longer, so the quickest of all measurements are taken.
+    """
+    before, after = quickest_turns(reference, runner)
+    for _ in range(_MORE_TRIES):
+        if after <= (goal.value * before if goal.quantity == "target_latency" else goal.value):
+            break
+        again = quickest_turns(reference, runner)
+        before, after = min(before, again[0]), min(after, again[1])
+    return before, after
 
 
 def _require_reachable(goal: Goal, target: float, least: LatencyProbe, runtime: str) -> None:

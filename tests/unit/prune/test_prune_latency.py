@@ -69,6 +69,21 @@ def test_a_target_as_a_share_of_the_present_latency(clockwork):
     assert report.groups[0].after == report.groups[1].after == 8
 
 
+def test_a_measurement_that_other_work_disturbs_is_made_again(monkeypatch, clockwork):
+    _, expected = kopt.prune.channels(network(), target_latency=0.7, round_to=1)
+    undisturbed, calls = latency.quickest_turns, []
+
+    def disturbed(a, b):
+        calls.append(b.model.count_params())
+        reference_ms, latency_ms = undisturbed(a, b)
+        seems_too_slow = calls.count(calls[-1]) == 1 and 2 * latency_ms > 0.7 * reference_ms
+        return reference_ms, 2 * latency_ms if seems_too_slow else latency_ms
+
+    monkeypatch.setattr(latency, "quickest_turns", disturbed)
+    _, found = kopt.prune.channels(network(), target_latency=0.7, round_to=1)
+    assert (found.probes, found.macs_after) == (expected.probes, expected.macs_after)
+
+
 def test_importance_for_each_millisecond(clockwork):
     _, report = kopt.prune.channels(network(), target_macs=0.6, per="latency")
     # Half of a is 8 * (28 + 144) parameters, half of b 8 * (145 + 3), at a microsecond each.
@@ -109,10 +124,10 @@ def test_a_smaller_file_is_as_fast_as_asked_for(runtime):
     model = network(48, 64)
     smaller, report = kopt.prune.channels(model, target_latency=0.5, runtime=runtime)
     (taken,) = [probe for probe in report.probes if probe.macs == report.macs_after]
-    assert 0.15 < taken.share <= 0.5  # the smallest widths take a fiftieth; other work on the machine moves a probe
+    assert 0.3 < taken.share <= 0.5  # a width less is up to a sixth of the time
     report = kopt.prune.measured(report, model, smaller, runtime=runtime, seconds=1.0)
     assert report.measured.format == runtime
-    assert 1.5 < report.measured.before.least_ms / report.measured.after.least_ms < 7
+    assert 1.5 < report.measured.before.least_ms / report.measured.after.least_ms < 3
     assert report.measured.after.size_bytes < 0.7 * report.measured.before.size_bytes
 
 

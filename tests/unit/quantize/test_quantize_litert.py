@@ -78,15 +78,8 @@ OPERATORS = {
 
 # Share of outputs that may be one step of their grid apart. XNNPACK multiplies the negative side of LEAKY_RELU by
 # 1/256ths, and PRELU and TRANSPOSE_CONV round slopes and products in their own ways; where several operators follow
-# each other, a difference in a tie of the first goes on. Convolutions of groups are summed in another order.
-ONE_STEP_APART = {
-    "leaky_relu": 0.06,
-    "prelu": 0.03,
-    "transposed": 0.002,
-    "grouped": 0.002,
-    "layer-norm": 0.001,
-    "attention": 0.04,
-}
+# each other, a difference in a tie of the first goes on.
+ONE_STEP_APART = {"leaky_relu": 0.06, "prelu": 0.03, "transposed": 0.002, "layer-norm": 0.001, "attention": 0.04}
 
 
 def model_of(layers, shape):

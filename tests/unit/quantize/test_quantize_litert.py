@@ -31,7 +31,8 @@ OPERATORS = {
     "conv1d": (L.Conv1D(5, 3, padding="causal", activation="relu"), (9, 4)),
     "conv2d": (L.Conv2D(5, 3, strides=2, padding="same"), (9, 9, 3)),
     "conv2d-norm-relu": (with_norm(L.Conv2D(5, 3, use_bias=False)), (8, 8, 3)),
-    "grouped": (L.Conv2D(6, 3, groups=3, activation="relu6"), (8, 8, 3)),
+    # Keras compiles it for CPUs, with sums in an order that changes: at 8x8 one output lies on a tie.
+    "grouped": (L.Conv2D(6, 3, groups=3, activation="relu6"), (7, 7, 3)),
     "depthwise": (L.DepthwiseConv2D(3, depth_multiplier=2), (8, 8, 3)),
     "depthwise1d": (L.DepthwiseConv1D(3), (8, 3)),
     "separable": (with_norm(L.SeparableConv2D(6, 3)), (8, 8, 3)),

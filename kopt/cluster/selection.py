@@ -6,11 +6,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from kopt.core.errors import ConfigError
 from kopt.core.records import LayerAction
 from kopt.core.settings import whole
 from kopt.graph import OwnedVariable, layer_paths, owned_variables
-from kopt.graph.layer_names import named
+from kopt.graph.layer_names import Wanted, all_named, nothing_chosen
 from kopt.graph.naming import is_kernel
 
 Clusters = int | Mapping[str, int]
@@ -26,29 +25,26 @@ def choose(
     """
     paths = [path for identity, path in layer_paths(model).items() if identity != id(model)]
     sizes = _sizes(paths, clusters)
-    wanted = None if layers is None else _matching(paths, layers, "layers")
-    unwanted = _matching(paths, skip, "skip")
+    wanted = Wanted.of(paths, layers, skip)
     chosen, left = [], []
     for one in owned_variables(model):
         if not is_kernel(one.variable):
             continue
         size = sizes(one.layer_path)
-        reason = _reason(one, size, wanted, unwanted, per_channel)
+        reason = _reason(one, size, wanted, per_channel)
         if reason:
             left.append(LayerAction(one.layer_path, type(one.layer).__name__, reason))
         else:
             chosen.append((one, size))
     if not chosen:
-        reasons = "; ".join(f"{one.layer} ({one.type}): {one.detail}" for one in left[:5]) or "it has no kernels"
-        raise ConfigError(f"Nothing in the model {model.name!r} can be clustered with these settings: {reasons}.")
+        raise nothing_chosen(model.name, "clustered", left)
     return chosen, left
 
 
-def _reason(one: OwnedVariable, size: int, wanted: set[str] | None, unwanted: set[str], per_channel: bool) -> str:
-    if one.layer_path in unwanted:
-        return "named in `skip`"
-    if wanted is not None and one.layer_path not in wanted:
-        return "not named in `layers`"
+def _reason(one: OwnedVariable, size: int, wanted: Wanted, per_channel: bool) -> str:
+    refusal = wanted.refusal(one.layer_path)
+    if refusal:
+        return refusal
     if size == 0:
         return "not named in `clusters`"
     if not one.trainable:
@@ -66,10 +62,5 @@ def _sizes(paths: list[str], clusters: Clusters) -> Any:
     found: dict[str, int] = {}
     for name, given in clusters.items():
         value = whole(f"clusters[{name!r}]", given, least=2)
-        found.update(dict.fromkeys(_matching(paths, [name], "clusters"), value))
+        found.update(dict.fromkeys(all_named(paths, [name], "clusters"), value))
     return lambda path: found.get(path, 0)
-
-
-def _matching(paths: list[str], names: str | Iterable[str], setting: str) -> set[str]:
-    names = [names] if isinstance(names, str) else names
-    return {path for name in names for path in named(paths, name, setting)}

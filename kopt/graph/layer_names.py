@@ -1,10 +1,12 @@
 """Which layers a name that a user gives stands for."""
 
+import dataclasses
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kopt.core.errors import ConfigError, nearest
+from kopt.core.records import LayerAction
 
 _LISTED = 20
 
@@ -45,3 +47,54 @@ def named(paths: Iterable[str], name: Any, setting: str) -> tuple[str, ...]:
         f"`{setting}`: no layer is called {name!r}.{nearest(str(name), known)} Give the name of a layer, or its path. "
         f"The model's layers: {', '.join(paths[:_LISTED])}{more}."
     )
+
+
+def all_named(paths: Iterable[str], names: str | Iterable[str], setting: str) -> set[str]:
+    """Return the paths that names or patterns stand for, with all layers inside.
+
+    Raises:
+        ConfigError: one stands for none.
+    """
+    names = [names] if isinstance(names, str) else names
+    return {path for name in names for path in named(paths, name, setting)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """Which layers a user asks for with `layers` and `skip`.
+
+    Attributes:
+        only: paths of the only layers to treat; `None` for all.
+        skipped: paths of layers to leave as they are.
+    """
+
+    only: frozenset[str] | None
+    skipped: frozenset[str]
+
+    @classmethod
+    def of(cls, paths: Sequence[str], layers: Iterable[str] | None, skip: Iterable[str]) -> "Wanted":
+        """Return what names or patterns stand for.
+
+        Raises:
+            ConfigError: one stands for no layer.
+        """
+        only = None if layers is None else frozenset(all_named(paths, layers, "layers"))
+        return cls(only, frozenset(all_named(paths, skip, "skip")))
+
+    def refusal(self, path: str) -> str:
+        """Return why a layer is left as it is; empty if it is wanted."""
+        if path in self.skipped:
+            return "named in `skip`"
+        return "" if self.only is None or path in self.only else "not named in `layers`"
+
+
+def nothing_chosen(model: str, done: str, left: Sequence[LayerAction]) -> ConfigError:
+    """Return the error that says why no layer of a model can be treated.
+
+    Args:
+        model: its name.
+        done: what cannot be done, `"pruned"`.
+        left: what is left as it is, with the reasons.
+    """
+    reasons = "; ".join(f"{one.layer} ({one.type}): {one.detail}" for one in left[:5]) or "it has no kernels"
+    return ConfigError(f"Nothing in the model {model!r} can be {done} with these settings: {reasons}.")

@@ -3,8 +3,8 @@
 import keras
 
 from kopt.core.errors import InputError
-from kopt.prune.masks import Masks
-from kopt.prune.penalties import PenalizedModel
+from kopt.prune.sparse_learning.penalties import PenalizedModel
+from kopt.prune.weight_masks.masks import Masks
 from kopt.train.weight_constraints import constraints_of
 
 

@@ -1,7 +1,5 @@
-"""Trains with checkpoints in a process of its own; `--die-at N` kills it in the N-th hook after a batch
-or before an epoch."""
+"""Trains with checkpoints, and ends its own process where it is asked to."""
 
-import argparse
 import os
 import random
 import signal
@@ -60,31 +58,20 @@ def data(kind):
     return (tf.data.Dataset.from_generator(generate, output_signature=signature).batch(16), None), {}
 
 
-def main():
-    """Train, and write weights, optimizer state and history."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("kind")
-    parser.add_argument("out")
-    parser.add_argument("--checkpoint")
-    parser.add_argument("--die-at", type=int, default=0)
-    arguments = parser.parse_args()
+def train(kind, out, checkpoint=None, die_at_call=0):
+    """Train, and write weights, optimizer state and history; die in a hook after a batch or before an epoch."""
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     model = network()
-    (x, y), settings = data(arguments.kind)
-    checkpoint = None
-    if arguments.checkpoint:
-        checkpoint = kopt.train.Checkpointing(arguments.checkpoint, every_steps=1)
+    (x, y), settings = data(kind)
+    if checkpoint:
+        checkpoint = kopt.train.Checkpointing(checkpoint, every_steps=1)
     fast = kopt.train.accelerate(model, accumulate_steps=2, jit_compile=False, checkpoint=checkpoint)
     random.seed(1)
     np.random.seed(1)
     plateau = keras.callbacks.ReduceLROnPlateau(monitor="loss", patience=1, min_delta=0.5, cooldown=0)
     draw = Draw()
-    callbacks = [plateau, draw, die_at(arguments.die_at)]
+    callbacks = [plateau, draw, die_at(die_at_call)]
     history = fast.fit(x, y, epochs=4, verbose=0, callbacks=callbacks, **settings).history
     state = [variable.numpy() for variable in [*model.variables, *model.optimizer.variables]]
-    np.savez(arguments.out, *state, loss=history["loss"], accuracy=history["accuracy"], drawn=draw.total)
-
-
-if __name__ == "__main__":
-    main()
+    np.savez(out, *state, loss=history["loss"], accuracy=history["accuracy"], drawn=draw.total)

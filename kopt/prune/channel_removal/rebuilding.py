@@ -15,7 +15,7 @@ from kopt.graph.internals import flatten_layers, graph_of, safe_mode_scope
 from kopt.graph.rewrite import copy_model_settings, copy_state
 from kopt.graph.values import values_of
 from kopt.prune.channel_removal.configs import shrunk
-from kopt.prune.penalties import PenalizedModel
+from kopt.prune.sparse_learning.penalties import PenalizedModel
 
 Kept = npt.NDArray[np.bool_]
 

@@ -11,8 +11,8 @@ from zoo import Subclassed
 from kopt.core.errors import ConfigError, InputError, NonFiniteError, UnsupportedModelError
 from kopt.graph import channel_graph
 from kopt.prune import channels_gradually, finalize, magnitude, schedules
-from kopt.prune.channel_masks import units_left
 from kopt.prune.channel_removal.widths import Candidate, rounded
+from kopt.prune.gradual_removal.channel_masks import units_left
 
 L = keras.layers
 RNG = np.random.default_rng(0)

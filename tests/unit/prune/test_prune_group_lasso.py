@@ -9,7 +9,7 @@ from test_prune_channels import conv_block, head, image, nested_and_shared, text
 
 from kopt.core.errors import ConfigError, InputError, NonFiniteError
 from kopt.prune import channels, channels_gradually, finalize, group_lasso, magnitude
-from kopt.prune.penalties import norm
+from kopt.prune.sparse_learning.penalties import norm
 
 L = keras.layers
 RNG = np.random.default_rng(0)

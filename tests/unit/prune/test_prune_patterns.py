@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kopt.prune import patterns
+from kopt.prune.weight_masks import patterns
 
 WEIGHTS = np.array([[0.1, -0.9, 0.3, -0.2], [0.8, 0.05, -0.4, 0.7]], "float32")
 

@@ -12,7 +12,7 @@ import kopt
 from kopt.core.errors import ConfigError, DataError, InputError, NonFiniteError, UnsupportedModelError
 from kopt.core.recovery_records import RecoveryStage
 from kopt.prune import Recovery, channels, magnitude, recover
-from kopt.prune.distilling import Distilled, divergence
+from kopt.prune.recovering.distilling import Distilled, divergence
 
 L = keras.layers
 RNG = np.random.default_rng(0)

@@ -4,7 +4,7 @@ import keras
 import pytest
 
 import kopt
-from kopt.prune.sparse_speed import obstacles, speed_note
+from kopt.prune.weight_masks.sparse_speed import obstacles, speed_note
 
 L = keras.layers
 
@@ -89,7 +89,7 @@ def test_reports_say_it():
 
 def test_hardware_for_two_of_four_is_looked_for(monkeypatch):
     assert "Nothing on this machine" in speed_note("n:m", ())
-    config = "kopt.prune.sparse_speed.tf.config"
+    config = "kopt.prune.weight_masks.sparse_speed.tf.config"
     monkeypatch.setattr(f"{config}.list_physical_devices", lambda kind: ["one"])
     for capability, words in (((7, 5), "Nothing on this machine"), ((8, 0), "Fast One computes 2:4 faster")):
         details = {"device_name": "Fast One", "compute_capability": capability}

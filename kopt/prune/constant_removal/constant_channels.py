@@ -16,8 +16,8 @@ from kopt.graph import require_built, require_finite, signature
 from kopt.graph.channels import ChannelGraph, ChannelGroup, Flow, channel_graph, run
 from kopt.graph.values import values_of
 from kopt.profile import model as profile
-from kopt.prune.absorption import Place, place_of, responses
 from kopt.prune.channel_removal.rebuilding import rebuild
+from kopt.prune.constant_removal.absorption import Place, place_of, responses
 from kopt.prune.plain import require_unmasked
 from kopt.report.constant_channels import CONSTANT_CHANNELS
 from kopt.report.look import Shown

@@ -11,11 +11,11 @@ from kopt.core.errors import ConfigError, DataError, NonFiniteError
 from kopt.core.pruning_records import Pattern
 from kopt.core.settings import choice, number, whole
 from kopt.graph import OwnedVariable, require_built, require_finite
-from kopt.prune.by_magnitude import Magnitude, report_of
-from kopt.prune.masks import Masks
 from kopt.prune.plain import require_plain
 from kopt.prune.schedules import Constant
-from kopt.prune.selection import choose
+from kopt.prune.weight_masks.by_magnitude import Magnitude, report_of
+from kopt.prune.weight_masks.masks import Masks
+from kopt.prune.weight_masks.selection import choose
 from kopt.train.batch_loss import batch_loss, require_loss
 from kopt.train.labelled_batches import labelled_batches
 from kopt.train.snapshot import preserved

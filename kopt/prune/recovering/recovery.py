@@ -11,8 +11,8 @@ from kopt.core.errors import ConfigError, DataError
 from kopt.core.recovery_records import RecoveryReport, RecoveryStage
 from kopt.core.settings import number, whole
 from kopt.graph import copy_model, require_built, require_finite
-from kopt.prune.distilling import Distilled
 from kopt.prune.plain import require_plain
+from kopt.prune.recovering.distilling import Distilled
 from kopt.report.look import Shown
 from kopt.report.recovery import RECOVERY
 from kopt.train import check_inputs

@@ -11,7 +11,7 @@ from kopt.core.records import LayerAction
 from kopt.core.sensitivity_plan_records import SensitivityPlan
 from kopt.core.settings import choice, number
 from kopt.graph import OwnedVariable, layer_paths, owned_variables
-from kopt.graph.layer_names import named
+from kopt.graph.layer_names import Wanted, all_named, nothing_chosen
 from kopt.graph.naming import is_kernel
 
 POLICIES = ("all", "keep_first_last", "xnnpack")
@@ -46,8 +46,7 @@ def choose(
     """
     choice("policy", policy, POLICIES)
     paths = [path for identity, path in layer_paths(model).items() if identity != id(model)]
-    wanted = None if layers is None else _matching(paths, layers, "layers")
-    unwanted = _matching(paths, skip, "skip")
+    wanted = Wanted.of(paths, layers, skip)
     by_layer = _by_layer(ratios, paths)
     kernels = [one for one in owned_variables(model) if _considered(one, wanted)]
     ends: dict[str, str] = {}
@@ -58,7 +57,7 @@ def choose(
     chosen, left = [], []
     for one in kernels:
         sparsity = by_layer(one, target)
-        reason = _reason(one, wanted, unwanted, ends, policy, pattern)
+        reason = _reason(one, wanted, ends, policy, pattern)
         if not reason and sparsity == 0.0:
             reason = "its ratio is 0"
         if reason:
@@ -66,32 +65,28 @@ def choose(
         else:
             chosen.append((one, sparsity))
     if not chosen:
-        reasons = "; ".join(f"{one.layer} ({one.type}): {one.detail}" for one in left[:5]) or "it has no kernels"
-        raise ConfigError(f"Nothing in the model {model.name!r} can be pruned with these settings: {reasons}.")
+        raise nothing_chosen(model.name, "pruned", left)
     return chosen, left
 
 
-def _considered(one: OwnedVariable, wanted: set[str] | None) -> bool:
+def _considered(one: OwnedVariable, wanted: Wanted) -> bool:
     """Return whether a variable is a kernel, or has two axes in a layer that was asked for by name."""
-    asked = wanted is not None and one.layer_path in wanted
+    asked = wanted.only is not None and one.layer_path in wanted.only
     return is_kernel(one.variable) or (asked and len(one.variable.shape) > 1)
 
 
-def _reason(
-    one: OwnedVariable, wanted: set[str] | None, unwanted: set[str], ends: dict[str, str], policy: str, pattern: Pattern
-) -> str:
+def _reason(one: OwnedVariable, wanted: Wanted, ends: dict[str, str], policy: str, pattern: Pattern) -> str:
     """Return why a kernel stays dense; empty if it does not."""
     layer = one.layer
     kind = type(layer).__name__
-    if one.layer_path in unwanted:
-        return "named in `skip`"
-    if wanted is not None and one.layer_path not in wanted:
-        return "not named in `layers`"
+    refusal = wanted.refusal(one.layer_path)
+    if refusal:
+        return refusal
     if not one.trainable:
         return "frozen: training does not change it"
-    if wanted is None and ("Depthwise" in kind or one.variable.name.startswith("depthwise")):
+    if wanted.only is None and ("Depthwise" in kind or one.variable.name.startswith("depthwise")):
         return _DEPTHWISE_REASON
-    if one.layer_path in ends and wanted is None:
+    if one.layer_path in ends and wanted.only is None:
         return ends[one.layer_path]
     if policy == "xnnpack" and not _is_pointwise(layer):
         return "XNNPACK computes only 1 x 1 convolutions sparsely"
@@ -116,7 +111,7 @@ def _by_layer(ratios: Ratios, paths: list[str]) -> Callable[[OwnedVariable, floa
         found: dict[str, float] = {}
         for name, ratio in ratios.items():
             value = _ratio(name, ratio)
-            found.update(dict.fromkeys(_matching(paths, [name], "sparsity_by_layer"), value))
+            found.update(dict.fromkeys(all_named(paths, [name], "sparsity_by_layer"), value))
         return lambda one, target: found.get(one.layer_path, target)
     if not callable(ratios):
         raise ConfigError(
@@ -137,13 +132,3 @@ def _ratio(name: str, value: Any) -> float:
     if ratio >= 1.0:
         raise ConfigError(f"The sparsity of {name!r} must be in [0, 1). Received: {value!r}.")
     return ratio
-
-
-def _matching(paths: list[str], names: str | Iterable[str], setting: str) -> set[str]:
-    """Return the paths that names or patterns stand for, with all layers inside.
-
-    Raises:
-        ConfigError: one stands for none.
-    """
-    names = [names] if isinstance(names, str) else names
-    return {path for name in names for path in named(paths, name, setting)}

@@ -13,8 +13,8 @@ from kopt.core.settings import whole
 from kopt.graph import copy_model, require_built
 from kopt.profile import model as profile
 from kopt.prune.channel_removal.pruning import channels
-from kopt.prune.recovery import STATISTICS_BATCHES, evaluated, has_statistics, loss_of, recover
-from kopt.prune.rounds_on_disk import RoundsOnDisk
+from kopt.prune.recovering.recovery import STATISTICS_BATCHES, evaluated, has_statistics, loss_of, recover
+from kopt.prune.recovering.rounds_on_disk import RoundsOnDisk
 from kopt.report.iterative_pruning import ITERATIVE_PRUNING
 from kopt.report.look import Shown
 from kopt.train.batch_norm import reestimate_in_place

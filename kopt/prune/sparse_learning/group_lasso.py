@@ -11,8 +11,8 @@ from kopt.core.errors import ConfigError, InputError
 from kopt.core.group_lasso_records import GroupLassoReport, PenalizedGroup
 from kopt.core.settings import number
 from kopt.graph import copy_model, require_built, require_finite
-from kopt.prune.penalties import GroupNorms, PenalizedFunctional, PenalizedSequential, PenaltySettings
 from kopt.prune.plain import require_plain
+from kopt.prune.sparse_learning.penalties import GroupNorms, PenalizedFunctional, PenalizedSequential, PenaltySettings
 from kopt.report.group_lasso import GROUP_LASSO
 from kopt.report.look import Shown
 

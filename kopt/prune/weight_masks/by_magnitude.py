@@ -11,23 +11,17 @@ from kopt.core.errors import ConfigError, InputError
 from kopt.core.pruning_records import MagnitudePruning, Pattern, PrunedVariable
 from kopt.core.records import LayerAction
 from kopt.core.settings import choice
-from kopt.graph import copy_model, from_tf_keras, owned_variables, require_built, require_finite
-from kopt.graph.naming import is_kernel
+from kopt.graph import from_tf_keras, require_built, require_finite
 from kopt.graph.wrapped_twin import is_wrapped
-from kopt.prune.by_tfmot import pruned_twin, rows_of, stripped, twin_pruning_of
-from kopt.prune.channel_masks import ChannelMasks
-from kopt.prune.channel_removal.pruning import ChannelPruning
-from kopt.prune.gradual_channels import without_masked_channels
-from kopt.prune.masks import Masks
-from kopt.prune.penalties import PenalizedModel
 from kopt.prune.plain import require_plain
 from kopt.prune.schedules import Constant, Schedule, as_schedule
-from kopt.prune.selection import Ratios, choose
-from kopt.prune.sparse_learning import GroupLasso, penalty_report
-from kopt.prune.sparse_speed import obstacles, speed_note
+from kopt.prune.weight_masks.by_tfmot import pruned_twin, rows_of
+from kopt.prune.weight_masks.masks import Masks
+from kopt.prune.weight_masks.selection import Ratios, choose
+from kopt.prune.weight_masks.sparse_speed import obstacles, speed_note
 from kopt.report.look import Shown
 from kopt.report.pruning import MAGNITUDE
-from kopt.train.weight_constraints import constrainable, constraints_of, plain_copy
+from kopt.train.weight_constraints import constrainable, constraints_of
 
 # Granularities whose zeros XNNPACK could make use of.
 _SPARSE = ("element", "block")
@@ -127,7 +121,7 @@ def magnitude(
     )
     if choice("backend", backend, ("keras", "tfmot")) == "tfmot":
         twin, origin, left = pruned_twin(model, chosen, left, pattern, schedule)
-        return twin, _record(model, pattern, schedule, rows_of(origin), left)
+        return twin, record_of(model, pattern, schedule, rows_of(origin), left)
     copy = constrainable(model)
     # The paths of the copy: models inside it may have become Functional, names stay.
     masks = Masks(copy, [one.path for one, _ in chosen], [target for _, target in chosen], pattern, schedule)
@@ -136,43 +130,9 @@ def magnitude(
     return copy, report_of(copy, left)
 
 
-def finalize(model: keras.Model) -> tuple[keras.Model, Magnitude | ChannelPruning | GroupLasso]:
-    """Return a plain model with the weights of a pruned one, and what became of them.
-
-    Zeros of `magnitude` stay in place. Channels that `channels_gradually` masked are taken out: the plain model is
-    smaller and computes the same. The penalty of `group_lasso` is taken off, and the report says what it has done.
-
-    Args:
-        model: of `magnitude`, `gradient`, `channels_gradually` or `group_lasso`, or loaded from its `.keras` file; not
-            changed but for masked weights that are not zero, such as those an average of weights has brought back.
-
-    Raises:
-        InputError: the model has neither masks nor a penalty.
-    """
-    origin = twin_pruning_of(model)
-    if origin is not None:
-        plain, rows = stripped(origin)
-        left = _without_mask(plain, {row.path for row in rows})
-        return plain, _record(plain, origin.method.pattern, origin.method.schedule, rows, left)
-    if isinstance(model, PenalizedModel):
-        return copy_model(model), penalty_report(model)
-    masks = masks_of(model)
-    if masks is None:
-        raise InputError(f"The model {model.name!r} has no masks. Received a {type(model).__name__}; see `magnitude`.")
-    if isinstance(masks, ChannelMasks):
-        return without_masked_channels(model)
-    plain = plain_copy(model)
-    return plain, report_of(model, _without_mask(model, set(masks.paths)))
-
-
 def masks_of(model: keras.Model) -> Masks | None:
     """Return the masks that a model carries; `None` without."""
     return next((one for one in constraints_of(model) if isinstance(one, Masks)), None)
-
-
-def _without_mask(model: keras.Model, masked: set[str]) -> list[LayerAction]:
-    dense = [one for one in owned_variables(model) if one.path not in masked and is_kernel(one.variable)]
-    return [LayerAction(one.layer_path, type(one.layer).__name__, "it had no mask") for one in dense]
 
 
 def _pattern(granularity: str, block: Any, pooling: str, n_m: Any, scope: str) -> Pattern:
@@ -211,10 +171,10 @@ def report_of(model: Any, left: Sequence[LayerAction], notes: tuple[str, ...] = 
         )
         for one, target in zip(masks.owned, masks.targets, strict=True)
     ]
-    return _record(model, masks.pattern, masks.schedule, rows, left, notes)
+    return record_of(model, masks.pattern, masks.schedule, rows, left, notes)
 
 
-def _record(
+def record_of(
     model: keras.Model,
     pattern: Pattern,
     schedule: Schedule,

@@ -14,8 +14,8 @@ from kopt.core.serialization import Record
 from kopt.graph import owned_variables
 from kopt.graph.channels import ChannelGraph, ChannelGroup, WeightAxis, channel_graph
 from kopt.prune.channel_removal.widths import divisor_of
-from kopt.prune.masks import Masks
 from kopt.prune.schedules import Schedule
+from kopt.prune.weight_masks.masks import Masks
 
 # What makes a channel: it is zero if all of these are; see `kopt.graph.channels.ledger.ROLES`.
 MADE_BY = ("kernel", "bias", "scale", "offset", "mean")

@@ -15,11 +15,11 @@ from kopt.graph import require_built, require_finite
 from kopt.graph.channels import ChannelGraph, ChannelGroup, Flow, channel_graph, run
 from kopt.graph.values import values_of
 from kopt.profile import model as profile
-from kopt.prune.channel_masks import CRITERIA, ChannelMasks, MaskedChannels, axes_by_path
 from kopt.prune.channel_removal.checking import KINDS
 from kopt.prune.channel_removal.costs import PrunedCosts
 from kopt.prune.channel_removal.pruning import ChannelPruning
 from kopt.prune.channel_removal.rebuilding import rebuild
+from kopt.prune.gradual_removal.channel_masks import CRITERIA, ChannelMasks, MaskedChannels, axes_by_path
 from kopt.prune.plain import require_plain
 from kopt.prune.schedules import as_schedule
 from kopt.train import preserved

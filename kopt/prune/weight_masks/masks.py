@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from kopt.core.pruning_records import Pattern
 from kopt.graph.naming import channel_axes
-from kopt.prune import patterns
 from kopt.prune.schedules import Schedule
-from kopt.prune.training_length import LengthCheck
+from kopt.prune.weight_masks import patterns
+from kopt.prune.weight_masks.training_length import LengthCheck
 from kopt.train.weight_constraints import WeightConstraint, value_of
 
 

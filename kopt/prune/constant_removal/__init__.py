@@ -1,0 +1,1 @@
+"""Channels that say the same of every example."""

@@ -1,0 +1,1 @@
+"""Channels that become zero during training, and go after it."""

@@ -1,0 +1,1 @@
+"""Training what is left, once or between rounds of pruning."""

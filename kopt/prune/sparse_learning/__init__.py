@@ -1,0 +1,1 @@
+"""A penalty that brings channels towards zero."""

@@ -1,0 +1,1 @@
+"""Weights that become zero and stay in place."""

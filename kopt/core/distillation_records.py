@@ -3,6 +3,7 @@
 import dataclasses
 
 from kopt.core.records import TensorInfo
+from kopt.core.recovery_records import RecoveryReport
 from kopt.core.serialization import Record
 
 
@@ -147,3 +148,23 @@ class StudentReport(Record):
     copied: tuple[str, ...] = ()
     cut: tuple[str, ...] = ()
     fresh: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class TeachingReport(RecoveryReport):
+    """A student's training by teachers, stage by stage.
+
+    Attributes:
+        parameters: of the student.
+        macs: multiply-accumulates of one example.
+        teacher_value: what the first teacher is worth by the same metric; `None` where that cannot be told.
+        teacher_parameters, teacher_macs: of the first teacher; `None` if it is no Keras model.
+        distillation: what was held against what.
+    """
+
+    parameters: int
+    macs: int
+    teacher_value: float | None
+    teacher_parameters: int | None
+    teacher_macs: int | None
+    distillation: DistillationReport

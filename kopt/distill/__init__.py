@@ -7,6 +7,7 @@ from kopt.distill.losses import FeatureLoss, FocalSmoothed, OutputLoss
 from kopt.distill.matching import matched
 from kopt.distill.model import DistillationModel
 from kopt.distill.students import mobile_student, smaller_student
+from kopt.distill.teaching import Teaching, teach
 
 __all__ = [
     "DistillationModel",
@@ -15,11 +16,13 @@ __all__ = [
     "FocalSmoothed",
     "OutputLoss",
     "TeacherCache",
+    "Teaching",
     "born_again",
     "cache_predictions",
     "cache_teacher",
     "matched",
     "mobile_student",
     "smaller_student",
+    "teach",
     "teach_in_turn",
 ]

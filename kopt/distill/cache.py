@@ -20,8 +20,8 @@ from kopt.distill.forms import declared
 from kopt.distill.joined import joined
 from kopt.distill.predictions import PredictionsTeacher
 from kopt.distill.projection import Shape
-from kopt.distill.soft_targets import logits_of
 from kopt.distill.teachers import Answer, Teacher, hash_of, require_finite_answer, teacher_of
+from kopt.train.soft_targets import logits_of
 
 _DTYPES = ("float16", "float32")
 _BATCH, _SHARD = 32, 8192

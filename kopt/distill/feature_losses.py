@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from kopt.distill.soft_targets import huber_of
+from kopt.train.soft_targets import huber_of
 
 _EPSILON = 1e-12
 

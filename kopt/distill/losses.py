@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError
 from kopt.core.settings import choice, number
-from kopt.distill import feature_losses, soft_targets
+from kopt.distill import feature_losses
+from kopt.train import soft_targets
 
 _register = keras.saving.register_keras_serializable(package="kopt")
 
@@ -98,7 +99,7 @@ class OutputLoss(_Named):
     Args:
         kind: `"kl"`, `"jensen_shannon"`, `"mse_logits"`, `"decoupled"`, `"dist"` for classes, `"binary_kl"` for several
             labels at once, `"mse"`, `"huber"` for values. The formulas are those of the functions of these names in
-            `kopt.distill.soft_targets`.
+            `kopt.train.soft_targets`.
         temperature: where the loss is called alone, above 0. Default 1.
         form: of both outputs where it is called alone: `"logits"`, `"probabilities"`, `"sigmoids"` or `"values"`.
         reduction: as of every Keras loss.

@@ -11,8 +11,8 @@ from kopt.core.records import TensorInfo
 from kopt.core.settings import number
 from kopt.distill import labels as label_values
 from kopt.distill.losses import LOSSES, OUTPUT_LOSSES, OutputLoss, Reduced
-from kopt.distill.soft_targets import logits_of
 from kopt.distill.teachers import Teacher
+from kopt.train.soft_targets import logits_of
 
 _ACCEPTED = {"classes": ("logits", "probabilities"), "labels": ("logits", "sigmoids")}
 

@@ -14,6 +14,13 @@ from kopt.report.time_parts import BLUE, GREY
 
 def _table(report: RecoveryReport, rows: int | None = None) -> RenderableType:
     """Return the stages, the last `rows` of them."""
+    learned = f"Learned from {report.teacher}. " if report.teacher else ""
+    caption = [f"{learned}Judged on the {report.judged_on} data.", _words(report)]
+    return stages_table(report, f"{report.model}: recovery", rows, caption)
+
+
+def stages_table(report: RecoveryReport, title: str, rows: int | None, caption: list[str]) -> RenderableType:
+    """Return the stages of a training, the last `rows` of them."""
     shown = report.stages if rows is None else report.stages[-whole("rows", rows) :]
     columns = [
         Column[RecoveryStage]("Stage", lambda stage: stage.name, is_number=False),
@@ -23,9 +30,7 @@ def _table(report: RecoveryReport, rows: int | None = None) -> RenderableType:
     ]
     if report.metric == "loss":
         columns.pop(2)
-    learned = f"Learned from {report.teacher}. " if report.teacher else ""
-    caption = [f"{learned}Judged on the {report.judged_on} data.", _words(report)]
-    return FittedTable(f"{report.model}: recovery", shown, columns, caption=caption)
+    return FittedTable(title, shown, columns, caption=caption)
 
 
 def _words(report: RecoveryReport) -> str:
@@ -33,7 +38,8 @@ def _words(report: RecoveryReport) -> str:
     return f"{report.model}: {report.metric} from {before} to {after} ({report.best})."
 
 
-def _figure(report: RecoveryReport) -> Figure:
+def stages_figure(report: RecoveryReport) -> Figure:
+    """Return a bar a stage, the best one in blue."""
     figure = Figure(figsize=(8.6, 1.2 + 0.3 * len(report.stages)), layout="constrained")
     values = [report.value(stage) for stage in report.stages]
     texts = [formats.metric_value(value, report.metric) for value in values]
@@ -43,4 +49,4 @@ def _figure(report: RecoveryReport) -> Figure:
     return figure
 
 
-RECOVERY = Look("recovery", _table, _figure, _words)
+RECOVERY = Look("recovery", _table, stages_figure, _words)

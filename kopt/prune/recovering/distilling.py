@@ -6,23 +6,8 @@ import keras
 from keras import ops
 
 from kopt.core.errors import ConfigError
+from kopt.train.soft_targets import kl, logits_of
 from kopt.train.steps.label_checks import LossKind
-
-_LEAST_PROBABILITY = 1e-7  # as `keras.losses` clips
-
-
-def divergence(teacher: Any, student: Any, temperature: float) -> Any:
-    """Return `T^2 KL(softmax(teacher / T) || softmax(student / T))` over the last axis.
-
-    Args:
-        teacher: logits of shape `(..., classes)`.
-        student: logits of the same shape.
-        temperature: `T`, above 0; high ones make the small answers count.
-
-    Source: Hinton et al., "Distilling the knowledge in a neural network", 2015, https://arxiv.org/abs/1503.02531
-    """
-    ours, theirs = (ops.log_softmax(ops.cast(one, "float32") / temperature, axis=-1) for one in (student, teacher))
-    return temperature**2 * ops.sum(ops.exp(theirs) * (theirs - ours), axis=-1)
 
 
 class Distilled(keras.Model):
@@ -51,7 +36,8 @@ class Distilled(keras.Model):
         self.student = student
         # Past Keras, which would train the teacher, too.
         object.__setattr__(self, "_teacher", teacher)
-        self._from_logits, self._temperature, self._weight = kind.from_logits, temperature, weight
+        self._form = "logits" if kind.from_logits else "probabilities"
+        self._temperature, self._weight = temperature, weight
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Return what the student says."""
@@ -62,13 +48,9 @@ class Distilled(keras.Model):
     ) -> Any:
         """Return the loss on the targets plus the weighted mean divergence of the batch."""
         task = super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
-        apart = divergence(self._logits(self._teacher(x, training=False)), self._logits(y_pred), self._temperature)
+        theirs, ours = (logits_of(one, self._form) for one in (self._teacher(x, training=False), y_pred))
+        apart = kl(theirs, ours, temperature=self._temperature)
         if sample_weight is not None:
             weights = ops.cast(sample_weight, apart.dtype)
             apart *= ops.reshape(weights, (-1, *(1 for _ in apart.shape[1:])))
         return task + self._weight * ops.mean(apart)
-
-    def _logits(self, outputs: Any) -> Any:
-        """Return logits: the logarithms of probabilities are logits that give them."""
-        outputs = ops.cast(outputs, "float32")
-        return outputs if self._from_logits else ops.log(ops.clip(outputs, _LEAST_PROBABILITY, 1.0))

@@ -13,11 +13,12 @@ from kopt.core.settings import whole
 from kopt.graph import copy_model, require_built
 from kopt.profile import model as profile
 from kopt.prune.channel_removal.pruning import channels
-from kopt.prune.recovering.recovery import STATISTICS_BATCHES, evaluated, has_statistics, loss_of, recover
+from kopt.prune.recovering.recovery import STATISTICS_BATCHES, has_statistics, recover
 from kopt.prune.recovering.rounds_on_disk import RoundsOnDisk
 from kopt.report.iterative_pruning import ITERATIVE_PRUNING
 from kopt.report.look import Shown
 from kopt.train.batch_norm import reestimate_in_place
+from kopt.train.judging import evaluated, loss_of
 from kopt.train.labelled_batches import labelled_dataset
 
 FineTune = Callable[[keras.Model], keras.Model | None]
@@ -110,7 +111,7 @@ def iterative(
     pruning = {"batch_size": batch_size, "data": train, "loss": loss, **pruning}
     goal = _Goal.of(model, target_macs, target_params, pruning)
     is_judged = fine_tune is None or validation is not None
-    judge = _Judge(validation, batch_size, *(loss_of(model, None, loss, metric) if is_judged else (None, None)))
+    judge = _Judge(validation, batch_size, *(loss_of((model,), loss, metric) if is_judged else (None, None)))
     how = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size}
     training = _Training(model if distill else None, train, validation, fine_tune, judge, how)
     settings = {"goal": dataclasses.astuple(goal), "rounds": rounds, "distill": distill, "metric": metric, **how}

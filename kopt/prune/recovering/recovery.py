@@ -1,14 +1,11 @@
 """Fine-tuning after pruning, with what usually helps, and a report of what did."""
 
 import dataclasses
-import math
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-from kopt.core.errors import ConfigError, DataError
-from kopt.core.recovery_records import RecoveryReport, RecoveryStage
+from kopt.core.recovery_records import RecoveryReport
 from kopt.core.settings import number, whole
 from kopt.graph import copy_model, require_built, require_finite
 from kopt.prune.plain import require_plain
@@ -16,11 +13,9 @@ from kopt.prune.recovering.distilling import Distilled
 from kopt.report.look import Shown
 from kopt.report.recovery import RECOVERY
 from kopt.train import check_inputs
-from kopt.train.batch_loss import require_known_loss
 from kopt.train.batch_norm import layers_of, reestimate_in_place, uses_renorm
-from kopt.train.labelled_batches import labelled_dataset
+from kopt.train.judging import Course, finite_batches, loss_of
 from kopt.train.schedules import OneCycle
-from kopt.train.steps.label_checks import LossKind
 
 # Statistics of normalizations are steady long before that.
 STATISTICS_BATCHES = 100
@@ -103,9 +98,9 @@ def recover(
         require_built(one)
         require_finite(one)
     require_plain(model)
-    loss, metric = loss_of(model, teacher, loss, metric)
-    dataset, steps = _finite(train, batch_size, seed, "train")
-    judged, _ = _finite(train if validation is None else validation, batch_size, None, "validation")
+    loss, metric = loss_of((model, teacher), loss, metric)
+    dataset, steps = finite_batches(train, batch_size, seed, "train")
+    judged, _ = finite_batches(train if validation is None else validation, batch_size, None, "validation")
     x, y, weight = keras.utils.unpack_x_y_sample_weight(next(iter(dataset)))
     check_inputs(model, x, y, weight, loss=loss)
     copy = copy_model(model)
@@ -115,7 +110,7 @@ def recover(
     copy.compile(keras.optimizers.Adam(rates), loss, metrics=[metric] if metric else None)
     if trainer is not copy:
         trainer.compile(keras.optimizers.Adam(rates), loss)
-    course = _Course(copy, judged, metric)
+    course = Course(copy, judged, metric)
     course.note("as given")
     if has_statistics(copy):
         reestimate_in_place(copy, dataset, batches=STATISTICS_BATCHES)
@@ -142,84 +137,9 @@ def has_statistics(model: keras.Model) -> bool:
     return any(not uses_renorm(layer) for layer in layers_of(model))
 
 
-class _Course:
-    """Judges a model stage by stage and keeps the weights of the best one."""
-
-    def __init__(self, model: keras.Model, data: tf.data.Dataset, metric: str | None):
-        self._model, self._data, self._metric = model, data, metric
-        self.stages: list[RecoveryStage] = []
-        self.best = RecoveryStage("", math.nan)
-        self.best_weights: list[Any] = []
-
-    def note(self, name: str) -> None:
-        stage = RecoveryStage(name, *evaluated(self._model, self._data, self._metric))
-        self.stages.append(stage)
-        if len(self.stages) == 1 or _rank(stage) > _rank(self.best):
-            self.best, self.best_weights = stage, self._model.get_weights()
-
-
-def _rank(stage: RecoveryStage) -> float:
-    """Return what is higher for a better stage; what is not a number is worst."""
-    value = -stage.loss if stage.metric is None else stage.metric
-    return -math.inf if math.isnan(value) else value
-
-
-def evaluated(model: keras.Model, data: tf.data.Dataset, metric: str | None) -> tuple[float, float | None]:
-    """Return the loss and the metric of a compiled model.
-
-    Raises:
-        ConfigError: Keras does not know the metric, or gives it under another name.
-    """
-    try:
-        found = model.evaluate(data, verbose=0, return_dict=True)
-    except ValueError as error:
-        if metric and str(metric) in str(error):
-            raise ConfigError(f"`metric` must be the name of a metric of Keras. {error}") from error
-        raise
-    if metric and metric not in found:
-        raise ConfigError(f"`metric` {metric!r} is none of what Keras reports: {', '.join(found)}.")
-    return float(found["loss"]), float(found[metric]) if metric else None
-
-
-def loss_of(model: keras.Model, teacher: keras.Model | None, loss: Any, metric: str | None) -> tuple[Any, str | None]:
-    """Return the loss to train with and the metric to judge by; `None` for the loss itself.
-
-    Raises:
-        ConfigError: there is no loss, or Keras does not know it.
-    """
-    for one in (model, teacher):
-        if loss is None and one is not None and one.compiled:
-            loss = one.loss
-    if loss is None:
-        raise ConfigError("There is no loss: compile the model or the teacher, or pass `loss`, e.g. `loss='mse'`.")
-    if isinstance(loss, str):
-        require_known_loss(loss)
-    if metric is None and LossKind.of(loss).family in ("sparse", "categorical", "binary"):
-        return loss, "accuracy"
-    return loss, metric
-
-
 def _check_settings(epochs: Any, temperature: Any, distillation: Any, learning_rate: Any, batch_size: Any) -> None:
     whole("epochs", epochs)
     whole("batch_size", batch_size)
     number("temperature", temperature, least=0.0, open_below=True)
     number("distillation", distillation, least=0.0)
     number("learning_rate", learning_rate, least=0.0, open_below=True)
-
-
-def _finite(data: Any, batch_size: int, seed: int | None, name: str) -> tuple[tf.data.Dataset, int]:
-    """Return batches and their number.
-
-    Raises:
-        DataError: there are none, or they never end.
-    """
-    dataset = labelled_dataset(data, batch_size, shuffle_seed=seed)
-    count = int(dataset.cardinality())
-    if count == tf.data.INFINITE_CARDINALITY:
-        raise DataError(f"`{name}` never ends: give it a length, e.g. `{name}.take(1000)`.")
-    if count == tf.data.UNKNOWN_CARDINALITY:
-        count = sum(1 for _ in dataset)
-        dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))  # Keras warns of an end it did not know
-    if not count:
-        raise DataError(f"`{name}` is empty.")
-    return dataset, count

@@ -12,7 +12,8 @@ import kopt
 from kopt.core.errors import ConfigError, DataError, InputError, NonFiniteError, UnsupportedModelError
 from kopt.core.recovery_records import RecoveryStage
 from kopt.prune import Recovery, channels, magnitude, recover
-from kopt.prune.recovering.distilling import Distilled, divergence
+from kopt.prune.recovering.distilling import Distilled
+from kopt.train.soft_targets import kl
 
 L = keras.layers
 RNG = np.random.default_rng(0)
@@ -35,8 +36,8 @@ def softmax(z):
 def test_the_divergence_by_hand():
     z, t = RNG.normal(size=(2, 5, 4)).astype("float32")
     p, q = softmax(t / 3.0), softmax(z / 3.0)
-    np.testing.assert_allclose(divergence(t, z, 3.0), 9.0 * (p * np.log(p / q)).sum(axis=-1), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(divergence(t, t, 3.0), np.zeros(5), atol=1e-6)
+    np.testing.assert_allclose(kl(t, z, temperature=3.0), 9.0 * (p * np.log(p / q)).sum(axis=-1), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(kl(t, t, temperature=3.0), np.zeros(5), atol=1e-6)
 
 
 @pytest.mark.parametrize("logits", [True, False])
@@ -119,7 +120,7 @@ def test_a_teacher_is_learned_from_without_being_changed():
         learned, report = recover(
             smaller, train, (X, Y), epochs=15, teacher=teacher, distillation=weight, learning_rate=0.02
         )
-        apart = divergence(outputs(teacher, X)[0], outputs(learned, X)[0], 2.0)
+        apart = kl(outputs(teacher, X)[0], outputs(learned, X)[0], temperature=2.0)
         far[weight] = float(np.mean(apart))
         assert report.teacher == "net"
         assert report.after > report.before

@@ -1,0 +1,107 @@
+"""What a model is worth, stage by stage of a training, and the data and loss that this is judged by."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kopt.core.errors import ConfigError, DataError
+from kopt.core.recovery_records import RecoveryStage
+from kopt.train.batch_loss import require_known_loss
+from kopt.train.labelled_batches import labelled_dataset
+from kopt.train.steps.label_checks import LossKind
+
+
+class Course:
+    """Judges a compiled model stage by stage and keeps the weights of the best one.
+
+    Attributes:
+        stages: in order.
+        best: of them.
+        best_weights: what the model's weights were then.
+    """
+
+    def __init__(self, model: keras.Model, data: tf.data.Dataset, metric: str | None):
+        self._model, self._data, self._metric = model, data, metric
+        self.stages: list[RecoveryStage] = []
+        self.best = RecoveryStage("", math.nan)
+        self.best_weights: list[Any] = []
+
+    def note(self, name: str) -> None:
+        """Judge the model as it is now."""
+        stage = RecoveryStage(name, *evaluated(self._model, self._data, self._metric))
+        self.stages.append(stage)
+        if len(self.stages) == 1 or _rank(stage) > _rank(self.best):
+            self.best, self.best_weights = stage, self._model.get_weights()
+
+
+def _rank(stage: RecoveryStage) -> float:
+    """Return what is higher for a better stage; what is not a number is worst."""
+    value = -stage.loss if stage.metric is None else stage.metric
+    return -math.inf if math.isnan(value) else value
+
+
+def evaluated(model: keras.Model, data: tf.data.Dataset, metric: str | None) -> tuple[float, float | None]:
+    """Return the loss and the metric of a compiled model.
+
+    Raises:
+        ConfigError: Keras does not know the metric, or gives it under another name.
+    """
+    try:
+        found = model.evaluate(data, verbose=0, return_dict=True)
+    except ValueError as error:
+        if metric and str(metric) in str(error):
+            raise ConfigError(f"`metric` must be the name of a metric of Keras. {error}") from error
+        raise
+    if metric and metric not in found:
+        raise ConfigError(f"`metric` {metric!r} is none of what Keras reports: {', '.join(found)}.")
+    return float(found["loss"]), float(found[metric]) if metric else None
+
+
+def loss_of(models: Iterable[keras.Model | None], loss: Any, metric: str | None) -> tuple[Any, str | None]:
+    """Return the loss to train with and the metric to judge by; `None` for the loss itself.
+
+    Args:
+        models: whose own loss is taken, the first that is compiled, where `loss` is `None`.
+        loss: as for `compile`.
+        metric: `None`: accuracy for cross-entropies, the loss for others.
+
+    Raises:
+        ConfigError: there is no loss, or Keras does not know it.
+    """
+    for one in models:
+        if loss is None and one is not None and one.compiled:
+            loss = one.loss
+    if loss is None:
+        raise ConfigError("There is no loss: compile the model or the teacher, or pass `loss`, e.g. `loss='mse'`.")
+    if isinstance(loss, str):
+        require_known_loss(loss)
+    if metric is None and LossKind.of(loss).family in ("sparse", "categorical", "binary"):
+        return loss, "accuracy"
+    return loss, metric
+
+
+def finite_batches(data: Any, batch_size: int, seed: int | None, name: str) -> tuple[tf.data.Dataset, int]:
+    """Return batches of labelled examples and their number.
+
+    Args:
+        data: arrays, or a data set of batches.
+        batch_size: of arrays.
+        seed: of the order of arrays; `None` leaves it.
+        name: what the user calls them, for the message.
+
+    Raises:
+        DataError: there are none, or they never end.
+    """
+    dataset = labelled_dataset(data, batch_size, shuffle_seed=seed)
+    count = int(dataset.cardinality())
+    if count == tf.data.INFINITE_CARDINALITY:
+        raise DataError(f"`{name}` never ends: give it a length, e.g. `{name}.take(1000)`.")
+    if count == tf.data.UNKNOWN_CARDINALITY:
+        count = sum(1 for _ in dataset)
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))  # Keras warns of an end it did not know
+    if not count:
+        raise DataError(f"`{name}` is empty.")
+    return dataset, count

@@ -1,0 +1,109 @@
+"""One call that teaches a student."""
+
+import keras
+import numpy as np
+import pytest
+
+import kopt
+from kopt.core.distillation_records import TeachingReport
+from kopt.core.errors import ConfigError, DataError
+
+L = keras.layers
+RANDOM = np.random.default_rng(0)
+X = RANDOM.normal(size=(256, 8)).astype("float32")
+TRUE = RANDOM.normal(size=(8, 3)).astype("float32")
+Y = (X @ TRUE).argmax(-1)
+
+
+@pytest.fixture
+def teacher():
+    """It knows the rule by which the labels were made."""
+    model = keras.Sequential([keras.Input((8,)), L.Dense(3, activation="softmax", name="rule")], name="rule")
+    model.set_weights([TRUE, np.zeros(3, "float32")])
+    return model
+
+
+@pytest.fixture
+def student():
+    keras.utils.set_random_seed(1)
+    return keras.Sequential([keras.Input((8,)), L.Dense(3, activation="softmax", name="classes")], name="pupil")
+
+
+CE = "sparse_categorical_crossentropy"
+
+
+def test_a_student_learns_and_the_report_says_what_it_is_worth(student, teacher, tmp_path):
+    before = teacher.get_weights()[0]
+    report = kopt.distill.teach(
+        student, teacher, (X[:192], Y[:192]), (X[192:], Y[192:]), epochs=5, loss=CE, learning_rate=0.1
+    )
+    found = np.mean(student.predict(X[192:], verbose=0).argmax(-1) == Y[192:])
+    assert report.after == pytest.approx(found, abs=1e-6)
+    assert report.after > max(report.before, 0.8)
+    assert report.teacher_value == pytest.approx(1.0)
+    assert (report.parameters, report.macs, report.teacher_parameters) == (27, 24, 27)
+    assert [stage.name for stage in report.stages] == ["as given", *(f"epoch {number}" for number in range(1, 6))]
+    np.testing.assert_array_equal(teacher.get_weights()[0], before)
+    shown = report.table()
+    assert "pupil learned from rule" in shown
+    assert "output classes: kl" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert report.plot(tmp_path / "course.svg").read_text().startswith("<svg")
+    assert TeachingReport.from_json(report.to_json()).best == report.best
+
+
+def test_the_best_epoch_is_kept_but_masks_end_with_their_schedule(student, teacher):
+    # A rate that only destroys: what was given stays the best.
+    student.set_weights([TRUE, np.zeros(3, "float32")])
+    data = {"train": (X, -Y % 3), "validation": (X, Y), "epochs": 2, "loss": CE, "learning_rate": 3.0, "alpha": 0.0}
+    report = kopt.distill.teach(student, teacher, **data)
+    assert report.best == "as given"
+    np.testing.assert_array_equal(student.get_weights()[0], TRUE)
+    last = kopt.distill.teach(student, teacher, **data, keep="last")
+    assert last.best == "epoch 2"
+    assert last.after < last.before
+    student.set_weights([TRUE, np.zeros(3, "float32")])
+    schedule = kopt.prune.schedules.Polynomial(0.5, begin=1, end=8, frequency=1)
+    masked, _ = kopt.prune.magnitude(student, schedule)
+    assert kopt.distill.teach(masked, teacher, **data).best == "epoch 2"
+    assert np.mean(kopt.prune.finalize(masked)[0].get_weights()[0] == 0) == 0.5
+
+
+def test_progress_counts_epochs(student, teacher):
+    said = []
+
+    class Told:
+        def start(self, total):
+            said.append(total)
+
+        def step(self, description):
+            said.append(description)
+
+        def finish(self):
+            said.append("end")
+
+    kopt.distill.teach(student, teacher, (X, Y), epochs=2, loss=CE, progress=Told())
+    assert said == [2, "epoch 1", "epoch 2", "end"]
+
+
+def test_a_loss_without_a_metric_is_judged_by_itself(student, teacher):
+    report = kopt.distill.teach(student, teacher, (X, np.eye(3)[Y]), epochs=1, loss="mse")
+    assert (report.metric, report.teacher_value, report.judged_on) == ("loss", None, "train")
+    assert report.after < report.before
+    assert "Left" in report.table()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({}, ConfigError, "There is no loss"),
+        ({"loss": CE, "keep": "first"}, ConfigError, "`keep`"),
+        ({"loss": CE, "epochs": 0}, ConfigError, "`epochs`"),
+        ({"loss": CE, "temperature": 0}, ConfigError, "`temperature`"),
+        ({"loss": CE, "train": (X, Y + 3)}, DataError, "class"),
+        ({"loss": CE, "train": (X[:, :4], Y)}, DataError, "8"),
+    ],
+)
+def test_mistakes(student, teacher, settings, error, message):
+    with pytest.raises(error, match=message):
+        kopt.distill.teach(student, teacher, **{"train": (X, Y), **settings})

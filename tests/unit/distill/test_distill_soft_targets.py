@@ -7,8 +7,9 @@ import tensorflow as tf
 from distillation_cases import gradient_error
 
 from kopt.core.errors import ConfigError
-from kopt.distill import FocalSmoothed, OutputLoss, soft_targets
+from kopt.distill import FocalSmoothed, OutputLoss
 from kopt.distill.losses import OUTPUT_LOSSES
+from kopt.train import soft_targets
 
 RANDOM = np.random.default_rng(0)
 TEACHER, STUDENT = RANDOM.normal(size=(2, 5, 4)) * 2

@@ -6,12 +6,12 @@ import sys
 from typing import Any
 
 import keras
-import numpy as np
 import tf_keras
 from claims import Claim, publish
 from image_sets import ImageSet, image_sets
 from resumable import Table, trained_once
 from training_networks import resnet8
+from trainings import LOSS, points, trained
 
 import kopt
 
@@ -19,7 +19,6 @@ SEEDS = 3
 CRITERIA = ("l2", "l1", "bn_scale", "geometric_median", "lamp", "taylor", "activation", "random")
 # Of fine-tuning, where criteria are compared.
 SHORT = 4
-LOSS = "sparse_categorical_crossentropy"
 DENSE, TUNED = "dense", "dense, tuned as long"
 HALF = {criterion: f"half the MACs ({criterion})" for criterion in ("l2", "taylor")}
 ZEROS = {
@@ -28,20 +27,6 @@ ZEROS = {
     "80 % zeros, first and last layer dense, tfmot": {"policy": "keep_first_last", "backend": "tfmot"},
 }
 GLOBAL, LAYERS, TFMOT = ZEROS
-
-
-def trained(model: Any, images: ImageSet, epochs: int, rate: float, seed: int, library: Any = keras) -> Any:
-    """Return the model after some epochs of Adam with a cosine schedule."""
-    decay = library.optimizers.schedules.CosineDecay(rate, epochs * images.steps)
-    model.compile(library.optimizers.Adam(decay), LOSS, metrics=["accuracy"])
-    model.fit(images.batches(seed), epochs=epochs, verbose=0)
-    return model
-
-
-def points(model: Any, images: ImageSet) -> float:
-    """Return the accuracy on the test images in percent."""
-    x, y = images.test
-    return round(100 * float(np.mean(np.argmax(model.predict(x, verbose=0, batch_size=256), axis=-1) == y)), 2)
 
 
 def dense(images: ImageSet, seed: int) -> Any:

@@ -32,8 +32,8 @@ def cnn() -> Any:
     return keras.Sequential([keras.Input((28, 28, 1)), *stages, *head])
 
 
-def resnet8(shape: tuple[int, int, int] = (28, 28, 1)) -> Any:
-    """Return the residual network of MLPerf Tiny."""
+def resnet8(shape: tuple[int, ...] = (28, 28, 1), width: int = 16) -> Any:
+    """Return the residual network of MLPerf Tiny; `width` is the channels of its first stage."""
     layers = keras.layers
 
     def convolve(x: Any, filters: int, stride: int = 1, size: int = 3, activate: bool = True) -> Any:
@@ -41,8 +41,8 @@ def resnet8(shape: tuple[int, int, int] = (28, 28, 1)) -> Any:
         return layers.ReLU()(x) if activate else x
 
     inputs = keras.Input(shape)
-    x = convolve(inputs, 16)
-    for filters, stride in ((16, 1), (32, 2), (64, 2)):
+    x = convolve(inputs, width)
+    for filters, stride in ((width, 1), (2 * width, 2), (4 * width, 2)):
         inner = convolve(convolve(x, filters, stride), filters, activate=False)
         shortcut = x if stride == 1 else convolve(x, filters, stride, 1, activate=False)
         x = layers.ReLU()(layers.Add()([shortcut, inner]))

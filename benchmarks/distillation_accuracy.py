@@ -1,0 +1,169 @@
+"""Claims: distilled students beat the same student alone, and in integers at half the work lose next to nothing."""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import keras
+from claims import Claim, publish
+from image_sets import ImageSet, image_sets
+from resumable import Table, trained_once
+from training_networks import resnet8
+from trainings import LOSS, points, trained
+
+import kopt
+
+SEEDS = 3
+TEACHER, STUDENT = 32, 8  # channels of the first stage
+TEMPERATURE, ALPHA = 4.0, 0.7
+ALONE, DISTILLER, TAUGHT = "student alone", "keras.distillation.Distiller", "taught"
+ALONE_INT8, ALL = "student alone, int8 after training", "half the MACs, rounding while it learns, taught, int8"
+
+
+def teacher(images: ImageSet) -> Any:
+    """Return the large network, trained in an earlier run or now."""
+
+    def make() -> Any:
+        keras.utils.set_random_seed(100)
+        return trained(resnet8(images.shape, TEACHER), images, images.epochs[0], 4e-3, 100)
+
+    return trained_once(f"resnet8_{TEACHER}_{images.name}", make)
+
+
+def fresh(images: ImageSet, seed: int) -> Any:
+    """Return a student before training."""
+    keras.utils.set_random_seed(seed)
+    return resnet8(images.shape, STUDENT)
+
+
+def alone(images: ImageSet, seed: int) -> Any:
+    """Return the student that learned from labels alone."""
+
+    def make() -> Any:
+        return trained(fresh(images, seed), images, images.epochs[0], 4e-3, seed)
+
+    return trained_once(f"resnet8_{STUDENT}_{images.name}_{seed}", make)
+
+
+def taught(student: Any, images: ImageSet, seed: int, epochs: int, rate: float, **settings: Any) -> Any:
+    """Return a student after learning from the teacher and from labels."""
+    settings = {"temperature": TEMPERATURE, "alpha": ALPHA, **settings}
+    model = kopt.DistillationModel(student, settings.pop("teacher", None) or teacher(images), **settings)
+    return trained(model, images, epochs, rate, seed).student
+
+
+def by_distiller(images: ImageSet, seed: int) -> Any:
+    """Return a student that Keras' own class has taught, which takes logits of both."""
+    models = [_logits(one) for one in (fresh(images, seed), teacher(images))]
+    loss = keras.distillation.LogitsDistillation(temperature=TEMPERATURE)
+    model = keras.distillation.Distiller(
+        teacher=models[1], student=models[0], distillation_losses=loss, student_loss_weight=1 - ALPHA
+    )
+    return trained(model, images, images.epochs[0], 4e-3, seed, loss=_from_logits()).student
+
+
+def _logits(model: Any) -> Any:
+    """Return a model with the same layers, but for the softmax at its end."""
+    last = model.layers[-1]
+    config = {**last.get_config(), "activation": None}
+    layer = type(last).from_config(config)
+    twin = keras.Model(model.inputs, layer(last.input))
+    layer.set_weights(last.get_weights())
+    return twin
+
+
+def _from_logits() -> Any:
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def cached(images: ImageSet, seed: int) -> Any:
+    """Return a student that learned from answers computed once."""
+    with tempfile.TemporaryDirectory() as folder:
+        batches = images.batches(seed)
+        cache = kopt.distill.cache_teacher(teacher(images), batches, Path(folder) / "cache")
+        model = kopt.DistillationModel(fresh(images, seed), cache, temperature=TEMPERATURE, alpha=ALPHA)
+        decay = keras.optimizers.schedules.CosineDecay(4e-3, images.epochs[0] * images.steps)
+        model.compile(keras.optimizers.Adam(decay), LOSS, metrics=["accuracy"])
+        model.fit(cache.join(batches), epochs=images.epochs[0], shuffle=False, verbose=0)
+        return model.student
+
+
+def halved(images: ImageSet, seed: int) -> Any:
+    """Return the student alone with half of its multiply-accumulates, not yet fine-tuned."""
+    few = tuple(part[:1024] for part in images.train)
+    return kopt.prune.channels(
+        alone(images, seed), target_macs=0.5, criterion="taylor", data=few, loss=LOSS, seed=seed, round_to=1
+    )[0]
+
+
+def rounding(model: Any, images: ImageSet) -> Any:
+    """Return a copy that computes with the rounding of its integer file."""
+    return kopt.quantize.aware(model, calibration=images.train[0][:256])[0]
+
+
+def as_int8(model: Any, images: ImageSet) -> float:
+    """Return the accuracy of the integer file in LiteRT."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = kopt.export.tflite(
+            model, Path(folder) / "model.tflite", scheme="int8", calibration=images.train[0][:256]
+        )
+        return points(file.path, images)
+
+
+def ways(images: ImageSet, seed: int) -> dict[str, Any]:
+    """Return what makes each row."""
+    long, short = images.epochs
+
+    def learned(**settings: Any) -> float:
+        return points(taught(fresh(images, seed), images, seed, long, 4e-3, **settings), images)
+
+    def tuned(start: Any, **settings: Any) -> Any:
+        return taught(start, images, seed, short, 2e-3, **settings)
+
+    rows = {
+        "teacher": lambda: points(teacher(images), images),
+        ALONE: lambda: points(alone(images, seed), images),
+        ALONE_INT8: lambda: as_int8(alone(images, seed), images),
+        DISTILLER: lambda: points(by_distiller(images, seed), images),
+        TAUGHT: learned,
+        "taught, decoupled": lambda: learned(losses="decoupled"),
+        "taught, with features": lambda: learned(features="auto"),
+        "rounding while it learns, taught, int8": lambda: as_int8(tuned(rounding(alone(images, seed), images)), images),
+        "half the MACs, taught": lambda: points(tuned(halved(images, seed)), images),
+        ALL: lambda: as_int8(tuned(rounding(tuned(halved(images, seed)), images)), images),
+    }
+    if images.augmentation is None:  # Answers are kept by the bytes of an image.
+        rows["taught by cached answers"] = lambda: points(cached(images, seed), images)
+    return rows
+
+
+def main() -> int:
+    """Train students with several seeds."""
+    table, sets = Table("distillation_accuracy"), image_sets()
+    for seed in range(SEEDS):
+        for images in sets:
+            for way, measure in ways(images, seed).items():
+                table.once(images.name, way, seed, measure)
+    for images in sets:
+        print(f"\n{images.name}\n{table.markdown(images.name)}", file=sys.stderr)
+    described = "; ".join(
+        f"{images.name}: {len(images.train[0]):,} images, {images.epochs[0]} epochs, then {images.epochs[1]}"
+        for images in sets
+    )
+    last = sets[-1].name
+    gain = table.mean(last, TAUGHT) - table.mean(last, ALONE)
+    losses = [
+        Claim(f"{data}: {ALL}, loss", table.mean(data, ALONE) - table.mean(data, ALL), 0.5, unit="points")
+        for data in table.rows
+    ]
+    return publish(
+        "distillation_accuracy",
+        f"ResNet8 of {STUDENT} channels taught by one of {TEACHER}, {SEEDS} seeds, accuracy in percent. {described}.",
+        {f"{data}: {way}": values for data, found in table.rows.items() for way, values in found.items()},
+        [Claim(f"{last}: {TAUGHT}, over {ALONE}", gain, 0.5, above=True, unit="points"), *losses],
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

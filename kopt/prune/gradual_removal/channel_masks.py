@@ -34,6 +34,7 @@ class MaskedChannels(Record):
         criterion: one of `CRITERIA`.
         round_to: channels left are a multiple of it where they can be.
         min_channels: that a group keeps.
+        scope: `"layer"`: every group loses the same share; `"global"`: the lowest scores go, wherever they are.
     """
 
     groups: tuple[int, ...]
@@ -41,6 +42,7 @@ class MaskedChannels(Record):
     criterion: str
     round_to: int
     min_channels: int
+    scope: str = "layer"
 
 
 @keras.saving.register_keras_serializable("kopt")
@@ -96,11 +98,20 @@ class ChannelMasks(Masks):
     def _new_masks(self, sparsity: tf.Tensor) -> list[tf.Tensor]:
         scores = self._scores()
         kept = tf.ones([self.unit_count], tf.bool)
-        for group in self._groups:
-            left = units_left(group.units.size, self.divisor(group), self._least(group), sparsity)
+        for group, wanted in zip(self._groups, self._wanted(scores, tf.cast(sparsity, tf.float32)), strict=True):
+            left = units_left(group.units.size, self.divisor(group), self._least(group), wanted)
             best = _best(tf.gather(scores, group.units), left)
             kept = tf.tensor_scatter_nd_update(kept, group.units[:, None], best)
         return [self._spread(axes, tuple(mask.shape), kept) for axes, mask in zip(self._axes, self.masks, strict=True)]
+
+    def _wanted(self, scores: tf.Tensor, sparsity: tf.Tensor) -> list[tf.Tensor]:
+        """Return how many units of each group are to stay, before they are rounded."""
+        sizes = [group.units.size for group in self._groups]
+        if self.how.scope == "layer":
+            return [size * (1 - sparsity) for size in sizes]
+        everything = tf.concat([tf.gather(scores, group.units) for group in self._groups], axis=0)
+        kept = _best(everything, sum(sizes) - tf.cast(tf.round(sum(sizes) * sparsity), tf.int32))
+        return [tf.reduce_sum(tf.cast(part, tf.float32)) for part in tf.split(kept, sizes)]
 
     def _least(self, group: ChannelGroup) -> int:
         return -(-self.how.min_channels // group.channels_per_unit)
@@ -153,10 +164,9 @@ def _is_sized(group: ChannelGroup) -> bool:
     return group.kind == "channels"
 
 
-def units_left(units: int, divisor: int, least: int, sparsity: tf.Tensor) -> tf.Tensor:
+def units_left(units: int, divisor: int, least: int, wanted: tf.Tensor) -> tf.Tensor:
     """Return how many of so many units are left (int32): `kopt.prune.channel_removal.widths.rounded` in a graph."""
     least = min(units, divisor * math.ceil(max(least, 1) / divisor))
-    wanted = units * (1 - tf.cast(sparsity, tf.float32))
     nearest = divisor * tf.cast(tf.floor(wanted / divisor + 0.5), tf.int32)
     return tf.where(wanted >= units, units, tf.clip_by_value(nearest, least, units))
 

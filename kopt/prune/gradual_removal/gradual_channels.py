@@ -17,6 +17,7 @@ from kopt.graph.values import values_of
 from kopt.profile import model as profile
 from kopt.prune.channel_removal.checking import KINDS
 from kopt.prune.channel_removal.costs import PrunedCosts
+from kopt.prune.channel_removal.goals import SCOPES
 from kopt.prune.channel_removal.pruning import ChannelPruning
 from kopt.prune.channel_removal.rebuilding import rebuild
 from kopt.prune.gradual_removal.channel_masks import CRITERIA, ChannelMasks, MaskedChannels, axes_by_path
@@ -36,6 +37,7 @@ def channels_gradually(
     criterion: str = "l2",
     round_to: int = 8,
     min_channels: int = 1,
+    scope: str = "layer",
     protect: str | Iterable[str] = (),
     kinds: Sequence[str] = KINDS,
 ) -> tuple[keras.Model, ChannelPruning]:
@@ -53,8 +55,9 @@ def channels_gradually(
 
     The masks are part of the model like those of `magnitude`: the optimizer applies them, `.keras` files hold them.
 
-    Formula: at sparsity `s` a group of `n` units keeps the `n (1 - s)` of the highest scores, rounded as `channels`
-    does. The score of a unit is the mean over its layers of `|w|` divided by the mean of `|w|` over the layer.
+    Formula: at sparsity `s` a group of `n` units keeps the `n (1 - s)` of the highest scores, with `scope="global"`
+    those of its units that are among the highest of all, rounded as `channels` does. The score of a unit is the mean
+    over its layers of `|w|` divided by the mean of `|w|` over the layer.
 
     Args:
         model: Functional or Sequential, built; not changed.
@@ -63,6 +66,7 @@ def channels_gradually(
         criterion: `"l2"` or `"l1"` of the kernel's rows; `"bn_scale"`, by the factors of batch normalizations.
         round_to: as in `channels`, and so are
         min_channels: that a group keeps at least,
+        scope: `"layer"` (every group loses the same share) or `"global"` (the lowest scores go, wherever they are),
         protect: names of layers that keep their outputs, and
         kinds: what may go.
 
@@ -88,6 +92,7 @@ def channels_gradually(
     Gupta, 2017, https://arxiv.org/abs/1710.01878, for the schedule.
     """
     choice("criterion", criterion, CRITERIA)
+    choice("scope", scope, SCOPES)
     whole("round_to", round_to)
     whole("min_channels", min_channels)
     for kind in kinds:
@@ -103,7 +108,7 @@ def channels_gradually(
         reasons = "; ".join(f"{group.layers[0]}: {group.reason}" for group in graph.groups[:10])
         raise InputError(f"Model {model.name!r} has no channels that can be masked. {reasons}.")
     copy = constrainable(model)
-    masks = ChannelMasks(copy, MaskedChannels(places, protected, criterion, round_to, min_channels), schedule)
+    masks = ChannelMasks(copy, MaskedChannels(places, protected, criterion, round_to, min_channels, scope), schedule)
     copy.constrain_by(masks)
     masks.start()
     note = "Nothing is removed yet: compile it, train it, then `kopt.prune.finalize`. What is left then is given here."
@@ -130,7 +135,7 @@ def _report(model: keras.Model, graph: ChannelGraph, masks: ChannelMasks, note: 
         model=model.name,
         goal=f"sparsity={masks.schedule.final_sparsity:g}",
         criterion=masks.how.criterion,
-        scope="layer",
+        scope=masks.how.scope,
         groups=tuple(_row(group, kept, masks) for group in graph.groups),
         parameters_before=costs.parameters(np.ones_like(kept)),
         parameters_after=costs.parameters(kept),

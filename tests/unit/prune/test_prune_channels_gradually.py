@@ -11,7 +11,7 @@ from zoo import Subclassed
 from kopt.core.errors import ConfigError, InputError, NonFiniteError, UnsupportedModelError
 from kopt.graph import channel_graph
 from kopt.prune import channels_gradually, finalize, magnitude, schedules
-from kopt.prune.channel_removal.widths import Candidate, rounded
+from kopt.prune.channel_removal.widths import Candidate, by_rank, rounded
 from kopt.prune.gradual_removal.channel_masks import units_left
 
 L = keras.layers
@@ -123,8 +123,27 @@ def test_widths_are_those_of_channels():
     for units, divisor, least in ((16, 8, 1), (24, 8, 16), (5, 1, 2), (6, 2, 1)):
         for sparsity in np.linspace(0, 0.99, 34):
             expected = rounded(units * (1 - sparsity), Candidate(np.zeros(units), divisor, least))
-            found = units_left(units, divisor, least, tf.constant(sparsity, tf.float64))
+            found = units_left(units, divisor, least, tf.constant(units * (1 - sparsity), tf.float32))
             assert int(found) == expected, (units, divisor, least, sparsity)
+
+
+@pytest.mark.parametrize("sparsity", [0.3, 0.5])
+def test_the_lowest_scores_of_all_groups_go(sparsity):
+    model = build()
+    # Half of the channels of one layer are weak, beside the mean of their layer; no layer is weak as a whole.
+    kernel = model.get_layer("a").kernel
+    kernel.assign(kernel.numpy() * np.where(np.arange(24) % 2, 0.01, 1.0).astype("float32") * 50)
+    fading, report = channels_gradually(model, sparsity, scope="global", round_to=1)
+    masks = fading.pruning
+    scores = masks._scores().numpy()
+    candidates = [Candidate(scores[group.units], 1, 1) for group in masks._groups]
+    total = sum(candidate.scores.size for candidate in candidates)
+    assert [group.after for group in report.groups if not group.frozen] == by_rank(candidates, round(total * sparsity))
+    assert zero_channels(fading, "a")[1::2].all()
+    assert report.scope == "global"
+    smaller, after = finalize(fading)
+    assert largest_difference(fading, smaller) < 1e-5
+    assert after.scope == "global"
 
 
 def test_bn_scale_ranks_by_the_factors():
@@ -225,6 +244,7 @@ def test_layers_that_training_does_not_change_stay():
         ({"schedule_or_sparsity": 1.5}, ConfigError, r"\[0, 1\)"),
         ({"schedule_or_sparsity": "half"}, ConfigError, "schedule_or_sparsity"),
         ({"criterion": "taylor"}, ConfigError, "criterion"),
+        ({"scope": "model"}, ConfigError, "`scope`"),
         ({"round_to": 0}, ConfigError, "round_to"),
         ({"min_channels": 0}, ConfigError, "min_channels"),
         ({"kinds": ["filters"]}, ConfigError, "kinds"),

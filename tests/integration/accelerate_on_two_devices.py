@@ -1,7 +1,5 @@
-"""Trains on two logical CPU devices in a process of its own; prints one JSON line a case: differences to one device."""
+"""Trains on two logical CPU devices and on one; for a process of its own."""
 
-import json
-import sys
 import warnings
 
 import keras
@@ -12,8 +10,6 @@ from training_cases import compile_network, examples, largest_difference, networ
 import kopt
 from kopt.train.distribution.devices import logical_cpus
 
-warnings.simplefilter("error")
-warnings.filterwarnings("ignore", message="__array__ implementation doesn't accept a copy keyword")
 X, Y = examples(44)
 CASES = {
     "plain": {},
@@ -43,6 +39,9 @@ def train(strategy, *, spoiled=False, scaled=False, **settings):
 
 def main():
     """Compare every case on two replicas with the same on one device."""
+    warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", message="__array__ implementation doesn't accept a copy keyword")
+    results = []
     logical_cpus(2)
     mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     for name, settings in {**CASES, "not finite": {"spoiled": True}}.items():
@@ -51,8 +50,5 @@ def main():
         gaps = {key: float(np.max(np.abs(np.subtract(history[key], expected[key])))) for key in expected}
         result = {"case": name, "weights": largest_difference(one, two), "history": gaps}
         result["updates"] = [int(model.optimizer.iterations.numpy()) for model in (one, two)]
-        sys.stdout.write(json.dumps(result) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+        results.append(result)
+    return results

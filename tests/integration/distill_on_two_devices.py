@@ -1,7 +1,5 @@
 """Distils on one and on two logical CPU devices, in a process of its own; prints a line of JSON."""
 
-import json
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -29,13 +27,15 @@ def trained(strategy, fast):
     return model.get_weights(), history
 
 
-logical_cpus(2)
-found = {}
-for fast in (False, True):
-    one, ours = trained(tf.distribute.get_strategy(), fast)
-    two, theirs = trained(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), fast)
-    found["fast" if fast else "plain"] = {
-        "weights": max(float(np.abs(a - b).max()) for a, b in zip(one, two, strict=True)),
-        "logs": max(float(np.abs(np.subtract(ours[key], theirs[key])).max()) for key in ours),
-    }
-print(json.dumps(found))
+def main():
+    """Return the differences to one device."""
+    logical_cpus(2)
+    found = {}
+    for fast in (False, True):
+        one, ours = trained(tf.distribute.get_strategy(), fast)
+        two, theirs = trained(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), fast)
+        found["fast" if fast else "plain"] = {
+            "weights": max(float(np.abs(a - b).max()) for a, b in zip(one, two, strict=True)),
+            "logs": max(float(np.abs(np.subtract(ours[key], theirs[key])).max()) for key in ours),
+        }
+    return found

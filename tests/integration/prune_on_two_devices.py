@@ -1,7 +1,5 @@
 """Prunes on one and on two logical CPU devices, in a process of its own; prints a line of JSON."""
 
-import json
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -25,15 +23,13 @@ def trained(strategy):
     return finalize(pruned)[0].get_weights()
 
 
-logical_cpus(2)
-one = trained(tf.distribute.get_strategy())
-two = trained(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
-print(
-    json.dumps(
-        {
-            "difference": max(float(np.abs(a - b).max()) for a, b in zip(one, two, strict=True)),
-            "same zeros": all(np.array_equal(a == 0, b == 0) for a, b in zip(one, two, strict=True)),
-            "sparsity": [float(np.mean(kernel == 0)) for kernel in two if kernel.ndim > 1],
-        }
-    )
-)
+def main():
+    """Return the differences to one device, and how sparse it became."""
+    logical_cpus(2)
+    one = trained(tf.distribute.get_strategy())
+    two = trained(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+    return {
+        "difference": max(float(np.abs(a - b).max()) for a, b in zip(one, two, strict=True)),
+        "same zeros": all(np.array_equal(a == 0, b == 0) for a, b in zip(one, two, strict=True)),
+        "sparsity": [float(np.mean(kernel == 0)) for kernel in two if kernel.ndim > 1],
+    }

@@ -1,7 +1,5 @@
 """Trains with rounding on one and on two logical CPU devices, in a process of its own; prints a line of JSON."""
 
-import json
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -27,16 +25,14 @@ def trained(strategy):
     return kernels, model.get_layer("conv_relu_range"), model
 
 
-logical_cpus(2)
-one, range_of_one, _ = trained(tf.distribute.get_strategy())
-two, range_of_two, model = trained(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
-print(
-    json.dumps(
-        {
-            "difference": max(float(np.abs(a - b).max()) for a, b in zip(one, two, strict=True)),
-            "seen": [int(range_of_one.seen.numpy()[0]), int(range_of_two.seen.numpy()[0])],
-            "high": [range_of_one.grid.high, range_of_two.grid.high],
-            "prediction": float(np.abs(model.predict(X[:32], verbose=0)).max()),
-        }
-    )
-)
+def main():
+    """Return the differences to one device, and what was seen."""
+    logical_cpus(2)
+    one, range_of_one, _ = trained(tf.distribute.get_strategy())
+    two, range_of_two, model = trained(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+    return {
+        "difference": max(float(np.abs(a - b).max()) for a, b in zip(one, two, strict=True)),
+        "seen": [int(range_of_one.seen.numpy()[0]), int(range_of_two.seen.numpy()[0])],
+        "high": [range_of_one.grid.high, range_of_two.grid.high],
+        "prediction": float(np.abs(model.predict(X[:32], verbose=0)).max()),
+    }

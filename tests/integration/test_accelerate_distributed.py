@@ -1,22 +1,13 @@
 """`accelerate` on two replicas gives what it gives on one device."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
+import accelerate_on_two_devices
 import pytest
-
-SCRIPT = Path(__file__).with_name("accelerate_on_two_devices.py")
+from processes import result_of
 
 
 @pytest.mark.slow
 def test_two_replicas_are_as_good_as_one_device():
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    results = result_of(accelerate_on_two_devices.main)
     assert len(results) == 9
     for result in results:
         assert result["weights"] < 1e-5, result

@@ -7,13 +7,15 @@ from typing import Any
 import keras
 import numpy as np
 
+from kopt.core.errors import NonFiniteError
 from kopt.graph import Call, GraphView
 from kopt.graph.running import infer, run
 from kopt.quantize import grids
 from kopt.quantize.after_training.estimators import ESTIMATORS
 from kopt.quantize.after_training.histograms import Observation, joined, observation_of
 from kopt.quantize.modes import unrounded
-from kopt.quantize.ranges import Quantizer
+from kopt.quantize.ranges import FixedQuantizer, Quantizer
+from kopt.quantize.rules import activation_of
 from kopt.quantize.weights import QuantizedWeights
 
 # Examples that pass at once, entries of a tensor that a histogram counts, and bytes of a tensor that is kept for the
@@ -21,6 +23,7 @@ from kopt.quantize.weights import QuantizedWeights
 _BATCH = 32
 _COUNTED = 1 << 17
 _KEPT_BYTES = 256 << 20
+_SATURATING = (keras.activations.softmax, keras.activations.sigmoid)
 Arrays = list[np.ndarray]
 # From the name of a layer to its kernel and bias.
 Weights = Mapping[str, tuple[np.ndarray, np.ndarray | None]]
@@ -56,28 +59,34 @@ Visit = Callable[[QuantizedWeights, Pair, Any, Any], None]
 
 
 class Bench:
-    """The copy, the examples and the outputs that it should have.
+    """The copy, the examples and the outputs that it should have, before their softmax or sigmoid.
 
     Attributes:
         layers: with a kernel, in order.
         view: of the copy.
     """
 
-    def __init__(self, copy: Any, rows: Arrays, held: Arrays, expected: Arrays, fixed: Mapping[str, str]):
+    def __init__(self, copy: Any, rows: Arrays, held: Arrays, fixed: Mapping[str, str]):
         """Take what is compared.
 
         Args:
             copy: made by `rounded_copy` with `fold`.
             rows: examples from which techniques learn, by input.
             held: examples on which they are judged.
-            expected: outputs of the given model for these.
             fixed: from the name of a quantizer to its estimator, whatever is tried.
+
+        Raises:
+            NonFiniteError: an output in float is NaN or infinite.
         """
-        self.copy, self.view = copy, GraphView.of(copy)
-        self._rows, self._held, self._expected, self._fixed = rows, held, expected, fixed
+        self.view = GraphView.of(copy)
+        self._rows, self._held, self._fixed = rows, held, fixed
+        self._judged = keras.Model(copy.input, [_before_its_grid(self.view, tensor) for tensor in self.view.outputs])
         self.layers = [one for one in self.view.layers if isinstance(one, QuantizedWeights)]
         weights = {one.name: _weights_of(one) for one in self.layers}
         self._state = State(weights, weights, "minmax", {})
+        with unrounded():
+            self._expected = self.outputs()
+        _require_finite(copy.name, self._expected)
         self._observe()
 
     @property
@@ -129,8 +138,13 @@ class Bench:
         return float(np.mean([np.mean(np.argmax(a, axis=-1) == np.argmax(b, axis=-1)) for a, b in pairs]))
 
     def outputs(self) -> Arrays:
-        """Return the outputs of the copy, rounded, on the held examples."""
-        return outputs_of(self.copy, self._held)
+        """Return the outputs of the copy on the held examples, before their softmax or sigmoid, flattened."""
+        pack = keras.tree.pack_sequence_as
+        parts = [
+            keras.tree.flatten(self._judged(pack(self._judged.input, batch), training=False))
+            for batch in _batches(self._held)
+        ]
+        return [np.concatenate([np.asarray(one) for one in column]) for column in zip(*parts, strict=True)]
 
     def in_float(
         self, look: Callable[[Call, Sequence[Any], Sequence[Any]], None], behind: Callable[[], None] = lambda: None
@@ -223,13 +237,26 @@ class Bench:
             quantizer.seen.assign(np.full(quantizer.sites, len(seen.lows)))
 
 
-def outputs_of(model: Any, arrays: Arrays) -> Arrays:
-    """Return the outputs of a model in inference, flattened."""
-    parts = [
-        keras.tree.flatten(model(keras.tree.pack_sequence_as(model.input, batch), training=False))
-        for batch in _batches(arrays)
-    ]
-    return [np.concatenate([np.asarray(one) for one in column]) for column in zip(*parts, strict=True)]
+def _before_its_grid(view: GraphView, tensor: Any) -> Any:
+    """Return what a softmax or sigmoid is taken of, if the tensor is that; else the tensor.
+
+    Its grid is fixed and too coarse to tell how far an input is off where the output is near 0 or 1.
+    """
+    call = view.producer(tensor)
+    while call is not None and isinstance(call.operation, (keras.layers.Identity, FixedQuantizer)):
+        (before,) = call.inputs
+        call = view.producer(before)
+        if call is not None and activation_of(call.operation) in _SATURATING:
+            return call.inputs[0]
+    return tensor
+
+
+def _require_finite(name: str, outputs: Arrays) -> None:
+    if not all(np.isfinite(one).all() for one in outputs):
+        raise NonFiniteError(
+            f"Model {name!r} gives NaN or infinity for the calibration examples, so that no error can be measured. "
+            f"Check how they were prepared, and the model with `kopt.profile.check`."
+        )
 
 
 def _batches(arrays: Arrays) -> list[Arrays]:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kopt.core.errors import ConfigError, NonFiniteError
+from kopt.core.errors import ConfigError
 from kopt.core.post_training_records import PostTrainingQuantization
 from kopt.core.quantize_records import RangeRule
 from kopt.core.randomness import preserved_random_state
@@ -16,7 +16,7 @@ from kopt.core.settings import choice, number, whole
 from kopt.data import calibration as sample
 from kopt.graph import signature
 from kopt.profile import model as costs_of
-from kopt.quantize.after_training.bench import Arrays, Bench, outputs_of
+from kopt.quantize.after_training.bench import Arrays, Bench
 from kopt.quantize.after_training.choosing import SMALL_MACS, apply_all, choose
 from kopt.quantize.after_training.fixed_ranges import AUTO, fixed_ranges
 from kopt.quantize.after_training.options import OPTIONS, Settings
@@ -117,7 +117,7 @@ def post_training(
     copy, record = rounded_copy(model, scheme, RangeRule(), skip, fold=True)
     fixed = fixed_ranges(ranges, record.ranges, model)
     rows, held = _split(arrays)
-    bench = Bench(copy, rows, held, _expected(model, held), fixed)
+    bench = Bench(copy, rows, held, fixed)
     plain = bench.error()
     if names is None:
         tried = choose(bench, settings, _passed_over(model, all_fixed=isinstance(ranges, str) and ranges != AUTO))
@@ -164,16 +164,6 @@ def _split(arrays: Arrays) -> tuple[Arrays, Arrays]:
     if not judges.any():
         return arrays, arrays
     return [array[~judges] for array in arrays], [array[judges] for array in arrays]
-
-
-def _expected(model: keras.Model, held: Arrays) -> Arrays:
-    outputs = outputs_of(model, held)
-    if not all(np.isfinite(one).all() for one in outputs):
-        raise NonFiniteError(
-            f"Model {model.name!r} gives NaN or infinity for the calibration examples, so that no error can be "
-            f"measured. Check how they were prepared, and the model with `kopt.profile.check`."
-        )
-    return outputs
 
 
 def _passed_over(model: keras.Model, *, all_fixed: bool) -> dict[str, str]:

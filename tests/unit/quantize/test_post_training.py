@@ -286,3 +286,13 @@ def test_a_model_that_overflows_is_named():
     model.get_layer("last").kernel.assign(np.full_like(model.get_layer("last").kernel, 3e38))
     with pytest.raises(NonFiniteError, match="gives NaN or infinity for the calibration examples"):
         post_training(model, examples(20))
+
+
+def test_errors_are_of_what_the_softmax_takes():
+    """Logits far apart give a softmax of 0 and 1, on whose grid hardly anything is off."""
+    model, x = chain(), examples()
+    logits = L.Rescaling(100.0, name="sharp")(model.outputs[0])
+    _, of_logits = post_training(keras.Model(model.inputs, logits), x, options=())
+    _, of_classes = post_training(keras.Model(model.inputs, L.Softmax(name="classes")(logits)), x, options=())
+    assert of_classes.error == pytest.approx(of_logits.error)
+    assert of_classes.error > 0.01

@@ -42,7 +42,8 @@ class PostTrainingQuantization(Record):
         held_out: on which errors are measured.
         plain_error: of ranges from the extremes and nothing else.
         error: of the returned model.
-        agreement: share of the held-out examples whose largest output is that of the float model.
+        agreement: share of the held-out examples whose largest output is that of the float model; `None` if outputs
+            have a single entry.
         options: in the order of the table.
         warnings: what there is to know about the examples.
     """
@@ -52,6 +53,6 @@ class PostTrainingQuantization(Record):
     held_out: int
     plain_error: float
     error: float
-    agreement: float
+    agreement: float | None
     options: tuple[TriedOption, ...]
     warnings: tuple[str, ...] = ()

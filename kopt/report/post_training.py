@@ -46,10 +46,11 @@ def _figure(report: PostTrainingQuantization) -> Figure:
 
 def _words(report: PostTrainingQuantization) -> str:
     kept = ", ".join(one.name for one in report.options if one.kept) or "nothing but ranges from the extremes"
+    same = f"; the largest one is the same in {formats.agreement(report.agreement)}"
     return (
-        f"Error of the outputs {formats.share(report.error)}, {formats.share(report.plain_error)} with minmax alone; "
-        f"the largest output is the same in {formats.agreement(report.agreement)} of {report.held_out} held-out "
-        f"example(s). Kept: {kept}."
+        f"Error of the outputs of {report.held_out} held-out example(s) {formats.share(report.error)}, "
+        f"{formats.share(report.plain_error)} with minmax alone{same if report.agreement is not None else ''}. "
+        f"Kept: {kept}."
     )
 
 

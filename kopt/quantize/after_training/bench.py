@@ -132,10 +132,11 @@ class Bench:
         ]
         return float(np.mean(terms))
 
-    def agreement(self) -> float:
-        """Return the share of held examples whose largest output is the same."""
-        pairs = zip(self.outputs(), self._expected, strict=True)
-        return float(np.mean([np.mean(np.argmax(a, axis=-1) == np.argmax(b, axis=-1)) for a, b in pairs]))
+    def agreement(self) -> float | None:
+        """Return the share of held examples whose largest output is the same; `None` if outputs have a single entry."""
+        pairs = [pair for pair in zip(self.outputs(), self._expected, strict=True) if pair[0].shape[-1] > 1]
+        same = [np.mean(np.argmax(a, axis=-1) == np.argmax(b, axis=-1)) for a, b in pairs]
+        return float(np.mean(same)) if same else None
 
     def outputs(self) -> Arrays:
         """Return the outputs of the copy on the held examples, before their softmax or sigmoid, flattened."""

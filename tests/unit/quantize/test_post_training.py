@@ -296,3 +296,13 @@ def test_errors_are_of_what_the_softmax_takes():
     _, of_classes = post_training(keras.Model(model.inputs, L.Softmax(name="classes")(logits)), x, options=())
     assert of_classes.error == pytest.approx(of_logits.error)
     assert of_classes.error > 0.01
+
+
+def test_an_output_of_one_number_has_no_largest_entry():
+    model = chain()
+    single = keras.Model(model.inputs, L.Dense(1, name="one")(model.outputs[0]))
+    _, report = post_training(single, examples(20), options=())
+    assert report.agreement is None
+    assert "largest" not in str(report)
+    _, report = post_training(model, examples(20), options=())
+    assert "; the largest one is the same in " in str(report)

@@ -26,6 +26,7 @@ SCRIPTS = (
     "training_profile_overhead",
     "pruning_overhead",
     "quantization_overhead",
+    "post_training",
     "distillation",
     "channel_pruning",
 )

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kopt.quantize import grids
+from kopt.quantize import grids, modes
 
 A = keras.activations
 
@@ -86,6 +86,8 @@ class Composite(keras.layers.Layer):
         return {**super().get_config(), "function": self.function, "bits": self.bits}
 
     def _rounded(self, x: tf.Tensor, low: float, high: float) -> tf.Tensor:
+        if modes.floats():
+            return x
         grid = grids.grid_of(low, high, self.bits)
         return tf.quantization.fake_quant_with_min_max_args(
             x, grid.low, grid.high, num_bits=self.bits, narrow_range=self.bits != 8

@@ -1,34 +1,23 @@
 """Quantization-aware training on Keras 3, as TFLite's integers will compute."""
 
 import dataclasses
-import fnmatch
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from kopt.core.errors import ConfigError, UnsupportedModelError, nearest
+from kopt.core.errors import ConfigError
 from kopt.core.quantize_records import Quantization, RangeRule
 from kopt.core.randomness import preserved_random_state
-from kopt.core.settings import choice, whole
+from kopt.core.settings import whole
 from kopt.data import calibration as sample
-from kopt.graph import FreshNames, GraphView, require_built, require_finite, signature
-from kopt.graph.internals import flatten_layers, graph_of, node_of
-from kopt.graph.rewrite import copy_model_settings
-from kopt.profile.cost.flat import FlatGraph, flatten_calls
-from kopt.quantize.placement import Placement
-from kopt.quantize.quantized_model import QuantizedFunctional, is_quantized
-from kopt.quantize.ranges import observing
-from kopt.quantize.reading import Reader, Request, paths_of
-from kopt.quantize.retracing import Retracing
+from kopt.graph import signature
+from kopt.quantize.copying import Skip, require_fit, rounded_copy
+from kopt.quantize.modes import observing
 from kopt.report.look import Shown
 from kopt.report.quantization import QUANTIZATION
 
-L = keras.layers
-Skip = Iterable[str | type] | Callable[[keras.layers.Layer], bool]
-# From the name to the bits of activations and weights.
-SCHEMES = {"int8": (8, 8), "int16x8": (16, 8)}
 _BATCH = 32
 
 
@@ -106,100 +95,16 @@ def aware(
     Inference", 2018, section 3; Esser et al., "Learned Step Size Quantization", 2020.
     """
     rule = RangeRule(ranges, momentum, percentile, start, freeze)
-    activation_bits, weight_bits = SCHEMES[choice("scheme", scheme, tuple(SCHEMES))]
     if freeze_batch_norm is not None:
         whole("freeze_batch_norm", freeze_batch_norm, least=0)
     if ranges == "learned" and calibration is None:
         raise ConfigError('`ranges="learned"` trains ranges from where `calibration` puts them: give it real inputs.')
-    _require_fit(model)
-    view = GraphView.of(model)
-    graph = flatten_calls(view, tuple(tuple(tensor.shape) for tensor in view.inputs))
-    request = Request(activation_bits, weight_bits, freeze_batch_norm, _skipped(graph, skip))
+    require_fit(model)
     data = None if calibration is None else sample(calibration, samples=samples, inputs=signature(model)[0])
-    copy, record = _retraced(model, view, graph, request, rule, scheme)
+    copy, record = rounded_copy(model, scheme, rule, skip, freeze_batch_norm=freeze_batch_norm)
     if data is not None:
         _calibrate(copy, data)
     return copy, Aware(**{field.name: getattr(record, field.name) for field in dataclasses.fields(record)})
-
-
-def _require_fit(model: keras.Model) -> None:
-    require_built(model)
-    if is_quantized(model):
-        raise UnsupportedModelError(
-            f"Model {model.name!r} is quantization-aware already. Train it, or pass the model it was made from."
-        )
-    layers = flatten_layers(model)
-    integer = [layer.name for layer in layers if getattr(layer, "quantization_mode", None)]
-    if integer:
-        raise UnsupportedModelError(
-            f"Model {model.name!r} was converted with `keras.Model.quantize`: {', '.join(integer[:5])} hold integers, "
-            f"which neither train nor pass the TFLite converter. Pass the float model that it was made from."
-        )
-    require_finite(model)
-    if graph_of(model) is None:
-        raise UnsupportedModelError(
-            f"Model {model.name!r} is of the class {type(model).__module__}.{type(model).__qualname__}, whose `call` "
-            f"is Python code: there is no graph in which to place quantizers. Build it as "
-            f'`keras.Model(inputs, outputs)`; `kopt.export.tflite` with `scheme="int8"` and `calibration` quantizes '
-            f"it as it is, without training."
-        )
-
-
-def _retraced(
-    model: keras.Model, view: GraphView, graph: FlatGraph, request: Request, rule: RangeRule, scheme: str
-) -> tuple[keras.Model, Quantization]:
-    names = FreshNames({node_of(tensor).operation.name for tensor in (*view.inputs, *view.outputs)})
-    reader = Reader(graph, request, names)
-    reader.read()
-    if not reader.kernels:
-        reasons = "; ".join(f"{one.layer} ({one.type}): {one.detail}" for one in list(reader.left.values())[:5])
-        raise UnsupportedModelError(f"No layer of model {model.name!r} has a kernel to quantize. {reasons}")
-    if scheme == "int16x8" and reader.left:
-        reasons = "; ".join(f"{one.layer} ({one.type}): {one.detail}" for one in list(reader.left.values())[:5])
-        raise UnsupportedModelError(
-            f"A file of 16-bit activations cannot hold float layers, and model {model.name!r} has some: {reasons}. "
-            f'Use `scheme="int8"`, in whose files they stay float.'
-        )
-    floats = [key for tensor, key in zip(view.inputs, graph.inputs, strict=True) if str(tensor.dtype)[:5] == "float"]
-    placement = Placement(reader.steps, floats, graph.outputs)
-    retracing = Retracing(placement, rule, request.bits, names)
-    inputs = retracing.inputs(view, graph)
-    retracing.follow(reader.steps)
-    copy = QuantizedFunctional(inputs, retracing.outputs(view, graph), name=model.name)
-    copy_model_settings(model, copy)
-    record = Quantization(
-        model.name, scheme, tuple(reader.kernels), tuple(retracing.quantizers), tuple(reader.left.values())
-    )
-    copy.remember(record, reader.float_names)
-    return copy, record
-
-
-def _skipped(graph: FlatGraph, skip: Skip) -> Mapping[str, str]:
-    """Return the paths to leave in float, with the reason.
-
-    Raises:
-        ConfigError: an entry of `skip` matches no layer.
-    """
-    known = dict(paths_of(graph))
-    if callable(skip) and not isinstance(skip, type):
-        return {path: "`skip` chose it" for path, one in known.items() if isinstance(one, L.Layer) and skip(one)}
-    found: dict[str, str] = {}
-    for entry in [skip] if isinstance(skip, (str, type)) else skip:
-        matches = [path for path, one in known.items() if _matches(entry, path, one)]
-        if not matches:
-            raise ConfigError(
-                f"`skip` names {entry!r}, and no layer is called so.{nearest(str(entry), known)} Accepted: names, "
-                f"paths, patterns with `*`, classes of layers, or a function of the layer."
-            )
-        found.update(dict.fromkeys(matches, "named in `skip`"))
-    return found
-
-
-def _matches(entry: Any, path: str, operation: keras.Operation) -> bool:
-    if isinstance(entry, type):
-        return isinstance(operation, entry)
-    inside = any(part == entry for part in path.split("/")) or path.startswith(f"{entry}/")
-    return path == entry or inside or fnmatch.fnmatchcase(path, str(entry)) or type(operation).__name__ == entry
 
 
 def _calibrate(model: keras.Model, data: Mapping[str, np.ndarray]) -> None:

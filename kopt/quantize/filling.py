@@ -5,8 +5,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from kopt.graph import copy_weights
 from kopt.quantize.affine import Affine
+from kopt.quantize.kernels import operands
 
 L = keras.layers
 SEPARABLE: dict[type, tuple[type, type]] = {
@@ -18,32 +18,39 @@ SEPARABLE: dict[type, tuple[type, type]] = {
 class Fill:
     """Sets the weights of a layer that takes the place of another, or of a part of it."""
 
-    def __init__(self, kernel: Any, bias: Any = None, like: Any = None, constant: bool = False):
+    def __init__(self, kernel: Any, bias: Any = None, constant: bool = False):
         """Take the weights.
 
         Args:
             kernel: array that can be broadcast to the kernel.
-            bias: likewise.
-            like: a layer with the same variables, which are copied instead.
+            bias: likewise; `None`: zeros.
             constant: training does not change them.
         """
         self.kernel = np.asarray(kernel)
-        self._bias, self._like, self.constant = bias, like, constant
+        self._bias, self.constant = 0.0 if bias is None else np.asarray(bias), constant
 
     def __call__(self, layer: Any) -> None:
         """Fill in the weights of a built layer."""
-        if self._like is not None:
-            copy_weights(self._like, layer)
-            return
         layer.kernel.assign(np.broadcast_to(self.kernel, layer.kernel.shape))
         if layer.bias is not None:
             layer.bias.assign(np.broadcast_to(self._bias, layer.bias.shape))
 
 
+def with_bias(layer: Any) -> Any:
+    """Return a layer with a bias for every output channel; the layer itself if it has one."""
+    config = layer.get_config()
+    if isinstance(layer, L.EinsumDense):
+        _, kernel, output = operands(layer)
+        return type(layer).from_config({**config, "bias_axes": "".join(one for one in output if one in kernel)})
+    return layer if layer.use_bias else type(layer).from_config({**config, "use_bias": True})
+
+
 def without_activation(layer: Any) -> tuple[Any, Fill]:
     """Return a layer that gives what another gives before its activation."""
     config = {**layer.get_config(), "activation": None, "dtype": "float32"}
-    return type(layer).from_config(config), Fill(layer.kernel.numpy(), like=layer)
+    return type(layer).from_config(config), Fill(
+        layer.kernel.numpy(), None if layer.bias is None else layer.bias.numpy()
+    )
 
 
 def depthwise_of(layer: Any) -> tuple[Any, Fill]:

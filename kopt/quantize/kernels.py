@@ -25,12 +25,15 @@ class KernelKind:
         channels: from the layer to the axes of its kernel that number the output channels.
         twin: from the layer, the shape of its input, and kernel and bias as arrays, to a function that converters get.
         unfit: from the layer to why it cannot be computed in integers; empty if it can.
+        inputs: from the layer to the axis of its kernel that numbers the channels of its input, or of a group of them;
+            `None` if they have more than one axis.
     """
 
     apply: Callable[[Any, Any, Any], Any]
     channels: Callable[[Any], tuple[int, ...]]
     twin: Callable[[Any, Any, Any, Any], Twin]
     unfit: Callable[[Any], str]
+    inputs: Callable[[Any], int | None]
 
 
 def kind_of(layer: Any) -> KernelKind | None:
@@ -79,18 +82,19 @@ def _dense_twin(layer: Any, shape: Any, kernel: Any, bias: Any) -> Twin:
 
 
 def _einsum_channels(layer: Any) -> tuple[int, ...]:
-    _, kernel, output = _equation(layer)
+    _, kernel, output = operands(layer)
     return tuple(axis for axis, letter in enumerate(kernel) if letter in output)
 
 
-def _equation(layer: Any) -> tuple[str, str, str]:
-    operands, output = layer.equation.replace("...", "").replace(" ", "").split("->")
-    first, second = operands.split(",")
+def operands(layer: Any) -> tuple[str, str, str]:
+    """Return the axes of input, kernel and output in the equation of an einsum, without its ellipsis."""
+    taken, output = layer.equation.replace("...", "").replace(" ", "").split("->")
+    first, second = taken.split(",")
     return first, second, output
 
 
 def _einsum_unfit(layer: Any) -> str:
-    first, kernel, output = _equation(layer)
+    first, kernel, output = operands(layer)
     summed = [letter for letter in kernel if letter not in output]
     made = [letter for letter in kernel if letter in output]
     plain = "".join(summed + made) == kernel and first.endswith("".join(summed)) and output.endswith("".join(made))
@@ -101,7 +105,7 @@ def _einsum_unfit(layer: Any) -> str:
 
 def _einsum_twin(layer: Any, shape: Any, kernel: Any, bias: Any) -> Twin:
     """Return an einsum as reshape, dense operator, reshape."""
-    _, letters, output = _equation(layer)
+    _, letters, output = operands(layer)
     summed = sum(letter not in output for letter in letters)
     outer = list(shape[1 : len(shape) - summed])
     made = list(kernel.shape[summed:])
@@ -132,13 +136,27 @@ def _last(layer: Any) -> tuple[int, ...]:
     return (len(layer.kernel.shape) - 1,)
 
 
+def _last_but_one(layer: Any) -> int:
+    return len(layer.kernel.shape) - 2
+
+
+def _last_axis(layer: Any) -> int:
+    return len(layer.kernel.shape) - 1
+
+
+def _einsum_input(layer: Any) -> int | None:
+    _, kernel, output = operands(layer)
+    summed = [axis for axis, letter in enumerate(kernel) if letter not in output]
+    return summed[0] if len(summed) == 1 else None
+
+
 def _last_two(layer: Any) -> tuple[int, ...]:
     rank = len(layer.kernel.shape)
     return (rank - 2, rank - 1)
 
 
-_CONVOLUTION = KernelKind(_convolve, _last, _same_class, _unfit_convolution)
-_DEPTHWISE = KernelKind(_convolve_depthwise, _last_two, _same_class, _unfit_convolution)
+_CONVOLUTION = KernelKind(_convolve, _last, _same_class, _unfit_convolution, _last_but_one)
+_DEPTHWISE = KernelKind(_convolve_depthwise, _last_two, _same_class, _unfit_convolution, _last_but_one)
 
 KERNELS: dict[type, KernelKind] = {
     L.Conv1D: _CONVOLUTION,
@@ -147,11 +165,17 @@ KERNELS: dict[type, KernelKind] = {
     L.DepthwiseConv1D: _DEPTHWISE,
     L.DepthwiseConv2D: _DEPTHWISE,
     L.Conv2DTranspose: KernelKind(
-        _convolve_transposed, lambda layer: (len(layer.kernel.shape) - 2,), _same_class, _unfit_convolution
+        _convolve_transposed, lambda layer: (len(layer.kernel.shape) - 2,), _same_class, _unfit_convolution, _last_axis
     ),
-    L.Dense: KernelKind(lambda layer, x, kernel: ops.matmul(x, kernel), _last, _dense_twin, lambda layer: ""),
+    L.Dense: KernelKind(
+        lambda layer, x, kernel: ops.matmul(x, kernel), _last, _dense_twin, lambda layer: "", _last_but_one
+    ),
     L.EinsumDense: KernelKind(
-        lambda layer, x, kernel: ops.einsum(layer.equation, x, kernel), _einsum_channels, _einsum_twin, _einsum_unfit
+        lambda layer, x, kernel: ops.einsum(layer.equation, x, kernel),
+        _einsum_channels,
+        _einsum_twin,
+        _einsum_unfit,
+        _einsum_input,
     ),
-    Affine: KernelKind(lambda layer, x, kernel: x * kernel, _last, affine_twin, lambda layer: ""),
+    Affine: KernelKind(lambda layer, x, kernel: x * kernel, _last, affine_twin, lambda layer: "", _last_axis),
 }

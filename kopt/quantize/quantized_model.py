@@ -41,5 +41,5 @@ class QuantizedFunctional(FunctionalModel):
 
 
 def is_quantized(model: keras.Model) -> bool:
-    """Return whether a model was made by `kopt.quantize.aware`."""
+    """Return whether a model was made by `kopt.quantize.aware` or `post_training`."""
     return isinstance(model, QuantizedFunctional)

@@ -1,8 +1,5 @@
 """Quantizers of activations: layers that follow the range of what passes through them and round it to that range."""
 
-import contextlib
-import threading
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -10,22 +7,11 @@ import tensorflow as tf
 
 from kopt.core.errors import InputError
 from kopt.core.quantize_records import RangeRule
-from kopt.quantize import grids
+from kopt.quantize import grids, modes
 
-_STATE = threading.local()
 # A percentile is taken of so many entries at most, evenly spread over the batch: sorting all would cost more than the
 # convolution before it.
 _SORTED = 1 << 14
-
-
-@contextlib.contextmanager
-def observing() -> Iterator[None]:
-    """Let quantizers follow ranges outside training, too: for calibration."""
-    _STATE.on = True
-    try:
-        yield
-    finally:
-        _STATE.on = False
 
 
 @keras.saving.register_keras_serializable("kopt")
@@ -103,8 +89,9 @@ class Quantizer(keras.layers.Layer):
             positive: nothing in the tensor is below 0, as behind a ReLU.
             training: see `keras.layers.Layer`.
         """
-        calibrating = getattr(_STATE, "on", False)
-        if site >= 0 and (calibrating or (training and self.rule.kind != "learned")):
+        if modes.floats():
+            return inputs, tf.ones(())
+        if site >= 0 and (modes.observes() or (training and self.rule.kind != "learned")):
             self._observe(inputs, site, positive)
         low, high = self._range()
         rounded = self._round(inputs, low, high, ties)
@@ -187,6 +174,8 @@ class FixedQuantizer(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """Return the rounded tensor."""
+        if modes.floats():
+            return inputs
         return tf.quantization.fake_quant_with_min_max_args(
             inputs, self.low, self.high, num_bits=self.bits, narrow_range=self.bits != 8
         )

@@ -17,10 +17,10 @@ from kopt.quantize.activations import Composite, ending_of
 from kopt.quantize.affine import Affine
 from kopt.quantize.affine import unfit as unfit_affine
 from kopt.quantize.expansions import EXPANSIONS
-from kopt.quantize.filling import SEPARABLE, Fill, affine_of, depthwise_of, pointwise_of, without_activation
+from kopt.quantize.filling import SEPARABLE, Fill, affine_of, depthwise_of, pointwise_of, with_bias, without_activation
 from kopt.quantize.kernels import kind_of
 from kopt.quantize.operations import Operation
-from kopt.quantize.preserved import what_to_keep
+from kopt.quantize.preserved import VALUES, ZEROS, what_to_keep
 from kopt.quantize.rules import activation_of, activation_role, role_of
 from kopt.quantize.steps import ARITHMETIC, NONE, OBSERVED, Role, Step, left
 from kopt.quantize.weights import QuantizedWeights
@@ -37,12 +37,14 @@ class Request:
         weight_bits: of weights.
         freeze_norm: see `QuantizedWeights`.
         skipped: from path to the reason, of layers to leave in float.
+        fold: normalizations go into kernels and biases for good, and every kernel has a bias.
     """
 
     bits: int
     weight_bits: int
     freeze_norm: int | None
     skipped: Mapping[str, str]
+    fold: bool = False
 
 
 class Reader:
@@ -257,9 +259,12 @@ class Reader:
         layer, path, request = call.operation, _plain_path(call), self._request
         name, bits = self._name(call, part), request.weight_bits
         new, fill = inner(layer)
+        new = with_bias(new) if request.fold else new
         if norm is not None:
             self._folded[id(norm)] = norm
         kept = what_to_keep(fill.kernel) if part != "depthwise" and not isinstance(new, Affine) else ""
+        if kept == VALUES and norm is not None and request.fold:
+            kept = ZEROS  # a normalization gives every channel values of its own
         normed = None if norm is None else norm.operation
         if all(step.key != (id(layer), part) for step in self.steps):
             kernel = fill.kernel
@@ -270,19 +275,22 @@ class Reader:
                     bits,
                     _plain_path(norm) if norm is not None and norm is not call else "",
                     float(np.mean(kernel == 0)) if kept else 0.0,
-                    int(np.unique(kernel).size) if kept == "values" else 0,
+                    int(np.unique(kernel).size) if kept == VALUES else 0,
                 )
             )
 
         def make() -> Any:
-            norm_copy = None if normed is None else clone_layer(normed, path)
+            norm_copy = None if normed is None or request.fold else clone_layer(normed, path)
             dtype = getattr(layer, "compute_dtype", None) or "float32"
-            return QuantizedWeights(new, norm_copy, bits, dtype, request.freeze_norm, kept, factor, name=name)
+            own = 1.0 if request.fold else factor
+            return QuantizedWeights(new, norm_copy, bits, dtype, request.freeze_norm, kept, own, name=name)
 
         def finish(one: Any) -> None:
             fill(one.layer)
             one.layer.trainable = layer.trainable and not fill.constant
-            if normed is not None:
+            if request.fold:
+                one.fold(normed, factor)
+            elif normed is not None:
                 copy_weights(normed, one.norm)
             if kept:
                 one.record.take_from(fill.kernel)

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from kopt.core.errors import UnsupportedModelError
-from kopt.quantize import grids
+from kopt.quantize import grids, modes
 from kopt.quantize.kernels import KERNELS, kind_of
 from kopt.quantize.preserved import Preserved
 
@@ -79,7 +79,9 @@ class QuantizedWeights(keras.layers.Layer):
         if self.norm is not None and training and self.norm.trainable:
             return self._normalized(inputs)
         kernel, bias = self._folded()
-        steps = grids.kernel_steps(kernel, self._channels, self.bits)
+        if modes.floats():
+            return self._apply(inputs, kernel) + bias
+        steps = grids.kernel_steps(kernel, self.channels, self.bits)
         if step is not None:
             bias = grids.quantize_bias(bias, tf.stop_gradient(step) * tf.reshape(steps, bias.shape))
         return self._apply(inputs, grids.quantize_kernel(kernel, steps)) + bias
@@ -95,11 +97,22 @@ class QuantizedWeights(keras.layers.Layer):
         def plain(inputs: Any, step: Any = None) -> Any:
             if not made:
                 kernel, bias = self._folded()
-                kernel = grids.quantize_kernel(kernel, grids.kernel_steps(kernel, self._channels, self.bits))
+                kernel = grids.quantize_kernel(kernel, grids.kernel_steps(kernel, self.channels, self.bits))
                 made.append(self.kind.twin(self.layer, inputs.shape, np.asarray(kernel), np.asarray(bias)))
             return made[0](inputs)
 
         return plain
+
+    def fold(self, norm: Any, factor: float) -> None:
+        """Put a normalization and a factor into kernel and bias for good.
+
+        Args:
+            norm: a built BatchNormalization; `None`: there is none.
+            factor: by which the output is multiplied.
+        """
+        kernel, bias = self._with_norm(norm, factor)
+        self.layer.kernel.assign(kernel)
+        self.layer.bias.assign(bias)
 
     def get_config(self) -> dict[str, Any]:
         """Return what `__init__` takes."""
@@ -115,7 +128,8 @@ class QuantizedWeights(keras.layers.Layer):
         return {**super().get_config(), **own}
 
     @property
-    def _channels(self) -> tuple[int, ...]:
+    def channels(self) -> tuple[int, ...]:
+        """The axes of the kernel that number the output channels."""
         return self.kind.channels(self.layer)
 
     def _apply(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
@@ -126,7 +140,7 @@ class QuantizedWeights(keras.layers.Layer):
         """Return the output under batch statistics, and move the moving ones."""
         norm, kernel = self.norm, tf.convert_to_tensor(self.layer.kernel.value)
         outputs = self._apply(
-            inputs, grids.quantize_kernel(kernel, grids.kernel_steps(kernel, self._channels, self.bits))
+            inputs, grids.quantize_kernel(kernel, grids.kernel_steps(kernel, self.channels, self.bits))
         )
         if self.layer.bias is not None:
             outputs += self.layer.bias
@@ -148,16 +162,19 @@ class QuantizedWeights(keras.layers.Layer):
 
     def _folded(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Return kernel and bias with the normalization in them."""
-        kernel, norm = tf.convert_to_tensor(self.layer.kernel.value), self.norm
-        channels = [kernel.shape[axis] for axis in self._channels]
+        return self._with_norm(self.norm, self.factor)
+
+    def _with_norm(self, norm: Any, factor: float) -> tuple[tf.Tensor, tf.Tensor]:
+        kernel = tf.convert_to_tensor(self.layer.kernel.value)
+        channels = [kernel.shape[axis] for axis in self.channels]
         bias = self._bias(channels)
         if norm is None:
-            return kernel * self.factor, bias * self.factor
+            return kernel * factor, bias * factor
         scale = tf.math.rsqrt(tf.convert_to_tensor(norm.moving_variance.value) + norm.epsilon)
         scale = scale if norm.gamma is None else scale * norm.gamma
         bias = (bias - norm.moving_mean) * scale
         bias = bias if norm.beta is None else bias + norm.beta
-        shape = [size if axis in self._channels else 1 for axis, size in enumerate(kernel.shape)]
+        shape = [size if axis in self.channels else 1 for axis, size in enumerate(kernel.shape)]
         return kernel * tf.reshape(scale, shape), bias
 
     def _bias(self, channels: list[int]) -> tf.Tensor:

@@ -1,0 +1,135 @@
+"""Makes the copy of a model that computes with rounded numbers."""
+
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import keras
+
+from kopt.core.errors import ConfigError, UnsupportedModelError, nearest
+from kopt.core.quantize_records import Quantization, RangeRule
+from kopt.core.settings import choice
+from kopt.graph import FreshNames, GraphView, require_built, require_finite
+from kopt.graph.internals import flatten_layers, graph_of, node_of
+from kopt.graph.rewrite import copy_model_settings
+from kopt.profile.cost.flat import FlatGraph, flatten_calls
+from kopt.quantize.placement import Placement
+from kopt.quantize.quantized_model import QuantizedFunctional, is_quantized
+from kopt.quantize.reading import Reader, Request, paths_of
+from kopt.quantize.retracing import Retracing
+
+L = keras.layers
+Skip = Iterable[str | type] | Callable[[keras.layers.Layer], bool]
+# From the name to the bits of activations and weights.
+SCHEMES = {"int8": (8, 8), "int16x8": (16, 8)}
+
+
+def require_fit(model: keras.Model) -> None:
+    """Refuse a model that cannot be quantized.
+
+    Raises:
+        InputError: it is not built.
+        NonFiniteError: a weight is NaN or infinite.
+        UnsupportedModelError: a subclassed model, or one that is quantized already.
+    """
+    require_built(model)
+    if is_quantized(model):
+        raise UnsupportedModelError(
+            f"Model {model.name!r} is quantization-aware already. Train it, or pass the model it was made from."
+        )
+    layers = flatten_layers(model)
+    integer = [layer.name for layer in layers if getattr(layer, "quantization_mode", None)]
+    if integer:
+        raise UnsupportedModelError(
+            f"Model {model.name!r} was converted with `keras.Model.quantize`: {', '.join(integer[:5])} hold integers, "
+            f"which neither train nor pass the TFLite converter. Pass the float model that it was made from."
+        )
+    require_finite(model)
+    if graph_of(model) is None:
+        raise UnsupportedModelError(
+            f"Model {model.name!r} is of the class {type(model).__module__}.{type(model).__qualname__}, whose `call` "
+            f"is Python code: there is no graph in which to place quantizers. Build it as "
+            f'`keras.Model(inputs, outputs)`; `kopt.export.tflite` with `scheme="int8"` and `calibration` quantizes '
+            f"it as it is, without training."
+        )
+
+
+def rounded_copy(
+    model: keras.Model,
+    scheme: str,
+    rule: RangeRule,
+    skip: Skip,
+    *,
+    freeze_batch_norm: int | None = None,
+    fold: bool = False,
+) -> tuple[QuantizedFunctional, Quantization]:
+    """Return a copy of a model that computes with rounded numbers, and what was done to each layer.
+
+    Args:
+        model: that `require_fit` lets pass; not changed.
+        scheme: a name in `SCHEMES`.
+        rule: how quantizers find their ranges.
+        skip: layers to leave in float.
+        freeze_batch_norm: see `kopt.quantize.aware`.
+        fold: normalizations go into kernels and biases for good, and every kernel has a bias.
+
+    Raises:
+        ConfigError: an unknown scheme, or an entry of `skip` that matches no layer.
+        UnsupportedModelError: no layer has an integer operator.
+    """
+    activation_bits, weight_bits = SCHEMES[choice("scheme", scheme, tuple(SCHEMES))]
+    view = GraphView.of(model)
+    graph = flatten_calls(view, tuple(tuple(tensor.shape) for tensor in view.inputs))
+    request = Request(activation_bits, weight_bits, freeze_batch_norm, _skipped(graph, skip), fold)
+    names = FreshNames({node_of(tensor).operation.name for tensor in (*view.inputs, *view.outputs)})
+    reader = Reader(graph, request, names)
+    reader.read()
+    if not reader.kernels:
+        reasons = "; ".join(f"{one.layer} ({one.type}): {one.detail}" for one in list(reader.left.values())[:5])
+        raise UnsupportedModelError(f"No layer of model {model.name!r} has a kernel to quantize. {reasons}")
+    if scheme == "int16x8" and reader.left:
+        reasons = "; ".join(f"{one.layer} ({one.type}): {one.detail}" for one in list(reader.left.values())[:5])
+        raise UnsupportedModelError(
+            f"A file of 16-bit activations cannot hold float layers, and model {model.name!r} has some: {reasons}. "
+            f'Use `scheme="int8"`, in whose files they stay float.'
+        )
+    floats = [key for tensor, key in zip(view.inputs, graph.inputs, strict=True) if str(tensor.dtype)[:5] == "float"]
+    placement = Placement(reader.steps, floats, graph.outputs)
+    retracing = Retracing(placement, rule, request.bits, names)
+    inputs = retracing.inputs(view, graph)
+    retracing.follow(reader.steps)
+    copy = QuantizedFunctional(inputs, retracing.outputs(view, graph), name=model.name)
+    copy_model_settings(model, copy)
+    record = Quantization(
+        model.name, scheme, tuple(reader.kernels), tuple(retracing.quantizers), tuple(reader.left.values())
+    )
+    copy.remember(record, reader.float_names)
+    return copy, record
+
+
+def _skipped(graph: FlatGraph, skip: Skip) -> Mapping[str, str]:
+    """Return the paths to leave in float, with the reason.
+
+    Raises:
+        ConfigError: an entry of `skip` matches no layer.
+    """
+    known = dict(paths_of(graph))
+    if callable(skip) and not isinstance(skip, type):
+        return {path: "`skip` chose it" for path, one in known.items() if isinstance(one, L.Layer) and skip(one)}
+    found: dict[str, str] = {}
+    for entry in [skip] if isinstance(skip, (str, type)) else skip:
+        matches = [path for path, one in known.items() if _matches(entry, path, one)]
+        if not matches:
+            raise ConfigError(
+                f"`skip` names {entry!r}, and no layer is called so.{nearest(str(entry), known)} Accepted: names, "
+                f"paths, patterns with `*`, classes of layers, or a function of the layer."
+            )
+        found.update(dict.fromkeys(matches, "named in `skip`"))
+    return found
+
+
+def _matches(entry: Any, path: str, operation: keras.Operation) -> bool:
+    if isinstance(entry, type):
+        return isinstance(operation, entry)
+    inside = any(part == entry for part in path.split("/")) or path.startswith(f"{entry}/")
+    return path == entry or inside or fnmatch.fnmatchcase(path, str(entry)) or type(operation).__name__ == entry

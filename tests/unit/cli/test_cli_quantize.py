@@ -1,0 +1,65 @@
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import kopt
+from kopt.cli import main
+
+L = keras.layers
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Return the words of the command for a small network and its examples."""
+    keras.utils.set_random_seed(0)
+    layers = [L.Dense(16, activation="relu", name="hidden"), L.Dense(4, activation="softmax", name="out")]
+    keras.Sequential([keras.Input((8,)), *layers], name="net").save(tmp_path / "net.keras")
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(40, 8)).astype("float32"), generator.integers(0, 4, 40)
+    np.savez(tmp_path / "data.npz", x_train=x, y_train=y, x_val=x, y_val=y)
+    return ["quantize", str(tmp_path / "net.keras"), str(tmp_path / "net.tflite"), "--data", str(tmp_path / "data.npz")]
+
+
+def test_the_file_is_in_integers_and_the_table_says_what_was_tried(capsys, files):
+    assert main([*files, "--options", "equalize", "mse"]) == 0
+    shown = capsys.readouterr().out
+    assert "equalize" in shown
+    assert shown.rstrip().endswith("net.tflite")
+    assert kopt.measure.load(files[2]).outputs[0].shape[-1] == 4
+    operators = json.loads(Path(f"{files[2]}.json").read_text())["operators"]
+    assert {one["dtype"] for one in operators if one["name"] == "FULLY_CONNECTED"} == {"int8"}
+    assert main(files) == 1
+    assert "exists already. Pass --force" in capsys.readouterr().err
+
+
+def test_json_is_the_record_and_a_keras_file_is_the_copy(capsys, files, tmp_path):
+    files[2] = str(tmp_path / "copy.keras")
+    assert main([*files, "--options", "--ranges", "percentile", "--skip", "out", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["schema"] == "PostTrainingQuantization/1"
+    assert not any(one["kept"] for one in shown["options"])
+    assert shown["quantization"]["left"][0]["layer"] == "out"
+    assert keras.models.load_model(files[2]).quantization.scheme == "int8"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--options", "equalise"], "Did you mean 'equalize'"),
+        (["--scheme", "int7"], "Unknown `scheme` 'int7'"),
+        (["--ranges", "mean"], "Unknown `ranges` 'mean'"),
+        (["--skip", "lost"], "no layer is called so"),
+    ],
+)
+def test_what_cannot_be_done_is_said_with_exit_code_2(capsys, files, words, message):
+    assert main([*files, *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_another_ending_is_refused(capsys, files):
+    files[2] = "net.onnx"
+    assert main(files) == 2
+    assert "ends in .tflite or .keras" in capsys.readouterr().err

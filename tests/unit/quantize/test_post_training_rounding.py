@@ -1,0 +1,70 @@
+"""Learned rounding: its functions, and a kernel whose best rounding is known."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kopt.quantize.after_training import learned_rounding
+from kopt.quantize.after_training.learned_rounding import Rounding
+from kopt.quantize.weights import QuantizedWeights
+
+
+def test_the_stretched_sigmoid_reaches_its_ends_and_is_undone():
+    """sigmoid(0) = 0.5: 0.5 * 1.2 - 0.1 = 0.5. At -3: 0.0474 * 1.2 - 0.1 < 0."""
+    found = learned_rounding.stretched_sigmoid(tf.constant([0.0, -3.0, 3.0]))
+    np.testing.assert_allclose(found, [0.5, 0.0, 1.0], atol=1e-6)
+    share = np.array([0.0, 0.25, 1.0])
+    np.testing.assert_allclose(
+        learned_rounding.stretched_sigmoid(learned_rounding.inverse_of_share(share)), share, atol=1e-6
+    )
+
+
+def test_only_shares_that_are_neither_cost():
+    """1 - |2 * 0.5 - 1| ** 2 = 1 and 1 - 0.5 ** 2 = 0.75: with two ends the mean of four is 0.4375."""
+    found = learned_rounding.undecided(tf.constant([0.0, 1.0, 0.5, 0.75]), tf.constant(2.0))
+    assert float(found) == pytest.approx(0.4375)
+
+
+def test_the_exponent_falls_after_the_warm_up():
+    """Half of what comes after a fifth is at 0.6: the middle of 20 and 2."""
+    assert [learned_rounding.beta_at(at) for at in (0.0, 0.2, 0.6, 1.0)] == pytest.approx([20, 20, 11, 2])
+
+
+def rounded(kernel, inputs, bits=2, iterations=200):
+    layer = QuantizedWeights(keras.layers.Dense(kernel.shape[1]), bits=bits, name="dense")
+    layer.build((None, kernel.shape[0]))
+    layer.layer.kernel.assign(kernel)
+    return Rounding(layer, iterations).learned(inputs, inputs @ kernel)
+
+
+def test_two_weights_that_act_together_are_not_both_rounded_down():
+    """Integers are -1, 0 and 1 of a step of 1. Both inputs are alike: 0.4 + 0.45 is nearer to 1 than to 0."""
+    kernel = np.array([[0.4], [0.45], [1.0]], np.float32)
+    x = np.random.default_rng(0).normal(size=(64, 1)).astype(np.float32)
+    found = rounded(kernel, np.concatenate([x, x, 0 * x], axis=1))
+    np.testing.assert_allclose(sorted(found[:2, 0]), [0.0, 1.0])
+    assert found[2] == 1.0
+
+
+def test_zeros_and_the_largest_weights_stay_and_others_move_by_one_step_at_most():
+    generator = np.random.default_rng(1)
+    kernel = generator.normal(size=(16, 8)).astype(np.float32)
+    kernel[generator.random(kernel.shape) < 0.5] = 0.0
+    found = rounded(kernel, generator.normal(size=(64, 16)).astype(np.float32), bits=4, iterations=50)
+    steps = np.abs(kernel).max(axis=0) / 7
+    assert np.abs(found - kernel).max(axis=0) == pytest.approx(np.minimum(steps, np.abs(found - kernel).max(axis=0)))
+    assert not found[kernel == 0].any()
+    np.testing.assert_allclose(np.abs(found).max(axis=0), np.abs(kernel).max(axis=0), rtol=1e-6)
+
+
+def test_four_bits_give_the_output_back_better_than_the_nearest_rounding():
+    generator = np.random.default_rng(2)
+    kernel = generator.normal(size=(32, 8)).astype(np.float32)
+    x = (generator.normal(size=(256, 4)) @ generator.normal(size=(4, 32))).astype(np.float32)
+    steps = np.abs(kernel).max(axis=0) / 7
+    nearest = np.rint(kernel / steps) * steps
+    found = rounded(kernel, x[:192], bits=4, iterations=500)
+    new = x[192:]
+    errors = [np.square(new @ one - new @ kernel).mean() for one in (found, nearest)]
+    assert errors[0] < 0.5 * errors[1]

@@ -170,7 +170,7 @@ def _retraced(
     record = Quantization(
         model.name, scheme, tuple(reader.kernels), tuple(retracing.quantizers), tuple(reader.left.values())
     )
-    copy.remember(record, reader.float_names)
+    copy.remember(record, reader.float_names, reader.sources)
     return copy, record
 
 

@@ -307,6 +307,11 @@ class Reader:
         """Names, in the new model, of what computes in float."""
         return tuple(dict.fromkeys(step.name for step in self.steps if step.role.unfit))
 
+    @property
+    def sources(self) -> dict[str, str]:
+        """From the names of steps to the paths of the layers that they come from."""
+        return {step.name: _plain_path(step.flat) for step in self.steps}
+
     def key(self) -> int:
         """Return the key of a tensor that the given model does not have."""
         self._next += 1

@@ -30,6 +30,8 @@ def convert(
     io_dtype: str,
     calibration: str | None,
     keep_float: list[str],
+    float_outputs: dict[str, list[str]] | None,
+    half_weights: bool,
     select_ops: bool,
     fused_rnn: bool,
     trained: bool,
@@ -44,6 +46,9 @@ def convert(
         io_dtype: type of inputs and outputs that are float in the model.
         calibration: `.npz` of arrays by input name, first axis the samples; `None` if the scheme needs none.
         keep_float: regular expressions; operators whose output tensor matches one stay in float.
+        float_outputs: by such an expression, outputs of the signature whose operators stay in float with it; `None` if
+            that is not known, so that it is told by the operators before.
+        half_weights: what stays in float gets weights of 16 bits.
         select_ops: allow operators of the TensorFlow runtime in the file.
         trained: the model holds the ranges of its activations.
         fused_rnn: the model holds a fused LSTM: only the converter's older quantizer treats it right.
@@ -54,7 +59,13 @@ def convert(
         converter.representative_dataset = _representative_dataset(calibration)
     if fused_rnn and calibration is not None:
         converter.experimental_new_quantizer = False
-    content = _convert_with_fallback(converter, scheme, keep_float, trained) if keep_float else converter.convert()
+    content = (
+        _convert_with_fallback(converter, scheme, keep_float, float_outputs, trained)
+        if keep_float
+        else converter.convert()
+    )
+    if half_weights:
+        content = with_half_weights(content)
     if trained and scheme == "int16x8":
         content = _with_wide_biases(content)
     Path(output).write_bytes(content)
@@ -85,7 +96,9 @@ def _representative_dataset(path: str) -> Callable[[], Iterator[dict[str, np.nda
     return samples
 
 
-def _convert_with_fallback(converter: Any, scheme: str, keep_float: list[str], trained: bool) -> bytes:
+def _convert_with_fallback(
+    converter: Any, scheme: str, keep_float: list[str], float_outputs: dict[str, list[str]] | None, trained: bool
+) -> bytes:
     """Quantize all operators but those whose output tensor matches `keep_float`.
 
     The converter's public interface has no such switch; finding ranges and quantization are its two own steps. The
@@ -100,9 +113,13 @@ def _convert_with_fallback(converter: Any, scheme: str, keep_float: list[str], t
     ranged = converter.convert()
     names = output_names(ranged)
     kept = {name for name in names if any(re.search(pattern, name) for pattern in keep_float)}
-    kept |= _last_operators_after(ranged, kept)
+    if float_outputs is None:
+        kept |= _last_operators_after(ranged, kept)
+    else:
+        kept |= _signature_tensors(ranged, {name for found in float_outputs.values() for name in found})
     for pattern in keep_float:
-        if not trained and not any(re.search(pattern, name) for name in names):
+        is_known = pattern in (float_outputs or ()) or any(re.search(pattern, name) for name in names)
+        if not trained and not is_known:
             raise ValueError(f"no operator of the converted model matches {pattern!r}; it has {names}")
     return tf_convert.mlir_quantize(
         ranged,
@@ -129,7 +146,64 @@ def _with_wide_biases(content: bytes) -> bytes:
                 buffer = model.buffers[bias.buffer]
                 wide = np.asarray(buffer.data, np.uint8).view(np.int32).astype(np.int64)
                 buffer.data, bias.type = wide.view(np.uint8), schema.TensorType.INT64
-    builder = flatbuffers.Builder(len(content))
+    return _packed(model, len(content))
+
+
+def with_half_weights(content: bytes) -> bytes:
+    """Return the file with the float32 matrices and kernels in it stored in 16 bits, and converted when it is loaded.
+
+    Raises:
+        ValueError: a weight is larger than 65,504, the largest number of 16 bits.
+    """
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    model.operatorCodes.append(_code(schema.BuiltinOperator.DEQUANTIZE, version=3))
+    for graph in model.subgraphs:
+        made = []
+        for index, tensor in enumerate(list(graph.tensors)):
+            data = model.buffers[tensor.buffer].data
+            if tensor.type != schema.TensorType.FLOAT32 or data is None or len(tensor.shape) < 2:
+                continue
+            weights = np.asarray(data, np.uint8).view(np.float32)
+            half = weights.astype(np.float16)
+            if not np.isfinite(half).all():
+                raise ValueError(
+                    f"weights of {tensor.name.decode()!r} reach {np.abs(weights).max():.3g}; 65504 is most"
+                )
+            made.append(_dequantized(model, graph, index, half))
+        graph.operators = [*made, *graph.operators]
+    used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
+    used |= {one.buffer for one in model.metadata or ()}
+    for index, buffer in enumerate(model.buffers):
+        if index not in used:
+            buffer.data = None
+    return _packed(model, len(content))
+
+
+def _dequantized(model: Any, graph: Any, index: int, half: np.ndarray) -> Any:
+    """Move a constant of 16 bits in front of a tensor, and return the operator that converts it."""
+    tensor = graph.tensors[index]
+    buffer = schema.BufferT()
+    buffer.data = half.view(np.uint8)
+    stored = schema.TensorT()
+    stored.name, stored.shape, stored.type = tensor.name + b"_half", tensor.shape, schema.TensorType.FLOAT16
+    stored.buffer = len(model.buffers)
+    model.buffers.append(buffer)
+    tensor.buffer = 0
+    graph.tensors.append(stored)
+    operator = schema.OperatorT()
+    operator.opcodeIndex = len(model.operatorCodes) - 1
+    operator.inputs, operator.outputs = [len(graph.tensors) - 1], [index]
+    return operator
+
+
+def _code(builtin: int, version: int) -> Any:
+    code = schema.OperatorCodeT()
+    code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), version
+    return code
+
+
+def _packed(model: Any, size: int) -> bytes:
+    builder = flatbuffers.Builder(size)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 
@@ -147,6 +221,14 @@ def _last_operators_after(content: bytes, kept: set[str]) -> set[str]:
     names = [tensor.name.decode() for tensor in graph.tensors]
     ends = [o for o in graph.operators if set(o.outputs) & set(graph.outputs) and kept & {names[i] for i in o.inputs}]
     return {names[index] for operator in ends for index in operator.outputs}
+
+
+def _signature_tensors(content: bytes, outputs: set[str]) -> set[str]:
+    """Return the names of the tensors that are these outputs of the signature."""
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    tensors = model.subgraphs[0].tensors
+    maps = [one for signature in model.signatureDefs or () for one in signature.outputs]
+    return {tensors[one.tensorIndex].name.decode() for one in maps if one.name.decode() in outputs}
 
 
 def output_names(content: bytes) -> list[str]:

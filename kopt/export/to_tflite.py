@@ -3,13 +3,15 @@
 import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from kopt.core.errors import ConfigError, ExportError, UnsupportedModelError, nearest
+from kopt.core.fallback_records import FallbackPlan, fallback_type
 from kopt.core.files import SCRATCH_REMEDY, scratch_directory, writing_to
 from kopt.core.optional import require
 from kopt.core.randomness import preserved_random_state
@@ -24,7 +26,7 @@ from kopt.export.process import converter
 from kopt.export.source import SIGNATURE, Source, prepare, trace
 from kopt.export.twins import integer_twin, is_trained_for_integers, trained_twin
 from kopt.export.verification import examples
-from kopt.graph import GraphView
+from kopt.graph import GraphView, signature
 
 LOOP_NOTE = "The model holds a loop (an RNN); the file takes batches of exactly {} because TFLite loops need it fixed."
 SMALL_NOTE = "No weights were quantized: the converter leaves arrays of fewer than 1,024 numbers in float."
@@ -32,6 +34,7 @@ FLEX_NOTE = (
     "NOT compared with the model: the file holds operators of TensorFlow, which LiteRT from the package index does not "
     "run. Check it in the runtime it is meant for."
 )
+_PART_OF_OPERATOR = (keras.layers.Activation, keras.layers.ReLU, keras.layers.BatchNormalization)
 
 
 @preserved_random_state()
@@ -42,7 +45,8 @@ def tflite(
     scheme: str = "float32",
     calibration: Any = None,
     samples: int = 100,
-    fallback: Sequence[str] = (),
+    fallback: Sequence[str] | FallbackPlan = (),
+    fallback_dtype: str = "float32",
     io_dtype: str | None = None,
     batch_size: int | None = None,
     select_ops: bool = False,
@@ -62,7 +66,10 @@ def tflite(
         calibration: real inputs from which `"int8"` and `"int16x8"` learn the ranges of activations: arrays,
             `(x, y)` or a `tf.data.Dataset`; see `kopt.data.calibration`. A model of `kopt.quantize.aware` has ranges.
         samples: how many examples of `calibration` are used, balanced over classes where there are labels.
-        fallback: names of layers that stay in float (`"int8"`, `"int16x8"`, `"int4"`).
+        fallback: names of layers that stay in float (`"int8"`, `"int16x8"`, `"int4"`), or a plan of
+            `kopt.quantize.fallback`.
+        fallback_dtype: of their weights: `"float32"`, or with `"int8"` and `"int16x8"` `"float16"`, of half the size;
+            both compute in float32. A plan says it itself.
         io_dtype: type of the file's inputs and outputs where the model's are float: `"float32"`, or with `"int8"` also
             `"int8"` and `"uint8"`, with `"int16x8"` also `"int16"`.
         batch_size: number of examples in every call; `None` keeps it free (a model with an RNN gets 1).
@@ -82,8 +89,11 @@ def tflite(
     Example:
         >>> kopt.export.tflite(model, "model.tflite", scheme="int8", calibration=(x_train, y_train))
     """
+    if isinstance(fallback, FallbackPlan):
+        fallback, fallback_dtype = _planned(fallback, scheme)
     config = ExportConfig("tflite", scheme, io_dtype, tuple(fallback))
     kind = get_scheme(scheme)
+    is_half = _is_half(fallback_dtype, kind)
     model, inputs = prepare(model)
     trained = _trained(model, kind)
     _check_request(kind, calibration, fallback, batch_size, trained is not None)
@@ -98,6 +108,8 @@ def tflite(
         "signature": SIGNATURE,
         "io_dtype": config.io_dtype or kind.io_dtypes[0],
         "keep_float": keep_float,
+        "float_outputs": None if trained is not None else _float_outputs(model, fallback, keep_float),
+        "half_weights": is_half,
         "select_ops": select_ops,
         "fused_rnn": fused,
         "trained": trained is not None,
@@ -112,9 +124,30 @@ def tflite(
             scheme=kind,
             convert=lambda staged: _convert(source, staged, kind, {**job, "calibration": saved}, may_be_float),
             examples=compared,
-            options=_options(config, batch_size, select_ops, used and len(next(iter(used.values())))),
+            options=_options(config, fallback_dtype, batch_size, select_ops, used and len(next(iter(used.values())))),
             overwrite=overwrite,
         )
+
+
+def _planned(plan: FallbackPlan, scheme: str) -> tuple[tuple[str, ...], str]:
+    """Return the layers of a plan and their type.
+
+    Raises:
+        ConfigError: it was made for another scheme.
+    """
+    if plan.scheme != scheme:
+        raise ConfigError(f"The plan is for the scheme {plan.scheme!r}. Received: scheme={scheme!r}.")
+    return plan.layers, plan.to
+
+
+def _is_half(fallback_dtype: str, scheme: Scheme) -> bool:
+    is_half = fallback_type(fallback_dtype) == "float16"
+    if is_half and not scheme.needs_calibration:
+        raise ConfigError(
+            f"`fallback_dtype` goes with the schemes int8 and int16x8. Received: {fallback_dtype!r} with "
+            f"scheme={scheme.name!r}."
+        )
+    return is_half
 
 
 def _trained(model: Any, scheme: Scheme) -> Any:
@@ -275,6 +308,37 @@ def _tensor_patterns(model: Any, layers: Sequence[str]) -> list[str]:
     return [f"(^|/|;){scope}(/|$)" for scope in scopes]
 
 
+def _float_outputs(model: Any, layers: Sequence[str], patterns: Sequence[str]) -> dict[str, list[str]] | None:
+    """Return, by the pattern of a layer, the outputs of the model that it gives, whose tensors have other names.
+
+    `None` for a SavedModel made elsewhere, whose layers are not known.
+    """
+    model = model.model if isinstance(model, Source) else model
+    if model is None or not layers:
+        return None
+    view, (_, infos) = GraphView.of(model), signature(model)
+    found: dict[str, list[str]] = {}
+    for layer, pattern in zip(layers, patterns, strict=True):
+        names = [i.name for i, one in zip(infos, view.outputs, strict=True) if layer in _behind(view, one, "")]
+        if names:
+            found[pattern] = names
+    return found
+
+
+def _behind(view: GraphView, tensor: Any, prefix: str) -> Iterator[str]:
+    """Yield the paths of the layers that may be part of the operator which writes a tensor, last one first."""
+    call = view.producer(tensor)
+    if call is None:
+        return
+    if call.nested is not None:
+        place = [id(one) for one in call.outputs].index(id(tensor))
+        yield from _behind(call.nested, call.nested.outputs[place], f"{prefix}{call.operation.name}/")
+        return
+    yield f"{prefix}{call.operation.name}"
+    if isinstance(call.operation, _PART_OF_OPERATOR):
+        yield from _behind(view, call.inputs[0], prefix)
+
+
 def _save_arrays(arrays: Mapping[str, np.ndarray], directory: Path) -> str:
     path = directory / "calibration.npz"
     with writing_to(directory, SCRATCH_REMEDY):
@@ -282,10 +346,13 @@ def _save_arrays(arrays: Mapping[str, np.ndarray], directory: Path) -> str:
     return str(path)
 
 
-def _options(config: ExportConfig, batch_size: int | None, select_ops: bool, samples: int | None) -> dict[str, str]:
+def _options(
+    config: ExportConfig, fallback_dtype: str, batch_size: int | None, select_ops: bool, samples: int | None
+) -> dict[str, str]:
     chosen = {
         "io_dtype": config.io_dtype,
         "fallback": ", ".join(config.fallback) or None,
+        "fallback_dtype": None if fallback_dtype == "float32" else fallback_dtype,
         "batch_size": batch_size,
         "select_ops": select_ops or None,
         "calibration_samples": samples,

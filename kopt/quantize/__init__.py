@@ -2,5 +2,6 @@
 
 from kopt.quantize.aware import Aware, aware
 from kopt.quantize.diagnosis.diagnose import Diagnosis, diagnose
+from kopt.quantize.mixed.fallback import Fallback, fallback
 
-__all__ = ["Aware", "Diagnosis", "aware", "diagnose"]
+__all__ = ["Aware", "Diagnosis", "Fallback", "aware", "diagnose", "fallback"]

@@ -5,21 +5,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import flatbuffers
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from tensorflow.lite.python import convert as tf_convert
 
+from kopt.export.layout import KERNELS, builtin_of, input_at, packed
+
 _IO_TYPES = {"float32": tf.float32, "int8": tf.int8, "uint8": tf.uint8, "int16": tf.int16}
 _OPS = tf.lite.OpsSet
-# Which input is the bias.
-_BIASES = {
-    schema.BuiltinOperator.CONV_2D: 2,
-    schema.BuiltinOperator.DEPTHWISE_CONV_2D: 2,
-    schema.BuiltinOperator.FULLY_CONNECTED: 2,
-    schema.BuiltinOperator.TRANSPOSE_CONV: 3,
-}
 
 
 def convert(
@@ -138,15 +132,13 @@ def _with_wide_biases(content: bytes) -> bytes:
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     for graph in model.subgraphs:
         for operator in graph.operators:
-            code = model.operatorCodes[operator.opcodeIndex]
-            place = _BIASES.get(max(code.builtinCode, code.deprecatedBuiltinCode))
-            index = -1 if place is None or len(operator.inputs) <= place else operator.inputs[place]
-            if index >= 0 and graph.tensors[index].type == schema.TensorType.INT32:
-                bias = graph.tensors[index]
+            _, place = KERNELS.get(builtin_of(model, operator), (0, 0))
+            bias = input_at(graph, operator, place)
+            if place and bias is not None and bias.type == schema.TensorType.INT32:
                 buffer = model.buffers[bias.buffer]
                 wide = np.asarray(buffer.data, np.uint8).view(np.int32).astype(np.int64)
                 buffer.data, bias.type = wide.view(np.uint8), schema.TensorType.INT64
-    return _packed(model, len(content))
+    return packed(model, len(content))
 
 
 def with_half_weights(content: bytes) -> bytes:
@@ -176,7 +168,7 @@ def with_half_weights(content: bytes) -> bytes:
     for index, buffer in enumerate(model.buffers):
         if index not in used:
             buffer.data = None
-    return _packed(model, len(content))
+    return packed(model, len(content))
 
 
 def _dequantized(model: Any, graph: Any, index: int, half: np.ndarray) -> Any:
@@ -200,12 +192,6 @@ def _code(builtin: int, version: int) -> Any:
     code = schema.OperatorCodeT()
     code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), version
     return code
-
-
-def _packed(model: Any, size: int) -> bytes:
-    builder = flatbuffers.Builder(size)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
 
 
 def _types_pb2(dtype: tf.DType) -> int:

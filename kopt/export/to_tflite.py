@@ -21,6 +21,7 @@ from kopt.data import calibration as sample
 from kopt.export.assembly import Converted, assemble
 from kopt.export.fused_rnn import fused_source
 from kopt.export.inspection import TFLiteContent, inspect_tflite
+from kopt.export.integers import integer_notes
 from kopt.export.manifest import check_target
 from kopt.export.process import converter
 from kopt.export.source import SIGNATURE, Source, prepare, trace
@@ -122,7 +123,9 @@ def tflite(
             path,
             format="tflite",
             scheme=kind,
-            convert=lambda staged: _convert(source, staged, kind, {**job, "calibration": saved}, may_be_float),
+            convert=lambda staged: _convert(
+                source, staged, kind, {**job, "calibration": saved}, may_be_float, None if ranges is None else compared
+            ),
             examples=compared,
             options=_options(config, fallback_dtype, batch_size, select_ops, used and len(next(iter(used.values())))),
             overwrite=overwrite,
@@ -232,7 +235,12 @@ def _with_function_of(source: Source, twin: Any) -> Source:
 
 
 def _convert(
-    source: Source, staged: Path, scheme: Scheme, job: dict[str, Any], may_be_float: Sequence[str]
+    source: Source,
+    staged: Path,
+    scheme: Scheme,
+    job: dict[str, Any],
+    may_be_float: Sequence[str],
+    real: Mapping[str, np.ndarray] | None,
 ) -> Converted:
     with source.as_saved_model() as directory:
         job = {**job, "saved_model": str(directory)}
@@ -244,7 +252,10 @@ def _convert(
     if scheme.name == "int8" and (job["trained"] or not job["keep_float"]):
         _require_integers(content, may_be_float)
     notes = _notes(source, scheme, content)
-    return Converted(content.operators, content.output_step, notes, runs_here=FLEX_NOTE not in notes)
+    runs_here = FLEX_NOTE not in notes
+    if scheme.needs_calibration and runs_here:
+        notes = (*notes, *integer_notes(staged, content, real))
+    return Converted(content.operators, content.output_step, notes, content.quantization, runs_here)
 
 
 def _convert_int4(source: Source, staged: Path, job: dict[str, Any]) -> None:

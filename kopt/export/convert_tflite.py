@@ -1,7 +1,7 @@
 """SavedModel to `.tflite`. Runs in the conversion child process only."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from tensorflow.lite.python import convert as tf_convert
 
 from kopt.export.layout import KERNELS, builtin_of, input_at, packed
+from kopt.export.narrow_kernels import with_narrow_kernels
 
 _IO_TYPES = {"float32": tf.float32, "int8": tf.int8, "uint8": tf.uint8, "int16": tf.int16}
 _OPS = tf.lite.OpsSet
@@ -24,11 +25,12 @@ def convert(
     io_dtype: str,
     calibration: str | None,
     keep_float: list[str],
-    float_outputs: dict[str, list[str]] | None,
-    half_weights: bool,
     select_ops: bool,
     fused_rnn: bool,
     trained: bool,
+    float_outputs: dict[str, list[str]] | None = None,
+    half_weights: bool = False,
+    narrow_kernels: Sequence[str] = (),
 ) -> None:
     """Write the file.
 
@@ -40,12 +42,13 @@ def convert(
         io_dtype: type of inputs and outputs that are float in the model.
         calibration: `.npz` of arrays by input name, first axis the samples; `None` if the scheme needs none.
         keep_float: regular expressions; operators whose output tensor matches one stay in float.
-        float_outputs: by such an expression, outputs of the signature whose operators stay in float with it; `None` if
-            that is not known, so that it is told by the operators before.
-        half_weights: what stays in float gets weights of 16 bits.
         select_ops: allow operators of the TensorFlow runtime in the file.
         trained: the model holds the ranges of its activations.
         fused_rnn: the model holds a fused LSTM: only the converter's older quantizer treats it right.
+        float_outputs: by an expression of `keep_float`, outputs of the signature whose operators stay in float with it;
+            `None` if that is not known, so that it is told by the operators before.
+        half_weights: what stays in float gets weights of 16 bits.
+        narrow_kernels: regular expressions; kernels of operators whose output tensor matches one get 4 bits.
     """
     converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=[signature])
     _configure(converter, scheme, io_dtype, select_ops, trained)
@@ -58,6 +61,8 @@ def convert(
         if keep_float
         else converter.convert()
     )
+    if narrow_kernels:
+        content = with_narrow_kernels(content, narrow_kernels)
     if half_weights:
         content = with_half_weights(content)
     if trained and scheme == "int16x8":

@@ -111,6 +111,7 @@ def tflite(
         "keep_float": keep_float,
         "float_outputs": None if trained is not None else _float_outputs(model, fallback, keep_float),
         "half_weights": is_half,
+        "narrow_kernels": [] if trained is None else _patterns_of(trained, _narrow_layers(trained)),
         "select_ops": select_ops,
         "fused_rnn": fused,
         "trained": trained is not None,
@@ -173,9 +174,18 @@ def _trained(model: Any, scheme: Scheme) -> Any:
 
 def _patterns_of_float_layers(trained: Any) -> list[str]:
     layers = {layer.name for layer in trained.layers}
+    return _patterns_of(trained, [name for name in getattr(trained, "float_layers", ()) if name in layers])
+
+
+def _patterns_of(trained: Any, layers: Sequence[str]) -> list[str]:
+    """Return regular expressions for the tensors that layers of a trained copy write."""
     model = re.escape(trained.name)
-    names = [re.escape(name) for name in getattr(trained, "float_layers", ()) if name in layers]
-    return [f"(^|[; ]){model}(_[0-9]+)?/{name}(_[0-9]+)?(/|$)" for name in names]
+    return [f"(^|[; ]){model}(_[0-9]+)?/{re.escape(name)}(_[0-9]+)?(/|$)" for name in layers]
+
+
+def _narrow_layers(trained: Any) -> list[str]:
+    """Return the names of layers whose kernels were trained on 4 bits."""
+    return [layer.name for layer in trained.layers if getattr(layer, "kernel_bits", 8) == 4]
 
 
 def _has_float_operations(trained: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from kopt.quantize.aware import Aware, aware
 from kopt.quantize.diagnosis.diagnose import Diagnosis, diagnose
+from kopt.quantize.mixed.bits import Bits, bits
 from kopt.quantize.mixed.fallback import Fallback, fallback
 
-__all__ = ["Aware", "Diagnosis", "Fallback", "aware", "diagnose", "fallback"]
+__all__ = ["Aware", "Bits", "Diagnosis", "Fallback", "aware", "bits", "diagnose", "fallback"]

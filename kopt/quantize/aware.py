@@ -8,8 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from kopt.core.bits_records import WEIGHT_BITS, BitsPlan
 from kopt.core.errors import ConfigError, UnsupportedModelError, nearest
-from kopt.core.quantize_records import Quantization, RangeRule
+from kopt.core.quantize_records import Quantization, QuantizedKernel, RangeRule
 from kopt.core.randomness import preserved_random_state
 from kopt.core.settings import choice, whole
 from kopt.data import calibration as sample
@@ -45,6 +46,7 @@ def aware(
     *,
     scheme: str = "int8",
     skip: Skip = (),
+    bits: BitsPlan | Mapping[str, int] | None = None,
     ranges: str = "ema",
     momentum: float = 0.99,
     percentile: float = 99.99,
@@ -71,6 +73,9 @@ def aware(
         model: Functional or Sequential, built; not changed. Nested models come out flat.
         scheme: `"int8"`, or `"int16x8"`: activations of 16 bits, for models without concatenation and float layers.
         skip: layers to leave in float: names, paths, patterns with `*`, classes; or a function of the layer.
+        bits: of the weights of single layers, by their paths, 4 or 8, or a plan of `kopt.quantize.bits`; others have 8.
+            Weights of 4 bits take half the bytes of the file; LiteRT unpacks them, so that they are not faster. For
+            `scheme="int8"`.
         ranges: how those of activations are found: `"ema"`, the moving average of the smallest and largest value of a
             batch; `"percentile"`, of percentiles; `"learned"`, trained with the weights (LSQ), which needs
             `calibration`.
@@ -114,7 +119,8 @@ def aware(
     _require_fit(model)
     view = GraphView.of(model)
     graph = flatten_calls(view, tuple(tuple(tensor.shape) for tensor in view.inputs))
-    request = Request(activation_bits, weight_bits, freeze_batch_norm, _skipped(graph, skip))
+    narrow = _bits_of_layers(graph, bits, scheme)
+    request = Request(activation_bits, weight_bits, freeze_batch_norm, _skipped(graph, skip), narrow)
     data = None if calibration is None else sample(calibration, samples=samples, inputs=signature(model)[0])
     copy, record = _retraced(model, view, graph, request, rule, scheme)
     if data is not None:
@@ -154,6 +160,7 @@ def _retraced(
     if not reader.kernels:
         reasons = "; ".join(f"{one.layer} ({one.type}): {one.detail}" for one in list(reader.left.values())[:5])
         raise UnsupportedModelError(f"No layer of model {model.name!r} has a kernel to quantize. {reasons}")
+    _require_kernels(reader.kernels, request.bits_of_layers)
     if scheme == "int16x8" and reader.left:
         reasons = "; ".join(f"{one.layer} ({one.type}): {one.detail}" for one in list(reader.left.values())[:5])
         raise UnsupportedModelError(
@@ -172,6 +179,38 @@ def _retraced(
     )
     copy.remember(record, reader.float_names, reader.sources)
     return copy, record
+
+
+def _bits_of_layers(graph: FlatGraph, bits: BitsPlan | Mapping[str, int] | None, scheme: str) -> Mapping[str, int]:
+    """Return the bits of weights by the paths of layers.
+
+    Raises:
+        ConfigError: a path is no layer's, there is no such number of bits, or the scheme takes none.
+    """
+    given = dict(bits.bits if isinstance(bits, BitsPlan) else bits or {})
+    known = dict(paths_of(graph))
+    for path, value in given.items():
+        if path not in known:
+            raise ConfigError(f"`bits` names {path!r}, and no layer is called so.{nearest(path, known)}")
+        if value not in WEIGHT_BITS:
+            raise ConfigError(
+                f"`bits` of a layer are {' or '.join(map(str, WEIGHT_BITS))}. Received: {path}={value!r}."
+            )
+    if scheme != "int8" and any(value != 8 for value in given.values()):
+        raise ConfigError(f"Weights of 4 bits go with `scheme='int8'`. Received: scheme={scheme!r}.")
+    return given
+
+
+def _require_kernels(kernels: Iterable[QuantizedKernel], bits: Mapping[str, int]) -> None:
+    """Raise if a layer that was given bits has no kernel of so many."""
+    for path, value in bits.items():
+        own = [one for one in kernels if one.layer == path or one.layer.startswith(f"{path}/")]
+        if not any(one.bits == value for one in own):
+            reason = "only of 8 bits" if own else "not rounded"
+            raise ConfigError(
+                f"`bits` gives layer {path!r} {value} bits, and its kernel is {reason} in files of TFLite. Leave it "
+                f"out."
+            )
 
 
 def _skipped(graph: FlatGraph, skip: Skip) -> Mapping[str, str]:

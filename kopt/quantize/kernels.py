@@ -25,12 +25,14 @@ class KernelKind:
         channels: from the layer to the axes of its kernel that number the output channels.
         twin: from the layer, the shape of its input, and kernel and bias as arrays, to a function that converters get.
         unfit: from the layer to why it cannot be computed in integers; empty if it can.
+        least_bits: that a weight can have in a file.
     """
 
     apply: Callable[[Any, Any, Any], Any]
     channels: Callable[[Any], tuple[int, ...]]
     twin: Callable[[Any, Any, Any, Any], Twin]
     unfit: Callable[[Any], str]
+    least_bits: int = 4
 
 
 def kind_of(layer: Any) -> KernelKind | None:
@@ -147,11 +149,12 @@ KERNELS: dict[type, KernelKind] = {
     L.DepthwiseConv1D: _DEPTHWISE,
     L.DepthwiseConv2D: _DEPTHWISE,
     L.Conv2DTranspose: KernelKind(
-        _convolve_transposed, lambda layer: (len(layer.kernel.shape) - 2,), _same_class, _unfit_convolution
+        _convolve_transposed, lambda layer: (len(layer.kernel.shape) - 2,), _same_class, _unfit_convolution, 8
     ),
     L.Dense: KernelKind(lambda layer, x, kernel: ops.matmul(x, kernel), _last, _dense_twin, lambda layer: ""),
     L.EinsumDense: KernelKind(
         lambda layer, x, kernel: ops.einsum(layer.equation, x, kernel), _einsum_channels, _einsum_twin, _einsum_unfit
     ),
-    Affine: KernelKind(lambda layer, x, kernel: x * kernel, _last, affine_twin, lambda layer: ""),
+    # One weight a channel has no error with any number of bits, and no size.
+    Affine: KernelKind(lambda layer, x, kernel: x * kernel, _last, affine_twin, lambda layer: "", 8),
 }

@@ -37,12 +37,14 @@ class Request:
         weight_bits: of weights.
         freeze_norm: see `QuantizedWeights`.
         skipped: from path to the reason, of layers to leave in float.
+        bits_of_layers: of weights, by path, where they are others.
     """
 
     bits: int
     weight_bits: int
     freeze_norm: int | None
     skipped: Mapping[str, str]
+    bits_of_layers: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class Reader:
@@ -255,8 +257,11 @@ class Reader:
             factor: by which the output is multiplied.
         """
         layer, path, request = call.operation, _plain_path(call), self._request
-        name, bits = self._name(call, part), request.weight_bits
+        name = self._name(call, part)
         new, fill = inner(layer)
+        kind = kind_of(new)
+        least = kind.least_bits if kind else 8
+        bits = max(request.bits_of_layers.get(path, request.weight_bits), least)
         if norm is not None:
             self._folded[id(norm)] = norm
         kept = what_to_keep(fill.kernel) if part != "depthwise" and not isinstance(new, Affine) else ""

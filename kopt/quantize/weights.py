@@ -132,6 +132,11 @@ class QuantizedWeights(keras.layers.Layer):
         return {**super().get_config(), **own}
 
     @property
+    def kernel_bits(self) -> int:
+        """Bits in which a file stores a weight."""
+        return self.bits
+
+    @property
     def _channels(self) -> tuple[int, ...]:
         return self.kind.channels(self.layer)
 

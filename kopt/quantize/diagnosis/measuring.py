@@ -89,11 +89,37 @@ class Passes:
             progress.step(f"batch {number + 1}")
             self._run(batch)
 
+    def kernel_errors(self, batches: Batches, choices: Sequence[int]) -> dict[tuple[int, int], float]:
+        """Return the squared error of the model's outputs with one kernel rounded and nothing else.
+
+        Returns:
+            By the number of the operator and the bits of a weight.
+        """
+        errors: dict[tuple[int, int], float] = {}
+        for batch in batches:
+            outputs, _, kept = self._exact_pass(batch)
+            for group in self._groups:
+                given = [kept[tensor.ref()] for tensor in group.kept]
+                for number in group.members:
+                    if self._trace.operators[number].bits is None:
+                        continue
+                    for bits in choices:
+                        own = self._trace.operators[number].settings(rounds=False, bits=bits)
+                        found = self._found(group, given, number, own)
+                        error = self._output_error(found, outputs)
+                        errors[number, bits] = errors.get((number, bits), 0.0) + error
+        return errors
+
+    def _exact_pass(self, batch: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray], dict[Any, Any]]:
+        """Return the outputs without rounding, those of all operators, and what the groups start from."""
+        count, operators = len(self._trace.outputs), len(self.signals)
+        values = self._exact(*batch)
+        kept = dict(zip([tensor.ref() for tensor in self._kept], values[count + operators :], strict=True))
+        return _arrays(values[:count]), _arrays(values[count : count + operators]), kept
+
     def _run(self, batch: Sequence[np.ndarray]) -> None:
         count = len(self._trace.outputs)
-        values = self._exact(*batch)
-        kept = dict(zip([tensor.ref() for tensor in self._kept], values[count + len(self.signals) :], strict=True))
-        outputs, *taken = _arrays(values[:count]), *_arrays(values[count : count + len(self.signals)])
+        outputs, taken, kept = self._exact_pass(batch)
         found = _arrays(self._rounded(*batch, *self._on))
         self.answers.add(outputs, found[:count])
         for signal, exact, rounded in zip(self.signals, taken, found[count:], strict=True):
@@ -106,22 +132,27 @@ class Passes:
         self, group: _Group, kept: Sequence[Any], outputs: Sequence[np.ndarray], taken: Sequence[np.ndarray]
     ) -> None:
         for number in group.members:
-            values = group.function(*kept, *self._fed(group, number))
-            found = dict(zip([tensor.ref() for tensor in group.fetched], values, strict=True))
-            pairs = zip(self._trace.outputs, outputs, strict=True)
-            self.alone[number] += sum(power(np.asarray(found[t.ref()]) - old) for t, old in pairs if t.ref() in found)
             one, signal, exact = self._trace.operators[number], self.signals[number], taken[number]
+            found = self._found(group, kept, number, one.settings())
+            self.alone[number] += self._output_error(found, outputs)
             signal.add_noise("kernel", exact, np.asarray(found.get(one.taken.ref(), exact)))
             signal.add_noise("alone", exact, np.asarray(found[one.given.ref()]))
 
-    def _fed(self, group: _Group, rounded: int) -> list[Any]:
-        """Return what is fed to the leaves of a group so that one operator rounds, with all calls of its kernel."""
+    def _output_error(self, found: dict[Any, Any], outputs: Sequence[np.ndarray]) -> float:
+        pairs = zip(self._trace.outputs, outputs, strict=True)
+        return sum(power(np.asarray(found[t.ref()]) - old) for t, old in pairs if t.ref() in found)
+
+    def _found(self, group: _Group, kept: Sequence[Any], number: int, settings: Sequence[Any]) -> dict[Any, Any]:
+        """Return what a group gives where one operator has these settings, with all calls of its kernel."""
         values: dict[Any, Any] = {}
-        for number in (*(other for other in group.members if other != rounded), rounded):
-            one = self._trace.operators[number]
-            settings = one.settings() if number == rounded else one.settings(rounds=False, bits=0)
-            values.update(zip([leaf.ref() for leaf in one.leaves], settings, strict=True))
-        return [values[leaf.ref()] for leaf in group.leaves]
+        for other in group.members:
+            one = self._trace.operators[other]
+            off = one.settings(rounds=False, bits=0)
+            values.update(zip([leaf.ref() for leaf in one.leaves], off, strict=True))
+        own = self._trace.operators[number]
+        values.update(zip([leaf.ref() for leaf in own.leaves], settings, strict=True))
+        given = group.function(*kept, *(values[leaf.ref()] for leaf in group.leaves))
+        return dict(zip([tensor.ref() for tensor in group.fetched], given, strict=True))
 
     def _group(self, members: Sequence[int]) -> _Group:
         trace = self._trace

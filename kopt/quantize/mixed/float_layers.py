@@ -1,6 +1,6 @@
 """A rounded model of which some layers are in float, as the converter makes it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import keras
@@ -49,6 +49,11 @@ class MixedModel:
                 found[name] |= {self._names[number] for number in takers} - {name}
         return {name: frozenset(takers) for name, takers in found.items()}
 
+    @property
+    def names(self) -> list[str]:
+        """The path of the layer of each operator."""
+        return list(self._names)
+
     def noise(self, alone: list[float]) -> dict[str, float]:
         """Return the error that a layer injects into the outputs, of all its operators, from that of each operator."""
         found = dict.fromkeys(self.layers, 0.0)
@@ -62,6 +67,12 @@ class MixedModel:
         operators = self._trace.operators
         numbers = {id(one): number for number, one in enumerate(operators)}
         return self._run(batches, self._trace.settings(lambda one: self._settings(numbers[id(one)], in_float)))
+
+    def outputs_of_bits(self, batches: Batches, bits: Mapping[str, int]) -> list[np.ndarray]:
+        """Return the outputs with everything rounded, weights of these layers to so many bits."""
+        operators = self._trace.operators
+        names = {id(one): name for one, name in zip(operators, self._names, strict=True)}
+        return self._run(batches, self._trace.settings(lambda one: one.settings(bits=bits.get(names[id(one)]))))
 
     def exact(self, batches: Batches) -> list[np.ndarray]:
         """Return the outputs without any rounding."""

@@ -59,7 +59,7 @@ class LayerDiagnosis(Record):
         output_db: of the model's output with this layer alone rounded.
         low, high: ends of the range of its output.
         range_use: share of the range that the middle 99.9 % of the values fill.
-        saturated: share of values outside the range.
+        saturated: share of values outside the range; 0 for one that TFLite fixes, as that of a softmax.
         channels: of the output, along the last axis.
         dead_channels: that give one number for all examples.
         output_spread: largest over smallest magnitude of a channel, which share the range; dead ones, and the smallest

@@ -27,6 +27,7 @@ from kopt.quantize.diagnosis.operators import Operator
 from kopt.quantize.diagnosis.signals import Signal, decibels, middle_share
 from kopt.quantize.diagnosis.tracing import RoundedTrace, Switched
 from kopt.quantize.quantized_model import QuantizedFunctional, is_quantized
+from kopt.quantize.ranges import FixedQuantizer
 from kopt.report.diagnosis import DIAGNOSIS, diagnosis_html
 from kopt.report.look import Shown
 
@@ -179,7 +180,7 @@ def _layer(
         low=signal.grid.low,
         high=signal.grid.high,
         range_use=middle_share(signal.counts),
-        saturated=signal.outside / signal.size,
+        saturated=0.0 if isinstance(one.operator.quantizer, FixedQuantizer) else signal.outside / signal.size,
         channels=signal.channels,
         dead_channels=signal.dead,
         output_spread=signal.spread,

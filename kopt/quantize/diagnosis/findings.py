@@ -1,5 +1,6 @@
 """What is wrong with layers in integers, from their numbers: no model here."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 from kopt.core.diagnosis_records import Finding, LayerDiagnosis, noise_share
@@ -28,16 +29,18 @@ def findings_of(layers: Sequence[LayerDiagnosis]) -> tuple[Finding, ...]:
 
 def most_of_the_error(layers: Sequence[LayerDiagnosis]) -> Iterator[Finding]:
     """A single layer injects more than half of what all layers, each alone, add to the output."""
-    shares = {one.layer: noise_share(one.output_db) for one in layers}
+    shares: dict[str, float] = {}
+    for one in layers:  # A dense layer and its softmax are two operators of one layer.
+        shares[one.layer] = shares.get(one.layer, 0.0) + noise_share(one.output_db)
     total = sum(shares.values())
-    for one in layers:
-        share = shares[one.layer] / total if total else 0.0
-        if share > MOST and one.output_db < _NEGLIGIBLE_DB and len(layers) > 2:
-            words = (
-                f"{one.layer} alone makes {share:.0%} of the error that all layers inject (threshold {MOST:.0%}): the "
-                f"output has {one.output_db:.1f} dB with nothing else rounded. Begin there."
-            )
-            yield Finding("most of the error", one.layer, share, MOST, words)
+    worst = max(shares, key=lambda layer: shares[layer], default="")
+    share = shares[worst] / total if total else 0.0
+    if share > MOST and shares[worst] > noise_share(_NEGLIGIBLE_DB) and len(shares) > 2:
+        words = (
+            f"{worst} alone makes {share:.0%} of the error that all layers inject (threshold {MOST:.0%}): the output "
+            f"has {-10 * math.log10(shares[worst]):.1f} dB with nothing else rounded. Begin there."
+        )
+        yield Finding("most of the error", worst, share, MOST, words)
 
 
 def spread_output(one: LayerDiagnosis) -> Iterator[Finding]:

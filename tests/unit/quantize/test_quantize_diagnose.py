@@ -156,6 +156,15 @@ def test_nested_and_shared_layers_have_their_paths():
     assert all(math.isfinite(one.output_db) for one in found.layers)
 
 
+def test_what_a_softmax_cuts_off_at_the_end_of_its_fixed_range_is_no_finding():
+    """TFLite's range ends at 255/256, and answers that are certain are 1."""
+    i = keras.Input((4,), name="x")
+    model = keras.Model(i, L.Dense(4, activation="softmax", kernel_initializer="identity", name="out")(i))
+    found = kopt.quantize.diagnose(model, 100 * np.tile(np.eye(4, dtype="float32"), (10, 1)))
+    assert [one.saturated for one in found.layers] == [0.0, 0.0, 0.0]
+    assert "saturated" not in [one.kind for one in found.findings]
+
+
 def test_layers_in_float_stay_and_are_listed(dense):
     model, x, _ = dense
     wide = keras.Sequential([keras.Input((3,)), L.Dense(3, name="first"), model])

@@ -8,6 +8,9 @@ import pytest
 import kopt
 from kopt.core.errors import ConfigError, DataError, OutputExistsError, UnsupportedModelError
 from kopt.core.fallback_records import FallbackPlan
+from kopt.quantize.diagnosis.calibrating import Batches, find_extremes, set_ranges
+from kopt.quantize.diagnosis.tracing import RoundedTrace
+from kopt.quantize.mixed.float_layers import MixedModel
 from kopt.quantize.mixed.searching import search
 
 NOISE = {"a": 1.0, "b": 8.0, "c": 4.0, "d": 0.5}
@@ -111,6 +114,23 @@ def test_an_output_that_spoils_the_rest_leaves_with_its_taker(hard):
     assert plan.layers == ("dw1", "pw1")
     assert plan.measured_db == pytest.approx(plan.steps[-1].output_db, abs=0.3)
     assert plan.measured_db > 35
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layers", [(), ("dw1",), ("dw1", "pw1"), ("stem", "gap")])
+def test_the_model_that_is_searched_answers_what_the_file_answers(hard, tmp_path, layers):
+    """The last layer computes integers, so that both answer in steps; few fall to the other side of a tie."""
+    model, x, _, _ = hard
+    copy, _ = kopt.quantize.aware(model)
+    trace = RoundedTrace(copy)
+    batches = Batches([x], 50)
+    set_ranges(trace, find_extremes(trace, batches))
+    [expected] = MixedModel(copy, trace).outputs(batches, layers)
+    artifact = kopt.export.tflite(model, tmp_path / "m.tflite", scheme="int8", calibration=x, fallback=layers)
+    step = next(one.grid.scale for one in copy.layers if one.name.startswith("out") and hasattr(one, "ranges"))
+    apart = np.abs(kopt.measure.load(artifact.path).predict(x) - expected) / step
+    assert apart.max() < 1.01
+    assert np.mean(apart > 0.5) < 0.03
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ FINDINGS = (
     "unused range",
     "dead channels",
     "most of the error",
+    "everywhere",
 )
 
 

@@ -118,17 +118,18 @@ def diagnose(
         progress.finish()
     layers = _layers(copy, trace, passes)
     answers = passes.answers
+    output_db = decibels(answers.signal.sum(), answers.noise.sum())
     flips = int(np.count_nonzero(answers.exact != answers.rounded))
     return Diagnosis(
         model=model.name,
         scheme=copy.quantization.scheme,
         examples=batches.examples,
-        output_db=decibels(answers.signal.sum(), answers.noise.sum()),
+        output_db=output_db,
         agreement=1.0 - flips / len(answers.exact) if len(answers.exact) else None,
         flips=flips,
         layers=layers,
         worst=_worst(answers, rows),
-        findings=findings_of(layers),
+        findings=findings_of(layers, output_db),
         left=copy.quantization.left,
         seconds=time.monotonic() - begin,
         notes=_notes(batches.examples, extremes, copy is not model),

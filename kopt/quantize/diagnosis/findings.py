@@ -20,11 +20,27 @@ _NEGLIGIBLE_DB = 50.0
 Rule = Callable[[LayerDiagnosis], Iterator[Finding]]
 
 
-def findings_of(layers: Sequence[LayerDiagnosis]) -> tuple[Finding, ...]:
-    """Return what is wrong, of the layer that costs the output most first."""
+def findings_of(layers: Sequence[LayerDiagnosis], output_db: float) -> tuple[Finding, ...]:
+    """Return what is wrong, of the layer that costs the output most first.
+
+    Args:
+        layers: of the model.
+        output_db: of the outputs with all layers rounded.
+    """
     gravest = sorted(layers, key=lambda one: one.output_db)
-    found = [finding for one in gravest for rule in RULES for finding in rule(one)]
-    return (*most_of_the_error(layers), *found)
+    found = [*most_of_the_error(layers), *(finding for one in gravest for rule in RULES for finding in rule(one))]
+    return tuple(found or everywhere(gravest, output_db))
+
+
+def everywhere(gravest: Sequence[LayerDiagnosis], output_db: float) -> Iterator[Finding]:
+    """The output is coarse, and no layer stands out: small errors add up."""
+    if output_db < COARSE_DB and gravest:
+        words = (
+            f"No layer stands out, and the output has {output_db:.1f} dB (threshold {COARSE_DB:.0f} dB): the errors of "
+            f"{len(gravest)} operators add up; that of this one alone leaves {gravest[0].output_db:.1f} dB. Train with "
+            f"the rounding (`kopt.quantize.aware`), or take `scheme='int16x8'`."
+        )
+        yield Finding("everywhere", gravest[0].layer, output_db, COARSE_DB, words)
 
 
 def most_of_the_error(layers: Sequence[LayerDiagnosis]) -> Iterator[Finding]:

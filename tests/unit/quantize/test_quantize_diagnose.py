@@ -1,5 +1,6 @@
 """What `kopt.quantize.diagnose` finds: against arithmetic by hand, against the file, and on networks that are hard."""
 
+import dataclasses
 import math
 
 import hard_networks
@@ -11,6 +12,7 @@ import kopt
 from kopt.core.diagnosis_records import FINDINGS, ExampleError, Finding, QuantizationDiagnosis, noise_share
 from kopt.core.errors import ConfigError, UnsupportedModelError
 from kopt.quantize.diagnosis.calibrating import growth
+from kopt.quantize.diagnosis.findings import findings_of
 from kopt.quantize.diagnosis.kernel_ranges import measured
 from kopt.quantize.diagnosis.signals import decibels, middle_share, outside, spread
 from kopt.quantize.grids import grid_of
@@ -216,6 +218,17 @@ def test_a_subclassed_model_is_refused():
     model(np.zeros((1, 2), np.float32))
     with pytest.raises(UnsupportedModelError):
         kopt.quantize.diagnose(model, np.zeros((20, 2), np.float32))
+
+
+def test_small_errors_that_add_up_are_said_where_no_layer_stands_out(dense):
+    """Ten layers of 25 dB each make 10 * 10^-2.5 of the signal, 15 dB."""
+    layers = [dataclasses.replace(dense[2].layer("dense"), layer=f"d{n}", output_db=25.0) for n in range(10)]
+    [found] = findings_of(layers, 15.0)
+    assert (found.kind, found.value) == ("everywhere", 15.0)
+    assert "the errors of 10 operators add up" in found.words
+    assert findings_of(layers, 25.0) == ()
+    worst = dataclasses.replace(layers[0], output_db=5.0)
+    assert [one.kind for one in findings_of([worst, *layers[1:]], 4.0)] == ["most of the error"]
 
 
 def test_decibels():

@@ -29,6 +29,20 @@ def scaled(accumulator, real):
     return (accumulator.astype(np.int64) * mantissa + (1 << (total - 1))) >> total
 
 
+def scaled_twice(accumulator, real):
+    """Return `accumulator * real` as the built-in kernels do: rounded to 31 bits, then to the result.
+
+    `SaturatingRoundingDoublingHighMul` and `RoundingDivideByPOT` of gemmlowp; for factors below 1.
+    """
+    mantissa, shift = multiplier(real)
+    product = accumulator.astype(np.int64) * mantissa
+    nudge = np.where(product >= 0, 1 << 30, 1 - (1 << 30))
+    high = np.trunc((product + nudge) / 2.0**31).astype(np.int64)
+    right = -shift
+    remainder, threshold = high & ((1 << right) - 1), ((1 << right) - 1) // 2 + (high < 0)
+    return (high >> right) + (remainder > threshold)
+
+
 def kernel_integers(kernel, axes):
     """Return the int8 weights and the scale of every output channel: symmetric, -127 to 127."""
     others = tuple(axis for axis in range(kernel.ndim) if axis not in axes)

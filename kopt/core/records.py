@@ -88,6 +88,26 @@ class Parity(Record):
 
 
 @dataclasses.dataclass(frozen=True)
+class TensorQuantization(Record):
+    """The grid of a tensor inside a file.
+
+    Attributes:
+        name: as the file has it.
+        dtype: NumPy name of its integers, or `"int4"`.
+        grids: how many it has: one, or one for each channel.
+        smallest_step, largest_step: real value of a step, over its grids.
+        zero_point: the integer that stands for 0.0; that of the first grid.
+    """
+
+    name: str
+    dtype: str
+    grids: int
+    smallest_step: float
+    largest_step: float
+    zero_point: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Artifact(Record):
     """An exported file or directory and what is known of it; also the manifest beside it.
 
@@ -104,6 +124,7 @@ class Artifact(Record):
         versions: packages that made it.
         parity: the file in its own runtime against the model it came from; `None` if there was nothing to compare.
         notes: what the reader of the file should know.
+        quantization: grids of the tensors in it, in the order of the file.
     """
 
     path: str
@@ -120,6 +141,7 @@ class Artifact(Record):
     versions: dict[str, str]
     parity: Parity | None = None
     notes: tuple[str, ...] = ()
+    quantization: tuple[TensorQuantization, ...] = ()
 
     @property
     def manifest_path(self) -> Path:

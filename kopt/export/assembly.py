@@ -9,7 +9,7 @@ import numpy as np
 
 from kopt.core.environment import versions
 from kopt.core.files import atomic_path, gzip_bytes, sha256, size_bytes
-from kopt.core.records import Artifact, OperatorCount
+from kopt.core.records import Artifact, OperatorCount, TensorQuantization
 from kopt.core.schemes import Scheme
 from kopt.export.manifest import manifest_text
 from kopt.export.source import Source
@@ -24,12 +24,14 @@ class Converted:
         operators: that the file holds.
         output_step: largest quantization step of its outputs.
         notes: for the manifest.
+        quantization: grids of its tensors.
         runs_here: false if no runtime on this machine has the file's operators, so that it cannot be verified.
     """
 
     operators: tuple[OperatorCount, ...]
     output_step: float = 0.0
     notes: tuple[str, ...] = ()
+    quantization: tuple[TensorQuantization, ...] = ()
     runs_here: bool = True
 
 
@@ -88,6 +90,7 @@ def assemble(
             versions=versions(),
             parity=parity,
             notes=converted.notes,
+            quantization=converted.quantization,
         )
         staged_manifest.write_text(manifest_text(artifact))
         # A manifest of an older file must not outlive it, even if the process dies between the two writes.

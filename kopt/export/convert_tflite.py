@@ -1,25 +1,20 @@
 """SavedModel to `.tflite`. Runs in the conversion child process only."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import flatbuffers
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from tensorflow.lite.python import convert as tf_convert
 
+from kopt.export.layout import KERNELS, builtin_of, input_at, packed
+from kopt.export.narrow_kernels import with_narrow_kernels
+
 _IO_TYPES = {"float32": tf.float32, "int8": tf.int8, "uint8": tf.uint8, "int16": tf.int16}
 _OPS = tf.lite.OpsSet
-# Which input is the bias.
-_BIASES = {
-    schema.BuiltinOperator.CONV_2D: 2,
-    schema.BuiltinOperator.DEPTHWISE_CONV_2D: 2,
-    schema.BuiltinOperator.FULLY_CONNECTED: 2,
-    schema.BuiltinOperator.TRANSPOSE_CONV: 3,
-}
 
 
 def convert(
@@ -33,6 +28,9 @@ def convert(
     select_ops: bool,
     fused_rnn: bool,
     trained: bool,
+    float_outputs: dict[str, list[str]] | None = None,
+    half_weights: bool = False,
+    narrow_kernels: Sequence[str] = (),
 ) -> None:
     """Write the file.
 
@@ -47,6 +45,10 @@ def convert(
         select_ops: allow operators of the TensorFlow runtime in the file.
         trained: the model holds the ranges of its activations.
         fused_rnn: the model holds a fused LSTM: only the converter's older quantizer treats it right.
+        float_outputs: by an expression of `keep_float`, outputs of the signature whose operators stay in float with it;
+            `None` if that is not known, so that it is told by the operators before.
+        half_weights: what stays in float gets weights of 16 bits.
+        narrow_kernels: regular expressions; kernels of operators whose output tensor matches one get 4 bits.
     """
     converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=[signature])
     _configure(converter, scheme, io_dtype, select_ops, trained)
@@ -54,7 +56,15 @@ def convert(
         converter.representative_dataset = _representative_dataset(calibration)
     if fused_rnn and calibration is not None:
         converter.experimental_new_quantizer = False
-    content = _convert_with_fallback(converter, scheme, keep_float, trained) if keep_float else converter.convert()
+    content = (
+        _convert_with_fallback(converter, scheme, keep_float, float_outputs, trained)
+        if keep_float
+        else converter.convert()
+    )
+    if narrow_kernels:
+        content = with_narrow_kernels(content, narrow_kernels)
+    if half_weights:
+        content = with_half_weights(content)
     if trained and scheme == "int16x8":
         content = _with_wide_biases(content)
     Path(output).write_bytes(content)
@@ -85,7 +95,9 @@ def _representative_dataset(path: str) -> Callable[[], Iterator[dict[str, np.nda
     return samples
 
 
-def _convert_with_fallback(converter: Any, scheme: str, keep_float: list[str], trained: bool) -> bytes:
+def _convert_with_fallback(
+    converter: Any, scheme: str, keep_float: list[str], float_outputs: dict[str, list[str]] | None, trained: bool
+) -> bytes:
     """Quantize all operators but those whose output tensor matches `keep_float`.
 
     The converter's public interface has no such switch; finding ranges and quantization are its two own steps. The
@@ -100,9 +112,13 @@ def _convert_with_fallback(converter: Any, scheme: str, keep_float: list[str], t
     ranged = converter.convert()
     names = output_names(ranged)
     kept = {name for name in names if any(re.search(pattern, name) for pattern in keep_float)}
-    kept |= _last_operators_after(ranged, kept)
+    if float_outputs is None:
+        kept |= _last_operators_after(ranged, kept)
+    else:
+        kept |= _signature_tensors(ranged, {name for found in float_outputs.values() for name in found})
     for pattern in keep_float:
-        if not trained and not any(re.search(pattern, name) for name in names):
+        is_known = pattern in (float_outputs or ()) or any(re.search(pattern, name) for name in names)
+        if not trained and not is_known:
             raise ValueError(f"no operator of the converted model matches {pattern!r}; it has {names}")
     return tf_convert.mlir_quantize(
         ranged,
@@ -121,17 +137,66 @@ def _with_wide_biases(content: bytes) -> bytes:
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     for graph in model.subgraphs:
         for operator in graph.operators:
-            code = model.operatorCodes[operator.opcodeIndex]
-            place = _BIASES.get(max(code.builtinCode, code.deprecatedBuiltinCode))
-            index = -1 if place is None or len(operator.inputs) <= place else operator.inputs[place]
-            if index >= 0 and graph.tensors[index].type == schema.TensorType.INT32:
-                bias = graph.tensors[index]
+            _, place = KERNELS.get(builtin_of(model, operator), (0, 0))
+            bias = input_at(graph, operator, place)
+            if place and bias is not None and bias.type == schema.TensorType.INT32:
                 buffer = model.buffers[bias.buffer]
                 wide = np.asarray(buffer.data, np.uint8).view(np.int32).astype(np.int64)
                 buffer.data, bias.type = wide.view(np.uint8), schema.TensorType.INT64
-    builder = flatbuffers.Builder(len(content))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return packed(model, len(content))
+
+
+def with_half_weights(content: bytes) -> bytes:
+    """Return the file with the float32 matrices and kernels in it stored in 16 bits, and converted when it is loaded.
+
+    Raises:
+        ValueError: a weight is larger than 65,504, the largest number of 16 bits.
+    """
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    model.operatorCodes.append(_code(schema.BuiltinOperator.DEQUANTIZE, version=3))
+    for graph in model.subgraphs:
+        made = []
+        for index, tensor in enumerate(list(graph.tensors)):
+            data = model.buffers[tensor.buffer].data
+            if tensor.type != schema.TensorType.FLOAT32 or data is None or len(tensor.shape) < 2:
+                continue
+            weights = np.asarray(data, np.uint8).view(np.float32)
+            half = weights.astype(np.float16)
+            if not np.isfinite(half).all():
+                raise ValueError(
+                    f"weights of {tensor.name.decode()!r} reach {np.abs(weights).max():.3g}; 65504 is most"
+                )
+            made.append(_dequantized(model, graph, index, half))
+        graph.operators = [*made, *graph.operators]
+    used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
+    used |= {one.buffer for one in model.metadata or ()}
+    for index, buffer in enumerate(model.buffers):
+        if index not in used:
+            buffer.data = None
+    return packed(model, len(content))
+
+
+def _dequantized(model: Any, graph: Any, index: int, half: np.ndarray) -> Any:
+    """Move a constant of 16 bits in front of a tensor, and return the operator that converts it."""
+    tensor = graph.tensors[index]
+    buffer = schema.BufferT()
+    buffer.data = half.view(np.uint8)
+    stored = schema.TensorT()
+    stored.name, stored.shape, stored.type = tensor.name + b"_half", tensor.shape, schema.TensorType.FLOAT16
+    stored.buffer = len(model.buffers)
+    model.buffers.append(buffer)
+    tensor.buffer = 0
+    graph.tensors.append(stored)
+    operator = schema.OperatorT()
+    operator.opcodeIndex = len(model.operatorCodes) - 1
+    operator.inputs, operator.outputs = [len(graph.tensors) - 1], [index]
+    return operator
+
+
+def _code(builtin: int, version: int) -> Any:
+    code = schema.OperatorCodeT()
+    code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), version
+    return code
 
 
 def _types_pb2(dtype: tf.DType) -> int:
@@ -147,6 +212,14 @@ def _last_operators_after(content: bytes, kept: set[str]) -> set[str]:
     names = [tensor.name.decode() for tensor in graph.tensors]
     ends = [o for o in graph.operators if set(o.outputs) & set(graph.outputs) and kept & {names[i] for i in o.inputs}]
     return {names[index] for operator in ends for index in operator.outputs}
+
+
+def _signature_tensors(content: bytes, outputs: set[str]) -> set[str]:
+    """Return the names of the tensors that are these outputs of the signature."""
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    tensors = model.subgraphs[0].tensors
+    maps = [one for signature in model.signatureDefs or () for one in signature.outputs]
+    return {tensors[one.tensorIndex].name.decode() for one in maps if one.name.decode() in outputs}
 
 
 def output_names(content: bytes) -> list[str]:

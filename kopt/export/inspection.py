@@ -10,7 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.framework import dtypes
 
-from kopt.core.records import OperatorCount
+from kopt.core.records import OperatorCount, TensorQuantization
 
 _OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
 _TYPES = {code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
@@ -27,11 +27,13 @@ class TFLiteContent:
             `"float32, int8 weights"`.
         float_operators: output tensors of the operators that compute in floating point, converting at the edges aside.
         output_step: largest quantization step among the file's outputs; 0 if none is quantized.
+        quantization: grids of the tensors.
     """
 
     operators: tuple[OperatorCount, ...]
     float_operators: tuple[str, ...]
     output_step: float
+    quantization: tuple[TensorQuantization, ...] = ()
 
 
 def inspect_tflite(path: Path) -> TFLiteContent:
@@ -45,7 +47,8 @@ def inspect_tflite(path: Path) -> TFLiteContent:
             counts[name, dtype] += 1
             if dtype.startswith(("float", "bfloat")) and name not in _EDGE_OPERATORS:
                 floats.append(f"{name} {graph.tensors[operator.outputs[0]].name.decode()}")
-    return TFLiteContent(_counted(counts), tuple(floats), _output_step(model, model.subgraphs[0]))
+    grids = tuple(_grid(tensor) for graph in model.subgraphs for tensor in graph.tensors if _has_grid(tensor))
+    return TFLiteContent(_counted(counts), tuple(floats), _output_step(model, model.subgraphs[0]), grids)
 
 
 def inspect_onnx(path: Path) -> tuple[OperatorCount, ...]:
@@ -96,6 +99,23 @@ def _operator_name(model: Any, operator: Any) -> str:
     code = model.operatorCodes[operator.opcodeIndex]
     builtin = max(code.builtinCode, code.deprecatedBuiltinCode)  # files of old converters fill only the second
     return code.customCode.decode() if code.customCode else _OPERATORS[builtin]
+
+
+def _has_grid(tensor: Any) -> bool:
+    quantization = tensor.quantization
+    return quantization is not None and quantization.scale is not None and len(quantization.scale) > 0
+
+
+def _grid(tensor: Any) -> TensorQuantization:
+    steps, zeros = tensor.quantization.scale, tensor.quantization.zeroPoint
+    return TensorQuantization(
+        name=tensor.name.decode(),
+        dtype=_TYPES[tensor.type],
+        grids=len(steps),
+        smallest_step=float(min(steps)),
+        largest_step=float(max(steps)),
+        zero_point=int(zeros[0]) if zeros is not None and len(zeros) else 0,
+    )
 
 
 def _output_step(model: Any, graph: Any) -> float:

@@ -3,13 +3,15 @@
 import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from kopt.core.errors import ConfigError, ExportError, UnsupportedModelError, nearest
+from kopt.core.fallback_records import FallbackPlan, fallback_type
 from kopt.core.files import SCRATCH_REMEDY, scratch_directory, writing_to
 from kopt.core.optional import require
 from kopt.core.randomness import preserved_random_state
@@ -19,12 +21,13 @@ from kopt.data import calibration as sample
 from kopt.export.assembly import Converted, assemble
 from kopt.export.fused_rnn import fused_source
 from kopt.export.inspection import TFLiteContent, inspect_tflite
+from kopt.export.integers import integer_notes
 from kopt.export.manifest import check_target
 from kopt.export.process import converter
 from kopt.export.source import SIGNATURE, Source, prepare, trace
 from kopt.export.twins import integer_twin, is_trained_for_integers, trained_twin
 from kopt.export.verification import examples
-from kopt.graph import GraphView
+from kopt.graph import GraphView, signature
 
 LOOP_NOTE = "The model holds a loop (an RNN); the file takes batches of exactly {} because TFLite loops need it fixed."
 SMALL_NOTE = "No weights were quantized: the converter leaves arrays of fewer than 1,024 numbers in float."
@@ -32,6 +35,7 @@ FLEX_NOTE = (
     "NOT compared with the model: the file holds operators of TensorFlow, which LiteRT from the package index does not "
     "run. Check it in the runtime it is meant for."
 )
+_PART_OF_OPERATOR = (keras.layers.Activation, keras.layers.ReLU, keras.layers.BatchNormalization)
 
 
 @preserved_random_state()
@@ -42,7 +46,8 @@ def tflite(
     scheme: str = "float32",
     calibration: Any = None,
     samples: int = 100,
-    fallback: Sequence[str] = (),
+    fallback: Sequence[str] | FallbackPlan = (),
+    fallback_dtype: str = "float32",
     io_dtype: str | None = None,
     batch_size: int | None = None,
     select_ops: bool = False,
@@ -62,7 +67,10 @@ def tflite(
         calibration: real inputs from which `"int8"` and `"int16x8"` learn the ranges of activations: arrays,
             `(x, y)` or a `tf.data.Dataset`; see `kopt.data.calibration`. A model of `kopt.quantize.aware` has ranges.
         samples: how many examples of `calibration` are used, balanced over classes where there are labels.
-        fallback: names of layers that stay in float (`"int8"`, `"int16x8"`, `"int4"`).
+        fallback: names of layers that stay in float (`"int8"`, `"int16x8"`, `"int4"`), or a plan of
+            `kopt.quantize.fallback`.
+        fallback_dtype: of their weights: `"float32"`, or with `"int8"` and `"int16x8"` `"float16"`, of half the size;
+            both compute in float32. A plan says it itself.
         io_dtype: type of the file's inputs and outputs where the model's are float: `"float32"`, or with `"int8"` also
             `"int8"` and `"uint8"`, with `"int16x8"` also `"int16"`.
         batch_size: number of examples in every call; `None` keeps it free (a model with an RNN gets 1).
@@ -82,8 +90,11 @@ def tflite(
     Example:
         >>> kopt.export.tflite(model, "model.tflite", scheme="int8", calibration=(x_train, y_train))
     """
+    if isinstance(fallback, FallbackPlan):
+        fallback, fallback_dtype = _planned(fallback, scheme)
     config = ExportConfig("tflite", scheme, io_dtype, tuple(fallback))
     kind = get_scheme(scheme)
+    is_half = _is_half(fallback_dtype, kind)
     model, inputs = prepare(model)
     trained = _trained(model, kind)
     _check_request(kind, calibration, fallback, batch_size, trained is not None)
@@ -98,6 +109,9 @@ def tflite(
         "signature": SIGNATURE,
         "io_dtype": config.io_dtype or kind.io_dtypes[0],
         "keep_float": keep_float,
+        "float_outputs": None if trained is not None else _float_outputs(model, fallback, keep_float),
+        "half_weights": is_half,
+        "narrow_kernels": [] if trained is None else _patterns_of(trained, _narrow_layers(trained)),
         "select_ops": select_ops,
         "fused_rnn": fused,
         "trained": trained is not None,
@@ -110,11 +124,34 @@ def tflite(
             path,
             format="tflite",
             scheme=kind,
-            convert=lambda staged: _convert(source, staged, kind, {**job, "calibration": saved}, may_be_float),
+            convert=lambda staged: _convert(
+                source, staged, kind, {**job, "calibration": saved}, may_be_float, None if ranges is None else compared
+            ),
             examples=compared,
-            options=_options(config, batch_size, select_ops, used and len(next(iter(used.values())))),
+            options=_options(config, fallback_dtype, batch_size, select_ops, used and len(next(iter(used.values())))),
             overwrite=overwrite,
         )
+
+
+def _planned(plan: FallbackPlan, scheme: str) -> tuple[tuple[str, ...], str]:
+    """Return the layers of a plan and their type.
+
+    Raises:
+        ConfigError: it was made for another scheme.
+    """
+    if plan.scheme != scheme:
+        raise ConfigError(f"The plan is for the scheme {plan.scheme!r}. Received: scheme={scheme!r}.")
+    return plan.layers, plan.to
+
+
+def _is_half(fallback_dtype: str, scheme: Scheme) -> bool:
+    is_half = fallback_type(fallback_dtype) == "float16"
+    if is_half and not scheme.needs_calibration:
+        raise ConfigError(
+            f"`fallback_dtype` goes with the schemes int8 and int16x8. Received: {fallback_dtype!r} with "
+            f"scheme={scheme.name!r}."
+        )
+    return is_half
 
 
 def _trained(model: Any, scheme: Scheme) -> Any:
@@ -137,9 +174,18 @@ def _trained(model: Any, scheme: Scheme) -> Any:
 
 def _patterns_of_float_layers(trained: Any) -> list[str]:
     layers = {layer.name for layer in trained.layers}
+    return _patterns_of(trained, [name for name in getattr(trained, "float_layers", ()) if name in layers])
+
+
+def _patterns_of(trained: Any, layers: Sequence[str]) -> list[str]:
+    """Return regular expressions for the tensors that layers of a trained copy write."""
     model = re.escape(trained.name)
-    names = [re.escape(name) for name in getattr(trained, "float_layers", ()) if name in layers]
-    return [f"(^|[; ]){model}(_[0-9]+)?/{name}(_[0-9]+)?(/|$)" for name in names]
+    return [f"(^|[; ]){model}(_[0-9]+)?/{re.escape(name)}(_[0-9]+)?(/|$)" for name in layers]
+
+
+def _narrow_layers(trained: Any) -> list[str]:
+    """Return the names of layers whose kernels were trained on 4 bits."""
+    return [layer.name for layer in trained.layers if getattr(layer, "kernel_bits", 8) == 4]
 
 
 def _has_float_operations(trained: Any) -> bool:
@@ -199,7 +245,12 @@ def _with_function_of(source: Source, twin: Any) -> Source:
 
 
 def _convert(
-    source: Source, staged: Path, scheme: Scheme, job: dict[str, Any], may_be_float: Sequence[str]
+    source: Source,
+    staged: Path,
+    scheme: Scheme,
+    job: dict[str, Any],
+    may_be_float: Sequence[str],
+    real: Mapping[str, np.ndarray] | None,
 ) -> Converted:
     with source.as_saved_model() as directory:
         job = {**job, "saved_model": str(directory)}
@@ -211,7 +262,10 @@ def _convert(
     if scheme.name == "int8" and (job["trained"] or not job["keep_float"]):
         _require_integers(content, may_be_float)
     notes = _notes(source, scheme, content)
-    return Converted(content.operators, content.output_step, notes, runs_here=FLEX_NOTE not in notes)
+    runs_here = FLEX_NOTE not in notes
+    if scheme.needs_calibration and runs_here:
+        notes = (*notes, *integer_notes(staged, content, real))
+    return Converted(content.operators, content.output_step, notes, content.quantization, runs_here)
 
 
 def _convert_int4(source: Source, staged: Path, job: dict[str, Any]) -> None:
@@ -275,6 +329,37 @@ def _tensor_patterns(model: Any, layers: Sequence[str]) -> list[str]:
     return [f"(^|/|;){scope}(/|$)" for scope in scopes]
 
 
+def _float_outputs(model: Any, layers: Sequence[str], patterns: Sequence[str]) -> dict[str, list[str]] | None:
+    """Return, by the pattern of a layer, the outputs of the model that it gives, whose tensors have other names.
+
+    `None` for a SavedModel made elsewhere, whose layers are not known.
+    """
+    model = model.model if isinstance(model, Source) else model
+    if model is None or not layers:
+        return None
+    view, (_, infos) = GraphView.of(model), signature(model)
+    found: dict[str, list[str]] = {}
+    for layer, pattern in zip(layers, patterns, strict=True):
+        names = [i.name for i, one in zip(infos, view.outputs, strict=True) if layer in _behind(view, one, "")]
+        if names:
+            found[pattern] = names
+    return found
+
+
+def _behind(view: GraphView, tensor: Any, prefix: str) -> Iterator[str]:
+    """Yield the paths of the layers that may be part of the operator which writes a tensor, last one first."""
+    call = view.producer(tensor)
+    if call is None:
+        return
+    if call.nested is not None:
+        place = [id(one) for one in call.outputs].index(id(tensor))
+        yield from _behind(call.nested, call.nested.outputs[place], f"{prefix}{call.operation.name}/")
+        return
+    yield f"{prefix}{call.operation.name}"
+    if isinstance(call.operation, _PART_OF_OPERATOR):
+        yield from _behind(view, call.inputs[0], prefix)
+
+
 def _save_arrays(arrays: Mapping[str, np.ndarray], directory: Path) -> str:
     path = directory / "calibration.npz"
     with writing_to(directory, SCRATCH_REMEDY):
@@ -282,10 +367,13 @@ def _save_arrays(arrays: Mapping[str, np.ndarray], directory: Path) -> str:
     return str(path)
 
 
-def _options(config: ExportConfig, batch_size: int | None, select_ops: bool, samples: int | None) -> dict[str, str]:
+def _options(
+    config: ExportConfig, fallback_dtype: str, batch_size: int | None, select_ops: bool, samples: int | None
+) -> dict[str, str]:
     chosen = {
         "io_dtype": config.io_dtype,
         "fallback": ", ".join(config.fallback) or None,
+        "fallback_dtype": None if fallback_dtype == "float32" else fallback_dtype,
         "batch_size": batch_size,
         "select_ops": select_ops or None,
         "calibration_samples": samples,

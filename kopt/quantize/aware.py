@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kopt.core.bits_records import BitsPlan
 from kopt.core.errors import ConfigError
 from kopt.core.quantize_records import Quantization, RangeRule
 from kopt.core.randomness import preserved_random_state
@@ -34,6 +35,7 @@ def aware(
     *,
     scheme: str = "int8",
     skip: Skip = (),
+    bits: BitsPlan | Mapping[str, int] | None = None,
     ranges: str = "ema",
     momentum: float = 0.99,
     percentile: float = 99.99,
@@ -60,6 +62,9 @@ def aware(
         model: Functional or Sequential, built; not changed. Nested models come out flat.
         scheme: `"int8"`, or `"int16x8"`: activations of 16 bits, for models without concatenation and float layers.
         skip: layers to leave in float: names, paths, patterns with `*`, classes; or a function of the layer.
+        bits: of the weights of single layers, by their paths, 4 or 8, or a plan of `kopt.quantize.bits`; others have 8.
+            Weights of 4 bits take half the bytes of the file; LiteRT unpacks them, so that they are not faster. For
+            `scheme="int8"`.
         ranges: how those of activations are found: `"ema"`, the moving average of the smallest and largest value of a
             batch; `"percentile"`, of percentiles; `"learned"`, trained with the weights (LSQ), which needs
             `calibration`.
@@ -101,7 +106,7 @@ def aware(
         raise ConfigError('`ranges="learned"` trains ranges from where `calibration` puts them: give it real inputs.')
     require_fit(model)
     data = None if calibration is None else sample(calibration, samples=samples, inputs=signature(model)[0])
-    copy, record = rounded_copy(model, scheme, rule, skip, freeze_batch_norm=freeze_batch_norm)
+    copy, record = rounded_copy(model, scheme, rule, skip, freeze_batch_norm=freeze_batch_norm, bits=bits)
     if data is not None:
         _calibrate(copy, data)
     return copy, Aware(**{field.name: getattr(record, field.name) for field in dataclasses.fields(record)})

@@ -6,8 +6,9 @@ from typing import Any
 
 import keras
 
+from kopt.core.bits_records import WEIGHT_BITS, BitsPlan
 from kopt.core.errors import ConfigError, UnsupportedModelError, nearest
-from kopt.core.quantize_records import Quantization, RangeRule
+from kopt.core.quantize_records import Quantization, QuantizedKernel, RangeRule
 from kopt.core.settings import choice
 from kopt.graph import FreshNames, GraphView, require_built, require_finite
 from kopt.graph.internals import flatten_layers, graph_of, node_of
@@ -62,6 +63,7 @@ def rounded_copy(
     *,
     freeze_batch_norm: int | None = None,
     fold: bool = False,
+    bits: BitsPlan | Mapping[str, int] | None = None,
 ) -> tuple[QuantizedFunctional, Quantization]:
     """Return a copy of a model that computes with rounded numbers, and what was done to each layer.
 
@@ -72,21 +74,24 @@ def rounded_copy(
         skip: layers to leave in float.
         freeze_batch_norm: see `kopt.quantize.aware`.
         fold: normalizations go into kernels and biases for good, and every kernel has a bias.
+        bits: of weights, by the paths of layers, where they are not those of the scheme.
 
     Raises:
-        ConfigError: an unknown scheme, or an entry of `skip` that matches no layer.
+        ConfigError: an unknown scheme, an entry of `skip` that matches no layer, or bits that a layer cannot have.
         UnsupportedModelError: no layer has an integer operator.
     """
     activation_bits, weight_bits = SCHEMES[choice("scheme", scheme, tuple(SCHEMES))]
     view = GraphView.of(model)
     graph = flatten_calls(view, tuple(tuple(tensor.shape) for tensor in view.inputs))
-    request = Request(activation_bits, weight_bits, freeze_batch_norm, _skipped(graph, skip), fold)
+    narrow = _bits_of_layers(graph, bits, scheme)
+    request = Request(activation_bits, weight_bits, freeze_batch_norm, _skipped(graph, skip), fold, narrow)
     names = FreshNames({node_of(tensor).operation.name for tensor in (*view.inputs, *view.outputs)})
     reader = Reader(graph, request, names)
     reader.read()
     if not reader.kernels:
         reasons = "; ".join(f"{one.layer} ({one.type}): {one.detail}" for one in list(reader.left.values())[:5])
         raise UnsupportedModelError(f"No layer of model {model.name!r} has a kernel to quantize. {reasons}")
+    _require_kernels(reader.kernels, request.bits_of_layers)
     if scheme == "int16x8" and reader.left:
         reasons = "; ".join(f"{one.layer} ({one.type}): {one.detail}" for one in list(reader.left.values())[:5])
         raise UnsupportedModelError(
@@ -103,8 +108,40 @@ def rounded_copy(
     record = Quantization(
         model.name, scheme, tuple(reader.kernels), tuple(retracing.quantizers), tuple(reader.left.values())
     )
-    copy.remember(record, reader.float_names)
+    copy.remember(record, reader.float_names, reader.sources)
     return copy, record
+
+
+def _bits_of_layers(graph: FlatGraph, bits: BitsPlan | Mapping[str, int] | None, scheme: str) -> Mapping[str, int]:
+    """Return the bits of weights by the paths of layers.
+
+    Raises:
+        ConfigError: a path is no layer's, there is no such number of bits, or the scheme takes none.
+    """
+    given = dict(bits.bits if isinstance(bits, BitsPlan) else bits or {})
+    known = dict(paths_of(graph))
+    for path, value in given.items():
+        if path not in known:
+            raise ConfigError(f"`bits` names {path!r}, and no layer is called so.{nearest(path, known)}")
+        if value not in WEIGHT_BITS:
+            raise ConfigError(
+                f"`bits` of a layer are {' or '.join(map(str, WEIGHT_BITS))}. Received: {path}={value!r}."
+            )
+    if scheme != "int8" and any(value != 8 for value in given.values()):
+        raise ConfigError(f"Weights of 4 bits go with `scheme='int8'`. Received: scheme={scheme!r}.")
+    return given
+
+
+def _require_kernels(kernels: Iterable[QuantizedKernel], bits: Mapping[str, int]) -> None:
+    """Raise if a layer that was given bits has no kernel of so many."""
+    for path, value in bits.items():
+        own = [one for one in kernels if one.layer == path or one.layer.startswith(f"{path}/")]
+        if not any(one.bits == value for one in own):
+            reason = "only of 8 bits" if own else "not rounded"
+            raise ConfigError(
+                f"`bits` gives layer {path!r} {value} bits, and its kernel is {reason} in files of TFLite. Leave it "
+                f"out."
+            )
 
 
 def _skipped(graph: FlatGraph, skip: Skip) -> Mapping[str, str]:

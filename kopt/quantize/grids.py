@@ -127,17 +127,23 @@ def quantize_with_learned_range(x: tf.Tensor, low: tf.Tensor, high: tf.Tensor, b
     return (q - zero_point) * step
 
 
-def kernel_steps(kernel: tf.Tensor, axes: tuple[int, ...], bits: int = 8) -> tf.Tensor:
+def kernel_steps(kernel: tf.Tensor, axes: tuple[int, ...], bits: int | tf.Tensor = 8) -> tf.Tensor:
     """Return the step of every output channel, with all axes of the kernel kept; that of an empty channel is 1.
 
     Args:
         kernel: float32.
         axes: that number the output channels.
-        bits: of a weight, 2 to 8.
+        bits: of a weight, 2 to 8; a number or a scalar.
     """
     others = [axis for axis in range(len(kernel.shape)) if axis not in axes]
     largest = tf.reduce_max(tf.abs(kernel), others, keepdims=True)
-    return tf.stop_gradient(tf.where(largest > 0, largest / float(2 ** (bits - 1) - 1), 1.0))
+    return tf.stop_gradient(tf.where(largest > 0, largest / _largest_weight(bits), 1.0))
+
+
+def _largest_weight(bits: int | tf.Tensor) -> float | tf.Tensor:
+    if isinstance(bits, int):
+        return float(2 ** (bits - 1) - 1)
+    return tf.cast(tf.bitwise.left_shift(1, bits - 1) - 1, tf.float32)
 
 
 def quantize_kernel(kernel: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:

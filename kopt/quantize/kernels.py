@@ -27,6 +27,7 @@ class KernelKind:
         unfit: from the layer to why it cannot be computed in integers; empty if it can.
         inputs: from the layer to the axis of its kernel that numbers the channels of its input, or of a group of them;
             `None` if they have more than one axis.
+        least_bits: that a weight can have in a file.
     """
 
     apply: Callable[[Any, Any, Any], Any]
@@ -34,6 +35,7 @@ class KernelKind:
     twin: Callable[[Any, Any, Any, Any], Twin]
     unfit: Callable[[Any], str]
     inputs: Callable[[Any], int | None]
+    least_bits: int = 4
 
 
 def kind_of(layer: Any) -> KernelKind | None:
@@ -165,7 +167,12 @@ KERNELS: dict[type, KernelKind] = {
     L.DepthwiseConv1D: _DEPTHWISE,
     L.DepthwiseConv2D: _DEPTHWISE,
     L.Conv2DTranspose: KernelKind(
-        _convolve_transposed, lambda layer: (len(layer.kernel.shape) - 2,), _same_class, _unfit_convolution, _last_axis
+        _convolve_transposed,
+        lambda layer: (len(layer.kernel.shape) - 2,),
+        _same_class,
+        _unfit_convolution,
+        _last_axis,
+        8,
     ),
     L.Dense: KernelKind(
         lambda layer, x, kernel: ops.matmul(x, kernel), _last, _dense_twin, lambda layer: "", _last_but_one
@@ -177,5 +184,6 @@ KERNELS: dict[type, KernelKind] = {
         _einsum_unfit,
         _einsum_input,
     ),
-    Affine: KernelKind(lambda layer, x, kernel: x * kernel, _last, affine_twin, lambda layer: "", _last_axis),
+    # One weight a channel has no error with any number of bits, and no size.
+    Affine: KernelKind(lambda layer, x, kernel: x * kernel, _last, affine_twin, lambda layer: "", _last_axis, 8),
 }

@@ -1,6 +1,6 @@
 """Models that train with rounded numbers: Functional models that know what was done to them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -18,10 +18,16 @@ class QuantizedFunctional(FunctionalModel):
     quantization: Quantization
     # Names that the layers which compute in float have in this model.
     float_layers: tuple[str, ...]
+    # From the names of layers to the paths, in the model that this was made from, of those that they come from.
+    sources: Mapping[str, str]
 
     def get_config(self) -> dict[str, Any]:
         """Return the config of the model, and how it is quantized."""
-        how = {"record": self.quantization.to_json(indent=None), "float_layers": list(self.float_layers)}
+        how = {
+            "record": self.quantization.to_json(indent=None),
+            "float_layers": list(self.float_layers),
+            "sources": dict(self.sources),
+        }
         return {**super().get_config(), _KEY: how}
 
     @classmethod
@@ -30,14 +36,15 @@ class QuantizedFunctional(FunctionalModel):
         config = dict(config)
         how = config.pop(_KEY)
         model = super().from_config(config, custom_objects=custom_objects)
-        model.remember(Quantization.from_json(how["record"]), how["float_layers"])
+        model.remember(Quantization.from_json(how["record"]), how["float_layers"], how["sources"])
         return model
 
-    def remember(self, record: Quantization, float_layers: Iterable[str]) -> None:
+    def remember(self, record: Quantization, float_layers: Iterable[str], sources: Mapping[str, str]) -> None:
         """Take what was done to the model."""
-        # Past Keras, which would wrap the tuple to look for layers in it.
+        # Past Keras, which would wrap tuple and mapping to look for layers in them.
         object.__setattr__(self, "quantization", record)
         object.__setattr__(self, "float_layers", tuple(float_layers))
+        object.__setattr__(self, "sources", dict(sources))
 
 
 def is_quantized(model: keras.Model) -> bool:

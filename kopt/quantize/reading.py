@@ -38,6 +38,7 @@ class Request:
         freeze_norm: see `QuantizedWeights`.
         skipped: from path to the reason, of layers to leave in float.
         fold: normalizations go into kernels and biases for good, and every kernel has a bias.
+        bits_of_layers: of weights, by path, where they are others.
     """
 
     bits: int
@@ -45,6 +46,7 @@ class Request:
     freeze_norm: int | None
     skipped: Mapping[str, str]
     fold: bool = False
+    bits_of_layers: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class Reader:
@@ -257,9 +259,12 @@ class Reader:
             factor: by which the output is multiplied.
         """
         layer, path, request = call.operation, _plain_path(call), self._request
-        name, bits = self._name(call, part), request.weight_bits
+        name = self._name(call, part)
         new, fill = inner(layer)
         new = with_bias(new) if request.fold else new
+        kind = kind_of(new)
+        least = kind.least_bits if kind else 8
+        bits = max(request.bits_of_layers.get(path, request.weight_bits), least)
         if norm is not None:
             self._folded[id(norm)] = norm
         kept = what_to_keep(fill.kernel) if part != "depthwise" and not isinstance(new, Affine) else ""
@@ -314,6 +319,11 @@ class Reader:
     def float_names(self) -> tuple[str, ...]:
         """Names, in the new model, of what computes in float."""
         return tuple(dict.fromkeys(step.name for step in self.steps if step.role.unfit))
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """From the names of steps to the paths of the layers that they come from."""
+        return {step.name: _plain_path(step.flat) for step in self.steps}
 
     def key(self) -> int:
         """Return the key of a tensor that the given model does not have."""

@@ -78,13 +78,30 @@ class QuantizedWeights(keras.layers.Layer):
         """
         if self.norm is not None and training and self.norm.trainable:
             return self._normalized(inputs)
+        return self.apply(inputs, *self.rounded_weights(step))
+
+    def exact_weights(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return kernel and bias as they are applied, the normalization in them, not rounded."""
+        return self._folded()
+
+    def rounded_weights(self, step: Any, bits: Any = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return kernel and bias as they are applied, rounded.
+
+        Args:
+            step: of the grid of the input, for the grid of the bias; `None` leaves the bias as it is.
+            bits: of a weight, a number or a tensor; `None` for those of the layer.
+        """
         kernel, bias = self._folded()
         if modes.floats():
-            return self._apply(inputs, kernel) + bias
-        steps = grids.kernel_steps(kernel, self.channels, self.bits)
+            return kernel, bias
+        steps = grids.kernel_steps(kernel, self.channels, self.bits if bits is None else bits)
         if step is not None:
             bias = grids.quantize_bias(bias, tf.stop_gradient(step) * tf.reshape(steps, bias.shape))
-        return self._apply(inputs, grids.quantize_kernel(kernel, steps)) + bias
+        return grids.quantize_kernel(kernel, steps), bias
+
+    def apply(self, inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+        """Return what the layer computes with these weights."""
+        return self._apply(inputs, kernel) + bias
 
     def compute_output_spec(self, inputs: Any, step: Any = None, training: bool | None = None) -> Any:
         """Return the spec of the output."""
@@ -126,6 +143,11 @@ class QuantizedWeights(keras.layers.Layer):
             "factor": self.factor,
         }
         return {**super().get_config(), **own}
+
+    @property
+    def kernel_bits(self) -> int:
+        """Bits in which a file stores a weight."""
+        return self.bits
 
     @property
     def channels(self) -> tuple[int, ...]:

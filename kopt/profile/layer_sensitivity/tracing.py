@@ -1,20 +1,21 @@
-"""A model with its loss traced once, and functions cut out of the trace."""
+"""A model with its loss traced once."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from kopt.profile.layer_sensitivity.cuts import Cuttable
 from kopt.profile.layer_sensitivity.kernels import Target
 from kopt.profile.layer_sensitivity.objective import Objective
 from kopt.train.interception import replaced
 from kopt.train.internals import copy_mask
 
 
-class Trace:
+class Trace(Cuttable):
     """The forward pass of a model in inference mode, as a graph whose kernels are tensors that can be fed.
 
     The variables of the model are read and never written: what the model assigns while it is traced is dropped.
@@ -50,72 +51,13 @@ class Trace:
                     self.judged.append(objective.metric(y, outputs))
             self.mean_loss = tf.reduce_sum(weight * losses) / tf.reduce_sum(weight)
 
-        # `tf.function` has no public way to cut functions out of one trace; this one is made for it.
-        self._wrapped = tf.compat.v1.wrap_function(forward, [tf.TensorSpec((None,), tf.float32), *flat])
-        self._operations = self._wrapped.graph.get_operations()
-        self._of_data = self.reached(self.inputs)
-        graph = self._wrapped.graph
+        super().__init__(forward, [tf.TensorSpec((None,), tf.float32), *flat])
         self.switches: dict[str, tf.Tensor] = {
             path: found[0]
             for path, found in calls.items()
             # A call in the body of a loop is in a graph of its own.
-            if len(found) == 1 and found[0] is not None and found[0].graph is graph
+            if len(found) == 1 and found[0] is not None and found[0].graph is self.graph
         }
-
-    def function(self, feeds: Sequence[tf.Tensor], fetches: Sequence[tf.Tensor]) -> Callable[..., list[Any]]:
-        """Return the part of the graph from `feeds` to `fetches` as a function of as many tensors."""
-        pruned = self._wrapped.prune(list(feeds), list(fetches))
-        signature = [tf.TensorSpec(feed.shape, feed.dtype) for feed in feeds]
-        # A pruned function tries another way to be called first, and puts all numbers into the message of its failure.
-        whole = tf.function(lambda *values: list(pruned(*values)), input_signature=signature, autograph=False)
-        concrete = whole.get_concrete_function()
-        return lambda *values: list(concrete(*map(tf.convert_to_tensor, values)))
-
-    def reached(self, sources: Iterable[tf.Tensor]) -> set[Any]:
-        """Return the references of all tensors that depend on `sources`, with these themselves."""
-        found = {tensor.ref() for tensor in sources}
-        for operation in self._operations:  # In the order in which they were made, so that inputs come first.
-            if any(tensor.ref() in found for tensor in operation.inputs):
-                found.update(tensor.ref() for tensor in operation.outputs)
-        return found
-
-    def frontier(self, reached: set[Any]) -> list[tf.Tensor]:
-        """Return the tensors that depend on data, not on the sources of `reached`, and are all that it needs of data.
-
-        Tensors that depend on weights alone are no part of it: they are small and computed again.
-        """
-        found: dict[Any, tf.Tensor] = {}
-        pending = [
-            tensor
-            for operation in self._operations
-            if any(output.ref() in reached for output in operation.outputs)
-            for tensor in operation.inputs
-        ]
-        while pending:
-            tensor = pending.pop()
-            if tensor.ref() in reached or tensor.ref() not in self._of_data or tensor.ref() in found:
-                continue
-            if tensor.dtype in (tf.variant, tf.resource):  # Lists inside loops: made again from what they are made of.
-                pending.extend(tensor.op.inputs)
-            else:
-                found[tensor.ref()] = tensor
-        return list(found.values())
-
-    def position(self, tensor: tf.Tensor) -> int:
-        """Return where in the order of execution a tensor is first used."""
-        return next(
-            (place for place, one in enumerate(self._operations) if any(tensor is given for given in one.inputs)),
-            len(self._operations),
-        )
-
-    def sizes(self, tensors: Sequence[tf.Tensor], feeds: Sequence[Any]) -> list[int]:
-        """Return the bytes of tensors of the graph for inputs of the shapes of `feeds`."""
-        if not tensors:
-            return []
-        with self._wrapped.graph.as_default():
-            counts = tf.stack([tf.size(tensor, tf.int64) for tensor in tensors])
-        [values] = self.function(self.inputs, [counts])(*feeds)
-        return [int(count) * tensor.dtype.size for count, tensor in zip(values.numpy(), tensors, strict=True)]
 
     def gradients(self, of: tf.Tensor) -> list[tf.Tensor]:
         """Return the gradient of a number by every kernel; zeros where it does not depend on one.
@@ -123,7 +65,7 @@ class Trace:
         Raises:
             LookupError: an operation has no gradient.
         """
-        with self._wrapped.graph.as_default():
+        with self.graph.as_default():
             found = tf.gradients(of, self.kernels, unconnected_gradients=tf.UnconnectedGradients.ZERO)
             return [_dense(gradient, kernel) for gradient, kernel in zip(found, self.kernels, strict=True)]
 
@@ -133,11 +75,11 @@ class Trace:
         Raises:
             LookupError: an operation has no second derivative.
         """
-        with self._wrapped.graph.as_default():
+        with self.graph.as_default():
             vectors = [tf.compat.v1.placeholder(kernel.dtype, kernel.shape) for kernel in self.kernels]
             dot = tf.add_n([tf.reduce_sum(one * other) for one, other in zip(gradients, vectors, strict=True)])
         products = self.gradients(dot)
-        with self._wrapped.graph.as_default():
+        with self.graph.as_default():
             return vectors, [tf.reduce_sum(one * other) for one, other in zip(products, vectors, strict=True)]
 
 

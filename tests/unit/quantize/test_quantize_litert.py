@@ -27,7 +27,7 @@ def siblings(join):
     return lambda x: join([x, L.Conv2D(3, 1)(x)])
 
 
-# Layers draw the seeds of their weights when they are made, here. Of those of 0, one output of two operators is on a tie.
+# Layers draw the seeds of their weights when they are made, here. From 0 on, outputs of two operators lie on ties.
 keras.utils.set_random_seed(1)
 OPERATORS = {
     "conv1d": (L.Conv1D(5, 3, padding="causal", activation="relu"), (9, 4)),

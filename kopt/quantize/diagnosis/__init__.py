@@ -1,0 +1,1 @@
+"""Why a model loses accuracy in integers, and at which layer."""

@@ -1,0 +1,128 @@
+"""The public function: how many bits the weights of each layer get."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from kopt.core.bits_records import WEIGHT_BITS, BitsPlan, LayerBits
+from kopt.core.errors import UnsupportedModelError
+from kopt.core.randomness import preserved_random_state
+from kopt.core.settings import number
+from kopt.graph import signature
+from kopt.quantize.aware import Skip, aware
+from kopt.quantize.diagnosis.calibrating import Batches, find_extremes, set_ranges
+from kopt.quantize.diagnosis.diagnose import batch_size
+from kopt.quantize.diagnosis.examples import numbered
+from kopt.quantize.diagnosis.measuring import Passes
+from kopt.quantize.diagnosis.signals import power
+from kopt.quantize.diagnosis.tracing import RoundedTrace
+from kopt.quantize.mixed.allocation import allocate
+from kopt.quantize.mixed.float_layers import MixedModel
+from kopt.quantize.mixed.judging import ratio
+from kopt.quantize.quantized_model import is_quantized
+from kopt.report.bits import BITS
+from kopt.report.look import Shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Bits(Shown, BitsPlan):
+    """What `bits` found, with ways to show it."""
+
+    look = BITS
+
+
+@preserved_random_state()
+def bits(
+    model: keras.Model,
+    calibration: Any,
+    *,
+    size: float = 0.75,
+    skip: Skip = (),
+    samples: int = 100,
+    seed: int = 0,
+) -> Bits:
+    """Choose 4 or 8 bits for the weights of each layer, so that they fit a size with the least error.
+
+    Use it before `kopt.quantize.aware(model, bits=plan)`, whose training makes up for most of what 4 bits cost. The
+    error that each kernel alone makes at the outputs is measured with 4 and with 8 bits; which get 4 is an integer
+    program over these errors, solved exactly. That errors add up is an assumption: what all together do is measured
+    and reported. There is no budget of latency: LiteRT unpacks weights of 4 bits, so that they are not faster.
+
+    Args:
+        model: Functional or Sequential, built; not changed.
+        calibration: real inputs, see `kopt.data.calibration`.
+        size: bytes that all kernels may take; up to 1, a share of what they take with 8 bits: 0.5 is 4 bits for all.
+        skip: layers in float, see `kopt.quantize.aware`; they are not counted, nor are layers of which TFLite takes 8
+            bits only, such as transposed convolutions.
+        samples: how many examples at most.
+        seed: of their choice.
+
+    Returns:
+        A plan that can be saved and applied again: `kopt.quantize.aware(model, bits=plan)`.
+
+    Raises:
+        InputError: the model, a setting or the examples cannot be used, or the size is too small for 4 bits.
+        UnsupportedModelError: as `kopt.quantize.aware`; a copy that it made is refused, too.
+
+    Example:
+        ```python
+        plan = kopt.quantize.bits(model, x_train, size=0.6)
+        copy, _ = kopt.quantize.aware(model, bits=plan)
+        ```
+
+    Source: Hubara et al., "Accurate Post Training Quantization With Small Calibration Sets", 2021, section 3.4.
+    """
+    number("size", size, least=0.0, open_below=True)
+    if is_quantized(model):
+        raise UnsupportedModelError(f"Model {model.name!r} is quantization-aware already; pass the one it was made of.")
+    arrays, _ = numbered(calibration, samples, seed, signature(model)[0])
+    copy, _ = aware(model, skip=skip)
+    trace = RoundedTrace(copy)
+    batches = Batches(arrays, batch_size(trace))
+    set_ranges(trace, find_extremes(trace, batches))
+    mixed = MixedModel(copy, trace)
+    exact = mixed.exact(batches)
+    layers = _measured(trace, mixed, Passes(trace), batches, sum(map(power, exact)))
+    sizes = [[-(-one.weights * width // 8) for width in WEIGHT_BITS] for one in layers]
+    widest = sum(row[-1] for row in sizes)
+    budget = int(size * widest) if size <= 1.0 else int(size)
+    chosen = allocate([one.noise for one in layers], sizes, budget)
+    layers = [dataclasses.replace(one, bits=WEIGHT_BITS[place]) for one, place in zip(layers, chosen, strict=True)]
+
+    def decibels(widths: Mapping[str, int]) -> float:
+        return ratio(exact, mixed.outputs_of_bits(batches, widths))
+
+    return Bits(
+        model=model.name,
+        budget_bytes=budget,
+        size_bytes=sum(row[place] for row, place in zip(sizes, chosen, strict=True)),
+        layers=tuple(layers),
+        output_db=decibels({one.layer: one.bits for one in layers}),
+        widest_db=decibels({}),
+        narrowest_db=decibels({one.layer: WEIGHT_BITS[0] for one in layers}),
+        examples=batches.examples,
+    )
+
+
+def _measured(
+    trace: RoundedTrace, mixed: MixedModel, passes: Passes, batches: Batches, signal: float
+) -> list[LayerBits]:
+    """Return the layers with kernels and what each bit width costs; all have the widest."""
+    errors = passes.kernel_errors(batches, WEIGHT_BITS)
+    found: dict[str, LayerBits] = {}
+    seen = set()
+    for place, (one, name) in enumerate(zip(trace.operators, mixed.names, strict=True)):
+        weights = one.operator.weights
+        if weights is None or weights.kind.least_bits > WEIGHT_BITS[0] or id(weights) in seen:
+            continue
+        seen.add(id(weights))
+        narrow, wide = (errors[place, width] / signal if signal else 0.0 for width in WEIGHT_BITS)
+        before = found.get(name)
+        kind, count = type(weights.layer).__name__, int(weights.layer.kernel.shape.num_elements())
+        if before is not None:  # a layer of several kernels
+            count, kind = count + before.weights, before.type
+            narrow, wide = narrow + before.noise[0], wide + before.noise[1]
+        found[name] = LayerBits(name, kind, count, WEIGHT_BITS[-1], (narrow, wide))
+    return list(found.values())

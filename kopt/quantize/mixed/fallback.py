@@ -1,0 +1,170 @@
+"""The public function: the fewest layers that have to leave the integers."""
+
+import dataclasses
+import os
+from typing import Any
+
+import keras
+import numpy as np
+
+from kopt.core.errors import UnsupportedModelError
+from kopt.core.fallback_records import FallbackPlan, FallbackStep, fallback_type
+from kopt.core.files import scratch_directory
+from kopt.core.progress import Progress, Silent
+from kopt.core.randomness import preserved_random_state
+from kopt.core.settings import number, whole
+from kopt.export import tflite
+from kopt.graph import signature
+from kopt.measure import load
+from kopt.quantize.aware import aware
+from kopt.quantize.diagnosis.calibrating import Batches, find_extremes, set_ranges
+from kopt.quantize.diagnosis.diagnose import batch_size
+from kopt.quantize.diagnosis.examples import numbered
+from kopt.quantize.diagnosis.measuring import Passes
+from kopt.quantize.diagnosis.tracing import RoundedTrace
+from kopt.quantize.mixed.float_layers import MixedModel
+from kopt.quantize.mixed.judging import AccuracyJudge, Judge, RatioJudge, labelled_inputs
+from kopt.quantize.mixed.searching import search
+from kopt.quantize.quantized_model import is_quantized
+from kopt.report.fallback import FALLBACK
+from kopt.report.look import Shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Fallback(Shown, FallbackPlan):
+    """What `fallback` found, with ways to show it."""
+
+    look = FALLBACK
+
+
+@preserved_random_state()
+def fallback(
+    model: keras.Model,
+    calibration: Any,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    evaluate: tuple[np.ndarray, np.ndarray] | None = None,
+    max_drop: float = 0.01,
+    least_db: float = 20.0,
+    to: str = "float32",
+    most: int | None = None,
+    samples: int = 100,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Fallback:
+    """Find the fewest layers that have to stay out of the integers for an int8 file to be good enough.
+
+    Use it when `kopt.quantize.diagnose` finds a few layers that spoil the rest and the network cannot be changed. The
+    search runs a copy that rounds as the file does; the file itself is made once, at the end, and measured in LiteRT.
+
+    Args:
+        model: Functional or Sequential, built; not changed.
+        calibration: real inputs, see `kopt.data.calibration`.
+        path: where the file goes, with its manifest; `None`: it is made, measured and dropped.
+        evaluate: `(x, y)` of labelled arrays: then the accuracy is budgeted, else the signal-to-noise ratio on the
+            calibration examples.
+        max_drop: accuracy that may be lost against the float model, with `evaluate`: 0.01 is one point.
+        least_db: signal-to-quantization-noise ratio of the outputs that is wanted, without `evaluate`: 20 dB are an
+            error of a tenth.
+        to: `"float32"`, or `"float16"`: weights of half the size that compute in float32. `"int16"` is refused: the
+            converter gives all activations of a file one type.
+        most: layers in float; `None`: any number.
+        samples: how many calibration examples at most.
+        seed: of their choice.
+        overwrite: replace `path`.
+        progress: told of every batch of the ranking.
+
+    Returns:
+        A plan that can be saved (`.to_json()`), read (`kopt.core.fallback_records.FallbackPlan.from_json`) and applied
+        again: `kopt.export.tflite(model, path, scheme=plan.scheme, calibration=..., fallback=plan)`.
+
+    Raises:
+        InputError: the model, a setting or the examples cannot be used.
+        UnsupportedModelError: as `kopt.quantize.aware`; a copy that it made is refused, too.
+        ExportError: the converter failed.
+        OutputError: `path` cannot be written or exists.
+
+    Example:
+        ```python
+        plan = kopt.quantize.fallback(model, x_train, "model.tflite", evaluate=(x_val, y_val), max_drop=0.005)
+        print(plan.table())
+        ```
+    """
+    fallback_type(to)
+    number("max_drop", max_drop, least=0.0, most=1.0)
+    number("least_db", least_db, least=0.0, most=200.0)
+    if is_quantized(model):
+        raise UnsupportedModelError(
+            f"Model {model.name!r} is quantization-aware already. Name layers as `skip` of `kopt.quantize.aware`, or "
+            f"pass the model that it was made from."
+        )
+    inputs, _ = signature(model)
+    arrays, _ = numbered(calibration, samples, seed, inputs)
+    copy, _ = aware(model)
+    trace = RoundedTrace(copy)
+    batches = Batches(arrays, batch_size(trace))
+    set_ranges(trace, find_extremes(trace, batches))
+    mixed = MixedModel(copy, trace)
+    decibels = RatioJudge(mixed, batches)
+    judge: Judge = decibels
+    if evaluate is not None:
+        judge = AccuracyJudge(mixed, Batches(labelled_inputs(evaluate, inputs), batches.size), evaluate[1])
+    least = least_db if evaluate is None else judge.reference - max_drop
+    limit = len(mixed.layers) if most is None else whole("most", most, least=0)
+    noise = mixed.noise(_errors_alone(trace, batches, progress or Silent()))
+    states = search(mixed.layers, noise, mixed.takers, judge.of_model, least, limit)
+    layers = tuple(name for name in mixed.layers if name in states[-1].layers)
+    with scratch_directory() as scratch:
+        target = scratch / "model.tflite" if path is None else path
+        tflite(
+            model,
+            target,
+            scheme="int8",
+            calibration=calibration,
+            fallback=layers,
+            fallback_dtype=to,
+            samples=samples,
+            seed=seed,
+            overwrite=overwrite,
+        )
+        runner = load(target)
+        measured, measured_db = judge.of_file(runner), decibels.of_file(runner)
+    return Fallback(
+        model=model.name,
+        scheme="int8",
+        to=to,
+        layers=layers,
+        least_db=least_db if evaluate is None else None,
+        max_drop=None if evaluate is None else max_drop,
+        metric=judge.metric,
+        reference=judge.reference,
+        steps=tuple(FallbackStep(one.added, decibels.of_model(one.layers), one.score) for one in states),
+        measured=measured,
+        measured_db=measured_db,
+        within_budget=measured >= least,
+        examples=judge.batches.examples,
+        notes=_notes(states[-1].score >= least, measured >= least, limit),
+    )
+
+
+def _errors_alone(trace: RoundedTrace, batches: Batches, progress: Progress) -> list[float]:
+    """Return the error that each operator injects into the outputs."""
+    passes = Passes(trace)
+    progress.start(-(-batches.examples // batches.size))
+    try:
+        passes.run(batches, progress)
+    finally:
+        progress.finish()
+    return passes.alone
+
+
+def _notes(is_found: bool, is_met: bool, limit: int) -> tuple[str, ...]:
+    if not is_found:
+        return (f"No choice of up to {limit} layers was found that holds the budget; this is the best that was tried.",)
+    if not is_met:
+        return (
+            "The rounded model holds the budget, its file does not: where a sum lies on a tie, LiteRT may round it to "
+            "the other side. Ask for a little more than is needed.",
+        )
+    return ()

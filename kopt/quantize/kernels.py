@@ -172,7 +172,7 @@ KERNELS: dict[type, KernelKind] = {
         _same_class,
         _unfit_convolution,
         _last_axis,
-        8,
+        least_bits=8,
     ),
     L.Dense: KernelKind(
         lambda layer, x, kernel: ops.matmul(x, kernel), _last, _dense_twin, lambda layer: "", _last_but_one

@@ -32,7 +32,7 @@ from kopt.core.errors import (
     UnsafeModelError,
 )
 from kopt.core.records import TensorInfo
-from kopt.export.process import Converter
+from kopt.export.process import Converter, converter
 
 N = 12
 IMAGES = np.linspace(0, 1, N * 12 * 12 * 3, dtype=np.float32).reshape(N, 12, 12, 3)
@@ -534,7 +534,8 @@ def exhausted(directory, part, entry):
 @over("entry", ["tflite", "onnx"])
 def test_disk_fills_up_in_the_converter(working, tmp_path, entry):
     working.setattr(Converter, "start", lambda self: None)
-    working.setattr(Converter, "_start", lambda self: setattr(self, "_log", io.StringIO()))
+    working.setattr(Converter, "_start", lambda self: None)
+    working.setattr(converter, "_log", io.StringIO())
     reply = {"ok": False, "error": f"OSError: [Errno 28] {os.strerror(errno.ENOSPC)}"}
     working.setattr(Converter, "_ask", lambda self, job: reply)
     exhausted(tmp_path, f"Cannot write {tmp_path}", entry)
@@ -559,7 +560,8 @@ def test_disk_is_full_when_only_the_manifest_is_left_to_write(working, tmp_path)
 
 def test_other_failures_of_a_converter_stay_what_they_are(working, tmp_path):
     working.setattr(Converter, "start", lambda self: None)
-    working.setattr(Converter, "_start", lambda self: setattr(self, "_log", io.StringIO()))
+    working.setattr(Converter, "_start", lambda self: None)
+    working.setattr(converter, "_log", io.StringIO())
     working.setattr(Converter, "_ask", lambda self, job: {"ok": False, "error": "ValueError: no such operator"})
     with refused(tmp_path, ExportError, "The onnx converter failed: ValueError: no such operator"):
         EXPORTS["onnx"](DENSE, tmp_path)

@@ -17,7 +17,8 @@ from kopt.core.files import atomic_write
 from kopt.core.progress import Progress, Silent
 from kopt.core.randomness import preserved_random_state
 from kopt.graph import signature
-from kopt.quantize.aware import Skip, aware
+from kopt.quantize.aware import aware
+from kopt.quantize.copying import Skip
 from kopt.quantize.diagnosis.calibrating import Batches, find_extremes, growth, set_ranges
 from kopt.quantize.diagnosis.examples import numbered
 from kopt.quantize.diagnosis.findings import findings_of

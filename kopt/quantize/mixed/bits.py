@@ -11,7 +11,8 @@ from kopt.core.errors import UnsupportedModelError
 from kopt.core.randomness import preserved_random_state
 from kopt.core.settings import number
 from kopt.graph import signature
-from kopt.quantize.aware import Skip, aware
+from kopt.quantize.aware import aware
+from kopt.quantize.copying import Skip
 from kopt.quantize.diagnosis.calibrating import Batches, find_extremes, set_ranges
 from kopt.quantize.diagnosis.diagnose import batch_size
 from kopt.quantize.diagnosis.examples import numbered

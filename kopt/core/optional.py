@@ -12,6 +12,7 @@ EXTRAS = {
     "nbclient": "notebooks",
     "tensorflow_serving": "serve",
     "tensorrt": "tensorrt",
+    "tornado": "serve",
 }
 
 

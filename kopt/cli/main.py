@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from kopt.cli import bench, demo, doctor, export, optimize, profile, prune, report
+from kopt.cli import bench, demo, doctor, export, optimize, profile, prune, report, serve
 from kopt.core.errors import InputError, KoptError, LoadError
 from kopt.version import __version__
 
-COMMANDS = (demo, optimize, profile, prune, export, bench, report, doctor)
+COMMANDS = (demo, optimize, profile, prune, export, serve, bench, report, doctor)
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130

@@ -9,6 +9,7 @@ EXTRAS = {
     "ai_edge_quantizer": "int4",
     "pynvml": "energy",
     "tensorboard": "tensorboard",
+    "grpc": "serve",
     "nbclient": "notebooks",
     "tensorflow_serving": "serve",
     "tensorrt": "tensorrt",

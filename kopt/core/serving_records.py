@@ -119,3 +119,55 @@ class ServingBundle(Record):
     batching: BatchingPlan | None
     served: tuple[int, ...]
     labels: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerSettings(Record):
+    """Limits of a local server; see `kopt.serve.Server`.
+
+    Attributes:
+        max_batch_size: examples that go into one call of the runtime.
+        batch_wait_ms: milliseconds that a request waits for others to share its call.
+        max_queue: examples that wait; a request beyond them is refused with 429.
+        timeout_s: seconds after which a request that was not answered gets 504.
+        max_request_bytes: of a request's body; more is refused with 413.
+        max_examples: in a request.
+        poll_s: seconds between looks for a new version.
+        drain_s: seconds that a stopping server gives to requests under way.
+        threads: of LiteRT and ONNX Runtime; the runtime's own choice if `None`.
+    """
+
+    max_batch_size: int = 32
+    batch_wait_ms: float = 1.0
+    max_queue: int = 256
+    timeout_s: float = 30.0
+    max_request_bytes: int = 32 << 20
+    max_examples: int = 1024
+    poll_s: float = 1.0
+    drain_s: float = 30.0
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch_size", "max_queue", "max_request_bytes", "max_examples"):
+            whole(name, getattr(self, name))
+        for name in ("timeout_s", "poll_s", "drain_s"):
+            number(name, getattr(self, name), least=0.0, open_below=True)
+        number("batch_wait_ms", self.batch_wait_ms, least=0.0)
+        if self.threads is not None:
+            whole("threads", self.threads)
+
+
+@dataclasses.dataclass(frozen=True)
+class VersionStatus(Record):
+    """State of a version on a server, in TF Serving's words.
+
+    Attributes:
+        state: `"START"`, `"LOADING"`, `"AVAILABLE"`, `"UNLOADING"` or `"END"`.
+        error_code: `"OK"`, or why the version is not served.
+        error_message: the same in words.
+    """
+
+    version: int
+    state: str
+    error_code: str = "OK"
+    error_message: str = ""

@@ -8,7 +8,10 @@ from typing import Any
 
 _HOMES = {
     "BatchingPlan": "kopt.core.serving_records",
+    "Client": "kopt.serve.client",
     "RawImage": "kopt.core.serving_records",
+    "Server": "kopt.serve.server",
+    "ServerSettings": "kopt.core.serving_records",
     "bundle": "kopt.serve.bundling",
     "plan_batching": "kopt.serve.batch_planning",
     "read_warmup": "kopt.serve.warming",

@@ -34,6 +34,7 @@ class State:
 
     Attributes:
         under_way: requests that were begun and not answered.
+        answered: requests that were.
         draining: whether connections end after their answer.
     """
 
@@ -42,6 +43,7 @@ class State:
         self.settings = settings
         self.metrics = metrics
         self.under_way = 0
+        self.answered = 0
         self.draining = False
 
 
@@ -122,6 +124,7 @@ class Handler(tornado.web.RequestHandler):
         """Count the answer."""
         self._leave()
         state = self.state
+        state.answered += 1
         state.metrics.count("kopt_requests_total", method=self.method, code=str(self.get_status()))
         state.metrics.observe("kopt_request_seconds", self.request.request_time(), method=self.method)
 

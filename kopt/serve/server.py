@@ -25,6 +25,7 @@ from kopt.serve.metrics import Metrics
 _NAME = re.compile(r"[^/:\s]+")
 _START_S = 600.0
 _BACKLOG = 128
+_QUIET_S = 0.1
 
 
 class Server:
@@ -194,11 +195,17 @@ class Server:
 
 
 async def _drained(state: Any, seconds: float) -> None:
-    """Wait until no request is under way, `seconds` at most."""
+    """Wait until no request has been under way for a moment, `seconds` at most.
+
+    The moment is for clients whose last answer did not say yet that the connection ends: their next one does.
+    """
     loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-    while state.under_way and loop.time() < end:
+    begun = busy = loop.time()
+    answered = state.answered
+    while loop.time() < min(busy + _QUIET_S, begun + seconds):
         await asyncio.sleep(0.005)
+        if state.under_way or state.answered != answered:
+            answered, busy = state.answered, loop.time()
 
 
 def _source(model: Any) -> tuple[Path | Runner, str]:

@@ -2,9 +2,10 @@
 
 import abc
 import base64
+import contextlib
 import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,42 +90,38 @@ class RestTransport(Transport):
         """Send the arrays in columns."""
         inputs = {name: _to_json(array) for name, array in arrays.items()}
         answer = self._ask("POST", ":predict", {"signature_name": signature, "inputs": inputs}, timeout_s=timeout_s)
-        found = _member(answer, "outputs", self._url)
-        named = found if len(outputs) > 1 else {outputs[0].name: found}
-        try:
+        with _expected_form(self._url):
+            found = answer["outputs"]
+            named = found if len(outputs) > 1 else {outputs[0].name: found}
             return {info.name: _from_json(named[info.name], info) for info in outputs}
-        except (KeyError, TypeError, ValueError) as error:
-            raise ServerFailedError(f"{self._url} answered with other outputs than it announced: {error}.") from error
 
     def classify(self, signature: str, examples: Sequence[Mapping[str, Any]], *, timeout_s: float) -> list[Result]:
         """Send the examples as features by name."""
         rows = [{name: _feature_json(value) for name, value in example.items()} for example in examples]
         answer = self._ask("POST", ":classify", {"signature_name": signature, "examples": rows}, timeout_s=timeout_s)
-        return [[(label, float(score)) for label, score in row] for row in _member(answer, "results", self._url)]
+        with _expected_form(self._url):
+            return [[(str(label), float(score)) for label, score in row] for row in answer["results"]]
 
     def metadata(self, *, timeout_s: float) -> Signatures:
         """Ask for the signatures."""
         answer = self._ask("GET", "/metadata", timeout_s=timeout_s)
-        metadata = _member(answer, "metadata", self._url)
-        try:
-            signatures = metadata["signature_def"]["signature_def"]
+        with _expected_form(self._url):
             return {
                 name: (_infos(one.get("inputs", {})), _infos(one.get("outputs", {})))
-                for name, one in signatures.items()
+                for name, one in answer["metadata"]["signature_def"]["signature_def"].items()
                 if not name.startswith("__")
             }
-        except (KeyError, TypeError, ValueError) as error:
-            raise ServerFailedError(f"{self._url} answered with metadata of another form: {error!r}.") from error
 
     def status(self, *, timeout_s: float) -> tuple[VersionStatus, ...]:
         """Ask for the versions."""
         answer = self._ask("GET", "", timeout_s=timeout_s)
-        return tuple(
-            VersionStatus(
-                int(one["version"]), one["state"], one["status"]["error_code"], one["status"]["error_message"]
+        with _expected_form(self._url):
+            return tuple(
+                VersionStatus(
+                    int(one["version"]), one["state"], one["status"]["error_code"], one["status"]["error_message"]
+                )
+                for one in answer["model_version_status"]
             )
-            for one in _member(answer, "model_version_status", self._url)
-        )
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -137,9 +134,7 @@ class RestTransport(Transport):
             answer = self._pool.request(
                 method, self._model + path, body=content, headers=headers, timeout=urllib3.Timeout(total=timeout_s)
             )
-        except urllib3.exceptions.TimeoutError as error:
-            if isinstance(error, urllib3.exceptions.ConnectTimeoutError):
-                raise UnavailableError(f"{self._url} cannot be reached in time: {error}.") from error
+        except urllib3.exceptions.ReadTimeoutError as error:
             raise DeadlineError(f"{self._url} did not answer in time.") from error
         except (urllib3.exceptions.HTTPError, ValueError) as error:
             raise UnavailableError(
@@ -168,10 +163,16 @@ def _answer(url: str, answer: Any) -> Any:
     raise error
 
 
-def _member(answer: Any, key: str, url: str) -> Any:
-    if key not in answer:
-        raise ServerFailedError(f"{url} answered without {key!r}; it has {', '.join(answer)}.")
-    return answer[key]
+@contextlib.contextmanager
+def _expected_form(url: str) -> Iterator[None]:
+    """Turn what comes of reading an answer of another form into an error that names the server."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ServerFailedError(
+            f"{url} gave an answer of another form than it announced: {type(error).__name__} {error}. Is it a model "
+            "server?"
+        ) from error
 
 
 def _to_json(array: np.ndarray) -> Any:
@@ -191,9 +192,12 @@ def _feature_json(value: Any) -> Any:
 
 
 def _from_json(value: Any, info: TensorInfo) -> np.ndarray:
-    if info.dtype != "object":
-        return np.asarray(value, info.dtype)
-    return np.asarray(_plain(value), object)
+    array = np.asarray(value, info.dtype) if info.dtype != "object" else np.asarray(_plain(value), object)
+    if array.ndim != len(info.shape) or any(
+        size not in (None, found) for size, found in zip(info.shape, array.shape, strict=True)
+    ):
+        raise ValueError(f"output {info.name!r} has shape {array.shape}, not {info.shape}")
+    return array
 
 
 def _plain(value: Any) -> Any:

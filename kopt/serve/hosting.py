@@ -7,6 +7,7 @@ leaves only when what replaces it is there, after the requests that it has taken
 import asyncio
 import contextlib
 import dataclasses
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -222,10 +223,12 @@ class Host:
 
     def _retire(self, version: int) -> None:
         """Take a version out of service; it answers what it has taken, then goes."""
-        serving = self._serving.pop(version)
+        queues = self._serving.pop(version).queues
 
         async def leave() -> None:
-            await asyncio.gather(*(queue.close() for queue in serving.queues.values()))
+            await asyncio.gather(*(queue.close() for queue in queues.values()))
+            queues.clear()
+            gc.collect()  # TensorFlow's objects go in circles, and their weights with them
             self._leaving.pop(version, None)
             self._gone.add(version)
             self._refused_as.pop(version, None)

@@ -4,6 +4,7 @@ import threading
 import pytest
 
 import kopt
+from kopt.core.memory import resident_bytes
 
 MODEL = "/v1/models/half"
 
@@ -160,3 +161,34 @@ def test_stopping_answers_what_is_under_way(serve, http_to, function_runner, unt
     asking.join(30)
     assert found == [(200, {"predictions": [[1.5]]})]
     assert call.headers["Connection"] == "close"
+
+
+@pytest.mark.slow
+def test_versions_that_went_take_their_weights_with_them(serve, http_to, until, tmp_path):
+    import tensorflow as tf
+
+    class Large(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.weights = tf.Variable(tf.zeros(4 << 20))  # 16 MiB
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+        def answer(self, x):
+            return {"y": x + self.weights[0]}
+
+    model = Large()
+    directory = tmp_path / "half"
+    tf.saved_model.save(model, directory / "1", signatures={"serving_default": model.answer})
+    call = http_to(serve(directory, poll_s=0.02))
+
+    def change_to(version):
+        shutil.copytree(directory / "1", directory / ".staged")
+        (directory / ".staged").rename(directory / str(version))
+        until(lambda: states(call).get(version) == ("AVAILABLE", "OK"))
+        until(lambda: [state for state, _ in states(call).values()].count("END") == version - 1)
+
+    change_to(2)
+    before = resident_bytes()
+    for version in range(3, 9):
+        change_to(version)
+    assert resident_bytes() - before < 40 << 20  # six versions that stayed would take 96 MiB

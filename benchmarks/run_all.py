@@ -28,6 +28,7 @@ SCRIPTS = (
     "quantization_overhead",
     "distillation",
     "channel_pruning",
+    "serving_load",
 )
 
 

@@ -198,7 +198,7 @@ def rollback(directory: str | os.PathLike[str], *, version: int | None = None) -
 
     def change(state: ServingState, found: tuple[int, ...]) -> ServingState:
         changed = rolled_back(state, found, version)
-        verify(path / str(changed.wanted(found)[0] if version is None else version))
+        verify(path / str(max(set(found) - set(changed.withdrawn))))
         return changed
 
     return change_state(path, change, functools.partial(_write_config, path))

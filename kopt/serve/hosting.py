@@ -60,7 +60,7 @@ class Host:
         self._model = model
         self._settings = settings
         self._metrics = metrics
-        self._log = log
+        self.log = log
         self._safe_mode = safe_mode
         self._serving: dict[int, Serving] = {}
         self._newest = 0
@@ -164,7 +164,7 @@ class Host:
         try:
             state = read_state(self._model)
         except LoadError as error:
-            self._log(str(error))
+            self.log(str(error))
             return {}, [], {}
         standing = [version for version in reversed(versions) if version not in state.withdrawn]
         return {version: self._model / str(version) for version in versions}, standing, state.labels
@@ -204,7 +204,7 @@ class Host:
         except (KoptError, OSError) as error:
             self.refused[version] = str(error)
             self._metrics.count("kopt_loads_total", outcome="refused")
-            self._log(f"{self.name} version {version} is refused: {error}")
+            self.log(f"{self.name} version {version} is refused: {error}")
             return False
         finally:
             self._loading.discard(version)
@@ -218,7 +218,7 @@ class Host:
         self._metrics.count("kopt_loads_total", outcome="loaded")
         runtime = next(iter(loaded.signatures.values())).runner.runtime
         checked = "checked against its manifest" if loaded.verified else "without a manifest, so not checked"
-        self._log(f"{self.name} version {version} is served by {runtime}, {checked}")
+        self.log(f"{self.name} version {version} is served by {runtime}, {checked}")
         return True
 
     def _retire(self, version: int) -> None:
@@ -232,7 +232,7 @@ class Host:
             self._leaving.pop(version, None)
             self._gone.add(version)
             self._refused_as.pop(version, None)
-            self._log(f"{self.name} version {version} is no longer served")
+            self.log(f"{self.name} version {version} is no longer served")
 
         self._leaving[version] = asyncio.get_running_loop().create_task(leave())
 
@@ -243,4 +243,7 @@ async def follow(host: Host, poll_s: float, stop: asyncio.Event) -> None:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(stop.wait(), poll_s)
             return
-        await host.refresh()
+        try:
+            await host.refresh()
+        except OSError as error:  # a disk that is away for a while; what is in memory goes on
+            host.log(f"cannot look for versions: {error}")

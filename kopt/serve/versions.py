@@ -72,7 +72,9 @@ def claimed(directory: Path, version: int | None) -> Iterator[int]:
     try:
         yield version
     finally:
-        _claim(directory, version).unlink(missing_ok=True)
+        # Under the lock: another writer that is counting must see the claim or the directory, and looks at one first.
+        with _locked(directory):
+            _claim(directory, version).unlink(missing_ok=True)
 
 
 def change_state(

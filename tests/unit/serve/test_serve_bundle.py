@@ -180,8 +180,9 @@ def test_versions_follow_each_other_and_roll_back(model, tmp_path):
     assert "versions: 1 }" in (directory / "models.config").read_text()
     with pytest.raises(OutputExistsError, match="Version 2"):
         kopt.serve.bundle(model, directory, version=2, **quick)
+    kopt.serve.set_labels(directory, old=1)
     third = kopt.serve.bundle(model, directory, labels=["canary"], **quick)
-    assert (third.version, third.served, third.labels) == (3, (1, 3), {"stable": 1, "canary": 3})
+    assert (third.version, third.served, third.labels) == (3, (1, 3), {"stable": 1, "old": 1, "canary": 3})
 
 
 def test_a_rollback_to_a_damaged_version_is_refused(model, tmp_path):

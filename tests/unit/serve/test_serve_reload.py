@@ -163,6 +163,21 @@ def test_stopping_answers_what_is_under_way(serve, http_to, function_runner, unt
     assert call.headers["Connection"] == "close"
 
 
+def test_a_disk_that_is_away_for_a_while_ends_nothing(directory, half_plus, serve, http_to, until, monkeypatch):
+    server = serve(directory, poll_s=0.02)
+    call = http_to(server)
+    with monkeypatch.context() as patched:
+
+        def away(path):
+            raise PermissionError(13, "Permission denied")
+
+        patched.setattr("kopt.serve.hosting.present", away)
+        until(lambda: "cannot look for versions: [Errno 13] Permission denied" in server.lines)
+        assert answers(call) == (200, {"predictions": [1.0]})
+    half_plus(directory / "2", 2)
+    until(lambda: answers(call) == (200, {"predictions": [2.0]}))
+
+
 @pytest.mark.slow
 def test_versions_that_went_take_their_weights_with_them(serve, http_to, until, tmp_path):
     import tensorflow as tf

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -12,9 +13,11 @@ import sys, time
 from pathlib import Path
 from kopt.serve.versions import claimed
 directory = Path(sys.argv[1])
-for _ in range(5):
+(directory / f".ready{sys.argv[2]}").touch()
+while len(list(directory.glob(".ready*"))) < 4:
+    time.sleep(0.001)
+for _ in range(20):
     with claimed(directory, None) as version:
-        time.sleep(0.01)
         (directory / f".{version}.staged").mkdir()
         (directory / f".{version}.staged").rename(directory / str(version))
     print(version)
@@ -38,13 +41,31 @@ def test_the_next_version_is_above_all_that_were(tmp_path):
 
 def test_processes_that_race_get_different_versions(tmp_path):
     writers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
+        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), str(number)], stdout=subprocess.PIPE, text=True)
+        for number in range(4)
     ]
     versions = [int(line) for writer in writers for line in writer.communicate(timeout=60)[0].split()]
     assert [writer.returncode for writer in writers] == [0] * 4
-    assert sorted(versions) == list(range(1, 21))  # 4 writers, 5 versions each, none twice, none left out
+    assert sorted(versions) == list(range(1, 81))  # 4 writers, 20 versions each, none twice, none left out
     assert not list(tmp_path.glob(".*.claimed"))
+
+
+def test_a_claim_is_not_let_go_while_another_writer_counts(tmp_path, monkeypatch):
+    first = claimed(tmp_path, None)
+    assert first.__enter__() == 1
+    leaving = threading.Thread(target=first.__exit__, args=(None, None, None))
+
+    def present_and_then_the_other_ends(directory):
+        found = present(directory)
+        (tmp_path / "1").mkdir()
+        leaving.start()
+        leaving.join(0.2)
+        return found
+
+    monkeypatch.setattr("kopt.serve.versions.present", present_and_then_the_other_ends)
+    with claimed(tmp_path, None) as second:
+        assert second == 2
+    leaving.join()
 
 
 def test_a_version_that_is_there_or_being_written_is_refused(tmp_path):

@@ -63,10 +63,7 @@ class Batcher:
         job = self._job(arrays)
         settings = self._settings
         if self.waiting and self.waiting + job.count > settings.max_queue:
-            raise OverloadedError(
-                f"The batch scheduling queue is full: {self.waiting} example(s) wait of at most {settings.max_queue}. "
-                "Try again later."
-            )
+            raise queue_is_full(self.waiting, settings)
         self._jobs.append(job)
         self.waiting += job.count
         self._wake.set()
@@ -177,6 +174,14 @@ class Batcher:
             {name: array[end - job.count : end] for name, array in named.items()}
             for job, end in zip(jobs, ends, strict=True)
         ]
+
+
+def queue_is_full(waiting: int, settings: ServerSettings) -> OverloadedError:
+    """Return the error that says so."""
+    return OverloadedError(
+        f"The batch scheduling queue is full: {waiting} example(s) wait of at most {settings.max_queue}. Try "
+        "again later."
+    )
 
 
 def _is_batchable(runner: Runner) -> bool:

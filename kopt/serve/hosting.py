@@ -40,6 +40,11 @@ class Serving:
             raise RequestError(f'Serving signature name: "{name}" not found in signature def')
         return self.loaded.signatures[name], self.queues[name]
 
+    @property
+    def waiting(self) -> int:
+        """Examples in the queues of all signatures."""
+        return sum(queue.waiting for queue in self.queues.values())
+
 
 class Host:
     """Loads, serves and lets go of the versions of one model. Its methods run in the event loop."""
@@ -143,7 +148,7 @@ class Host:
 
     def waiting(self) -> int:
         """Return the examples in all queues."""
-        return sum(queue.waiting for serving in self._serving.values() for queue in serving.queues.values())
+        return sum(serving.waiting for serving in self._serving.values())
 
     async def close(self) -> None:
         """Answer what waits and let go of all versions."""

@@ -14,6 +14,7 @@ from kopt.core.errors import KoptError, NotServedError, RequestError, RequestToo
 from kopt.core.serving_records import ServerSettings, VersionStatus
 from kopt.measure.loading import DEFAULT_SIGNATURE
 from kopt.serve import json_tensors
+from kopt.serve.batcher import queue_is_full
 from kopt.serve.classifying import read_examples, require_method, results_of
 from kopt.serve.hosting import Host, Serving
 from kopt.serve.loaded import signature_definition
@@ -148,6 +149,9 @@ class Handler(tornado.web.RequestHandler):
             return self._describe(asked), "application/json"
         self.method = asked["method"].lower()
         serving = self._find(asked)
+        if serving.waiting >= self.state.settings.max_queue:
+            # Before the body is read: under overload, most of the work would be reading what is refused.
+            raise queue_is_full(serving.waiting, self.state.settings)
         body = b"".join(self.chunks)
         self.chunks.clear()
         work = _predict if self.method == "predict" else _classify_or_regress

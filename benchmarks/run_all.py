@@ -29,6 +29,7 @@ SCRIPTS = (
     "post_training",
     "distillation",
     "channel_pruning",
+    "serving_load",
 )
 
 

@@ -12,7 +12,7 @@ from kopt.version import __version__
 
 _SUBPACKAGES = (
     *("cluster", "core", "data", "distill", "export", "graph", "measure", "profile"),
-    *("prune", "quantize", "report", "restructure", "search", "train"),
+    *("prune", "quantize", "report", "restructure", "search", "serve", "train"),
 )
 _ATTRIBUTES = {"DistillationModel": "kopt.distill", "load_model": "kopt.graph", "optimize": "kopt.search"}
 

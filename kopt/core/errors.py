@@ -18,6 +18,14 @@ KoptError
 │   ├── OutOfMemoryError                 a training step does not fit into memory
 │   └── WorkerLostError                  another process of a distributed training died
 ├── MeasurementError                     a runtime refused to run or to be measured
+├── ServingError                         a request that a server did not answer as asked; `status` is that of HTTP
+│   ├── RequestError (InputError)        400: the request itself cannot be used
+│   ├── NotServedError                   404: no such model, version or label
+│   ├── RequestTooLargeError             413: more bytes than the server takes
+│   ├── OverloadedError                  429: the queue is full; later there will be room
+│   ├── ServerFailedError                500: the server failed at it, or is no model server
+│   ├── UnavailableError                 503: nobody answers, or not now
+│   └── DeadlineError                    504: not answered in time
 └── MissingDependencyError (ImportError) an optional package is not installed
 ```
 """
@@ -102,6 +110,58 @@ class WorkerLostError(TrainingError):
 
 class MeasurementError(KoptError):
     """A file cannot be run or measured."""
+
+
+class ServingError(KoptError):
+    """A request was not answered as asked.
+
+    Attributes:
+        status: of HTTP, which says the same.
+        retry_after_s: seconds after which the server asks to be called again; 0 if it does not say.
+    """
+
+    status = 500
+    retry_after_s = 0.0
+
+
+class RequestError(ServingError, InputError):
+    """The request cannot be used: its form, names, shapes or types."""
+
+    status = 400
+
+
+class NotServedError(ServingError):
+    """The server has no such model, version or label."""
+
+    status = 404
+
+
+class RequestTooLargeError(ServingError):
+    """The request has more bytes than the server takes."""
+
+    status = 413
+
+
+class OverloadedError(ServingError):
+    """The queue is full, so the request was refused at once; later there will be room."""
+
+    status = 429
+
+
+class ServerFailedError(ServingError):
+    """The server failed to work the request off, or what answers is no model server."""
+
+
+class UnavailableError(ServingError):
+    """Nobody answers, or not now."""
+
+    status = 503
+
+
+class DeadlineError(ServingError):
+    """The answer was not there in time."""
+
+    status = 504
 
 
 class MissingDependencyError(KoptError, ImportError):

@@ -9,9 +9,11 @@ EXTRAS = {
     "ai_edge_quantizer": "int4",
     "pynvml": "energy",
     "tensorboard": "tensorboard",
+    "grpc": "serve",
     "nbclient": "notebooks",
     "tensorflow_serving": "serve",
     "tensorrt": "tensorrt",
+    "tornado": "serve",
 }
 
 

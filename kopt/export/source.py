@@ -108,11 +108,17 @@ class Source:
                     self.write(directory)
             yield directory
 
-    def write(self, directory: Path) -> None:
-        """Write a SavedModel with variables, lookup tables and assets, as TF Serving loads it."""
+    def write(self, directory: Path, endpoints: Mapping[str, Any] | None = None) -> None:
+        """Write a SavedModel with variables, lookup tables and assets, as TF Serving loads it.
+
+        Args:
+            directory: to write.
+            endpoints: more signatures, `tf.function`s by name.
+        """
         archive = keras.export.ExportArchive()
         archive.track(self.model)
-        archive.add_endpoint(SIGNATURE, self._endpoint())
+        for name, function in {SIGNATURE: self._endpoint(), **(endpoints or {})}.items():
+            archive.add_endpoint(name, function)
         with _full_disk_as_os_error():
             archive.write_out(str(directory), verbose=False)
 

@@ -51,7 +51,7 @@ def saved_model(
 
     def convert(staged: Path) -> Converted:
         if source.saved_model is not None:
-            _copy(source.saved_model, staged)
+            copy_saved_model(source.saved_model, staged)
         else:
             source.write(staged)
         return Converted(inspect_saved_model(staged))
@@ -68,7 +68,8 @@ def saved_model(
     )
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy_saved_model(source: Path, target: Path) -> None:
+    """Copy a SavedModel directory to `target`, which must not exist."""
     # `shutil.copytree` gathers all errors into one of its own, which hides that the disk is full.
     target.mkdir()
     for item in sorted(source.rglob("*")):

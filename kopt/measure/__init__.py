@@ -6,7 +6,7 @@ from kopt.measure.comparison import compare_outputs, parity
 from kopt.measure.devices import check_devices
 from kopt.measure.feeding import random_inputs
 from kopt.measure.footprint import memory
-from kopt.measure.loading import load
+from kopt.measure.loading import load, load_signatures
 from kopt.measure.power import energy
 from kopt.measure.runner import Runner
 from kopt.measure.timing import latency, summarize
@@ -23,6 +23,7 @@ __all__ = [
     "is_loss",
     "latency",
     "load",
+    "load_signatures",
     "memory",
     "parity",
     "random_inputs",

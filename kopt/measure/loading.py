@@ -10,12 +10,13 @@ from kopt.core.randomness import preserved_random_state
 from kopt.measure.runner import Runner, check_positive
 
 FORMATS = {".keras": "keras", ".h5": "keras", ".hdf5": "keras", ".tflite": "tflite", ".onnx": "onnx"}
+DEFAULT_SIGNATURE = "serving_default"
 _SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
 
 
 @preserved_random_state()
 def load(
-    model_or_path: Any, *, threads: int | None = None, signature: str = "serving_default", safe_mode: bool = True
+    model_or_path: Any, *, threads: int | None = None, signature: str = DEFAULT_SIGNATURE, safe_mode: bool = True
 ) -> Runner:
     """Open a model or a deployable file in the runtime that would serve it.
 
@@ -45,6 +46,29 @@ def load(
     if isinstance(model_or_path, (str, os.PathLike)):
         return _load_path(Path(model_or_path), threads, signature, safe_mode)
     return _load_model(model_or_path, threads)
+
+
+@preserved_random_state()
+def load_signatures(
+    path: str | os.PathLike[str], *, threads: int | None = None, safe_mode: bool = True
+) -> dict[str, Runner]:
+    """Open a file as `load` does, with every signature that can be run: several in a SavedModel, else one.
+
+    Args:
+        path: see `load`.
+        threads: see `load`; left out where the runtime cannot be given any.
+        safe_mode: see `kopt.load_model`.
+
+    Raises:
+        KoptError: see `load`.
+    """
+    path = Path(path)
+    format_name = format_of(path)
+    if format_name == "saved_model":
+        return dict(import_runtime(format_name).all_signatures(path))
+    if format_name == "keras":
+        threads = None
+    return {DEFAULT_SIGNATURE: load(path, threads=threads, safe_mode=safe_mode)}
 
 
 def format_of(path: Path) -> str:

@@ -18,12 +18,12 @@ class SavedModelRunner(Runner):
     format = "saved_model"
     threads = None
 
-    def __init__(self, path: Path, signature: str):
+    def __init__(self, path: Path, signature: str, loaded: Any = None):
         self.name = path.name
         self.runtime = f"TensorFlow {tf.__version__} SavedModel"
         self.device = "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
         # The signature's variables live only as long as the object that was loaded.
-        self._loaded = open_saved_model(path)
+        self._loaded = open_saved_model(path) if loaded is None else loaded
         self._function = _signature(path, self._loaded, signature)
         self.inputs = _tensor_infos(self.name, self._function.structured_input_signature[1])
         self.outputs = _tensor_infos(self.name, self._function.structured_outputs)
@@ -35,7 +35,13 @@ class SavedModelRunner(Runner):
             results = self._function(**{name: tf.constant(array) for name, array in feeds.items()})
             return {name: tensor.numpy() for name, tensor in results.items()}
         except tf.errors.OpError as error:
-            raise MeasurementError(f"{self.runtime} cannot run {self.name}: {error.message}") from error
+            raise MeasurementError(f"{self.runtime} cannot run {self.name}: {_said(error.message)}") from error
+
+
+def all_signatures(path: Path) -> dict[str, SavedModelRunner]:
+    """Return a runner for every signature of a SavedModel, all of one set of variables."""
+    loaded = open_saved_model(path)
+    return {key: SavedModelRunner(path, key, loaded) for key in loaded.signatures}
 
 
 def open_saved_model(path: Path) -> Any:
@@ -60,6 +66,11 @@ def _signature(path: Path, loaded: Any, key: str) -> Any:
     if key not in known:
         raise ConfigError(f"{path} has no signature {key!r}.{nearest(key, known)} Signatures: {', '.join(known)}.")
     return loaded.signatures[key]
+
+
+def _said(message: str) -> str:
+    """Return what an operator says went wrong, without the nodes and frames that TensorFlow puts round it."""
+    return message.rpartition("<stack traces unavailable>\n")[2].partition("\n\t [[")[0].strip()
 
 
 def _tensor_infos(name: str, specs: Mapping[str, Any]) -> tuple[TensorInfo, ...]:

@@ -1,0 +1,33 @@
+"""What was exported goes to work: a bundle for TF Serving, a local server that speaks its REST API, a client of both.
+
+Everything loads on first use: a client needs no TensorFlow.
+"""
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "BatchingPlan": "kopt.core.serving_records",
+    "Client": "kopt.serve.client",
+    "RawImage": "kopt.core.serving_records",
+    "Server": "kopt.serve.server",
+    "ServerSettings": "kopt.core.serving_records",
+    "bundle": "kopt.serve.bundling",
+    "plan_batching": "kopt.serve.batch_planning",
+    "read_warmup": "kopt.serve.warming",
+    "rollback": "kopt.serve.bundling",
+    "serving_state": "kopt.serve.bundling",
+    "set_labels": "kopt.serve.bundling",
+}
+
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'kopt.serve' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

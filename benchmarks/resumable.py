@@ -3,7 +3,7 @@
 import json
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,21 @@ class Table:
         self.rows: dict[str, dict[str, dict[str, Any]]] = content.get("rows", {})
         self.command = f"python benchmarks/{name}.py"
 
-    def once(self, data: str, way: str, seed: int, measure: Callable[[], Any]) -> Any:
-        """Return the number of the row; measure it first where there is none yet."""
-        seeds = self.rows.setdefault(data, {}).setdefault(way, {})
-        if str(seed) not in seeds:
-            seeds[str(seed)] = measure()
-            print(f"{data}, seed {seed}, {way}: {seeds[str(seed)]}", file=sys.stderr, flush=True)
-            content = {"command": self.command, "versions": versions(), "rows": self.rows}
-            atomic_write(self.file, json.dumps(content, indent=1) + "\n", overwrite=True)
-            keras.backend.clear_session()
-        return seeds[str(seed)]
+    def once(self, data: str, way: str, seed: int, measure: Callable[[], Any]) -> None:
+        """Measure a number, where there is none of this row yet."""
+        self.several((data,), way, seed, lambda: (measure(),))
+
+    def several(self, data: Sequence[str], way: str, seed: int, measure: Callable[[], Sequence[Any]]) -> None:
+        """Measure several numbers in one go, one for each of the data sets, where there is none of this row yet."""
+        places = [self.rows.setdefault(one, {}).setdefault(way, {}) for one in data]
+        if all(str(seed) in seeds for seeds in places):
+            return
+        for one, seeds, value in zip(data, places, measure(), strict=True):
+            seeds[str(seed)] = value
+            print(f"{one}, seed {seed}, {way}: {value}", file=sys.stderr, flush=True)
+        content = {"command": self.command, "versions": versions(), "rows": self.rows}
+        atomic_write(self.file, json.dumps(content, indent=1) + "\n", overwrite=True)
+        keras.backend.clear_session()
 
     def values(self, data: str, way: str) -> list[float]:
         """Return the numbers of a way, one a seed."""

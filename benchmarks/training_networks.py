@@ -49,6 +49,22 @@ def resnet8(shape: tuple[int, ...] = (28, 28, 1), width: int = 16) -> Any:
     return keras.Model(inputs, layers.Dense(10, activation="softmax")(layers.GlobalAveragePooling2D()(x)))
 
 
+def narrow_mobile(shape: tuple[int, ...] = (28, 28, 1)) -> Any:
+    """Return a network of depthwise and pointwise convolutions without a plain one but the first."""
+    layers = keras.layers
+
+    def normalized(x: Any) -> Any:
+        return layers.ReLU()(layers.BatchNormalization()(x))
+
+    inputs = keras.Input(shape)
+    x = layers.Conv2D(16, 3, 2, padding="same", use_bias=False)(inputs)
+    for filters, stride in ((32, 1), (64, 2), (64, 1), (128, 2)):
+        x = normalized(layers.DepthwiseConv2D(3, stride, padding="same", use_bias=False)(normalized(x)))
+        x = layers.Conv2D(filters, 1, use_bias=False)(x)
+    x = layers.GlobalAveragePooling2D()(normalized(x))
+    return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
+
+
 def transformer() -> Any:
     """Return an encoder of two blocks that reads an image row by row."""
     layers = keras.layers

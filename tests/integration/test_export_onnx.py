@@ -76,6 +76,30 @@ def test_a_trained_copy_brings_its_ranges(cnn, trained, tmp_path):
     )
 
 
+def test_kernels_of_4_bits_stay_on_their_15_values(cnn, tmp_path):
+    model, x = cnn
+    trained, _ = quantize.aware(model, calibration=x, bits={"conv1": 4})
+    artifact = export.onnx(trained, tmp_path / "m.onnx", scheme="int8", data=x)
+    largest = {
+        tuple(value.shape): int(np.abs(value).max())
+        for value in initializers(artifact).values()
+        if value.dtype == np.int8 and value.ndim > 1
+    }
+    assert largest == {(8, 3, 3, 3): 127, (16, 8, 3, 3): 7, (16, 5): 127}
+    np.testing.assert_allclose(
+        measure.load(artifact.path).predict(x), trained.predict(x, verbose=0), atol=1 / 256 + 1e-6
+    )
+
+
+def test_layers_that_were_skipped_stay_in_float(cnn, tmp_path):
+    model, x = cnn
+    trained, _ = quantize.aware(model, calibration=x, skip=["conv1"])
+    artifact = export.onnx(trained, tmp_path / "m.onnx", scheme="int8", data=x)
+    # The normalization behind it, which no kernel takes in, is a depthwise convolution of one point.
+    kernels = {tuple(value.shape): value.dtype for value in initializers(artifact).values() if value.ndim == 4}
+    assert kernels == {(8, 3, 3, 3): np.int8, (16, 8, 3, 3): np.float32, (16, 1, 1, 1): np.int8}
+
+
 def test_tensorrt_gets_grids_with_zero_at_zero(cnn, trained, tmp_path):
     _, x = cnn
     artifact = export.onnx(trained, tmp_path / "m.onnx", scheme="int8", runtime="tensorrt", data=x)

@@ -8,6 +8,7 @@ from unittest import mock
 
 import numpy as np
 import onnx
+import onnxruntime
 import tf2onnx.convert
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
@@ -16,7 +17,12 @@ from tf2onnx.handler import tf_op
 from tf2onnx.utils import map_onnx_to_numpy_type
 
 from kopt.export.calibrate_onnx import calibrate
-from kopt.export.integer_onnx import with_adjacent_pairs, with_integer_kernels, with_symmetric_activations
+from kopt.export.integer_onnx import (
+    with_adjacent_pairs,
+    with_integer_kernels,
+    with_pairs_before_loops,
+    with_symmetric_activations,
+)
 
 _GRAPH = "saved_model.pb"
 _COMPILED = "_XlaMustCompile"
@@ -119,10 +125,13 @@ def convert(
     model = onnx.shape_inference.infer_shapes(model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, output)
+    if scheme == "int8":  # ONNX Runtime 1.31 can end the process that opens such a file; here that is an error
+        onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
 
 
 def _use_trained_ranges(model: Any, runtime: str) -> None:
     with_adjacent_pairs(model)
+    with_pairs_before_loops(model)
     if runtime == "tensorrt":
         with_symmetric_activations(model)
     if not with_integer_kernels(model, integer_biases=runtime == "onnxruntime"):

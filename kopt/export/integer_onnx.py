@@ -71,6 +71,29 @@ def with_adjacent_pairs(model: Any) -> None:
     model.graph.node.extend(nodes)
 
 
+def with_pairs_before_loops(model: Any) -> None:
+    """Put a pair behind what is only moved after its DequantizeLinear, where a loop reads it.
+
+    The second pair has the grid of the first and changes no number. Without it ONNX Runtime 1.31 carries the first one
+    over the move into the loop, and ends the process.
+    """
+    graph = _Graph(model)
+    inner = {name for node in model.graph.node for name in _read_inside(node)}
+    for node in list(model.graph.node):
+        grid = graph.grid_of(node.output[0]) if node.op_type in _MOVES_ONLY else None
+        if grid is None or node.output[0] not in inner:
+            continue
+        moved, integers = f"{node.output[0]}_moved", f"{node.output[0]}_integers"
+        made = [
+            onnx.helper.make_node("QuantizeLinear", [moved, *grid], [integers], name=integers),
+            onnx.helper.make_node("DequantizeLinear", [integers, *grid], [node.output[0]], name=moved),
+        ]
+        node.output[0] = moved
+        place = list(model.graph.node).index(node) + 1
+        for one in reversed(made):
+            model.graph.node.insert(place, one)
+
+
 def with_symmetric_activations(model: Any) -> None:
     """Give every activation of a graph a grid with zero at 0, the only one that TensorRT computes with.
 
@@ -150,12 +173,17 @@ class _Graph:
 
     def scale_of(self, tensor: str) -> float | None:
         """Return the step of a tensor on a grid, also behind what only moves numbers; `None` if on none."""
+        grid = self.grid_of(tensor)
+        return None if grid is None else float(numpy_helper.to_array(self.constants[grid[0]]).reshape(-1)[0])
+
+    def grid_of(self, tensor: str) -> tuple[str, str] | None:
+        """Return the constants of the grid of a tensor, likewise."""
         writer = self.writers.get(tensor)
         while writer is not None and writer.op_type in _MOVES_ONLY:
             writer = self.writers.get(writer.input[0])
         if writer is None or writer.op_type != "DequantizeLinear":
             return None
-        return float(numpy_helper.to_array(self.constants[writer.input[1]]).reshape(-1)[0])
+        return writer.input[1], writer.input[2]
 
     def add(self, name: str, values: np.ndarray) -> None:
         """Add a constant."""
@@ -192,9 +220,14 @@ def _read(graph: Any) -> Iterator[str]:
     yield from (one.name for one in graph.output)
     for node in graph.node:
         yield from node.input
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _read(attribute.g)
+        yield from _read_inside(node)
+
+
+def _read_inside(node: Any) -> Iterator[str]:
+    """Yield the tensors that the graphs inside a node read."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield from _read(attribute.g)
 
 
 def _copy(proto: Any) -> Any:

@@ -1,22 +1,26 @@
-"""Export a model to .tflite, .onnx or a SavedModel directory, verified against the model."""
+"""Export a model to .tflite, .onnx, a TensorRT .engine or a SavedModel directory, verified against the model."""
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import kopt
 from kopt.cli.common import show, show_text
 from kopt.core.errors import ConfigError
 from kopt.core.schemes import SCHEMES, get_scheme
+from kopt.core.tensorrt_records import SCHEME_OF
 
-_FORMATS = {".tflite": "tflite", ".onnx": "onnx", "": "saved_model"}
+_FORMATS = {".tflite": "tflite", ".onnx": "onnx", ".engine": "tensorrt", ".plan": "tensorrt", "": "saved_model"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help=".keras, .h5 (Keras 3 or legacy) or SavedModel directory")
-    parser.add_argument("output", metavar="OUTPUT", help="x.tflite, x.onnx, or a directory for a SavedModel")
+    parser.add_argument("output", metavar="OUTPUT", help="x.tflite, x.onnx, x.engine, or a directory for a SavedModel")
     # No `choices`: the library's own error names the nearest scheme.
-    parser.add_argument("--scheme", default="float32", help=f"{', '.join(SCHEMES)} (.tflite only)")
+    parser.add_argument(
+        "--scheme", default="float32", help=f"{', '.join(SCHEMES)} (.onnx and .engine: float32, float16, int8)"
+    )
     parser.add_argument(
         "--data",
         help="calibration data: .npz, a folder of class folders of images (pixels become [0, 1]), a packaged name",
@@ -43,25 +47,32 @@ def run(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> kopt.core.records.Artifact:
     format = _FORMATS.get(Path(options.output).suffix)
     if format is None:
-        raise ConfigError(f"OUTPUT ends in .tflite or .onnx, or is a directory name. Received: {options.output!r}.")
+        raise ConfigError(
+            f"OUTPUT ends in .tflite, .onnx, .engine or .plan, or is a directory name. Received: {options.output!r}."
+        )
     get_scheme(options.scheme)
-    for option, given, wanted in (
-        ("--scheme", options.scheme != "float32", "tflite"),
+    for option, given, *wanted in (
         ("--io-dtype", options.io_dtype is not None, "tflite"),
         ("--fallback", bool(options.fallback), "tflite"),
         ("--batch-size", options.batch_size is not None, "tflite"),
-        ("--opset", options.opset is not None, "onnx"),
+        ("--opset", options.opset is not None, "onnx", "tensorrt"),
     ):
-        if given and format != wanted:
-            raise ConfigError(f"{option} goes with .{wanted} files only. Received: {options.output!r}. Leave it out.")
+        if given and format not in wanted:
+            raise ConfigError(
+                f"{option} goes with .{wanted[0]} files only. Received: {options.output!r}. Leave it out."
+            )
+    if format == "saved_model" and options.scheme != "float32":
+        raise ConfigError(
+            f"--scheme goes with files only, not with a SavedModel. Received: {options.output!r}. Leave it out."
+        )
     model = kopt.export.open_model(options.model, safe_mode=not options.unsafe)
     data = None
     if options.data:
         data = kopt.data.open_data(options.data, image_shape=kopt.measure.load(model).inputs[0].shape[1:]).train
     if format == "saved_model":
         return kopt.export.saved_model(model, options.output, data=data, overwrite=options.force)
-    if format == "onnx":
-        return kopt.export.onnx(model, options.output, data=data, opset=options.opset or 17, overwrite=options.force)
+    if format in ("onnx", "tensorrt"):
+        return _export_by_onnx(model, data, options)
     return kopt.export.tflite(
         model,
         options.output,
@@ -73,3 +84,20 @@ def _export(options: argparse.Namespace) -> kopt.core.records.Artifact:
         batch_size=options.batch_size,
         overwrite=options.force,
     )
+
+
+def _export_by_onnx(model: Any, data: Any, options: argparse.Namespace) -> kopt.core.records.Artifact:
+    """Export; examples calibrate where ranges are to be learned, and are only compared on elsewhere."""
+    needs_ranges = options.scheme == "int8" and not kopt.export.has_ranges(model)
+    settings = {
+        "calibration": data if needs_ranges else None,
+        "samples": options.samples,
+        "data": data,
+        "opset": options.opset or 17,
+        "overwrite": options.force,
+    }
+    if Path(options.output).suffix == ".onnx":
+        return kopt.export.onnx(model, options.output, scheme=options.scheme, **settings)
+    precisions = {scheme: precision for precision, scheme in SCHEME_OF.items()}
+    precision = precisions.get(options.scheme, options.scheme)
+    return kopt.export.tensorrt(model, options.output, precision=precision, engine="onnx", **settings)

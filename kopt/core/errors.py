@@ -26,7 +26,7 @@ KoptError
 │   ├── ServerFailedError                500: the server failed at it, or is no model server
 │   ├── UnavailableError                 503: nobody answers, or not now
 │   └── DeadlineError                    504: not answered in time
-└── MissingDependencyError (ImportError) an optional package is not installed
+└── MissingDependencyError (ImportError) an optional package, library or device is not there
 ```
 """
 
@@ -165,7 +165,7 @@ class DeadlineError(ServingError):
 
 
 class MissingDependencyError(KoptError, ImportError):
-    """An optional package is missing; the message carries the command that adds it."""
+    """An optional package, library or device is missing; the message carries what adds it."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -113,7 +113,7 @@ class Artifact(Record):
 
     Attributes:
         path: where it lies; in the manifest only its name, so that the two can be moved together.
-        format: `"tflite"`, `"onnx"`, `"saved_model"` or `"keras"`.
+        format: `"tflite"`, `"onnx"`, `"tensorrt"`, `"saved_model"` or `"keras"`.
         scheme: numeric scheme, a name of `kopt.core.schemes`.
         size_bytes, gzip_bytes: on disk, and after gzip.
         sha256: of the content.

@@ -4,8 +4,6 @@ import os
 from typing import Any
 
 from kopt import export
-from kopt.core.errors import ExportError
-from kopt.core.optional import require
 from kopt.core.records import Artifact
 
 
@@ -27,15 +25,5 @@ class Exporting:
         return export.onnx(self.student, path, **settings)
 
     def export_tensorrt(self, path: str | os.PathLike[str], **settings: Any) -> Artifact:
-        """Write the student as a TensorRT engine; see `kopt.export.tensorrt`.
-
-        Raises:
-            MissingDependencyError: TensorRT is not installed.
-            ExportError: this version of kopt has no export to it.
-        """
-        require("tensorrt", "TensorRT export")
-        write = getattr(export, "tensorrt", None)
-        if write is None:
-            raise ExportError("kopt writes no TensorRT engines. Build one of the file that `export_onnx` writes.")
-        artifact: Artifact = write(self.student, path, **settings)
-        return artifact
+        """Write the student as a TensorRT engine; see `kopt.export.tensorrt`."""
+        return export.tensorrt(self.student, path, **settings)

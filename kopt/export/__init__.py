@@ -4,6 +4,8 @@ from kopt.export.manifest import read_manifest, verify
 from kopt.export.source import open_model, traced
 from kopt.export.to_onnx import onnx
 from kopt.export.to_saved_model import saved_model
+from kopt.export.to_tensorrt import tensorrt
 from kopt.export.to_tflite import tflite
+from kopt.export.trained import has_ranges
 
-__all__ = ["onnx", "open_model", "read_manifest", "saved_model", "tflite", "traced", "verify"]
+__all__ = ["has_ranges", "onnx", "open_model", "read_manifest", "saved_model", "tensorrt", "tflite", "traced", "verify"]

@@ -7,10 +7,22 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import onnx
+import onnxruntime
 import tf2onnx.convert
+from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.transformers.onnx_model import OnnxModel
 from tensorflow.core.protobuf import saved_model_pb2
 from tf2onnx.handler import tf_op
 from tf2onnx.utils import map_onnx_to_numpy_type
+
+from kopt.export.calibrate_onnx import calibrate
+from kopt.export.integer_onnx import (
+    with_adjacent_pairs,
+    with_integer_kernels,
+    with_pairs_before_loops,
+    with_symmetric_activations,
+)
 
 _GRAPH = "saved_model.pb"
 _COMPILED = "_XlaMustCompile"
@@ -36,8 +48,53 @@ class Erfc:
         )
 
 
-def convert(saved_model: str, signature: str, output: str, opset: int) -> None:
-    """Write the file.
+@tf_op(["FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars"])
+class FakeQuant:
+    """Rounding to a grid of 256 values: a pair of QuantizeLinear and DequantizeLinear in int8, zero where kopt has it.
+
+    tf2onnx 1.17 writes uint8, for which fewer runtimes have kernels, and rounds a half in the place of zero otherwise.
+    """
+
+    @classmethod
+    def version_10(cls, ctx: Any, node: Any, **_: Any) -> None:
+        """Rewrite one node for opset 10 and later."""
+        low, high = _ends(node)
+        scale = np.float32((high - low) / 255)
+        zero_point = np.int8(np.floor(-128 - low / scale + np.float32(0.5)))
+        source, output = node.input[0], node.output[0]
+        dtype, shape = ctx.get_dtype(output), ctx.get_shape(output)
+        ctx.remove_node(node.name)
+        grid = [
+            ctx.make_const(f"{node.name}_{part}", np.array(value)).output[0]
+            for part, value in (("step", scale), ("zero", zero_point))
+        ]
+        integers = ctx.make_node(
+            "QuantizeLinear",
+            [source, *grid],
+            name=f"{node.name}_quantize",
+            dtypes=[onnx.TensorProto.INT8],
+            shapes=[shape],
+        )
+        ctx.make_node(
+            "DequantizeLinear",
+            [integers.output[0], *grid],
+            name=node.name,
+            outputs=[output],
+            dtypes=[dtype],
+            shapes=[shape],
+        )
+
+
+def convert(
+    saved_model: str,
+    signature: str,
+    output: str,
+    opset: int,
+    scheme: str = "float32",
+    runtime: str = "onnxruntime",
+    calibration: str | None = None,
+) -> None:
+    """Write the file, checked and with the shapes of its inner tensors.
 
     Args:
         saved_model: directory. Only this path into tf2onnx keeps names and has no captured constants among the
@@ -45,6 +102,9 @@ def convert(saved_model: str, signature: str, output: str, opset: int) -> None:
         signature: key of the signature to convert.
         output: path to write.
         opset: ONNX operator set version.
+        scheme: `"float32"`, `"float16"` or `"int8"`.
+        runtime: `"onnxruntime"` or `"tensorrt"`: whose form of int8.
+        calibration: path of an `.npz` with arrays by input name, for int8 of a graph without ranges.
     """
     with tempfile.TemporaryDirectory() as directory:
         _copy_without_xla(Path(saved_model), Path(directory))
@@ -52,6 +112,41 @@ def convert(saved_model: str, signature: str, output: str, opset: int) -> None:
         arguments += ["--output", output, "--opset", str(opset)]
         with mock.patch.object(sys, "argv", ["tf2onnx", *arguments]):
             tf2onnx.convert.main()
+    model = onnx.load(output)
+    if scheme == "float16":
+        halved = OnnxModel(convert_float_to_float16(model, keep_io_types=True))
+        halved.topological_sort()  # the casts of inputs are put at the end of the graph
+        model = halved.model
+    elif calibration is not None:
+        calibrate(output, calibration, runtime)
+        model = onnx.load(output)
+    elif scheme == "int8":
+        _use_trained_ranges(model, runtime)
+    model = onnx.shape_inference.infer_shapes(model)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, output)
+    if scheme == "int8":  # ONNX Runtime 1.31 can end the process that opens such a file; here that is an error
+        onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
+
+
+def _use_trained_ranges(model: Any, runtime: str) -> None:
+    with_adjacent_pairs(model)
+    with_pairs_before_loops(model)
+    if runtime == "tensorrt":
+        with_symmetric_activations(model)
+    if not with_integer_kernels(model, integer_biases=runtime == "onnxruntime"):
+        raise ValueError("no kernel of the trained copy lies on a grid")
+
+
+def _ends(node: Any) -> tuple[np.float32, np.float32]:
+    """Return the ends of the range of a node, which are on its grid."""
+    if node.get_attr("num_bits").i != 8 or node.get_attr("narrow_range").i:
+        raise ValueError(f"{node.name} rounds to another grid than one of 256 values, which ONNX has no integers for")
+    if node.type == "FakeQuantWithMinMaxVars":
+        low, high = (one.get_tensor_value(as_list=False) for one in node.inputs[1:3])
+    else:
+        low, high = (node.get_attr(name).f for name in ("min", "max"))
+    return np.float32(low), np.float32(high)
 
 
 def _copy_without_xla(source: Path, target: Path) -> None:

@@ -215,6 +215,14 @@ def trace_function(serve: Callable[..., dict[str, Any]], inputs: tuple[TensorInf
     return function, function.get_concrete_function(**specs)
 
 
+def save_arrays(arrays: Arrays, directory: Path) -> str:
+    """Write arrays for a converter into a scratch directory and return the path of the file."""
+    path = directory / "calibration.npz"
+    with writing_to(directory, SCRATCH_REMEDY):
+        np.savez(path, **arrays)  # type: ignore[arg-type]
+    return str(path)
+
+
 def _with_batch_size(source: Source, batch_size: int | None) -> Source:
     if batch_size in (None, source.batch_size):
         return source

@@ -1,21 +1,32 @@
-"""Keras model to `.onnx`."""
+"""Keras model to `.onnx`, in three numeric schemes."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kopt.core.errors import ConfigError
+import numpy as np
+
+from kopt.core.errors import ConfigError, UnsupportedModelError, nearest
+from kopt.core.files import scratch_directory
 from kopt.core.randomness import preserved_random_state
 from kopt.core.records import Artifact
-from kopt.core.schemes import get_scheme
+from kopt.core.schemes import Scheme, get_scheme
+from kopt.data import calibration as sample
 from kopt.export.assembly import Converted, assemble
 from kopt.export.inspection import inspect_onnx
 from kopt.export.manifest import check_target
 from kopt.export.process import converter
-from kopt.export.source import SIGNATURE, prepare, trace
+from kopt.export.source import SIGNATURE, Source, prepare, save_arrays, trace
+from kopt.export.trained import trained_for, with_function_of
+from kopt.export.twins import trained_twin
 from kopt.export.verification import examples
 
 OPSETS = range(13, 19)  # what tf2onnx 1.17 writes and both ends were tested with
+SCHEMES = ("float32", "float16", "int8")
+RUNTIMES = ("onnxruntime", "tensorrt")
+_LARGEST_BYTES = 2**31 - 2**20  # protobuf writes no message of 2 GB; the graph itself takes some of them
+Arrays = Mapping[str, np.ndarray]
 
 
 @preserved_random_state()
@@ -23,22 +34,35 @@ def onnx(
     model: Any,
     path: str | os.PathLike[str],
     *,
+    scheme: str = "float32",
+    calibration: Any = None,
+    samples: int = 100,
+    runtime: str = "onnxruntime",
     opset: int = 17,
     data: Any = None,
     seed: int = 0,
     overwrite: bool = False,
 ) -> Artifact:
-    """Export a model to an `.onnx` file for ONNX Runtime, TensorRT and others, in float32.
+    """Export a model to an `.onnx` file for ONNX Runtime, TensorRT and others.
 
-    Input and output names are the model's own and the batch size stays free. The file is opened in ONNX Runtime and
-    compared with the model before it gets its name; a manifest lies beside it as `<path>.json`.
+    Input and output names are the model's own, their types float32, and the batch size stays free. The file holds the
+    shapes of its inner tensors and passed the checker of ONNX; it is opened in ONNX Runtime and compared with the model
+    before it gets its name. A manifest lies beside it as `<path>.json`.
 
     Args:
         model: a built Keras model, the path of a `.keras`, `.h5` or SavedModel, or what `traced` yields.
         path: file to write.
+        scheme: `"float32"`, `"float16"` (weights and arithmetic of half precision, where the runtime has it) or
+            `"int8"` (pairs of QuantizeLinear and DequantizeLinear). A model of `kopt.quantize.aware` or
+            `kopt.quantize.after_training` goes with `"int8"` and brings its own ranges.
+        calibration: real inputs from which `"int8"` of any other model learns the ranges of activations: arrays,
+            `(x, y)` or a `tf.data.Dataset`.
+        samples: how many examples of `calibration` are used.
+        runtime: whose form of int8: `"onnxruntime"`, or `"tensorrt"`, which has zero at 0 in every grid and biases in
+            float. A trained range that is not symmetric, as behind a ReLU, gets steps up to twice as large there.
         opset: ONNX operator set, 13 to 18.
-        data: real inputs to compare on; seeded random ones if not given.
-        seed: of the random inputs.
+        data: real inputs to compare on; those of `calibration`, or seeded random ones, if not given.
+        seed: of the random inputs and of the choice of samples.
         overwrite: replace `path`.
 
     Returns:
@@ -48,27 +72,105 @@ def onnx(
         InputError: a setting or the model cannot be used; nothing was written.
         ExportError: the converter failed, or the file does not compute what the model computes.
         OutputError: `path` cannot be written or exists.
+
+    Example:
+        >>> kopt.export.onnx(model, "model.onnx", scheme="int8", calibration=x_train)
     """
-    if opset not in OPSETS:
-        raise ConfigError(f"`opset` must be in [{OPSETS.start}, {OPSETS.stop - 1}]. Received: {opset!r}.")
+    check_onnx_request(scheme, runtime, opset)
+    kind = get_scheme(scheme)
     model, inputs = prepare(model)
-    compared = examples(data, inputs, seed)
+    ranges = ranges_for(model, kind, calibration, samples, seed, inputs)
+    compared = examples(ranges if data is None else data, inputs, seed)
     check_target(path, format="onnx", overwrite=overwrite)
     converter.start()
-    source = trace(model)
+    source = source_for(model, kind)
 
     def convert(staged: Path) -> Converted:
-        with source.as_saved_model() as directory:
-            converter.run("onnx", saved_model=str(directory), signature=SIGNATURE, output=str(staged), opset=opset)
+        write_onnx(source, staged, scheme=scheme, runtime=runtime, opset=opset, ranges=ranges)
         return Converted(inspect_onnx(staged))
 
+    options = {"opset": str(opset)}
+    if scheme == "int8":
+        options |= {"runtime": runtime}
+    if ranges is not None:
+        options |= {"calibration_samples": str(len(next(iter(ranges.values()))))}
     return assemble(
         source,
         path,
         format="onnx",
-        scheme=get_scheme("float32"),
+        scheme=kind,
         convert=convert,
         examples=compared,
-        options={"opset": str(opset)},
+        options=options,
         overwrite=overwrite,
     )
+
+
+def check_onnx_request(scheme: str, runtime: str, opset: int) -> None:
+    """Raise unless these are settings of an ONNX file.
+
+    Raises:
+        ConfigError: one is unknown.
+    """
+    if opset not in OPSETS:
+        raise ConfigError(f"`opset` must be in [{OPSETS.start}, {OPSETS.stop - 1}]. Received: {opset!r}.")
+    if get_scheme(scheme).name not in SCHEMES:
+        raise ConfigError(f"ONNX files have the schemes {', '.join(SCHEMES)}. Received: scheme={scheme!r}.")
+    if runtime not in RUNTIMES:
+        raise ConfigError(f"Unknown runtime {runtime!r}.{nearest(runtime, RUNTIMES)} Accepted: {', '.join(RUNTIMES)}.")
+
+
+def ranges_for(model: Any, scheme: Scheme, calibration: Any, samples: int, seed: int, inputs: Any) -> Arrays | None:
+    """Return the examples that show the ranges of activations; `None` where no ranges are needed, or are there.
+
+    Raises:
+        ConfigError: there are none where they are needed, or some where they are not.
+    """
+    trained = trained_for(model, scheme) is not None
+    if scheme.name != "int8" or trained:
+        if calibration is not None:
+            reason = "the model has trained ranges" if trained else f"scheme {scheme.name!r} has no ranges to learn"
+            raise ConfigError(f"`calibration` is of no use: {reason}. Leave it out; `data` is what is compared on.")
+        return None
+    if calibration is None:
+        raise ConfigError(
+            "Scheme 'int8' needs `calibration`: real inputs from which it learns the ranges of activations, or a model "
+            "of `kopt.quantize.aware`, which has ranges."
+        )
+    return sample(calibration, samples=samples, seed=seed, inputs=inputs)
+
+
+def source_for(model: Any, scheme: Scheme) -> Source:
+    """Trace a model from `prepare`; the converter gets the fixed ranges of one that was trained for integers.
+
+    Raises:
+        UnsupportedModelError: its weights do not fit into one file.
+    """
+    source = trace(model)
+    size = sum(variable.shape.num_elements() * variable.dtype.size for variable in source.concrete.variables)
+    if size > _LARGEST_BYTES:
+        raise UnsupportedModelError(
+            f"{source.name} has {size / 1e9:.1f} GB of weights; one ONNX file holds less than 2 GB, and kopt writes no "
+            f"weights beside it. Export a SavedModel, or make the model smaller."
+        )
+    trained = trained_for(model, scheme)
+    return source if trained is None else with_function_of(source, trained_twin(trained))
+
+
+def write_onnx(source: Source, output: Path, *, scheme: str, runtime: str, opset: int, ranges: Arrays | None) -> None:
+    """Convert in the child process.
+
+    Raises:
+        ExportError: the converter failed.
+    """
+    with source.as_saved_model() as directory, scratch_directory() as scratch:
+        converter.run(
+            "onnx",
+            saved_model=str(directory),
+            signature=SIGNATURE,
+            output=str(output),
+            opset=opset,
+            scheme=scheme,
+            runtime=runtime,
+            calibration=None if ranges is None else save_arrays(ranges, scratch),
+        )

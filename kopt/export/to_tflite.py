@@ -1,6 +1,5 @@
 """Keras model to `.tflite`, in six numeric schemes."""
 
-import dataclasses
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,8 @@ from kopt.export.inspection import TFLiteContent, inspect_tflite
 from kopt.export.integers import integer_notes
 from kopt.export.manifest import check_target
 from kopt.export.process import converter
-from kopt.export.source import SIGNATURE, Source, prepare, trace
+from kopt.export.source import SIGNATURE, Source, prepare, save_arrays, trace
+from kopt.export.trained import trained_for, with_function_of
 from kopt.export.twins import integer_twin, is_trained_for_integers, trained_twin
 from kopt.export.verification import examples
 from kopt.graph import GraphView, signature
@@ -96,7 +96,7 @@ def tflite(
     kind = get_scheme(scheme)
     is_half = _is_half(fallback_dtype, kind)
     model, inputs = prepare(model)
-    trained = _trained(model, kind)
+    trained = trained_for(model, kind)
     _check_request(kind, calibration, fallback, batch_size, trained is not None)
     ranges = None if calibration is None else sample(calibration, samples=samples, seed=seed, inputs=inputs)
     compared = examples(ranges, inputs, seed)
@@ -118,7 +118,7 @@ def tflite(
     }
     with scratch_directory() as scratch:
         used = ranges if kind.needs_calibration and trained is None else None
-        saved = None if used is None else _save_arrays(used, scratch)
+        saved = None if used is None else save_arrays(used, scratch)
         return assemble(
             source,
             path,
@@ -152,24 +152,6 @@ def _is_half(fallback_dtype: str, scheme: Scheme) -> bool:
             f"scheme={scheme.name!r}."
         )
     return is_half
-
-
-def _trained(model: Any, scheme: Scheme) -> Any:
-    """Return the model if it was trained for integers, else `None`.
-
-    Raises:
-        ConfigError: it was trained for another scheme.
-    """
-    model = model.model if isinstance(model, Source) else model
-    if model is None or isinstance(model, Path) or not is_trained_for_integers(model):
-        return None
-    record = getattr(model, "quantization", None)
-    if record is not None and record.scheme != scheme.name:
-        raise ConfigError(
-            f"Model {model.name!r} was trained for the scheme {record.scheme!r}. Received: scheme={scheme.name!r}. "
-            f"Export it with the scheme it was trained for, or the float model that it was made from."
-        )
-    return model
 
 
 def _patterns_of_float_layers(trained: Any) -> list[str]:
@@ -221,7 +203,7 @@ def _convertible(source: Source, scheme: Scheme) -> tuple[Source, bool]:
     """Return what the converter gets, and whether it is the fused twin of a model with an LSTM."""
     if source.model is not None and is_trained_for_integers(source.model):
         fixed = trace(source, batch_size=1) if source.has_loop and source.batch_size is None else source
-        return _with_function_of(fixed, trained_twin(source.model)), False
+        return with_function_of(fixed, trained_twin(source.model)), False
     integers = [info.name for info in source.inputs if not info.dtype.startswith("float")]
     if scheme.name == "int16x8" and integers:
         raise UnsupportedModelError(
@@ -234,14 +216,8 @@ def _convertible(source: Source, scheme: Scheme) -> tuple[Source, bool]:
         return trace(source, batch_size=1), False
     twin = source.model and integer_twin(source.model)
     if scheme.needs_calibration and twin is not source.model:
-        return _with_function_of(source, twin), False
+        return with_function_of(source, twin), False
     return source, False
-
-
-def _with_function_of(source: Source, twin: Any) -> Source:
-    """Return `source` with the graph of a copy of its model for the converter; files are compared with its own."""
-    converted = trace(twin, batch_size=source.batch_size)
-    return dataclasses.replace(source, function=converted.function, concrete=converted.concrete)
 
 
 def _convert(
@@ -358,13 +334,6 @@ def _behind(view: GraphView, tensor: Any, prefix: str) -> Iterator[str]:
     yield f"{prefix}{call.operation.name}"
     if isinstance(call.operation, _PART_OF_OPERATOR):
         yield from _behind(view, call.inputs[0], prefix)
-
-
-def _save_arrays(arrays: Mapping[str, np.ndarray], directory: Path) -> str:
-    path = directory / "calibration.npz"
-    with writing_to(directory, SCRATCH_REMEDY):
-        np.savez(path, **arrays)  # type: ignore[arg-type]
-    return str(path)
 
 
 def _options(

@@ -15,6 +15,8 @@ from typing import Any, TextIO
 JOBS = {
     "tflite": "kopt.export.convert_tflite",
     "onnx": "kopt.export.convert_onnx",
+    "tensorrt": "kopt.export.convert_tensorrt",
+    "tf_trt": "kopt.export.convert_tf_trt",
     "int4": "kopt.export.convert_int4",
 }
 

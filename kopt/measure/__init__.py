@@ -9,6 +9,7 @@ from kopt.measure.footprint import memory
 from kopt.measure.loading import load, load_signatures
 from kopt.measure.power import energy
 from kopt.measure.runner import Runner
+from kopt.measure.tensorrt_facts import tensorrt_facts, tensorrt_support
 from kopt.measure.timing import latency, summarize
 
 __all__ = [
@@ -28,4 +29,6 @@ __all__ = [
     "parity",
     "random_inputs",
     "summarize",
+    "tensorrt_facts",
+    "tensorrt_support",
 ]

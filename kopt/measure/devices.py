@@ -5,13 +5,14 @@ import shutil
 from pathlib import Path
 
 from kopt.core.records import Check
+from kopt.measure.tensorrt_facts import tensorrt_support
 
 _POWERCAP = Path("/sys/class/powercap")
 
 
 def check_devices() -> list[Check]:
-    """Return a check for the accelerators, the energy meter and the servers that kopt can make use of."""
-    return [_gpus(), _energy_meter(), _model_server()]
+    """Return a check for whatever of a machine kopt can make use of: GPU, energy meter, servers and TensorRT."""
+    return [_gpus(), _energy_meter(), _model_server(), *tensorrt_support().checks()]
 
 
 def _gpus() -> Check:

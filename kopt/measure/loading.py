@@ -9,7 +9,15 @@ from kopt.core.errors import ConfigError, InputError, LoadError, nearest
 from kopt.core.randomness import preserved_random_state
 from kopt.measure.runner import Runner, check_positive
 
-FORMATS = {".keras": "keras", ".h5": "keras", ".hdf5": "keras", ".tflite": "tflite", ".onnx": "onnx"}
+FORMATS = {
+    ".keras": "keras",
+    ".h5": "keras",
+    ".hdf5": "keras",
+    ".tflite": "tflite",
+    ".onnx": "onnx",
+    ".engine": "tensorrt",
+    ".plan": "tensorrt",
+}
 DEFAULT_SIGNATURE = "serving_default"
 _SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
 
@@ -21,8 +29,8 @@ def load(
     """Open a model or a deployable file in the runtime that would serve it.
 
     Args:
-        model_or_path: a built Keras model, or a path: `.keras`, `.h5`, `.tflite`, `.onnx` or a SavedModel directory.
-            A runner is returned as it is.
+        model_or_path: a built Keras model, or a path: `.keras`, `.h5`, `.tflite`, `.onnx`, `.engine`, `.plan`
+            (TensorRT) or a SavedModel directory. A runner is returned as it is.
         threads: threads for LiteRT and ONNX Runtime; `None` leaves the choice to them.
         signature: which signature of a SavedModel or `.tflite` to run.
         safe_mode: see `kopt.load_model`.
@@ -32,6 +40,7 @@ def load(
         UnsafeModelError: a Keras file carries Python code and `safe_mode` is on.
         ConfigError: no such signature, or `threads` where the runtime cannot be given any.
         MeasurementError: the runtime refuses the file, e.g. because it has no such operator.
+        MissingDependencyError: the file is an engine, and TensorRT is not installed.
         UnsupportedModelError: the Keras model has never been built or called.
     """
     if threads is not None:
@@ -66,13 +75,13 @@ def load_signatures(
     format_name = format_of(path)
     if format_name == "saved_model":
         return dict(import_runtime(format_name).all_signatures(path))
-    if format_name == "keras":
+    if format_name in ("keras", "tensorrt"):
         threads = None
     return {DEFAULT_SIGNATURE: load(path, threads=threads, safe_mode=safe_mode)}
 
 
 def format_of(path: Path) -> str:
-    """Return the format of a file or directory: `"keras"`, `"saved_model"`, `"tflite"` or `"onnx"`.
+    """Return the format of a file or directory, as `Runner.format` names it.
 
     Raises:
         LoadError: there is no such path, or it is none of these.
@@ -115,6 +124,8 @@ def _load_path(path: Path, threads: int | None, signature: str, safe_mode: bool)
         runner: Runner = runtime.TFLiteRunner(path, threads, signature)
     elif format_name == "onnx":
         runner = runtime.ONNXRunner(path, threads)
+    elif format_name == "tensorrt":
+        runner = runtime.TensorRTRunner(path, threads)
     else:
         _refuse_threads(path.name, threads)
         is_keras = format_name == "keras"

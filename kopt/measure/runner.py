@@ -21,7 +21,7 @@ class Runner(abc.ABC):
 
     Attributes:
         name: file name, or name of the model.
-        format: `"keras"`, `"saved_model"`, `"tflite"` or `"onnx"`.
+        format: `"keras"`, `"saved_model"`, `"tflite"`, `"onnx"` or `"tensorrt"`.
         runtime: the runtime and its version; it belongs to every number measured in it.
         threads: threads the runtime was given; `None` leaves the choice to the runtime.
         inputs, outputs: signature; `None` in a shape where any size is accepted.

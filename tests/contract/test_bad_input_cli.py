@@ -250,10 +250,11 @@ def test_force_does_not_replace_a_directory_of_something_else(tmp_path, kopt_ref
     ("words", "parts"),
     [
         (["export", DENSE, "m.tflite", "--scheme", "int-8"], ("'int-8'", "Did you mean 'int8'?", "Accepted: float32")),
-        (["export", DENSE, "m.onnx", "--scheme", "int8"], ("--scheme goes with .tflite files only", "Leave it out")),
+        (["export", DENSE, "m.onnx", "--scheme", "int4"], ("ONNX files have the schemes float32, float16", "'int4'")),
+        (["export", DENSE, "m", "--scheme", "int8"], ("--scheme goes with files only", "Leave it out")),
         (["export", DENSE, "m.onnx", "--batch-size", "4"], ("--batch-size goes with .tflite files only", "'m.onnx'")),
         (["export", DENSE, "m", "--opset", "13"], ("--opset goes with .onnx files only", "Received: 'm'")),
-        (["export", DENSE, "m.pb"], ("ends in .tflite or .onnx", "Received: 'm.pb'")),
+        (["export", DENSE, "m.pb"], ("ends in .tflite, .onnx, .engine or .plan", "Received: 'm.pb'")),
         (["optimize", DENSE, "--data", "digits", "--techniques", "int8"], ("'int8'", "Accepted: saved_model, onnx")),
         (["optimize", DENSE, "--data", "digits", "--threads", "0"], ("`threads` must be a whole", "Received: 0")),
         (["bench", DATA / "dense.tflite", "--threads", "0"], ("`threads` must be a whole", "Received: 0")),

@@ -13,7 +13,7 @@ from kopt.core.files import sha256
 from kopt.core.schemes import SCHEMES
 
 COUNT = 32  # examples; all of them calibrate, so that no range is exceeded and only rounding is left
-FORMATS = [*SCHEMES, "onnx", "saved_model"]
+FORMATS = [*SCHEMES, "onnx", "onnx-float16", "onnx-int8", "saved_model"]
 
 # What the large networks add: many operators in a row, and weights beyond what is frozen into the trace.
 FEWER = {"efficientnet_b0": ("float32", "int8", "onnx"), "resnet50": ("float32", "int8", "onnx")}
@@ -29,6 +29,8 @@ BOUNDS = {
     "int16x8": 5e-2,
     "int4": 0.4,
     "onnx": 1e-5,
+    "onnx-float16": 3e-3,
+    "onnx-int8": 5e-2,
     "saved_model": 1e-6,
 }
 
@@ -58,6 +60,10 @@ def case(name):
 def write(source, path, scheme, arrays):
     if scheme == "onnx":
         return export.onnx(source, path, data=arrays)
+    if scheme == "onnx-float16":
+        return export.onnx(source, path, scheme="float16", data=arrays)
+    if scheme == "onnx-int8":
+        return export.onnx(source, path, scheme="int8", calibration=arrays, samples=COUNT)
     if scheme == "saved_model":
         return export.saved_model(source, path, data=arrays)
     return export.tflite(source, path, scheme=scheme, calibration=arrays, samples=COUNT)
@@ -73,7 +79,7 @@ def parameters():
 @pytest.mark.parametrize(("name", "scheme"), list(parameters()))
 def test_exports_and_matches_keras_or_is_refused(name, scheme, tmp_path):
     model, arrays, source = case(name)
-    path = tmp_path / {"onnx": "m.onnx", "saved_model": "m"}.get(scheme, "m.tflite")
+    path = tmp_path / ("m.onnx" if scheme.startswith("onnx") else {"saved_model": "m"}.get(scheme, "m.tflite"))
     if (name, scheme) in REFUSED:
         error, reason = REFUSED[name, scheme]
         with pytest.raises(error, match=reason):

@@ -41,7 +41,7 @@ def test_unknown_scheme_names_the_nearest(capsys):
 def test_unknown_output_suffix(capsys):
     code, captured = fails(capsys, "export", "m.keras", "m.pb")
     assert code == 2
-    assert "ends in .tflite or .onnx" in captured.err
+    assert "ends in .tflite, .onnx, .engine or .plan" in captured.err
 
 
 def test_json_carries_the_error_too(capsys):

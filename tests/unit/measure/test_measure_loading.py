@@ -39,7 +39,9 @@ def test_missing(tmp_path):
 
 def test_unknown_suffix_lists_what_is_accepted(tmp_path):
     (tmp_path / "model.pt").write_bytes(b"x")
-    with pytest.raises(LoadError, match=r"suffix '.pt'.*\.keras, \.h5, \.hdf5, \.tflite, \.onnx and SavedModel"):
+    with pytest.raises(
+        LoadError, match=r"suffix '.pt'.*\.keras, \.h5, \.hdf5, \.tflite, \.onnx, \.engine, \.plan and SavedModel"
+    ):
         load(tmp_path / "model.pt")
 
 

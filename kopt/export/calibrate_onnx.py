@@ -1,0 +1,57 @@
+"""Float32 `.onnx` to pairs of QuantizeLinear and DequantizeLinear. Runs in the conversion child process only."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+# What runtimes compute in integers; other operators would only be rounded before and after.
+_OPERATORS = ["Conv", "ConvTranspose", "MatMul", "Gemm", "Add", "AveragePool", "GlobalAveragePool", "MaxPool", "Concat"]
+_BATCH = 32
+
+
+class _Examples(CalibrationDataReader):
+    """Feeds of the calibration, in batches."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]):
+        self._batches = _batches(arrays)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """Return the next feeds; `None` at the end."""
+        return next(self._batches, None)
+
+
+def calibrate(path: str, examples: str, runtime: str) -> None:
+    """Replace a float32 file by one with ranges that examples show: the least and the largest value of each tensor.
+
+    Args:
+        path: of the file.
+        examples: path of an `.npz` with arrays by input name.
+        runtime: `"tensorrt"` has zero at 0 in every grid and biases in float; `"onnxruntime"` integers of both.
+    """
+    with np.load(examples) as loaded:
+        arrays = dict(loaded)
+    for_tensorrt = runtime == "tensorrt"
+    options: dict[str, Any] = {
+        "ActivationSymmetric": for_tensorrt,
+        "WeightSymmetric": True,
+        "QuantizeBias": not for_tensorrt,
+    }
+    quantize_static(
+        path,
+        path,
+        _Examples(arrays),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=_OPERATORS,
+        per_channel=True,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        extra_options=options,
+    )
+
+
+def _batches(arrays: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    count = len(next(iter(arrays.values())))
+    for start in range(0, count, _BATCH):
+        yield {name: array[start : start + _BATCH] for name, array in arrays.items()}

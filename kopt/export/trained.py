@@ -1,0 +1,44 @@
+"""A model that was trained for integers: whether one is, and the graph that converters get in its place."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from kopt.core.errors import ConfigError
+from kopt.core.schemes import Scheme
+from kopt.export.source import Source, trace
+from kopt.export.twins import is_trained_for_integers
+
+
+def trained_for(model: Any, scheme: Scheme) -> Any:
+    """Return the model if it was trained for integers, else `None`.
+
+    Raises:
+        ConfigError: it was trained for another scheme.
+    """
+    if not has_ranges(model):
+        return None
+    model = model.model if isinstance(model, Source) else model
+    record = getattr(model, "quantization", None)
+    if record is not None and record.scheme != scheme.name:
+        raise ConfigError(
+            f"Model {model.name!r} was trained for the scheme {record.scheme!r}. Received: scheme={scheme.name!r}. "
+            f"Export it with the scheme it was trained for, or the float model that it was made from."
+        )
+    return model
+
+
+def has_ranges(model: Any) -> bool:
+    """Return whether a model brings the ranges of its integers, so that no calibration is needed.
+
+    Args:
+        model: from `open_model`.
+    """
+    model = model.model if isinstance(model, Source) else model
+    return model is not None and not isinstance(model, Path) and is_trained_for_integers(model)
+
+
+def with_function_of(source: Source, twin: Any) -> Source:
+    """Return `source` with the graph of a copy of its model for the converter; files are compared with its own."""
+    converted = trace(twin, batch_size=source.batch_size)
+    return dataclasses.replace(source, function=converted.function, concrete=converted.concrete)

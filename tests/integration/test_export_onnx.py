@@ -1,0 +1,166 @@
+"""ONNX files of every scheme, in ONNX Runtime."""
+
+import keras
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import zoo
+from onnx import numpy_helper
+
+from kopt import export, measure, quantize
+from kopt.core.errors import ConfigError, UnsupportedModelError
+from kopt.export import to_onnx
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("export_onnx")]
+
+
+@pytest.fixture(scope="module")
+def cnn():
+    model = zoo.build("cnn")
+    return model, zoo.inputs(model, 32)
+
+
+@pytest.fixture(scope="module")
+def trained(cnn):
+    model, x = cnn
+    return quantize.aware(model, calibration=x)[0]
+
+
+def initializers(artifact):
+    return {one.name: numpy_helper.to_array(one) for one in onnx.load(artifact.path).graph.initializer}
+
+
+def computes_in(artifact, tmp_path):
+    """The operators that ONNX Runtime makes of a file."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    onnxruntime.InferenceSession(artifact.path, options, providers=["CPUExecutionProvider"])
+    return {node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node}
+
+
+def test_half_precision_halves_the_weights_and_keeps_the_signature(tmp_path):
+    model = zoo.build("mlp")
+    x = zoo.inputs(model, 32)
+    single = export.onnx(model, tmp_path / "single.onnx", data=x)
+    half = export.onnx(model, tmp_path / "half.onnx", scheme="float16", data=x)
+    assert (half.inputs, half.outputs) == (single.inputs, single.outputs)
+    weights = sum(value.size for value in initializers(single).values() if value.dtype == np.float32)
+    halved = [value.size for value in initializers(half).values() if value.dtype == np.float16]
+    assert sum(halved) == weights
+    # Casts at both ends and their names, and what the file says of their shapes, take some bytes again.
+    assert 0 <= 2 * weights - (single.size_bytes - half.size_bytes) < 400
+    # Rounding to 11 bits: 2 ** -11 for each of a few operations in a row.
+    np.testing.assert_allclose(measure.load(half.path).predict(x), model.predict(x, verbose=0), atol=4 * 2**-11)
+
+
+def test_a_trained_copy_brings_its_ranges(cnn, trained, tmp_path):
+    _, x = cnn
+    artifact = export.onnx(trained, tmp_path / "m.onnx", scheme="int8", data=x)
+    values = initializers(artifact)
+    nodes = {node.name: node for node in onnx.load(artifact.path).graph.node}
+    grids = {
+        (round(float(values[node.input[1]]) * 1e6), int(values[node.input[2]]))
+        for node in nodes.values()
+        if node.op_type == "QuantizeLinear"
+    }
+    ready = [layer.grid for layer in trained.layers if hasattr(layer, "grid")]
+    assert {(round(grid.scale * 1e6), grid.zero_point) for grid in ready} <= grids
+    assert computes_in(artifact, tmp_path) >= {"QLinearConv", "QGemm", "QLinearSoftmax"}
+    assert not computes_in(artifact, tmp_path) & {"Conv", "FusedConv", "MatMul", "Gemm"}
+    # One step of the output's grid, 1 / 256: integers of both round the same numbers, but sum them in another order.
+    np.testing.assert_allclose(
+        measure.load(artifact.path).predict(x), trained.predict(x, verbose=0), atol=1 / 256 + 1e-6
+    )
+
+
+def test_kernels_of_4_bits_stay_on_their_15_values(cnn, tmp_path):
+    model, x = cnn
+    trained, _ = quantize.aware(model, calibration=x, bits={"conv1": 4})
+    artifact = export.onnx(trained, tmp_path / "m.onnx", scheme="int8", data=x)
+    largest = {
+        tuple(value.shape): int(np.abs(value).max())
+        for value in initializers(artifact).values()
+        if value.dtype == np.int8 and value.ndim > 1
+    }
+    assert largest == {(8, 3, 3, 3): 127, (16, 8, 3, 3): 7, (16, 5): 127}
+    np.testing.assert_allclose(
+        measure.load(artifact.path).predict(x), trained.predict(x, verbose=0), atol=1 / 256 + 1e-6
+    )
+
+
+def test_a_loop_behind_a_pair_opens_in_onnx_runtime(tmp_path):
+    model = zoo.build("gru")
+    x = zoo.inputs(model, 32)
+    trained, _ = quantize.aware(model, calibration=x)
+    artifact = export.onnx(trained, tmp_path / "m.onnx", scheme="int8", data=x)
+    # Two steps of the output's grid: a hidden state that lies between two steps may be rounded to either.
+    step = float(trained.predict(x, verbose=0).max()) / 127
+    np.testing.assert_allclose(
+        measure.load(artifact.path).predict(x), trained.predict(x, verbose=0), atol=2 * max(step, 1 / 256)
+    )
+
+
+def test_layers_that_were_skipped_stay_in_float(cnn, tmp_path):
+    model, x = cnn
+    trained, _ = quantize.aware(model, calibration=x, skip=["conv1"])
+    artifact = export.onnx(trained, tmp_path / "m.onnx", scheme="int8", data=x)
+    # The normalization behind it, which no kernel takes in, is a depthwise convolution of one point.
+    kernels = {tuple(value.shape): value.dtype for value in initializers(artifact).values() if value.ndim == 4}
+    assert kernels == {(8, 3, 3, 3): np.int8, (16, 8, 3, 3): np.float32, (16, 1, 1, 1): np.int8}
+
+
+def test_tensorrt_gets_grids_with_zero_at_zero(cnn, trained, tmp_path):
+    _, x = cnn
+    artifact = export.onnx(trained, tmp_path / "m.onnx", scheme="int8", runtime="tensorrt", data=x)
+    values = initializers(artifact)
+    graph = onnx.load(artifact.path).graph
+    zeros = [values[node.input[2]] for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert zeros
+    assert all((zero == 0).all() for zero in zeros)
+    assert not [value for value in values.values() if value.dtype == np.int32 and value.ndim]
+    np.testing.assert_allclose(measure.load(artifact.path).predict(x), trained.predict(x, verbose=0), atol=3 / 256)
+
+
+@pytest.mark.parametrize("runtime", to_onnx.RUNTIMES)
+def test_examples_show_the_ranges_of_any_other_model(cnn, tmp_path, runtime):
+    model, x = cnn
+    artifact = export.onnx(model, tmp_path / "m.onnx", scheme="int8", calibration=x, runtime=runtime)
+    assert artifact.options == {"opset": "17", "runtime": runtime, "calibration_samples": "32"}
+    np.testing.assert_allclose(measure.load(artifact.path).predict(x), model.predict(x, verbose=0), atol=2 / 256)
+
+
+def test_the_file_is_inferred_and_its_batch_is_free(cnn, tmp_path):
+    model, _ = cnn
+    artifact = export.onnx(model, tmp_path / "m.onnx")
+    graph = onnx.load(artifact.path).graph
+    known = {one.name for one in (*graph.value_info, *graph.output)}
+    assert {name for node in graph.node for name in node.output} <= known
+    assert artifact.inputs[0].shape[0] is None
+    assert artifact.inputs[0].name == model.inputs[0].name
+
+
+def test_settings_that_do_not_go_together(cnn, trained, tmp_path):
+    model, x = cnn
+    for settings, words in (
+        ({"scheme": "int4"}, "ONNX files have the schemes float32, float16, int8"),
+        ({"scheme": "int8"}, "needs `calibration`"),
+        ({"calibration": x}, "scheme 'float32' has no ranges to learn"),
+        ({"runtime": "tensort"}, "Did you mean 'tensorrt'"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            export.onnx(model, tmp_path / "m.onnx", **settings)
+    with pytest.raises(ConfigError, match="the model has trained ranges"):
+        export.onnx(trained, tmp_path / "m.onnx", scheme="int8", calibration=x)
+    with pytest.raises(ConfigError, match="was trained for the scheme 'int8'"):
+        export.onnx(trained, tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_beyond_one_file_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(to_onnx, "_LARGEST_BYTES", 100)
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(6)])  # 36 numbers of 4 bytes
+    with pytest.raises(UnsupportedModelError, match="one ONNX file holds less than 2 GB"):
+        export.onnx(model, tmp_path / "m.onnx")

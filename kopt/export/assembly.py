@@ -1,17 +1,20 @@
 """The steps that all exporters share: from a converted file to a verified artifact with its manifest."""
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from kopt.core.environment import versions
-from kopt.core.files import atomic_path, gzip_bytes, sha256, size_bytes
+from kopt.core.environment import git_commit, versions
+from kopt.core.files import atomic_path, atomic_write, gzip_bytes, scratch_directory, sha256, size_bytes
 from kopt.core.records import Artifact, OperatorCount, TensorQuantization
 from kopt.core.schemes import Scheme
+from kopt.export.file_parameters import parameters_sha256
 from kopt.export.manifest import manifest_text
+from kopt.export.reference import write_reference
 from kopt.export.source import Source
 from kopt.export.verification import open_exported, parity_with_source, require_parity, require_same_signature
 
@@ -65,16 +68,19 @@ def assemble(
     # The manifest is on the disk before the file gets its name, so that a disk that is full by then leaves neither.
     with (
         atomic_path(f"{os.fspath(path)}.json", overwrite=True) as staged_manifest,
+        scratch_directory() as scratch,
         atomic_path(path, overwrite=overwrite) as staged,
     ):
         converted = convert(staged)
-        inputs, outputs, parity = source.inputs, source.outputs, None
+        inputs, outputs, parity, reference = source.inputs, source.outputs, None, None
+        stored = scratch / "reference.npz"
         if converted.runs_here:
             runner = open_exported(staged)
             require_same_signature(runner, source)
             parity = parity_with_source(runner, source, examples)
             require_parity(parity, scheme, converted.output_step)
             inputs, outputs = runner.inputs, runner.outputs
+            reference = write_reference(stored, f"{Path(path).name}.reference.npz", runner, examples)
         artifact = Artifact(
             path=os.fspath(path),
             format=format,
@@ -91,8 +97,24 @@ def assemble(
             parity=parity,
             notes=converted.notes,
             quantization=converted.quantization,
+            parameters_sha256=parameters_sha256(staged, format),
+            examples_sha256=_sha256_of(examples),
+            git_commit=git_commit(),
+            reference=reference,
         )
         staged_manifest.write_text(manifest_text(artifact))
         # A manifest of an older file must not outlive it, even if the process dies between the two writes.
         artifact.manifest_path.unlink(missing_ok=True)
+        artifact.reference_path.unlink(missing_ok=True)
+        if reference is not None:
+            atomic_write(artifact.reference_path, stored.read_bytes(), overwrite=True)
     return artifact
+
+
+def _sha256_of(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name])
+        digest.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
+        digest.update(repr(array.tolist()).encode() if array.dtype.hasobject else np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

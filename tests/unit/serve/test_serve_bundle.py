@@ -138,7 +138,11 @@ def test_warm_up_requests_are_records_that_every_signature_answers(made):
 
 def test_the_manifest_holds_for_what_lies_there(made):
     bundle, _ = made
-    assert kopt.export.verify(bundle.artifact.path).options["signatures"].startswith("serving_default, serving_images")
+    assert (
+        kopt.export.verify(bundle.artifact.path)
+        .artifact.options["signatures"]
+        .startswith("serving_default, serving_images")
+    )
     assert bundle.artifact.parity.max_abs < 1e-6
 
 

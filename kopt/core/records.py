@@ -136,6 +136,7 @@ class Artifact(Record):
         quantization: grids of the tensors in it, in the order of the file.
         parameters_sha256: of the constants that its reader finds in it; empty in manifests of older versions.
         examples_sha256: of the inputs on which it was compared with the model; empty likewise.
+        calibration_sha256: of the inputs whose ranges it has; empty if there were none.
         git_commit: of the working directory at the export, with `-dirty` where files differ from it; empty if none.
         reference: the file beside it with a few inputs and its own outputs; `None` where they would be too large.
     """
@@ -157,6 +158,7 @@ class Artifact(Record):
     quantization: tuple[TensorQuantization, ...] = ()
     parameters_sha256: str = ""
     examples_sha256: str = ""
+    calibration_sha256: str = ""
     git_commit: str = ""
     reference: FileHash | None = None
 

@@ -48,6 +48,7 @@ def assemble(
     examples: Mapping[str, np.ndarray],
     options: dict[str, str],
     overwrite: bool,
+    calibration: Mapping[str, np.ndarray] | None = None,
 ) -> Artifact:
     """Convert to a temporary path, verify there, and only then give the file its name and its manifest.
 
@@ -60,6 +61,7 @@ def assemble(
         examples: arrays by input name on which file and model are compared.
         options: settings for the manifest.
         overwrite: replace what is at `path`.
+        calibration: arrays by input name whose ranges the file has, for the manifest.
 
     Raises:
         ExportError: the conversion failed, or the file does not do what the model does.
@@ -99,6 +101,7 @@ def assemble(
             quantization=converted.quantization,
             parameters_sha256=parameters_sha256(staged, format),
             examples_sha256=_sha256_of(examples),
+            calibration_sha256="" if calibration is None else _sha256_of(calibration),
             git_commit=git_commit(),
             reference=reference,
         )

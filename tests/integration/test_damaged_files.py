@@ -15,7 +15,7 @@ from safekeeping_cases import exported, moved
 import kopt
 
 pytestmark = pytest.mark.slow
-MUTATIONS = 300
+MUTATIONS = 500
 LOAD = """
 import json, sys
 import kopt
@@ -53,7 +53,7 @@ def mutated(data, generator):
 
 
 class Child:
-    """A process that opens files and runs them; a new one comes when it died. An answer takes a minute at most."""
+    """A process that opens files and runs them; a new one comes when it died. All its answers take two minutes at most."""
 
     def __init__(self):
         self._process = None
@@ -61,7 +61,7 @@ class Child:
     def open(self, path):
         if self._process is None:
             self._process = subprocess.Popen(
-                ["timeout", "600", sys.executable, "-c", LOAD],
+                ["timeout", "120", sys.executable, "-c", LOAD],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -114,7 +114,7 @@ def test_a_runtime_without_the_check_answers_or_raises_a_typed_error(original, t
     whole = original.read_bytes()
     path = tmp_path / original.name
     try:
-        for _ in range(MUTATIONS):
+        for _ in range(4 * MUTATIONS):
             path.write_bytes(mutated(whole, generator))
             said.append(child.open(path))
     finally:

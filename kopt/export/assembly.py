@@ -1,15 +1,17 @@
 """The steps that all exporters share: from a converted file to a verified artifact with its manifest."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from kopt.core.environment import git_commit, versions
-from kopt.core.files import atomic_path, atomic_write, gzip_bytes, scratch_directory, sha256, size_bytes
+from kopt.core.files import atomic_path, gzip_bytes, scratch_directory, sha256, size_bytes
 from kopt.core.records import Artifact, OperatorCount, TensorQuantization
 from kopt.core.schemes import Scheme
 from kopt.export.file_parameters import parameters_sha256
@@ -71,6 +73,7 @@ def assemble(
     with (
         atomic_path(f"{os.fspath(path)}.json", overwrite=True) as staged_manifest,
         scratch_directory() as scratch,
+        contextlib.ExitStack() as after_the_file,
         atomic_path(path, overwrite=overwrite) as staged,
     ):
         converted = convert(staged)
@@ -110,7 +113,8 @@ def assemble(
         artifact.manifest_path.unlink(missing_ok=True)
         artifact.reference_path.unlink(missing_ok=True)
         if reference is not None:
-            atomic_write(artifact.reference_path, stored.read_bytes(), overwrite=True)
+            staged_reference = after_the_file.enter_context(atomic_path(artifact.reference_path, overwrite=True))
+            shutil.copyfile(stored, staged_reference)
     return artifact
 
 

@@ -53,7 +53,7 @@ def mutated(data, generator):
 
 
 class Child:
-    """A process that opens files and runs them; a new one comes when it died. All its answers take two minutes at most."""
+    """A process that opens files and runs them; a new one comes when it died. It has two minutes."""
 
     def __init__(self):
         self._process = None

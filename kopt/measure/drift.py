@@ -38,7 +38,8 @@ def drift(profile: DriftProfile, data: Arrays, *, level: float = 0.01) -> DriftR
 
     A feature has drifted if its PSI is above 0.25 and the Kolmogorov-Smirnov test, at `level` shared among the
     features, says that this is no chance; from 0.1 on it is to be watched. Both count from the PSI that so few values
-    come to without any change, `(bins - 1) * (1 / n + 1 / m)`. More NaN than before, by more than chance, is drift as well.
+    come to without any change, `(bins - 1) * (1 / n + 1 / m)`. More NaN than before, by more than chance, is drift as
+    well.
 
     Args:
         profile: from `drift_profile`.

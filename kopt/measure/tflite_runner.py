@@ -114,7 +114,7 @@ class TFLiteRunner(Runner):
     def _guard(self, function: Any, *arguments: Any) -> Any:
         try:
             return function(*arguments)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, MemoryError) as error:
             raise MeasurementError(f"{self.runtime} cannot run {self.name}: {error}") from error
 
 

@@ -17,9 +17,11 @@ import kopt
 pytestmark = pytest.mark.slow
 MUTATIONS = 500
 LOAD = """
-import json, sys
+import json, resource, sys
 import kopt
 from kopt.core.errors import KoptError
+# A dimension that changed asks for any amount of memory; TensorFlow's address space alone is some 5 GB.
+resource.setrlimit(resource.RLIMIT_AS, (10 << 30, 10 << 30))
 print(json.dumps("ready"), flush=True)
 for line in sys.stdin:
     path = json.loads(line)
@@ -29,6 +31,8 @@ for line in sys.stdin:
         said = "answered"
     except KoptError as error:
         said = type(error).__name__
+    except MemoryError:
+        said = "MemoryError"
     except Exception as error:
         said = "UNTYPED " + repr(error)[:200]
     print(json.dumps(said), flush=True)

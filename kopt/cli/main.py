@@ -8,11 +8,41 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from kopt.cli import bench, demo, diagnose, distill, doctor, export, optimize, profile, prune, quantize, report, serve
+from kopt.cli import (
+    backup,
+    bench,
+    demo,
+    diagnose,
+    distill,
+    doctor,
+    export,
+    optimize,
+    profile,
+    prune,
+    quantize,
+    report,
+    serve,
+    verify,
+)
 from kopt.core.errors import InputError, KoptError, LoadError
 from kopt.version import __version__
 
-COMMANDS = (demo, optimize, profile, diagnose, prune, quantize, distill, export, serve, bench, report, doctor)
+COMMANDS = (
+    demo,
+    optimize,
+    profile,
+    diagnose,
+    prune,
+    quantize,
+    distill,
+    export,
+    verify,
+    backup,
+    serve,
+    bench,
+    report,
+    doctor,
+)
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130

@@ -4,6 +4,7 @@ import functools
 import importlib.metadata
 import os
 import platform
+import subprocess
 from pathlib import Path
 
 from kopt.core.records import Machine
@@ -33,6 +34,16 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def git_commit() -> str:
+    """Return the commit of the working directory, with `-dirty` where tracked files differ; empty if there is none."""
+    command = ("git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return ended.stdout.strip() if ended.returncode == 0 else ""
 
 
 @functools.lru_cache(maxsize=1)

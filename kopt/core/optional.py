@@ -6,6 +6,7 @@ from types import ModuleType
 from kopt.core.errors import MissingDependencyError
 
 EXTRAS = {
+    "fsspec": "backup",
     "ai_edge_quantizer": "int4",
     "pynvml": "energy",
     "tensorboard": "tensorboard",

@@ -108,6 +108,15 @@ class TensorQuantization(Record):
 
 
 @dataclasses.dataclass(frozen=True)
+class FileHash(Record):
+    """A file as it should be: its name relative to what it belongs to, its size in bytes and its SHA-256."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Artifact(Record):
     """An exported file or directory and what is known of it; also the manifest beside it.
 
@@ -125,6 +134,11 @@ class Artifact(Record):
         parity: the file in its own runtime against the model it came from; `None` if there was nothing to compare.
         notes: what the reader of the file should know.
         quantization: grids of the tensors in it, in the order of the file.
+        parameters_sha256: of the constants that its reader finds in it; empty in manifests of older versions.
+        examples_sha256: of the inputs on which it was compared with the model; empty likewise.
+        calibration_sha256: of the inputs whose ranges it has; empty if there were none.
+        git_commit: of the working directory at the export, with `-dirty` where files differ from it; empty if none.
+        reference: the file beside it with a few inputs and its own outputs; `None` where they would be too large.
     """
 
     path: str
@@ -142,11 +156,21 @@ class Artifact(Record):
     parity: Parity | None = None
     notes: tuple[str, ...] = ()
     quantization: tuple[TensorQuantization, ...] = ()
+    parameters_sha256: str = ""
+    examples_sha256: str = ""
+    calibration_sha256: str = ""
+    git_commit: str = ""
+    reference: FileHash | None = None
 
     @property
     def manifest_path(self) -> Path:
         """Path of the manifest that belongs to the file."""
         return Path(f"{self.path}.json")
+
+    @property
+    def reference_path(self) -> Path:
+        """Path of the reference inputs and outputs that belong to the file."""
+        return Path(f"{self.path}.reference.npz")
 
 
 @dataclasses.dataclass(frozen=True)

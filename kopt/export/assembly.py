@@ -1,17 +1,22 @@
 """The steps that all exporters share: from a converted file to a verified artifact with its manifest."""
 
+import contextlib
 import dataclasses
+import hashlib
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from kopt.core.environment import versions
-from kopt.core.files import atomic_path, gzip_bytes, sha256, size_bytes
+from kopt.core.environment import git_commit, versions
+from kopt.core.files import atomic_path, gzip_bytes, scratch_directory, sha256, size_bytes
 from kopt.core.records import Artifact, OperatorCount, TensorQuantization
 from kopt.core.schemes import Scheme
+from kopt.export.file_parameters import parameters_sha256
 from kopt.export.manifest import manifest_text
+from kopt.export.reference import write_reference
 from kopt.export.source import Source
 from kopt.export.verification import open_exported, parity_with_source, require_parity, require_same_signature
 
@@ -45,6 +50,7 @@ def assemble(
     examples: Mapping[str, np.ndarray],
     options: dict[str, str],
     overwrite: bool,
+    calibration: Mapping[str, np.ndarray] | None = None,
 ) -> Artifact:
     """Convert to a temporary path, verify there, and only then give the file its name and its manifest.
 
@@ -57,6 +63,7 @@ def assemble(
         examples: arrays by input name on which file and model are compared.
         options: settings for the manifest.
         overwrite: replace what is at `path`.
+        calibration: arrays by input name whose ranges the file has, for the manifest.
 
     Raises:
         ExportError: the conversion failed, or the file does not do what the model does.
@@ -65,16 +72,20 @@ def assemble(
     # The manifest is on the disk before the file gets its name, so that a disk that is full by then leaves neither.
     with (
         atomic_path(f"{os.fspath(path)}.json", overwrite=True) as staged_manifest,
+        scratch_directory() as scratch,
+        contextlib.ExitStack() as after_the_file,
         atomic_path(path, overwrite=overwrite) as staged,
     ):
         converted = convert(staged)
-        inputs, outputs, parity = source.inputs, source.outputs, None
+        inputs, outputs, parity, reference = source.inputs, source.outputs, None, None
+        stored = scratch / "reference.npz"
         if converted.runs_here:
             runner = open_exported(staged)
             require_same_signature(runner, source)
             parity = parity_with_source(runner, source, examples)
             require_parity(parity, scheme, converted.output_step)
             inputs, outputs = runner.inputs, runner.outputs
+            reference = write_reference(stored, f"{Path(path).name}.reference.npz", runner, examples)
         artifact = Artifact(
             path=os.fspath(path),
             format=format,
@@ -91,8 +102,26 @@ def assemble(
             parity=parity,
             notes=converted.notes,
             quantization=converted.quantization,
+            parameters_sha256=parameters_sha256(staged, format),
+            examples_sha256=_sha256_of(examples),
+            calibration_sha256="" if calibration is None else _sha256_of(calibration),
+            git_commit=git_commit(),
+            reference=reference,
         )
         staged_manifest.write_text(manifest_text(artifact))
         # A manifest of an older file must not outlive it, even if the process dies between the two writes.
         artifact.manifest_path.unlink(missing_ok=True)
+        artifact.reference_path.unlink(missing_ok=True)
+        if reference is not None:
+            staged_reference = after_the_file.enter_context(atomic_path(artifact.reference_path, overwrite=True))
+            shutil.copyfile(stored, staged_reference)
     return artifact
+
+
+def _sha256_of(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name])
+        digest.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
+        digest.update(repr(array.tolist()).encode() if array.dtype.hasobject else np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

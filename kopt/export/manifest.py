@@ -1,17 +1,27 @@
-"""The manifest `<file>.json` beside every exported file, and the check that a file is the one it describes."""
+"""The manifest `<file>.json` beside every exported file, and the check that a file is the one it describes.
+
+A manifest ends in a seal, the SHA-256 of the text before it, so that a byte that changes in it is found as well. Those
+of older versions have none.
+"""
 
 import dataclasses
+import hashlib
 import os
+import re
 from pathlib import Path
 
-from kopt.core.errors import ConfigError, LoadError, OutputExistsError
+from kopt.core.errors import LoadError, OutputExistsError
 from kopt.core.files import check_output, sha256
+from kopt.core.pointers import pointer
 from kopt.core.records import Artifact
+
+_SEALED = re.compile(r'(.*),\n  "seal": "([0-9a-f]{64})"\n}\n', re.DOTALL)
 
 
 def manifest_text(artifact: Artifact) -> str:
     """Return the manifest, with the file's name instead of its path, so that both can be moved."""
-    return dataclasses.replace(artifact, path=Path(artifact.path).name).to_json() + "\n"
+    text = dataclasses.replace(artifact, path=Path(artifact.path).name).to_json().removesuffix("\n}")
+    return f'{text},\n  "seal": "{hashlib.sha256(text.encode()).hexdigest()}"\n}}\n'
 
 
 def check_target(path: str | os.PathLike[str], *, format: str, overwrite: bool) -> None:
@@ -42,10 +52,40 @@ def check_target(path: str | os.PathLike[str], *, format: str, overwrite: bool) 
 
 def _is_manifest(path: Path) -> bool:
     try:
-        Artifact.from_json(path.read_text())
-    except (ConfigError, UnicodeDecodeError, IsADirectoryError):
+        _parsed(path)
+    except (LoadError, IsADirectoryError):
         return False
     return True
+
+
+def is_sealed(path: str | os.PathLike[str]) -> bool:
+    """Return whether the manifest of `path` has a seal; that it fits is what `read_manifest` checks."""
+    return _SEALED.fullmatch(_text(Path(f"{os.fspath(path)}.json"))) is not None
+
+
+def _parsed(manifest: Path) -> Artifact:
+    text = _text(manifest)
+    sealed = _SEALED.fullmatch(text)
+    if sealed is None:
+        return _record(manifest, text)
+    if hashlib.sha256(sealed[1].encode()).hexdigest() != sealed[2]:
+        raise LoadError(f"{manifest} was changed or damaged: its seal does not fit. Restore it, or export again.")
+    return _record(manifest, f"{sealed[1]}\n}}\n")
+
+
+def _record(manifest: Path, text: str) -> Artifact:
+    try:
+        return Artifact.from_json(text)
+    # Also numbers of thousands of digits, numbers too large for a float, and brackets that open without end.
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise LoadError(f"{manifest} is not a manifest of kopt: {error}") from error
+
+
+def _text(manifest: Path) -> str:
+    try:
+        return manifest.read_bytes().decode().replace("\r\n", "\n")  # as Git may have checked it out
+    except UnicodeDecodeError as error:
+        raise LoadError(f"{manifest} is not a manifest of kopt: {error}") from error
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Artifact:
@@ -55,21 +95,33 @@ def read_manifest(path: str | os.PathLike[str]) -> Artifact:
         LoadError: the file or its manifest is missing or damaged.
     """
     manifest = Path(f"{os.fspath(path)}.json")
+    require_content(manifest)
+    if not Path(path).exists():
+        require_content(Path(path))
     if not Path(path).exists() or not manifest.is_file():
         raise LoadError(f"{path if manifest.is_file() else manifest} does not exist. Export the model again.")
-    try:
-        return dataclasses.replace(Artifact.from_json(manifest.read_text()), path=os.fspath(path))
-    except ConfigError as error:
-        raise LoadError(f"{manifest} is not a manifest of kopt: {error}") from error
+    return dataclasses.replace(_parsed(manifest), path=os.fspath(path))
 
 
-def verify(path: str | os.PathLike[str]) -> Artifact:
+def require_content(path: Path) -> None:
+    """Raise if there is a pointer of Git LFS or DVC where the content of `path` should be.
+
+    Raises:
+        LoadError: says what to run.
+    """
+    said = pointer(path)
+    if said:
+        raise LoadError(said)
+
+
+def require_intact(path: str | os.PathLike[str]) -> Artifact:
     """Return the manifest of `path` after checking that the file is bit for bit the one it describes.
 
     Raises:
-        LoadError: the file or manifest is missing, or the file has changed.
+        LoadError: the file or manifest is missing or a pointer, or one of them has changed.
     """
     artifact = read_manifest(path)
+    require_content(Path(path))
     found = sha256(path)
     if found != artifact.sha256:
         raise LoadError(
@@ -77,3 +129,19 @@ def verify(path: str | os.PathLike[str]) -> Artifact:
             f"It was changed or damaged; export it again."
         )
     return artifact
+
+
+def require_reference(artifact: Artifact) -> None:
+    """Raise unless the reference that the manifest names, if any, lies beside the file as it was written.
+
+    Raises:
+        LoadError: it is missing, a pointer, or has changed.
+    """
+    if artifact.reference is None:
+        return
+    path = artifact.reference_path
+    require_content(path)
+    if not path.is_file():
+        raise LoadError(f"{path} does not exist. It belongs to the file: copy it along, or export again.")
+    if sha256(path) != artifact.reference.sha256:
+        raise LoadError(f"{path} was changed or damaged: its SHA-256 is not the one in the manifest.")

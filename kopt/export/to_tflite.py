@@ -130,6 +130,7 @@ def tflite(
             examples=compared,
             options=_options(config, fallback_dtype, batch_size, select_ops, used and len(next(iter(used.values())))),
             overwrite=overwrite,
+            calibration=used,
         )
 
 

@@ -4,6 +4,7 @@ from kopt.measure.ab_test import ABResult, ab_scores, ab_test
 from kopt.measure.accuracy import evaluate, is_loss
 from kopt.measure.comparison import compare_outputs, parity
 from kopt.measure.devices import check_devices
+from kopt.measure.drift import drift, drift_profile
 from kopt.measure.feeding import random_inputs
 from kopt.measure.footprint import memory
 from kopt.measure.loading import load, load_signatures
@@ -19,6 +20,8 @@ __all__ = [
     "ab_test",
     "check_devices",
     "compare_outputs",
+    "drift",
+    "drift_profile",
     "energy",
     "evaluate",
     "is_loss",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from kopt.core.errors import ConfigError, LoadError, MeasurementError, nearest
+from kopt.core.errors import ConfigError, KoptError, LoadError, MeasurementError, nearest
 from kopt.core.records import TensorInfo
 from kopt.measure.runner import Runner, batch_of, natural
 
@@ -30,16 +30,25 @@ class TFLiteRunner(Runner):
         self.runtime = f"LiteRT {importlib.metadata.version('ai-edge-litert')}"
         self._path = path
         self._interpreter = self._open()
+        try:
+            self._describe(signature)
+        except KoptError:
+            raise
+        # Names that are no text, indices of tensors that are not there: LiteRT opens such a file and stumbles later.
+        except (RuntimeError, ValueError, TypeError, LookupError, OverflowError) as error:
+            raise _damaged(path, error) from error
+        self._guard(self._interpreter.allocate_tensors)
+        self.fixed_batch = batch_of(self.inputs)
+        if self.fixed_batch is None and self._interpreter.num_subgraphs() > 1 and not self._runs_a_batch_of_two():
+            self.fixed_batch = 1
+
+    def _describe(self, signature: str) -> None:
         details = self._details(signature)
         self.inputs = tuple(_tensor_info(name, detail) for name, detail in details[0].items())
         self.outputs = tuple(_tensor_info(name, detail) for name, detail in details[1].items())
         self._input_indices = {name: detail["index"] for name, detail in details[0].items()}
         self._output_indices = {name: detail["index"] for name, detail in details[1].items()}
         self._shapes = {name: tuple(map(int, detail["shape"])) for name, detail in details[0].items()}
-        self._guard(self._interpreter.allocate_tensors)
-        self.fixed_batch = batch_of(self.inputs)
-        if self.fixed_batch is None and self._interpreter.num_subgraphs() > 1 and not self._runs_a_batch_of_two():
-            self.fixed_batch = 1
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Copy the inputs in, invoke, copy the outputs out; tensors are resized only when a shape changes."""
@@ -62,9 +71,7 @@ class TFLiteRunner(Runner):
         try:
             return Interpreter(model_path=str(self._path), num_threads=self.threads)
         except ValueError as error:
-            raise LoadError(
-                f"{self._path} is a damaged or truncated .tflite file ({error}). Export or copy it again."
-            ) from error
+            raise _damaged(self._path, error) from error
 
     def _details(self, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the input and output tensors of the signature by name."""
@@ -107,8 +114,12 @@ class TFLiteRunner(Runner):
     def _guard(self, function: Any, *arguments: Any) -> Any:
         try:
             return function(*arguments)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, MemoryError) as error:
             raise MeasurementError(f"{self.runtime} cannot run {self.name}: {error}") from error
+
+
+def _damaged(path: Path, error: Exception) -> LoadError:
+    return LoadError(f"{path} is a damaged or truncated .tflite file ({error}). Export or copy it again.")
 
 
 def check_identifier(path: Path) -> None:

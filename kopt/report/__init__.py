@@ -10,6 +10,7 @@ from kopt.report.plots import bars, pareto_plot
 from kopt.report.profile_page import full_profile_table, profile_html
 from kopt.report.progress import make_progress
 from kopt.report.run_directory import read_result, write_report
+from kopt.report.safekeeping import backup_table, verification_table
 from kopt.report.statistics import wilson_interval
 from kopt.report.tables import (
     artifact_table,
@@ -26,6 +27,7 @@ __all__ = [
     "Look",
     "Shown",
     "artifact_table",
+    "backup_table",
     "bars",
     "candidates_table",
     "check_sort",
@@ -40,6 +42,7 @@ __all__ = [
     "pipeline_headline",
     "profile_html",
     "read_result",
+    "verification_table",
     "wilson_interval",
     "write_report",
 ]

@@ -21,7 +21,7 @@ from kopt.core.settings import choice, whole
 from kopt.data import calibration
 from kopt.export.assembly import Converted, assemble
 from kopt.export.inspection import inspect_saved_model
-from kopt.export.manifest import verify
+from kopt.export.manifest import require_intact
 from kopt.export.source import Source, prepare, trace
 from kopt.export.to_saved_model import copy_saved_model
 from kopt.measure import latency, load, random_inputs
@@ -198,7 +198,7 @@ def rollback(directory: str | os.PathLike[str], *, version: int | None = None) -
 
     def change(state: ServingState, found: tuple[int, ...]) -> ServingState:
         changed = rolled_back(state, found, version)
-        verify(path / str(max(set(found) - set(changed.withdrawn))))
+        require_intact(path / str(max(set(found) - set(changed.withdrawn))))
         return changed
 
     return change_state(path, change, functools.partial(_write_config, path))

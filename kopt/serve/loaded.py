@@ -119,9 +119,9 @@ def _verified(artefact: Path) -> bool:
     if not Path(f"{artefact}.json").is_file():
         return False
     # Here, not at the top: the room of exporters loads TensorFlow, and a client of this one needs none.
-    from kopt.export.manifest import verify  # noqa: PLC0415
+    from kopt.export.manifest import require_intact  # noqa: PLC0415
 
-    verify(artefact)
+    require_intact(artefact)
     return True
 
 

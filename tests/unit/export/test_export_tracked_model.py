@@ -10,7 +10,17 @@ PATH = Path(__file__).parents[3] / "savedmodels" / "digits_cnn" / "1"
 
 
 def test_it_is_the_file_that_its_manifest_describes():
-    artifact = export.verify(PATH)
+    verification = export.verify(PATH)
+    assert {one.checked: one.status for one in verification.verdicts} == {
+        "manifest": "absent",
+        "content": "ok",
+        "reference": "absent",
+        "runtime": "ok",
+        "signature": "ok",
+        "parameters": "absent",
+        "outputs": "absent",
+    }
+    artifact = verification.artifact
     assert [(info.name, info.shape, info.dtype) for info in artifact.inputs] == [("image", (None, 8, 8, 1), "float32")]
     assert [info.name for info in artifact.outputs] == ["classes"]
     assert artifact.parity.max_abs < 1e-5

@@ -5,7 +5,7 @@ import pytest
 from kopt.core.errors import LoadError, ParityError
 from kopt.core.records import Artifact, OutputParity, Parity
 from kopt.core.schemes import get_scheme
-from kopt.export.manifest import manifest_text, read_manifest, verify
+from kopt.export.manifest import manifest_text, read_manifest, require_intact
 from kopt.export.verification import require_parity
 
 
@@ -53,13 +53,13 @@ def test_a_manifest_moves_with_its_file(artifact, tmp_path):
     (tmp_path / "moved").mkdir()
     for name in ("m.tflite", "m.tflite.json"):
         (tmp_path / name).rename(tmp_path / "moved" / name)
-    assert verify(tmp_path / "moved" / "m.tflite").path == str(tmp_path / "moved" / "m.tflite")
+    assert require_intact(tmp_path / "moved" / "m.tflite").path == str(tmp_path / "moved" / "m.tflite")
 
 
 def test_a_changed_file_is_not_the_one_described(artifact, tmp_path):
     (tmp_path / "m.tflite").write_bytes(b"contenT")
     with pytest.raises(LoadError, match=r"is not the file that its manifest describes.*export it again"):
-        verify(artifact.path)
+        require_intact(artifact.path)
 
 
 def test_a_missing_or_foreign_manifest_is_said(artifact, tmp_path):

@@ -138,15 +138,19 @@ def test_warm_up_requests_are_records_that_every_signature_answers(made):
 
 def test_the_manifest_holds_for_what_lies_there(made):
     bundle, _ = made
-    assert kopt.export.verify(bundle.artifact.path).options["signatures"].startswith("serving_default, serving_images")
+    assert (
+        kopt.export.verify(bundle.artifact.path)
+        .artifact.options["signatures"]
+        .startswith("serving_default, serving_images")
+    )
     assert bundle.artifact.parity.max_abs < 1e-6
 
 
 def test_what_servers_are_started_with_lies_beside_the_versions(made):
     directory = Path(made[0].directory)
     assert sorted(path.name for path in directory.iterdir() if path.name[0] != ".") == [
-        *("1", "1.json", "batching_parameters.txt", "docker-compose.yml", "kubernetes.yaml", "models.config"),
-        *("monitoring.config", "serving.json"),
+        *("1", "1.json", "1.reference.npz", "batching_parameters.txt", "docker-compose.yml", "kubernetes.yaml"),
+        *("models.config", "monitoring.config", "serving.json"),
     ]
     assert "max_batch_size { value: 4 }" in (directory / "batching_parameters.txt").read_text()
     assert f"image: tensorflow/serving:{tf.__version__}" in (directory / "docker-compose.yml").read_text()

@@ -1,0 +1,250 @@
+"""`kopt.export.backup`: several verified copies of an exported file in several places, and the newest good one back."""
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from kopt.core.errors import ConfigError, KoptError, LoadError, OutputError
+from kopt.core.files import atomic_path, check_output, sha256, writing_to
+from kopt.core.records import FileHash
+from kopt.core.safekeeping_records import BackupCopy, BackupReport, CopyContent
+from kopt.core.settings import whole
+from kopt.export.copy_places import CONTENT, Place, open_place
+from kopt.export.manifest import require_intact, require_reference
+
+# A number that only grows, the beginning of the hash of the list of files, and what keeps two writers apart.
+_COPY = re.compile(r"(\d{8})-([0-9a-f]{16})-[0-9a-f]{8}")
+_CHUNK = 1 << 20
+Places = Sequence[str | os.PathLike[str]]
+
+
+def backup(path: str | os.PathLike[str], places: Places, *, keep: int = 3) -> BackupReport:
+    """Put a copy of an exported file, with manifest and reference, into every place, and remove the oldest there.
+
+    The file is held against its manifest first, and every copy is read back and hashed. A place whose newest good copy
+    is the same already gets none. A copy goes only when `keep` newer ones in its place were read and found good just
+    before, so the last good one stays whatever happens. Several processes may do this at once, and a kill leaves old
+    copies whole.
+
+    Args:
+        path: of the file or directory, with `<path>.json` beside it.
+        places: directories, or URLs that fsspec opens (extra `backup`).
+        keep: good copies that stay in each place.
+
+    Raises:
+        LoadError: the file is not the one that its manifest describes; nothing was copied.
+        OutputError: a place cannot be written; the other places have their copies.
+        ConfigError: `keep` or `places` cannot be used.
+    """
+    whole("keep", keep)
+    path = Path(path)
+    artifact = require_intact(path)
+    require_reference(artifact)
+    opened = _opened(places)
+    files = _files(path, with_reference=artifact.reference is not None)
+    content = CopyContent(path.name, artifact.sha256, tuple(_hash(name, file) for name, file in files.items()))
+    numbers = [int(copy[:8]) for place in opened for copy in _names(place, path.name)]
+    copy = _copy_name(max(numbers, default=0) + 1, content)
+    written, removed, failures = 0, 0, []
+    for place in opened:
+        try:
+            written += _written(place, copy, content, files)
+            removed += _thinned(place, path.name, keep)
+        except (KoptError, OSError) as error:
+            failures.append(f"{place.name}: {error}")
+    if failures:
+        raise OutputError(
+            f"{len(failures)} of {len(opened)} places have no new copy of {path.name}. {' '.join(failures)}"
+        )
+    return BackupReport(check_backup(path, places).copies, written, removed)
+
+
+def check_backup(path: str | os.PathLike[str], places: Places) -> BackupReport:
+    """Read every copy of a file in every place and hold it against what was written, to find bits that have rotted.
+
+    Args:
+        path: of the file; only its name matters.
+        places: see `backup`.
+
+    Raises:
+        OutputError: a place cannot be read.
+    """
+    name = Path(path).name
+    copies: list[BackupCopy] = []
+    for place in _opened(places):
+        with _reading(place):
+            copies += [_looked_at(place, name, copy) for copy in _names(place, name)]
+    return BackupReport(tuple(copies))
+
+
+def restore(path: str | os.PathLike[str], places: Places, *, overwrite: bool = False) -> BackupCopy:
+    """Bring back the newest copy that is good, with manifest and reference.
+
+    Args:
+        path: where the file goes; its name is the one under which it was copied.
+        places: see `backup`.
+        overwrite: replace what is at `path`.
+
+    Returns:
+        The copy that was taken.
+
+    Raises:
+        LoadError: no place has a good one.
+        OutputError: `path` cannot be written or exists.
+    """
+    path = check_output(path, overwrite=overwrite)
+    found, failures = [], []
+    for place in _opened(places):
+        try:
+            found += [(copy, place) for copy in _names(place, path.name)]
+        except OSError as error:
+            failures.append(f"{place.name}: {error}.")
+    for copy, place in sorted(found, key=lambda one: one[0], reverse=True):
+        looked_at = _looked_at(place, path.name, copy)
+        if looked_at.status == "good":
+            _bring(place, path, copy)
+            return looked_at
+        failures.append(f"{place.name}: {looked_at.found}.")
+    raise LoadError(
+        f"No good copy of {path.name} in {', '.join(str(place) for place in places)}. {' '.join(failures)}".rstrip()
+    )
+
+
+def _opened(places: Places) -> list[Place]:
+    if isinstance(places, (str, os.PathLike)) or not places:
+        raise ConfigError(f"`places` is a sequence of directories or URLs, at least one. Received: {places!r}.")
+    return [open_place(place) for place in places]
+
+
+def _files(path: Path, *, with_reference: bool) -> dict[str, Path]:
+    inside = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    beside = [Path(f"{path}.json"), *([Path(f"{path}.reference.npz")] if with_reference else [])]
+    return {file.relative_to(path.parent).as_posix(): file for file in [*inside, *beside]}
+
+
+def _hash(name: str, file: Path) -> FileHash:
+    return FileHash(name, file.stat().st_size, sha256(file))
+
+
+def _copy_name(number: int, content: CopyContent) -> str:
+    return f"{number:08d}-{hashlib.sha256(_bytes(content)).hexdigest()[:16]}-{secrets.token_hex(4)}"
+
+
+def _bytes(content: CopyContent) -> bytes:
+    return content.to_json().encode()
+
+
+def _names(place: Place, name: str) -> list[str]:
+    """Return the copies of a place, the newest first."""
+    return sorted((copy for copy in place.copies(name) if _COPY.fullmatch(copy)), reverse=True)
+
+
+def _written(place: Place, copy: str, content: CopyContent, files: dict[str, Path]) -> bool:
+    """Write a copy and read it back, unless the newest good one is the same."""
+    for older in _names(place, content.name):
+        found = _looked_at(place, content.name, older)
+        if found.status == "good":
+            if older[9:25] == copy[9:25]:
+                return False
+            break
+    place.write(content.name, copy, files, _bytes(content))
+    found = _looked_at(place, content.name, copy)
+    if found.status != "good":
+        place.remove(content.name, copy)
+        raise OutputError(f"The new copy was not what was written ({found.found}), so it was removed.")
+    return True
+
+
+def _thinned(place: Place, name: str, keep: int) -> int:
+    """Remove what is older than `keep` copies that are good."""
+    good, removed = 0, 0
+    for copy in _names(place, name):
+        if good >= keep:
+            with contextlib.suppress(FileNotFoundError):  # another process removed it
+                place.remove(name, copy)
+                removed += 1
+        elif _looked_at(place, name, copy).status == "good":
+            good += 1
+    return removed
+
+
+def _looked_at(place: Place, name: str, copy: str) -> BackupCopy:
+    try:
+        content = _content(place, name, copy)
+        for file in content.files:
+            _require_same(place, name, copy, file)
+    except (LoadError, OSError) as error:
+        return BackupCopy(place.name, name, copy, "damaged", str(error))
+    return BackupCopy(place.name, name, copy, "good", "", content.sha256)
+
+
+def _content(place: Place, name: str, copy: str) -> CopyContent:
+    with place.open(name, copy, CONTENT) as file:
+        data = file.read()
+    if hashlib.sha256(data).hexdigest()[:16] != copy[9:25]:
+        raise LoadError(f"{copy}/{CONTENT} is not the one that the copy is named after")
+    try:
+        content = CopyContent.from_json(data.decode())
+    except ValueError as error:
+        raise LoadError(f"{copy}/{CONTENT} cannot be read: {error}") from error
+    for one in content.files:
+        parts = PurePosixPath(one.name).parts
+        if not parts or ".." in parts or parts[0] not in (name, f"{name}.json", f"{name}.reference.npz"):
+            raise LoadError(f"{copy}/{CONTENT} names {one.name!r}, which is no part of {name}")
+    return content
+
+
+def _require_same(place: Place, name: str, copy: str, expected: FileHash) -> None:
+    digest, size = hashlib.sha256(), 0
+    with place.open(name, copy, expected.name) as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    if size != expected.size_bytes:
+        raise LoadError(f"{copy}/{expected.name} has {size} bytes, expected {expected.size_bytes}")
+    if digest.hexdigest() != expected.sha256:
+        raise LoadError(f"{copy}/{expected.name} has other content than was written: bits have changed")
+
+
+def _bring(place: Place, path: Path, copy: str) -> None:
+    """Write file, reference and manifest; the manifest is the last to go and, before the file changes, the first."""
+    manifest, reference = Path(f"{path}.json"), Path(f"{path}.reference.npz")
+    content = _content(place, path.name, copy)
+    names = {file.name for file in content.files}
+    with (
+        atomic_path(manifest, overwrite=True) as staged_manifest,
+        contextlib.ExitStack() as stack,
+        atomic_path(path, overwrite=True) as staged,
+    ):
+        targets = {manifest.name: staged_manifest}
+        if reference.name in names:
+            targets[reference.name] = stack.enter_context(atomic_path(reference, overwrite=True))
+        for file in content.files:
+            inside = PurePosixPath(file.name).relative_to(path.name) if file.name not in targets else None
+            _download(place, path.name, copy, file, targets[file.name] if inside is None else staged / inside)
+        manifest.unlink(missing_ok=True)
+        if reference.name not in names:
+            reference.unlink(missing_ok=True)
+    require_intact(path)
+
+
+def _download(place: Place, name: str, copy: str, file: FileHash, target: Path) -> None:
+    with writing_to(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with place.open(name, copy, file.name) as source, open(target, "wb") as sink:
+            while chunk := source.read(_CHUNK):
+                sink.write(chunk)
+    if sha256(target) != file.sha256:
+        raise LoadError(f"{copy}/{file.name} in {place.name} changed while it was read. Try again.")
+
+
+@contextlib.contextmanager
+def _reading(place: Place) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"Cannot read {place.name}: {error}.") from error

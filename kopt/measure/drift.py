@@ -1,0 +1,171 @@
+"""Whether inputs or predictions are still distributed as they were when the model was judged."""
+
+import math
+
+import numpy as np
+from scipy import stats
+
+from kopt.core.drift_records import DriftProfile, DriftReport, FeatureDrift, FeatureProfile
+from kopt.core.errors import ConfigError, DataError
+from kopt.core.settings import whole
+from kopt.measure.feeding import Arrays
+
+_QUANTILES = 1001
+# Siddiqi, Credit Risk Scorecards (2006): below 0.1 nothing happened, above 0.25 the population is another one.
+_WATCH_PSI, _DRIFTED_PSI = 0.1, 0.25
+
+
+def drift_profile(data: Arrays, *, bins: int = 10) -> DriftProfile:
+    """Describe the distribution of inputs or predictions, for `drift` to hold later ones against.
+
+    Columns of `(examples, features)` are features. Of arrays with more axes, the mean and the standard deviation of
+    each example by channel (last axis) are.
+
+    Args:
+        data: one array, a sequence, or arrays by name; examples first.
+        bins: of equal counts; fewer where values repeat.
+
+    Raises:
+        ConfigError: `bins` is less than 2.
+        DataError: a feature has fewer than `bins` finite values, or the arrays are no numbers.
+    """
+    whole("bins", bins, least=2)
+    return DriftProfile(tuple(_profile(name, values, bins) for name, values in _features(data).items()))
+
+
+def drift(profile: DriftProfile, data: Arrays, *, level: float = 0.01) -> DriftReport:
+    """Hold later inputs or predictions against a profile, feature by feature.
+
+    A feature has drifted if its PSI is above 0.25 and the Kolmogorov-Smirnov test, at `level` shared among the
+    features, says that this is no chance; from 0.1 on it is to be watched. Both count from the PSI that so few values
+    come to without any change, `(bins - 1) * (1 / n + 1 / m)`. More NaN than before, by more than chance, is drift as
+    well.
+
+    Args:
+        profile: from `drift_profile`.
+        data: as it was given there.
+        level: chance of a false alarm over all features together.
+
+    Raises:
+        ConfigError: `level` is not in (0, 1).
+        DataError: the features are not those of the profile, or there is no finite value.
+
+    Example:
+        ```python
+        profile = kopt.measure.drift_profile(x_val)
+        report = kopt.measure.drift(profile, x_this_week)
+        ```
+    """
+    if not 0.0 < level < 1.0:
+        raise ConfigError(f"`level` is a probability in (0, 1). Received: {level!r}.")
+    found = _features(data)
+    expected = [feature.name for feature in profile.features]
+    if sorted(found) != sorted(expected):
+        raise DataError(f"The profile has the features {', '.join(expected)}. Received: {', '.join(found)}.")
+    share = level / len(expected)
+    features = tuple(_drift(before, found[before.name], share) for before in profile.features)
+    return DriftReport(len(next(iter(found.values()))), level, features)
+
+
+def psi(before: np.ndarray, after: np.ndarray) -> float:
+    """Return the population stability index of two histograms over the same bins: `sum((q - p) * log(q / p))`.
+
+    Half a value is added to every bin, so that empty ones count as rare and not as impossible.
+
+    Args:
+        before: counts by bin.
+        after: likewise.
+    """
+    p, q = ((counts + 0.5) / (counts + 0.5).sum() for counts in (np.asarray(before), np.asarray(after)))
+    return float(np.sum((q - p) * np.log(q / p)))
+
+
+def ks(before: np.ndarray, after: np.ndarray) -> float:
+    """Return the largest distance of the distribution functions of two samples, which are sorted."""
+    places = np.concatenate([before, after])
+    below = [np.searchsorted(one, places, side="right") / len(one) for one in (before, after)]
+    return float(np.max(np.abs(below[0] - below[1])))
+
+
+def _features(data: Arrays) -> dict[str, np.ndarray]:
+    if isinstance(data, dict):
+        named = {str(name): np.asarray(array) for name, array in data.items()}
+    elif isinstance(data, (list, tuple)):
+        named = {f"input_{place}": np.asarray(array) for place, array in enumerate(data)}
+    else:
+        named = {"input": np.asarray(data)}
+    found: dict[str, np.ndarray] = {}
+    for name, array in named.items():
+        if array.dtype.kind not in "fiub" or array.ndim == 0 or not array.size:
+            raise DataError(f"{name!r} must hold numbers, examples first. Received: {array.dtype} of {array.shape}.")
+        found |= _columns(name, array.astype(np.float64))
+    return found
+
+
+def _columns(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
+    if array.ndim == 1:
+        return {name: array}
+    if array.ndim == 2:
+        return {f"{name}[{column}]": array[:, column] for column in range(array.shape[1])}
+    axes = tuple(range(1, array.ndim - 1))
+    with np.errstate(invalid="ignore"):
+        means, deviations = array.mean(axis=axes), array.std(axis=axes)
+    return {
+        f"{word} of {name}[..., {channel}]": values[:, channel]
+        for word, values in (("mean", means), ("deviation", deviations))
+        for channel in range(array.shape[-1])
+    }
+
+
+def _profile(name: str, values: np.ndarray, bins: int) -> FeatureProfile:
+    finite = np.sort(values[np.isfinite(values)])
+    if len(finite) < bins:
+        raise DataError(f"Feature {name!r} has {len(finite)} finite values; {bins} bins need at least as many.")
+    edges = np.unique(np.quantile(finite, np.arange(1, bins) / bins, method="inverted_cdf"))
+    steps = np.linspace(0, len(finite) - 1, min(_QUANTILES, len(finite))).round().astype(int)
+    return FeatureProfile(
+        name=name,
+        count=len(finite),
+        nonfinite=len(values) - len(finite),
+        edges=tuple(map(float, edges)),
+        counts=tuple(map(int, _histogram(finite, edges))),
+        quantiles=tuple(map(float, finite[steps])),
+    )
+
+
+def _histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    return np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
+
+
+def _drift(before: FeatureProfile, values: np.ndarray, level: float) -> FeatureDrift:
+    finite = np.sort(values[np.isfinite(values)])
+    if not len(finite):
+        raise DataError(f"Feature {before.name!r} has no finite value among {len(values)}.")
+    index = psi(np.array(before.counts), _histogram(finite, np.array(before.edges)))
+    noise = (len(before.counts) - 1) * (1 / before.count + 1 / len(finite))
+    distance = ks(np.array(before.quantiles), finite)
+    size = before.count * len(finite) / (before.count + len(finite))
+    p_value = float(stats.kstwobign.sf(math.sqrt(size) * distance))
+    bad, bad_before = len(values) - len(finite), before.nonfinite
+    more_bad = bad / len(values) > bad_before / (bad_before + before.count) and _chance(bad, values, before) < level
+    status = "same"
+    if more_bad or (index > _DRIFTED_PSI + noise and p_value < level):
+        status = "drifted"
+    elif index > _WATCH_PSI + noise and p_value < level:
+        status = "watch"
+    return FeatureDrift(
+        before.name,
+        index,
+        noise,
+        distance,
+        p_value,
+        bad / len(values),
+        bad_before / (bad_before + before.count),
+        status,
+    )
+
+
+def _chance(bad: int, values: np.ndarray, before: FeatureProfile) -> float:
+    """Return Fisher's exact p-value of so many values that are not finite, or more."""
+    table = [[bad, len(values) - bad], [before.nonfinite, before.count]]
+    return float(stats.fisher_exact(table, alternative="greater").pvalue)

@@ -45,8 +45,11 @@ class ONNXRunner(Runner):
         self.threads = threads
         self.runtime = f"ONNX Runtime {onnxruntime.__version__} {PROVIDER}"
         self._session = _open(path, threads)
-        self.inputs = tuple(_tensor_info(path, node) for node in self._session.get_inputs())
-        self.outputs = tuple(_tensor_info(path, node) for node in self._session.get_outputs())
+        try:
+            self.inputs = tuple(_tensor_info(path, node) for node in self._session.get_inputs())
+            self.outputs = tuple(_tensor_info(path, node) for node in self._session.get_outputs())
+        except UnicodeDecodeError as error:
+            raise LoadError(f"{path} is damaged: a name in it is no text ({error}). Copy it again.") from error
         self.fixed_batch = batch_of(self.inputs)
         self._names = [info.name for info in self.outputs]
 

@@ -22,7 +22,7 @@ from kopt.core.errors import ConfigError, LoadError
 from kopt.core.files import atomic_write, remove_leftovers, writing_to
 from kopt.core.records import Candidate, Evaluation, Measurement
 from kopt.core.serialization import Record
-from kopt.export import verify
+from kopt.export.manifest import require_intact
 from kopt.search.catalog import Technique
 
 
@@ -53,7 +53,7 @@ class Trials:
         try:
             candidate = Candidate.from_json((directory / "candidate.json").read_text())
             assert candidate.artifact is not None
-            path = verify(directory / candidate.artifact.path).path
+            path = require_intact(directory / candidate.artifact.path).path
             return dataclasses.replace(candidate, artifact=dataclasses.replace(candidate.artifact, path=path))
         except (FileNotFoundError, ConfigError, LoadError):
             shutil.rmtree(directory)

@@ -138,11 +138,9 @@ def test_warm_up_requests_are_records_that_every_signature_answers(made):
 
 def test_the_manifest_holds_for_what_lies_there(made):
     bundle, _ = made
-    assert (
-        kopt.export.verify(bundle.artifact.path)
-        .artifact.options["signatures"]
-        .startswith("serving_default, serving_images")
-    )
+    found = kopt.export.verify(bundle.artifact.path)
+    assert found.ok
+    assert found.artifact.options["signatures"].startswith("serving_default, serving_images")
     assert bundle.artifact.parity.max_abs < 1e-6
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
+from kopt.core.errors import ConfigError, OutputExistsError
 from kopt.core.progress import Progress, Silent
 from kopt.core.records import OBJECTIVES, Budget
 
@@ -27,6 +28,44 @@ def budget_from(options: argparse.Namespace) -> Budget:
 def progress_from(options: argparse.Namespace) -> Progress | str:
     """Return the progress display that suits the output."""
     return Silent() if options.json else "auto"
+
+
+def check_page(options: argparse.Namespace) -> None:
+    """Refuse a number of rows or an HTML file that cannot be, before any work.
+
+    Raises:
+        ConfigError: `--rows` is negative.
+        OutputExistsError: the HTML file exists, and there is no `--force`.
+    """
+    if options.rows < 0:
+        raise ConfigError(f"--rows is a number of rows, or 0 for all. Received: {options.rows}.")
+    if options.html is not None and options.html.exists() and not options.force:
+        raise OutputExistsError(f"{options.html} exists already. Pass --force to replace it.")
+
+
+def show_page(found: Any, table: RenderableType, options: argparse.Namespace) -> None:
+    """Print a record as a table or JSON, and write its HTML file where one is asked for."""
+    if options.json:
+        show_text(found.to_json())
+    else:
+        show(table)
+    if options.html is not None:
+        path = found.html(options.html, overwrite=options.force)
+        if not options.json:
+            show_text(f"\nReport: {path}")
+
+
+def check_model_output(options: argparse.Namespace, *suffixes: str) -> None:
+    """Refuse an OUTPUT of another kind, or one that exists, before any work.
+
+    Raises:
+        ConfigError: another ending.
+        OutputExistsError: it exists, and there is no `--force`.
+    """
+    if options.output.suffix not in suffixes:
+        raise ConfigError(f"OUTPUT ends in {' or '.join(suffixes)}. Received: {str(options.output)!r}.")
+    if options.output.exists() and not options.force:
+        raise OutputExistsError(f"{options.output} exists already. Pass --force to replace it.")
 
 
 def show(*renderables: RenderableType) -> None:

@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 
 import kopt
-from kopt.cli.common import show, show_text
-from kopt.core.errors import ConfigError, OutputExistsError
+from kopt.cli.common import check_page, show_page
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,10 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    if options.rows < 0:
-        raise ConfigError(f"--rows is a number of rows, or 0 for all. Received: {options.rows}.")
-    if options.html is not None and options.html.exists() and not options.force:
-        raise OutputExistsError(f"{options.html} exists already. Pass --force to replace it.")
+    check_page(options)
     model = kopt.load_model(options.model, safe_mode=not options.unsafe)
     data = kopt.data.open_data(options.data, image_shape=kopt.measure.load(model).inputs[0].shape[1:]).train
     found = kopt.quantize.diagnose(
@@ -43,12 +39,5 @@ def run(options: argparse.Namespace) -> int:
         samples=options.samples,
         progress=kopt.report.make_progress(quiet=options.json),
     )
-    if options.json:
-        show_text(found.to_json())
-    else:
-        show(found.look.table(found, rows=options.rows or None, sort=options.sort))
-    if options.html is not None:
-        path = found.html(options.html, overwrite=options.force)
-        if not options.json:
-            show_text(f"\nReport: {path}")
+    show_page(found, found.look.table(found, rows=options.rows or None, sort=options.sort), options)
     return 0

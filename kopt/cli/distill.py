@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import kopt
-from kopt.cli.common import show_text
-from kopt.core.errors import ConfigError, OutputExistsError
+from kopt.cli.common import check_model_output, show_text
+from kopt.core.errors import ConfigError
 from kopt.core.files import atomic_path
 
 _EPOCHS = 10
@@ -38,14 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    if options.output.suffix != ".keras":
-        raise ConfigError(f"OUTPUT ends in .keras. Received: {str(options.output)!r}.")
+    check_model_output(options, ".keras")
     if options.student and (options.mobile or options.depth != 1.0):
         raise ConfigError("--depth and --mobile are for students that are made here. Leave them out with --student.")
     if options.mobile and options.depth != 1.0:
         raise ConfigError("--depth leaves out blocks of the teacher, which a --mobile student has none of.")
-    if options.output.exists() and not options.force:
-        raise OutputExistsError(f"{options.output} exists already. Pass --force to replace it.")
     safe = not options.unsafe
     teacher = kopt.measure.load(options.teacher, safe_mode=safe) if options.student else None
     original = teacher or kopt.load_model(options.teacher, safe_mode=safe)

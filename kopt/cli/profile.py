@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 
 import kopt
-from kopt.cli.common import show, show_text
-from kopt.core.errors import ConfigError, OutputExistsError
+from kopt.cli.common import check_page, show_page
 from kopt.core.full_profile_records import PARTS
 from kopt.core.settings import choice
 
@@ -31,10 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    if options.rows < 0:
-        raise ConfigError(f"--rows is a number of rows, or 0 for all. Received: {options.rows}.")
-    if options.html is not None and options.html.exists() and not options.force:
-        raise OutputExistsError(f"{options.html} exists already. Pass --force to replace it.")
+    check_page(options)
     kopt.report.check_sort(options.sort)
     for part in options.parts or ():
         choice("part", part, PARTS)
@@ -52,12 +48,5 @@ def run(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         progress=kopt.report.make_progress(quiet=options.json),
     )
-    if options.json:
-        show_text(found.to_json())
-    else:
-        show(kopt.report.full_profile_table(found, rows=options.rows or None, sort=options.sort))
-    if options.html is not None:
-        path = found.html(options.html, overwrite=options.force)
-        if not options.json:
-            show_text(f"\nReport: {path}")
+    show_page(found, kopt.report.full_profile_table(found, rows=options.rows or None, sort=options.sort), options)
     return 0

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import kopt
-from kopt.cli.common import show_text
+from kopt.cli.common import check_model_output, show_text
 from kopt.core.channel_pruning_records import NEED_DATA
-from kopt.core.errors import ConfigError, OutputExistsError
+from kopt.core.errors import ConfigError
 from kopt.core.files import atomic_path
 
 
@@ -38,14 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    if options.output.suffix != ".keras":
-        raise ConfigError(f"OUTPUT ends in .keras. Received: {str(options.output)!r}.")
+    check_model_output(options, ".keras")
     if options.rows < 0:
         raise ConfigError(f"--rows is a number of rows, or 0 for all. Received: {options.rows}.")
     if options.criterion in NEED_DATA and not options.data:
         raise ConfigError(f"The criterion {options.criterion!r} needs examples: pass --data.")
-    if options.output.exists() and not options.force:
-        raise OutputExistsError(f"{options.output} exists already. Pass --force to replace it.")
     model = kopt.load_model(options.model, safe_mode=not options.unsafe)
     smaller, report = _zeroed(model, options) if options.sparsity is not None else _narrowed(model, options)
     with atomic_path(options.output, overwrite=options.force) as staged:

@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 
 import kopt
-from kopt.cli.common import show_text
-from kopt.core.errors import ConfigError, OutputExistsError
+from kopt.cli.common import check_model_output, show_text
 from kopt.core.files import atomic_path
 
 
@@ -26,10 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    if options.output.suffix not in (".tflite", ".keras"):
-        raise ConfigError(f"OUTPUT ends in .tflite or .keras. Received: {str(options.output)!r}.")
-    if options.output.exists() and not options.force:
-        raise OutputExistsError(f"{options.output} exists already. Pass --force to replace it.")
+    check_model_output(options, ".tflite", ".keras")
     model = kopt.load_model(options.model, safe_mode=not options.unsafe)
     data = kopt.data.open_data(options.data, image_shape=kopt.measure.load(model).inputs[0].shape[1:]).train
     copy, report = kopt.quantize.post_training(

@@ -1,13 +1,12 @@
 """Claims: distilled students beat the same student alone, and in integers at half the work lose next to nothing."""
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import keras
 from claims import Claim, publish
-from image_sets import ImageSet, image_sets
+from image_sets import ImageSet, described, image_sets
 from resumable import Table, trained_once
 from training_networks import resnet8
 from trainings import LOSS, points, trained
@@ -145,12 +144,7 @@ def main() -> int:
         for images in sets:
             for way, measure in ways(images, seed).items():
                 table.once(images.name, way, seed, measure)
-    for images in sets:
-        print(f"\n{images.name}\n{table.markdown(images.name)}", file=sys.stderr)
-    described = "; ".join(
-        f"{images.name}: {len(images.train[0]):,} images, {images.epochs[0]} epochs, then {images.epochs[1]}"
-        for images in sets
-    )
+    table.show()
     last = sets[-1].name
     gain = table.mean(last, TAUGHT) - table.mean(last, ALONE)
     losses = [
@@ -159,8 +153,8 @@ def main() -> int:
     ]
     return publish(
         "distillation_accuracy",
-        f"ResNet8 of {STUDENT} channels taught by one of {TEACHER}, {SEEDS} seeds, accuracy in percent. {described}.",
-        {f"{data}: {way}": values for data, found in table.rows.items() for way, values in found.items()},
+        f"ResNet8 of {STUDENT} channels taught by one of {TEACHER}, {SEEDS} seeds, percent. {described(sets)}.",
+        table.numbers(),
         [Claim(f"{last}: {TAUGHT}, over {ALONE}", gain, 0.5, above=True, unit="points"), *losses],
     )
 

@@ -67,5 +67,13 @@ def image_sets() -> list[ImageSet]:
     return sets
 
 
+def described(sets: list[ImageSet]) -> str:
+    """Return how long networks were trained on each set, in words."""
+    return "; ".join(
+        f"{images.name}: {len(images.train[0]):,} images, {images.epochs[0]} epochs, then {images.epochs[1]}"
+        for images in sets
+    )
+
+
 def _scaled(pixels: Any) -> Any:
     return ((pixels / 255.0 - 0.473) / 0.251).astype(np.float32)

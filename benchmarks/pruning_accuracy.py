@@ -2,13 +2,12 @@
 
 import functools
 import statistics
-import sys
 from typing import Any
 
 import keras
 import tf_keras
 from claims import Claim, publish
-from image_sets import ImageSet, image_sets
+from image_sets import ImageSet, described, image_sets
 from resumable import Table, trained_once
 from training_networks import resnet8
 from trainings import LOSS, points, trained
@@ -114,16 +113,11 @@ def main() -> int:
     for images, seed, rows in todo:
         for way, measure in rows(images, seed).items():
             table.once(images.name, way, seed, measure)
-    for images in sets:
-        print(f"\n{images.name}\n{table.markdown(images.name)}", file=sys.stderr)
-    described = "; ".join(
-        f"{images.name}: {len(images.train[0]):,} images, {images.epochs[0]} epochs, then {images.epochs[1]}"
-        for images in sets
-    )
+    table.show()
     return publish(
         "pruning_accuracy",
-        f"ResNet8 with {SEEDS} seeds, test accuracy in percent after fine-tuning. {described}.",
-        {f"{data}: {way}": values for data, found in table.rows.items() for way, values in found.items()},
+        f"ResNet8 with {SEEDS} seeds, test accuracy in percent after fine-tuning. {described(sets)}.",
+        table.numbers(),
         [claim for images in sets for claim in claims(table, images.name)],
     )
 

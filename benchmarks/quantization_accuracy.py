@@ -2,7 +2,6 @@
 
 import functools
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -167,8 +166,7 @@ def main() -> int:
                 data = f"{images.name}, {network}"
                 for way, make in ways(network, images, seed).items():
                     table.several((data, f"{data}, gzip KiB"), way, seed, functools.partial(shipped, make, images))
-    for data in table.rows:
-        print(f"\n{data}\n{table.markdown(data)}", file=sys.stderr)
+    table.show()
     claims = []
     for images in sets:
         easy, hard = (f"{images.name}, {network}" for network in NETWORKS)
@@ -191,7 +189,7 @@ def main() -> int:
     return publish(
         "quantization_accuracy",
         f"ResNet8 and a depthwise net of channels spread 1,000 times, {SEEDS} seeds, accuracy in LiteRT, percent.",
-        {f"{data}: {way}": values for data, found in table.rows.items() for way, values in found.items()},
+        table.numbers(),
         claims,
     )
 

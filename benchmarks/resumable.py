@@ -63,6 +63,15 @@ class Table:
             lines.append(f"| {way} | {statistics.mean(values):.2f} | {spread} | {single} |")
         return "\n".join(lines)
 
+    def show(self) -> None:
+        """Print all rows as Markdown on standard error."""
+        for data in self.rows:
+            print(f"\n{data}\n{self.markdown(data)}", file=sys.stderr)
+
+    def numbers(self) -> dict[str, object]:
+        """Return all rows, as `publish` takes them."""
+        return {f"{data}: {way}": seeds for data, found in self.rows.items() for way, seeds in found.items()}
+
 
 def trained_once(name: str, make: Callable[[], Any]) -> Any:
     """Return the model of that name from the cache folder; make and keep it where there is none."""

@@ -124,10 +124,13 @@ def test_a_smaller_file_is_as_fast_as_asked_for(runtime):
     model = network(48, 64)
     smaller, report = kopt.prune.channels(model, target_latency=0.5, runtime=runtime)
     (taken,) = [probe for probe in report.probes if probe.macs == report.macs_after]
-    assert 0.3 < taken.share <= 0.5  # a width less is up to a sixth of the time
+    assert taken.share <= 0.5
+    # Every wider model that was measured takes too long. How far below the target the next one is, processors decide:
+    # kernels work on 8, 16 or 32 channels at once.
+    assert all(probe.share > 0.5 for probe in report.probes if probe.macs > taken.macs)
     report = kopt.prune.measured(report, model, smaller, runtime=runtime, seconds=1.0)
     assert report.measured.format == runtime
-    assert 1.5 < report.measured.before.least_ms / report.measured.after.least_ms < 3
+    assert report.measured.after.least_ms / report.measured.before.least_ms == pytest.approx(taken.share, rel=0.25)
     assert report.measured.after.size_bytes < 0.7 * report.measured.before.size_bytes
 
 

@@ -1,5 +1,8 @@
 """A recommender: what gradients say of its layers, rates of their own for them, and small embeddings."""
 
+import functools
+from collections.abc import Callable
+
 import keras
 import numpy as np
 import outcome
@@ -36,20 +39,20 @@ def network(width: int = 32) -> keras.Model:
 
 def learned(
     optimizer: keras.optimizers.Optimizer, seed: int, train, validation, epochs: int
-) -> tuple[keras.Model, float]:
-    """Return a trained network and its area under the curve on `validation`."""
+) -> tuple[float, keras.Model]:
+    """Return the area under the curve of a trained network on `validation`, and the network."""
     keras.utils.set_random_seed(seed)
     model = network()
     model.compile(optimizer, "binary_crossentropy", jit_compile=False)
     batches = kopt.data.from_arrays(*train, batch_size=256, shuffle=True, seed=seed)
     model.fit(batches, epochs=epochs, shuffle=False, verbose=0)
-    return model, kopt.measure.evaluate(model, validation, metrics=("auc",), batch_size=1024).metrics["auc"]
+    return kopt.measure.evaluate(model, validation, metrics=("auc",), batch_size=1024).metrics["auc"], model
 
 
 def main() -> None:
     """Look at the gradients, train with one rate and with rates by layer, and shrink the better network."""
     options = outcome.arguments(__doc__)
-    count, epochs, seeds = (20_000, 1, 1) if options.quick else (400_000, 6, 3)
+    count, epochs, seeds = (20_000, 1, 1) if options.quick else (400_000, 6, 5)
     train, validation, test = interactions(count, 1), interactions(count // 10, 2), interactions(count // 10, 3)
 
     keras.utils.set_random_seed(0)
@@ -63,18 +66,21 @@ def main() -> None:
     for row in multipliers.rows:
         print(f"{row.variable}: {row.multiplier:.3g} times the rate")
 
-    rates, best = [], (0.0, fresh)
+    optimizers: dict[str, Callable[[], keras.optimizers.Optimizer]] = {}
     for rate in (0.1, 0.3, 1.0):
-        for name in ("one rate", "rates by layer"):
-            values = []
-            for seed in range(seeds):
-                sgd = keras.optimizers.SGD(rate, momentum=0.9)
-                optimizer = sgd if name == "one rate" else kopt.train.LearningRateMultipliers(sgd, multipliers)
-                model, auc = learned(optimizer, seed, train, validation, epochs)
-                values.append(auc)
-                best = max(best, (auc, model), key=lambda pair: pair[0])
-            shown = ", ".join(f"{100 * value:.2f}" for value in values)
-            rates.append({"training": f"SGD {rate}, {name}", "mean": f"{100 * np.mean(values):.2f}", "seeds": shown})
+        sgd = functools.partial(keras.optimizers.SGD, rate, momentum=0.9)
+        optimizers[f"SGD {rate}, one rate"] = sgd
+        optimizers[f"SGD {rate}, rates by layer"] = lambda sgd=sgd: kopt.train.LearningRateMultipliers(
+            sgd(), multipliers
+        )
+    optimizers |= {f"Adam {rate}": functools.partial(keras.optimizers.Adam, rate) for rate in (3e-4, 1e-3)}
+    rates, best = [], (0.0, fresh)
+    for name, optimizer in optimizers.items():
+        found = [learned(optimizer(), seed, train, validation, epochs) for seed in range(seeds)]
+        best = max(best, *found, key=lambda pair: pair[0])
+        values = [100 * auc for auc, _ in found]
+        shown = ", ".join(f"{value:.2f}" for value in values)
+        rates.append({"training": name, "mean": f"{np.mean(values):.2f}", "seeds": shown})
 
     model = best[1]
     shared, _ = kopt.cluster.weights(model, clusters=16, layers=["people", "things"])

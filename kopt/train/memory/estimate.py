@@ -172,6 +172,11 @@ def memory_remedies(
         words, needed = "mixed precision, with activations of 16 bits", estimate.activations_bytes // 2
         code = 'kopt.train.to_precision(model, "auto")'
         found.append(MemoryRemedy(words, code, estimate.total_bytes - needed))
+    halved = estimate.weights_bytes + estimate.optimizer_bytes + estimate.gradients_bytes
+    if graph_of(model) is not None and len(model.layers) > 2:
+        words = "layers on two devices, each with about half of the parameters"
+        code = "kopt.train.place_layers(model, devices)"
+        found.append(MemoryRemedy(words, code, estimate.total_bytes - halved // 2))
     return tuple(found)
 
 

@@ -1,0 +1,317 @@
+"""Why a training does not get good: rates, gradients, units that are dead, normalization, too much or too little fit."""
+
+import math
+from collections.abc import Callable, Iterator
+
+from kopt.advice.rules.row import Found, Rule, places
+from kopt.core.circumstance_records import DataFacts, FitScores, TrainingSettings
+from kopt.core.finder_records import LearningRateCurve
+from kopt.core.gradient_records import GradientProfile
+from kopt.core.training_profile_records import TrainingTrends
+
+_FALL, _LEAST_EPOCHS = 0.05, 3
+_NEAR_CHANCE = 0.95
+_RATE_HIGH, _RATE_LOW = 10.0, 100.0
+_SMALL_BATCH = 8
+_LOSS_GAP, _ACCURACY_GAP = 2.0, 0.08
+_UNDERFIT, _UNDERFIT_GAP = 0.5, 0.1
+
+
+def no_convergence(trends: TrainingTrends) -> Iterator[Found]:
+    """The loss has hardly fallen since the first epoch."""
+    losses = [epoch.logs["loss"] for epoch in trends.epochs if math.isfinite(epoch.logs.get("loss", math.nan))]
+    if len(losses) < _LEAST_EPOCHS or losses[0] <= 0:
+        return
+    fall = 1 - min(losses) / losses[0]
+    if fall < _FALL:
+        yield Found(
+            "loss",
+            f"In {len(losses)} epochs the loss fell from {losses[0]:.4g} to {min(losses):.4g}, by {max(fall, 0.0):.1%} "
+            f"(threshold {_FALL:.0%}).",
+        )
+
+
+def learned_nothing(settings: TrainingSettings, fit: FitScores) -> Iterator[Found]:
+    """A trained model answers no better than the shares of the classes."""
+    if settings.iterations and fit.chance_loss and fit.loss >= _NEAR_CHANCE * fit.chance_loss:
+        yield Found(
+            "loss",
+            f"After {settings.iterations} updates the loss on training examples is {fit.loss:.4g}; always answering "
+            f"with the shares of the classes gives {fit.chance_loss:.4g} (threshold {_NEAR_CHANCE:.0%} of it).",
+        )
+
+
+def rate_too_high(settings: TrainingSettings, rates: LearningRateCurve) -> Iterator[Found]:
+    """The learning rate is far above what the range test suggests."""
+    rate, suggested = settings.learning_rate, rates.steepest
+    if rate and suggested and rate > _RATE_HIGH * suggested:
+        yield _rate(rate, suggested, "above", _RATE_HIGH)
+
+
+def rate_too_low(settings: TrainingSettings, rates: LearningRateCurve) -> Iterator[Found]:
+    """The learning rate is far below what the range test suggests."""
+    rate, suggested = settings.learning_rate, rates.steepest
+    if rate and suggested and suggested > _RATE_LOW * rate:
+        yield _rate(rate, suggested, "below", _RATE_LOW)
+
+
+def _rate(rate: float, suggested: float, side: str, threshold: float) -> Found:
+    factor = max(rate / suggested, suggested / rate)
+    return Found(
+        "learning rate",
+        f"The optimizer has {rate:.3g}; in the range test the loss fell fastest at {suggested:.3g}: {factor:.3g} times "
+        f"{side} it (threshold {threshold:g}).",
+        code=f"model.optimizer.learning_rate = {suggested:.2g}",
+    )
+
+
+def _of_trends(*kinds: str) -> Callable[[TrainingTrends], Iterator[Found]]:
+    """Return a check that takes what the watched training itself advises."""
+
+    def check(trends: TrainingTrends) -> Iterator[Found]:
+        for one in trends.advice:
+            if one.kind in kinds:
+                yield Found(one.where, one.words)
+
+    return check
+
+
+def _of_gradients(*kinds: str) -> Callable[[GradientProfile], Iterator[Found]]:
+    """Return a check that takes the verdicts on gradients; one finding for all places of a kind."""
+
+    def check(gradients: GradientProfile) -> Iterator[Found]:
+        for kind in kinds:
+            found = [one for one in gradients.verdicts if one.kind == kind]
+            if found:
+                more = f" ({kind} in {len(found)} places)" if len(found) > 1 else ""
+                yield Found(places([one.where for one in found]), f"{found[0].words}{more}")
+
+    return check
+
+
+def over_fitting(trends: TrainingTrends) -> Iterator[Found]:
+    """The validation loss rises while the loss falls."""
+    for one in trends.advice:
+        if one.kind == "over-fitting":
+            yield Found(
+                one.where,
+                one.words,
+                share=one.value / (1 + one.value),
+                how="1 - best / last `val_loss` of this training",
+                source="measured",
+            )
+
+
+def validation_gap(settings: TrainingSettings, fit: FitScores) -> Iterator[Found]:
+    """Training examples are answered much better than others."""
+    ratio = fit.validation_loss / fit.loss if fit.loss > 0 else 0.0
+    if fit.accuracy is None or fit.validation_accuracy is None:
+        far = ratio > 2 * _LOSS_GAP
+        seen = f"(threshold {2 * _LOSS_GAP:g})"
+    else:
+        gap = fit.accuracy - fit.validation_accuracy
+        far = ratio > _LOSS_GAP and gap > _ACCURACY_GAP
+        seen = f"(threshold {_LOSS_GAP:g}), accuracies {fit.accuracy:.3f} and {fit.validation_accuracy:.3f}"
+    if settings.iterations and far:
+        without = "" if settings.dropouts else " The model has no dropout."
+        yield Found(
+            "validation",
+            f"The loss is {fit.loss:.4g} on {fit.examples} training examples and {fit.validation_loss:.4g} on as many "
+            f"others, {ratio:.3g} times as much {seen}.{without}",
+        )
+
+
+def under_fitting(settings: TrainingSettings, fit: FitScores) -> Iterator[Found]:
+    """A trained model is bad at its own training examples, and no better there than elsewhere."""
+    if not settings.iterations or not fit.chance_loss:
+        return
+    share = fit.loss / fit.chance_loss
+    level = abs(fit.validation_loss - fit.loss) < _UNDERFIT_GAP * fit.loss
+    if _UNDERFIT <= share < _NEAR_CHANCE and level:
+        held = f" Dropout holds it back: {places(list(settings.dropouts))}." if settings.dropouts else ""
+        yield Found(
+            "loss",
+            f"The loss on training examples is {fit.loss:.4g}, {share:.0%} of that of answering with the shares of the "
+            f"classes (threshold {_UNDERFIT:.0%}), and about the same on others, {fit.validation_loss:.4g}.{held}",
+        )
+
+
+def small_batch_norm(settings: TrainingSettings, data: DataFacts) -> Iterator[Found]:
+    """Batch normalization over few examples."""
+    if settings.batch_norms and data.batch_size < _SMALL_BATCH:
+        yield Found(
+            places(settings.batch_norms),
+            f"{len(settings.batch_norms)} batch normalizations are trained on batches of {data.batch_size} (threshold "
+            f"{_SMALL_BATCH}): their means and variances are noise.",
+        )
+
+
+RULES = (
+    Rule(
+        "no-convergence", "convergence", ("loss does not decrease", "accuracy stays at chance", "model does not learn"),
+        ("trends",), no_convergence,
+        "The best loss of three or more epochs is within 5 % of the first.",
+        "Check that labels belong to their inputs, that inputs are scaled and that the model can fit 100 examples; then "
+        "find the learning rate.",
+        "kopt.train.check_inputs(model, x, y); kopt.train.find_learning_rate(model, data).suggestion",
+        "quality", "not known", "basic",
+    ),
+    Rule(
+        "learned-nothing", "convergence", ("accuracy stays at chance", "model predicts one class"),
+        ("settings", "fit"), learned_nothing,
+        "A model that was updated has 95 % of the loss of answering with the shares of the classes, or more.",
+        "Check that labels belong to their inputs, that inputs are scaled and that gradients arrive; then find the "
+        "learning rate.",
+        "kopt.profile.gradients(model, (x, y)); kopt.train.find_learning_rate(model, data).suggestion",
+        "quality", "not known", "basic",
+    ),
+    Rule(
+        "rate-too-high", "convergence", ("loss jumps up and down", "loss diverges", "loss explodes"),
+        ("settings", "rates"), rate_too_high,
+        "The rate is more than 10 times that at which the loss falls fastest in the range test.",
+        "Train with the suggested rate, with a warm-up.",
+        "model.optimizer.learning_rate = kopt.train.find_learning_rate(model, data).suggestion",
+        "quality", "not known", "basic",
+    ),
+    Rule(
+        "rate-too-low", "convergence", ("training converges slowly", "loss decreases very slowly"),
+        ("settings", "rates"), rate_too_low,
+        "The rate is less than a hundredth of that at which the loss falls fastest in the range test.",
+        "Train with the suggested rate.",
+        "model.optimizer.learning_rate = kopt.train.find_learning_rate(model, data).suggestion",
+        "quality", "not known", "basic",
+    ),
+    Rule(
+        "unsteady-loss", "convergence", ("loss oscillates", "learning rate too high"),
+        ("trends",), _of_trends("learning rate too high"),
+        "In the watched training steps change kernels by more than 3 % of themselves, and the loss rises again and again.",
+        "Divide the learning rate by 10, or warm up.",
+        "model.optimizer.learning_rate = kopt.train.find_learning_rate(model, data).suggestion",
+        "quality", "not known", "basic",
+    ),
+    Rule(
+        "slow-convergence", "convergence", ("training takes too many epochs", "learning rate too low"),
+        ("trends",), _of_trends("learning rate too low"),
+        "In the watched training steps change kernels by less than 1e-5 of themselves, and the loss falls by less than "
+        "10 %.",
+        "Multiply the learning rate by 10, or find it.",
+        "model.optimizer.learning_rate = kopt.train.find_learning_rate(model, data).suggestion",
+        "quality", "not known", "basic",
+    ),
+    Rule(
+        "plateau", "convergence", ("loss stopped improving", "loss plateaus"),
+        ("trends",), _of_trends("plateau"),
+        "In five epochs the loss fell by less than 1 % of where it began.",
+        "Lower the learning rate, or stop.",
+        'keras.callbacks.ReduceLROnPlateau("val_loss", patience=3)',
+        "training time", "not known", "basic",
+    ),
+    Rule(
+        "vanishing-gradients", "convergence", ("vanishing gradients", "first layers do not learn"),
+        ("gradients",), _of_gradients("vanishing", "saturated"),
+        "A weight's gradient is below a thousandth of the largest nearer the output, or more than half of the outputs of "
+        "an activation are at its limits.",
+        "Use ReLU or GELU in the place of sigmoid and tanh, residual connections, normalization, or other initial weights.",
+        "model, report = kopt.restructure.reinitialize(model, data=data)",
+        "quality", "not known", "intermediate",
+    ),
+    Rule(
+        "exploding-gradients", "convergence", ("exploding gradients", "loss becomes huge", "loss is inf"),
+        ("gradients",), _of_gradients("exploding"),
+        "A gradient is more than 1000 times as large as its weight.",
+        "Clip gradients by their common norm, scale the inputs, warm up, or initialize anew.",
+        "kopt.train.accelerate(model, global_clip_norm=1.0)",
+        "quality", "not known", "basic",
+    ),
+    Rule(
+        "exploding-in-training", "convergence", ("gradients explode after some epochs",),
+        ("trends",), _of_trends("exploding"),
+        "In the watched training a gradient is more than 1000 times as large as its weight.",
+        "Clip gradients by their common norm, warm up, or lower the learning rate.",
+        "kopt.train.accelerate(model, global_clip_norm=1.0)",
+        "quality", "not known", "basic",
+    ),
+    Rule(
+        "vanishing-in-training", "convergence", ("gradients vanish during training",),
+        ("trends",), _of_trends("vanishing", "zero gradient"),
+        "In the watched training a weight's gradient is 0, or below a thousandth of the largest nearer the output.",
+        "Use ReLU or GELU, residual connections or normalization; look for dead units behind a gradient of 0.",
+        "kopt.profile.gradients(model, (x, y))",
+        "quality", "not known", "intermediate",
+    ),
+    Rule(
+        "no-gradient", "convergence", ("No gradients provided for any variable", "Gradients do not exist for variables"),
+        ("gradients",), _of_gradients("not connected", "zero gradient"),
+        "The loss does not depend on a weight, or its gradient is exactly 0 in every batch.",
+        "Use the output of the layer, remove it, or find what follows it and lets nothing through.",
+        "kopt.profile.gradients(model, (x, y)).table()",
+        "quality", "not known", "basic",
+    ),
+    Rule(
+        "dead-units", "convergence", ("dying ReLU", "dead neurons", "many activations are zero"),
+        ("gradients",), _of_gradients("dead units"),
+        "More than a quarter of the units of a ReLU are 0 for every example.",
+        "Lower the learning rate, warm up, use LeakyReLU or GELU, and take out what stays dead.",
+        "smaller, report = kopt.prune.constant_channels(model, data)",
+        "quality", "not known", "basic",
+    ),
+    Rule(
+        "dying-units", "convergence", ("units die during training",),
+        ("trends",), _of_trends("dead units"),
+        "In the watched training more than a quarter of a kernel's output channels had no gradient.",
+        "Lower the learning rate, warm up, or use LeakyReLU or GELU.",
+        'keras.layers.Dense(units, activation="leaky_relu")',
+        "quality", "not known", "basic",
+    ),
+    Rule(
+        "batch-norm-small-batch", "convergence", ("BatchNormalization with small batches", "batch size 1 does not train"),
+        ("settings", "data"), small_batch_norm,
+        "Batch normalizations are trained on batches of fewer than 8 examples.",
+        "Normalize groups of channels of one example instead, use larger batches, or freeze the statistics.",
+        "keras.layers.GroupNormalization(groups=8)",
+        "quality", "published: Wu and He, \"Group normalization\", 2018: at 2 examples a replica the error of ResNet-50 "
+        "rises from 23.6 to 34.7 %", "intermediate",
+    ),
+    Rule(
+        "batch-norm-drift", "convergence", ("validation loss jumps although training is smooth", "evaluate is much worse"),
+        ("trends",), _of_trends("batch normalization drifts"),
+        "A moving mean moved by more than a tenth of a standard deviation in the last epoch.",
+        "Estimate the statistics again with the weights as they are.",
+        "model, report = kopt.train.reestimate_batch_norm(model, data)",
+        "quality", "not known", "basic",
+    ),
+    Rule(
+        "uneven-gradients", "convergence", ("layers learn at different speed", "layer-wise learning rates"),
+        ("trends",), _of_trends("uneven gradient variance"),
+        "The variance of gradients differs by more than 3 between layers.",
+        "Give layers learning rates of their own.",
+        "kopt.train.LearningRateMultipliers(optimizer, advice.multipliers)",
+        "quality", "not known", "advanced",
+    ),
+    Rule(
+        "over-fitting", "over-fitting", ("over-fitting", "val_loss increases while loss decreases"),
+        ("trends",), over_fitting,
+        "`val_loss` is 5 % above its best of three or more epochs ago, while the loss went on falling.",
+        "Stop at the best epoch, augment the data, add dropout or weight decay, or use a smaller model.",
+        "keras.callbacks.EarlyStopping(patience=3, restore_best_weights=True)",
+        "quality", "measured: 1 - best / last `val_loss`", "basic",
+    ),
+    Rule(
+        "validation-gap", "over-fitting", ("training accuracy is high, validation accuracy low", "does not generalize"),
+        ("settings", "fit"), validation_gap,
+        "On validation data the loss is more than twice that on training data, and accuracy 8 points lower (without "
+        "accuracy: four times).",
+        "Stop earlier, augment the data, add dropout or weight decay, or use a smaller model.",
+        "kopt.data.Augmentation(flip=\"horizontal\"); keras.layers.Dropout(0.3); keras.optimizers.AdamW(weight_decay=1e-4)",
+        "quality", "not known", "basic",
+    ),
+    Rule(
+        "under-fitting", "convergence", ("under-fitting", "training accuracy is low"),
+        ("settings", "fit"), under_fitting,
+        "The loss on training examples is between 50 and 95 % of that of answering with the shares of the classes, and "
+        "the same on others.",
+        "Train longer, with less dropout and weight decay, or with a wider or deeper model.",
+        "larger, report = kopt.restructure.scale(build_model, width=1.4)",
+        "quality", "not known", "intermediate",
+    ),
+)  # fmt: skip

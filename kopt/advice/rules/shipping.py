@@ -1,0 +1,460 @@
+"""Why a model is slow, large or worse once it ships: its layers, its weights, its files."""
+
+from collections.abc import Iterator, Sequence
+
+from kopt.advice.rules.row import Found, Rule, places
+from kopt.core.circumstance_records import ChannelActivity, DeployedFile, Deployment
+from kopt.core.cost_records import ModelProfile, RooflineProfile
+from kopt.core.diagnosis_records import QuantizationDiagnosis
+from kopt.core.parameter_records import ParameterProfile, VariableParameters
+from kopt.core.sensitivity_records import SensitivityProfile
+
+_SLOWER, _NO_GAIN, _FASTER = 1.1, 0.95, 3.0
+_MEMORY_SHARE, _LEAST_MS = 0.6, 0.5
+_DOMINATES, _LEAST_PARAMETERS = 0.5, 50_000
+_RANK = 0.5
+_ZEROS = 0.3
+_TINY, _CONSTANT, _COPIES = 0.05, 0.05, 0.1
+_HOSTILE_DB, _AGREEMENT = 20.0, 0.98
+_WIDE_KERNEL_SHARE, _LEAST_MACS = 0.5, 1_000_000
+_TOLERANT = "pruned_50"
+
+
+def slow_integers(deployment: Deployment) -> Iterator[Found]:
+    """The int8 file is slower than the float file."""
+    pair = _timed(deployment, "tflite-int8", "tflite-float32")
+    if pair and pair[0] > _SLOWER * pair[1]:
+        yield Found(
+            "tflite-int8",
+            f"int8 takes {pair[0]:.3g} ms a call here, float32 {pair[1]:.3g} ms (threshold {_SLOWER:g} times): operators "
+            f"without an integer kernel, or many small ones that convert between the types.",
+            share=1 - pair[1] / pair[0],
+            how="1 - float32 / int8, timed here in turn",
+            source="measured",
+        )
+
+
+def useless_float16(deployment: Deployment) -> Iterator[Found]:
+    """The float16 file is no faster."""
+    pair = _timed(deployment, "tflite-float16", "tflite-float32")
+    if pair and pair[0] > _NO_GAIN * pair[1]:
+        integers = _timed(deployment, "tflite-int8", "tflite-float32")
+        better = 1 - integers[0] / integers[1] if integers and integers[0] < integers[1] else None
+        yield Found(
+            "tflite-float16",
+            f"float16 takes {pair[0]:.3g} ms a call here, float32 {pair[1]:.3g} ms: the file is half as large, and its "
+            f"weights become float32 when it is opened.",
+            share=better,
+            how="1 - int8 / float32, timed here in turn" if better else "",
+            source="measured",
+        )
+
+
+def keras_inference(deployment: Deployment) -> Iterator[Found]:
+    """The model itself is far slower than a file of it."""
+    keras = deployment.file("keras")
+    files = [one for one in deployment.files if one.name != "keras" and one.latency_ms and _allowed(one, deployment)]
+    if keras is None or not keras.latency_ms or not files:
+        return
+    best = min(files, key=lambda one: one.latency_ms or 0.0)
+    ratio = keras.latency_ms / (best.latency_ms or keras.latency_ms)
+    if ratio > _FASTER:
+        yield Found(
+            best.name,
+            f"A call takes {keras.latency_ms:.3g} ms in Keras and {best.latency_ms:.3g} ms as {best.name}: {ratio:.3g} "
+            f"times (threshold {_FASTER:g}).",
+            share=1 - 1 / ratio,
+            how="1 - file / Keras, timed here in turn",
+            source="measured",
+            code=f'kopt.export.tflite(model, "model.tflite", scheme="{best.scheme}", calibration=data)'
+            if best.name.startswith("tflite")
+            else "",
+        )
+
+
+def runtime_threads(deployment: Deployment) -> Iterator[Found]:
+    """Another number of threads is faster."""
+    threaded = [one for one in deployment.files if one.threads and one.latency_ms]
+    for one in threaded:
+        others = [other for other in threaded if other.scheme == one.scheme and other.threads == 1 != one.threads]
+        for single in others:
+            fast, slow = sorted((one, single), key=lambda file: file.latency_ms or 0.0)
+            saved = 1 - (fast.latency_ms or 0.0) / (slow.latency_ms or 1.0)
+            if saved > 0.25:
+                yield Found(
+                    one.scheme,
+                    f"The {one.scheme} file takes {slow.latency_ms:.3g} ms a call with {slow.threads} thread(s) and "
+                    f"{fast.latency_ms:.3g} ms with {fast.threads} (threshold 25 %).",
+                    share=saved,
+                    how=f"1 - {fast.threads} / {slow.threads} thread(s), timed here in turn",
+                    source="measured",
+                    code=f'runner = kopt.measure.load("model.tflite", threads={fast.threads})',
+                )
+
+
+def nothing_in_budget(deployment: Deployment) -> Iterator[Found]:
+    """No integer file keeps the accuracy that must be kept."""
+    integers = [one for one in deployment.files if "int8" in one.scheme and one.drop is not None]
+    if deployment.max_drop is None or not integers or any(_allowed(one, deployment) for one in integers):
+        return
+    best = min(integers, key=lambda one: one.drop or 0.0)
+    yield Found(
+        best.name,
+        f"{best.name} loses {best.drop:.4f} of the metric; {deployment.max_drop:g} may be lost.",
+        share=_won(best, deployment.file("keras")),
+        how="1 - its size or time over that of the float file, if training with the rounding brings it inside",
+    )
+
+
+def failed_export(deployment: Deployment) -> Iterator[Found]:
+    """A file could not be made."""
+    for one in deployment.files:
+        if one.reason:
+            yield Found(one.name, f"{one.name} could not be made: {one.reason}")
+
+
+def memory_bound(roofline: RooflineProfile) -> Iterator[Found]:
+    """Most of the least time goes into moving numbers."""
+    share = roofline.share("memory")
+    if share > _MEMORY_SHARE and roofline.least_ms > _LEAST_MS:
+        bound = sorted((one for one in roofline.layers if one.bound == "memory"), key=lambda one: -one.least_ms)
+        yield Found(
+            places([one.name for one in bound]),
+            f"{share:.0%} of the least time of {roofline.least_ms:.3g} ms for {roofline.batch_size} examples is in "
+            f"{len(bound)} layers that compute fewer operations a byte than the machine's {roofline.peaks.ridge:.3g} "
+            f"(threshold {_MEMORY_SHARE:.0%}).",
+            share=0.75 * share,
+            how="3/4 of their share of the roofline's time: int8 moves a quarter of the bytes",
+        )
+
+
+def wide_convolutions(cost: ModelProfile, parameters: ParameterProfile) -> Iterator[Found]:
+    """Full convolutions with wide kernels make most of the work."""
+    shapes = {one.layer: one.shape for one in parameters.variables if one.layer_type == "Conv2D" and len(one.shape) == 4}
+    wide = [layer for layer in cost.layers if layer.macs and _separable_share(shapes.get(_path(layer.name))) < 0.5]
+    work = sum(layer.macs or 0 for layer in wide)
+    if cost.macs >= _LEAST_MACS and work > _WIDE_KERNEL_SHARE * cost.macs:
+        left = sum(_separable_share(shapes.get(_path(layer.name))) * (layer.macs or 0) for layer in wide)
+        yield Found(
+            places([layer.name for layer in sorted(wide, key=lambda layer: -(layer.macs or 0))]),
+            f"{len(wide)} full convolutions make {work / cost.macs:.0%} of {cost.macs:,} multiply-accumulates (threshold "
+            f"{_WIDE_KERNEL_SHARE:.0%}).",
+            share=(work - left) / cost.macs,
+            how="multiply-accumulates that go: 1 - (1 / filters + 1 / kernel positions) of each layer",
+        )
+
+
+def large_dense(cost: ModelProfile, parameters: ParameterProfile) -> Iterator[Found]:
+    """Dense kernels hold most parameters and use few of their directions."""
+    dense = [one for one in parameters.variables if one.layer_type == "Dense" and len(one.shape) == 2]
+    held = sum(one.parameters for one in dense)
+    if held < max(_LEAST_PARAMETERS, _DOMINATES * cost.parameters):
+        return
+    low = [(one, _low_rank_share(one)) for one in dense]
+    won = sum(one.parameters * (1 - share) for one, share in low if share < 1)
+    if won:
+        names = [one.path for one, share in low if share < 1]
+        yield Found(
+            places(names),
+            f"Dense kernels hold {held / cost.parameters:.0%} of {cost.parameters:,} parameters (threshold "
+            f"{_DOMINATES:.0%}), and {len(names)} of them use less than half of their directions: "
+            f"{_ranks([one for one, share in low if share < 1])}.",
+            share=won / cost.parameters,
+            how="parameters that go with the effective rank r: 1 - r (m + n) / (m n)",
+        )
+
+
+def large_embedding(cost: ModelProfile) -> Iterator[Found]:
+    """Embeddings hold most parameters."""
+    held = [layer for layer in cost.layers if layer.type == "Embedding" and layer.parameters]
+    entries = sum(layer.parameters for layer in held)
+    if entries >= max(_LEAST_PARAMETERS, _DOMINATES * cost.parameters):
+        yield Found(
+            places([layer.name for layer in held]),
+            f"Embeddings hold {entries:,} of {cost.parameters:,} parameters ({entries / cost.parameters:.0%}, threshold "
+            f"{_DOMINATES:.0%}).",
+            share=0.75 * entries / cost.parameters,
+            how="3/4 of their share: rows of 8 bits in the place of 32",
+        )
+
+
+def useless_zeros(parameters: ParameterProfile) -> Iterator[Found]:
+    """Many weights are zero, and every kernel multiplies by them."""
+    kernels = _kernels(parameters)
+    total = sum(one.parameters for one in kernels)
+    zeros = sum(one.parameters * one.statistics.zero_fraction for one in kernels if one.statistics)
+    dead = sum(one.channels.dead for one in kernels if one.channels)
+    if total and zeros / total > _ZEROS:
+        yield Found(
+            places([one.path for one in kernels if one.statistics and one.statistics.zero_fraction > _ZEROS]),
+            f"{zeros / total:.0%} of {total:,} kernel weights are zero (threshold {_ZEROS:.0%}), {dead} whole channels "
+            f"among them. LiteRT, ONNX Runtime and TensorFlow multiply by them as by others: the file is smaller when "
+            f"compressed, not faster.",
+            share=zeros / total,
+            how="share of kernel weights that would go if whole channels were zero",
+        )
+
+
+def tiny_channels(parameters: ParameterProfile) -> Iterator[Found]:
+    """Output channels whose weights are nothing beside the others'."""
+    counted = [one for one in _kernels(parameters) if one.channels and one.layer_type != "Embedding"]
+    channels = sum(one.channels.count for one in counted if one.channels)
+    dead = [one for one in counted if one.channels and one.channels.dead]
+    tiny = sum(one.channels.dead for one in dead if one.channels)
+    if channels and tiny / channels > _TINY:
+        below = parameters.settings.dead_below
+        yield Found(
+            places([one.path for one in dead]),
+            f"{tiny} of {channels} output channels have less than {below:g} of the median norm of their layer (threshold "
+            f"{_TINY:.0%} of them).",
+            share=tiny / channels,
+            how="their share: a layer costs by input times output channels, of which about one side goes",
+        )
+
+
+def constant_channels(activity: ChannelActivity) -> Iterator[Found]:
+    """Channels that give one number whatever goes in."""
+    total = sum(one.channels for one in activity.layers)
+    constant = sum(one.constant for one in activity.layers)
+    if total and constant / total > _CONSTANT:
+        worst = sorted((one for one in activity.layers if one.constant), key=lambda one: -one.constant / one.channels)
+        yield Found(
+            places([f"{one.layer} ({one.constant} of {one.channels})" for one in worst]),
+            f"{constant} of {total} channels gave one number for all of {activity.examples} examples (threshold "
+            f"{_CONSTANT:.0%}).",
+            share=constant / total,
+            how="their share of the channels, about that of the work",
+        )
+
+
+def redundant_channels(activity: ChannelActivity) -> Iterator[Found]:
+    """Channels that repeat others."""
+    total = sum(one.channels for one in activity.layers)
+    copies = sum(one.copies for one in activity.layers)
+    if total and copies / total > _COPIES:
+        worst = sorted((one for one in activity.layers if one.copies), key=lambda one: -one.copies / one.channels)
+        yield Found(
+            places([f"{one.layer} ({one.copies} of {one.channels})" for one in worst]),
+            f"{copies} of {total} channels follow another of their layer with a correlation above 0.99 on "
+            f"{activity.examples} examples (threshold {_COPIES:.0%}).",
+            share=copies / total,
+            how="their share of the channels, about that of the work",
+        )
+
+
+def hostile_layers(quantization: QuantizationDiagnosis) -> Iterator[Found]:
+    """Layers that lose their accuracy in integers, where the answers show it."""
+    agreement = quantization.agreement
+    if quantization.output_db >= _HOSTILE_DB and (agreement is None or agreement >= _AGREEMENT):
+        return
+    gravest = [one for one in quantization.findings if one.kind != "most of the error"] or quantization.findings
+    answers = "" if agreement is None else f" and {quantization.flips} of {quantization.examples} answers are others"
+    yield Found(
+        places(list(dict.fromkeys(one.layer for one in gravest))),
+        f"Rounded as {quantization.scheme}, the outputs have {quantization.output_db:.1f} dB (threshold "
+        f"{_HOSTILE_DB:.0f}){answers}. {gravest[0].words if gravest else ''}".strip(),
+        share=None if agreement is None else 1 - agreement,
+        how="" if agreement is None else "the share of answers that rounding changes, measured here: what can be won back",
+        source="measured",
+    )
+
+
+def tolerant_layers(sensitivity: SensitivityProfile) -> Iterator[Found]:
+    """Layers half of whose weights do not matter."""
+    if _TOLERANT not in sensitivity.perturbations:
+        return
+    total = sum(one.parameters for one in sensitivity.layers)
+    spared = []
+    for layer in sensitivity.layers:
+        effect = layer.effect(_TOLERANT)
+        if effect.loss_change < max(2 * effect.loss_error, 0.01 * abs(sensitivity.loss)):
+            spared.append(layer)
+    held = sum(one.parameters for one in spared)
+    if total >= _LEAST_PARAMETERS and held > _DOMINATES * total:
+        ratios = ", ".join(f'"{one.layer}": 0.5' for one in spared[:5])
+        yield Found(
+            places([one.layer for one in spared]),
+            f"In {len(spared)} layers with {held / total:.0%} of {total:,} weights (threshold {_DOMINATES:.0%}) half of "
+            f"the weights can be zero without a change of the loss above its error or 1 %.",
+            share=0.5 * held / total,
+            how="half of their weights, of the size of the compressed file; measured one layer at a time",
+            code=f"model, report = kopt.prune.magnitude(model, 0.5, sparsity_by_layer={{{ratios}}})",
+        )
+
+
+def _timed(deployment: Deployment, one: str, other: str) -> tuple[float, float] | None:
+    first, second = deployment.file(one), deployment.file(other)
+    if first is None or second is None or not first.latency_ms or not second.latency_ms:
+        return None
+    return first.latency_ms, second.latency_ms
+
+
+def _allowed(file: DeployedFile, deployment: Deployment) -> bool:
+    return deployment.max_drop is None or file.drop is None or file.drop <= deployment.max_drop
+
+
+def _won(file: DeployedFile, other: DeployedFile | None) -> float | None:
+    if other is None or not other.latency_ms or not file.latency_ms or file.latency_ms > other.latency_ms:
+        return None
+    return 1 - file.latency_ms / other.latency_ms
+
+
+def _path(name: str) -> str:
+    return name.partition(" (call ")[0]
+
+
+def _separable_share(shape: tuple[int, ...] | None) -> float:
+    """Return what a depthwise separable layer costs of a full one, `1 / filters + 1 / kernel positions`."""
+    return 1.0 if shape is None else 1 / shape[-1] + 1 / (shape[0] * shape[1])
+
+
+def _low_rank_share(one: VariableParameters) -> float:
+    """Return the parameters of two factors of the effective rank over those of the kernel; 1 if that is no gain."""
+    rank = one.effective_rank
+    if rank is None or not rank.full or rank.value > _RANK * rank.full:
+        return 1.0
+    return min(1.0, rank.value * (rank.rows + rank.columns) / (rank.rows * rank.columns))
+
+
+def _ranks(variables: Sequence[VariableParameters]) -> str:
+    found = [(one.path, one.effective_rank) for one in variables[:3]]
+    return ", ".join(f"{path} {rank.value:.3g} of {rank.full}" for path, rank in found if rank is not None)
+
+
+def _kernels(parameters: ParameterProfile) -> list[VariableParameters]:
+    return [one for one in parameters.variables if len(one.shape) > 1 and one.statistics is not None]
+
+
+RULES = (
+    Rule(
+        "slow-integers", "slow inference", ("int8 is slower than float32", "quantized model is slower"),
+        ("deployment",), slow_integers,
+        "Times the int8 and the float32 file in turn: int8 takes 10 % longer or more.",
+        "See which operators stay in float or have no fast integer kernel, replace those, or ship float32 on this machine; "
+        "on the device that counts it may be otherwise.",
+        'print(kopt.profile.tflite_ops("model.tflite").table())',
+        "inference time", "measured: 1 - float32 / int8", "basic",
+    ),
+    Rule(
+        "useless-float16", "slow inference", ("float16 is not faster on CPU", "half precision TFLite"),
+        ("deployment",), useless_float16,
+        "Times the float16 and the float32 file in turn: less than 5 % faster.",
+        "Take float16 for its size, or for GPUs of phones; for speed on processors take int8.",
+        'kopt.export.tflite(model, "model.tflite", scheme="int8", calibration=data)',
+        "inference time", "measured: 1 - int8 / float32", "intermediate",
+    ),
+    Rule(
+        "keras-inference", "slow inference", ("model.predict is slow", "inference with Keras is slow for one example"),
+        ("deployment",), keras_inference,
+        "Times the model and its files in turn: the best file inside the budget is three times as fast or more.",
+        "Ship the file, not the Keras model.",
+        "kopt.optimize(model, train, validation)",
+        "inference time", "measured: 1 - file / Keras", "intermediate",
+    ),
+    Rule(
+        "runtime-threads", "slow inference", ("num_threads TFLite", "more threads are slower"),
+        ("deployment",), runtime_threads,
+        "Times a file with one thread and with all cores: a quarter apart or more.",
+        "Give the runtime the number of threads that is fastest on the machine that counts.",
+        'runner = kopt.measure.load("model.tflite", threads=1)',
+        "inference time", "measured: faster / slower", "intermediate",
+    ),
+    Rule(
+        "memory-bound", "slow inference", ("low arithmetic intensity", "fewer FLOPs but not faster"),
+        ("roofline",), memory_bound,
+        "More than 60 % of the least time of the roofline is in layers that move more than they compute.",
+        "Move fewer bytes: int8, folded normalization, several examples a call. Fewer operations alone do not help.",
+        "model, report = kopt.restructure.fold_batch_norm(model)",
+        "inference time", "estimated: 3/4 of their share", "intermediate",
+    ),
+    Rule(
+        "wide-convolutions", "slow inference", ("CNN too slow for mobile", "depthwise separable convolution"),
+        ("cost", "parameters"), wide_convolutions,
+        "Full convolutions that depthwise separable ones would halve make more than half of a million "
+        "multiply-accumulates or more.",
+        "Put depthwise separable convolutions in their place and teach them by the model.",
+        "smaller, report = kopt.restructure.depthwise_separable(model)  # then kopt.DistillationModel(smaller, model)",
+        "inference time", "estimated: 1 - (1 / filters + 1 / kernel positions), Howard et al., \"MobileNets\", 2017",
+        "advanced",
+    ),
+    Rule(
+        "tiny-channels", "slow inference", ("channels with tiny weights", "filters that are almost zero"),
+        ("parameters",), tiny_channels,
+        "More than 5 % of the output channels have a thousandth of the median norm of their layer or less.",
+        "Take the weakest channels out, and train on.",
+        "smaller, report = kopt.prune.channels(model, keep=0.8)",
+        "inference time", "estimated: their share", "intermediate",
+    ),
+    Rule(
+        "constant-channels", "slow inference", ("channels that never change", "dead filters in a trained model"),
+        ("activity",), constant_channels,
+        "More than 5 % of the channels give one number for all examples.",
+        "Put what they give into biases and take them out; the answers stay.",
+        "smaller, report = kopt.prune.constant_channels(model, data)",
+        "inference time", "estimated: their share", "basic",
+    ),
+    Rule(
+        "redundant-channels", "slow inference", ("correlated filters", "model is too wide"),
+        ("activity",), redundant_channels,
+        "More than 10 % of the channels follow another of their layer with a correlation above 0.99.",
+        "Take out channels, and train on.",
+        'smaller, report = kopt.prune.channels(model, keep=0.8, criterion="fpgm")',
+        "inference time", "estimated: their share", "intermediate",
+    ),
+    Rule(
+        "useless-zeros", "model size", ("pruned model is not faster", "sparse model same size and speed"),
+        ("parameters",), useless_zeros,
+        "More than 30 % of the kernel weights are zero.",
+        "For speed take whole channels out; for size compress the file; `kopt.prune.measured` shows both.",
+        "smaller, report = kopt.prune.channels(model, keep=0.5)",
+        "inference time", "estimated: the share of zeros, as whole channels", "intermediate",
+    ),
+    Rule(
+        "large-dense", "model size", ("Dense layer has most parameters", "low rank factorization"),
+        ("cost", "parameters"), large_dense,
+        "Dense kernels hold half of 50,000 parameters or more, and use less than half of their directions.",
+        "Factorize them, and train on.",
+        "smaller, report = kopt.restructure.low_rank(model, energy=0.95)",
+        "size", "estimated: 1 - r (m + n) / (m n) with the effective rank r (Roy and Vetterli, 2007)", "intermediate",
+    ),
+    Rule(
+        "large-embedding", "model size", ("embedding table too large", "recommender model size"),
+        ("cost",), large_embedding,
+        "Embeddings hold half of 50,000 parameters or more.",
+        "Store rows in 8 bits, or let them share values.",
+        'kopt.export.tflite(model, "model.tflite", scheme="dynamic")  # or kopt.cluster.weights(model, clusters=16)',
+        "size", "estimated: 3/4 of their share", "intermediate",
+    ),
+    Rule(
+        "tolerant-layers", "model size", ("which layers can be pruned",),
+        ("sensitivity",), tolerant_layers,
+        "Layers with more than half of the weights lose nothing when half of their weights are zero.",
+        "Prune those, and spare the others.",
+        "plan = kopt.profile.sensitivity(model, data).plan(0.01, model=model, data=data)",
+        "size", "measured one layer at a time", "advanced",
+    ),
+    Rule(
+        "hostile-layers", "accuracy of the file", ("int8 loses accuracy", "quantization breaks MobileNet"),
+        ("quantization",), hostile_layers,
+        "Rounded as int8 the outputs have less than 20 dB, or 2 % of the answers change.",
+        "Choose ranges and weights after training, keep the worst layers in float, or train with the rounding.",
+        "copy, report = kopt.quantize.post_training(model, data)  # or kopt.quantize.fallback(model, data)",
+        "quality", "measured: the share of answers that rounding changes", "basic",
+    ),
+    Rule(
+        "nothing-in-budget", "accuracy of the file", ("no quantized candidate inside the budget",),
+        ("deployment",), nothing_in_budget,
+        "No integer file of the run keeps the accuracy that must be kept.",
+        "See which layers lose it, and train with the rounding.",
+        "copy = kopt.quantize.aware(model)  # see also kopt.quantize.diagnose(model, data)",
+        "inference time", "estimated: the time of that file over the model's", "intermediate",
+    ),
+    Rule(
+        "failed-export", "accuracy of the file", ("ConverterError", "TFLite conversion failed", "ops not supported"),
+        ("deployment",), failed_export,
+        "A file could not be made or opened.",
+        "As the message says; operators without a kernel can stay TensorFlow's.",
+        'kopt.export.tflite(model, "model.tflite", select_ops=True)',
+        "inference time", "not known", "intermediate",
+    ),
+)  # fmt: skip

@@ -95,7 +95,7 @@ class InferenceFacts(Record):
     Attributes:
         examples: that were asked.
         nonfinite: entries of the outputs that are NaN or infinite.
-        repeat_difference: largest difference between two calls with the same examples, as a share of the largest output.
+        repeat_difference: largest difference between two calls with the same examples, over the largest output.
         batch_difference: likewise between one example alone and the same in the batch.
     """
 

@@ -228,8 +228,8 @@ class InputScale(Record):
 
     def __str__(self) -> str:
         return (
-            f"The input {self.name!r} has mean {self.mean:.3g} and standard deviation {self.deviation:.3g} in the first "
-            f"batch; networks train best near 0 and 1. Put {self.remedy} first in the model, or scale the data."
+            f"The input {self.name!r} has mean {self.mean:.3g} and standard deviation {self.deviation:.3g} in the "
+            f"first batch; networks train best near 0 and 1. Put {self.remedy} first in the model, or scale the data."
         )
 
 

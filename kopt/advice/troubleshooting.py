@@ -10,7 +10,7 @@ _HEAD = """# Troubleshooting
 
 Made from the table of rules by `python docs/make_troubleshooting.py`; do not edit. `kopt doctor MODEL --data DATA` and
 `kopt.advise(model, train, validation, history=history)` check all of this and say what to change first, with the
-numbers seen; `--full` and `depth="full"` measure more.
+numbers seen; `--depth full` and `depth="full"` measure more.
 
 *Effort*: basic is a setting or a call, intermediate takes a training, advanced another architecture or another way to
 train."""

@@ -105,7 +105,8 @@ def _is_activation(operation: Any) -> bool:
 
 
 def _outputs(model: keras.Model, x: Any) -> list[np.ndarray]:
-    return [np.asarray(tf.cast(one, tf.float32)) for one in tf.nest.flatten(model(x, training=False))]
+    """Return the outputs of a plain call; `training=False` would overrule what a graph has fixed."""
+    return [np.asarray(tf.cast(one, tf.float32)) for one in tf.nest.flatten(model(x))]
 
 
 def _difference(one: list[np.ndarray], other: list[np.ndarray], scale: list[np.ndarray] | None = None) -> float:
@@ -115,7 +116,7 @@ def _difference(one: list[np.ndarray], other: list[np.ndarray], scale: list[np.n
         finite = np.isfinite(a) & np.isfinite(b)
         largest = np.abs(whole[np.isfinite(whole)]).max(initial=0.0)
         if largest and finite.any():
-            most = max(most, float(np.abs(a - b)[finite].max() / largest))
+            most = max(most, float(np.abs(a[finite] - b[finite]).max() / largest))
     return most
 
 

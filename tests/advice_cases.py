@@ -166,7 +166,7 @@ HEALTHY = Facts(
     parameters=PARAMETERS,
     data=DATA,
     inference=InferenceFacts(8, 0, 0.0, 1e-6),
-    activity=ChannelActivity(256, (LayerActivity("relu", "ReLU", 16, 0, 1),)),
+    activity=ChannelActivity(256, (LayerActivity("relu", "ReLU", 16, 2, 1),)),
     fit=FitScores(1000, 0.5, 0.6, 0.85, 0.82, math.log(10)),
     memory=MEMORY,
     gradients=GRADIENTS,
@@ -274,7 +274,7 @@ FAULTS = {
     "tiny-channels": _with(
         parameters=changed(PARAMETERS, variables=(variable("conv", "Conv2D", (3, 3, 3, 16), dead=4),))
     ),
-    "constant-channels": _with(activity=ChannelActivity(256, (LayerActivity("relu", "ReLU", 16, 4, 0),))),
+    "constant-channels": _with(activity=ChannelActivity(256, (LayerActivity("relu", "ReLU", 16, 6, 0),))),
     "redundant-channels": _with(activity=ChannelActivity(256, (LayerActivity("relu", "ReLU", 16, 0, 8),))),
     "useless-zeros": _with(
         parameters=changed(PARAMETERS, variables=(variable("conv", "Conv2D", (3, 3, 3, 16), zeros=300),))

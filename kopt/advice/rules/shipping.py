@@ -15,7 +15,7 @@ _MEMORY_SHARE, _LEAST_MS = 0.6, 0.5
 _DOMINATES, _LEAST_PARAMETERS = 0.5, 50_000
 _RANK = 0.5
 _ZEROS = 0.3
-_TINY, _CONSTANT, _COPIES = 0.05, 0.05, 0.1
+_TINY, _CONSTANT, _COPIES = 0.05, 0.25, 0.1
 _HOSTILE_DB, _AGREEMENT = 20.0, 0.98
 _WIDE_KERNEL_SHARE, _LEAST_MACS = 0.5, 1_000_000
 _TOLERANT = "pruned_50"
@@ -436,7 +436,7 @@ RULES = (
         symptoms=("channels that never change", "dead filters in a trained model"),
         needs=("activity",),
         check=constant_channels,
-        looks_for="More than 5 % of the channels give one number for all examples.",
+        looks_for="More than a quarter of the channels give one number for all examples.",
         remedy="Put what they give into biases and take them out; the answers stay.",
         code="smaller, report = kopt.prune.constant_channels(model, data)",
         target="inference time",

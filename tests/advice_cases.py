@@ -254,13 +254,11 @@ FAULTS = {
         runtime=changed(RUNTIME, replicas=4),
         memory=changed(MEMORY, estimate=changed(ESTIMATE, gradients_bytes=10**8)),
     ),
-    "small-replica-batch": _with(
-        distribution=changed(_FOUR, global_batch_size=10), runtime=changed(RUNTIME, replicas=4)
-    ),
+    "small-replica-batch": _with(data=changed(DATA, batch_size=30), runtime=changed(RUNTIME, replicas=4)),
     "version-clash": _with(installation=(Check("keras", "warning", "3.20; tested with <3.16", "pip install keras"),)),
     "slow-integers": _files(file("tflite-int8", "int8", 2.0)),
     "useless-float16": _files(file("tflite-float16", "float16", 1.0)),
-    "keras-inference": _files(file("keras", "float32", 20.0, None)),
+    "keras-inference": _with(deployment=Deployment((file("keras", "float32", 20.0, None), *DEPLOYMENT.files[1:]))),
     "runtime-threads": _files(file("tflite-float32, 8 threads", "float32", 0.6, 8)),
     "nothing-in-budget": _files(file("tflite-int8", "int8", 0.6, drop=0.05)),
     "failed-export": _files(file("tflite-float16", "float16", None, drop=None, reason="ExportError: no kernel.")),

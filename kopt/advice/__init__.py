@@ -6,6 +6,7 @@ Rules and advice on records are light; what looks at models loads TensorFlow on 
 import importlib
 from typing import Any
 
+from kopt.advice.facts import Facts
 from kopt.advice.result import Advice
 from kopt.advice.rules import RULES
 from kopt.advice.runs import from_run
@@ -13,7 +14,7 @@ from kopt.advice.troubleshooting import troubleshooting
 
 _LOOKING = {"LOOKS": "kopt.advice.looks.table", "advise": "kopt.advice.advising"}
 
-__all__ = ["LOOKS", "RULES", "Advice", "advise", "from_run", "troubleshooting"]
+__all__ = ["LOOKS", "RULES", "Advice", "Facts", "advise", "from_run", "troubleshooting"]
 
 
 def __getattr__(name: str) -> Any:

@@ -45,14 +45,15 @@ def advise(
     architecture (`"advanced"`). Where no share is known, half is assumed of the quality of a model, all of its
     correctness, a tenth of time and a twentieth of size; correctness weighs 4 times, memory twice and size half.
 
-    Cost: a quick look reads at most 2,048 examples of each data set, traces three steps and times the input for 3
-    seconds; a full one compiles, converts and times as well, a minute or more. `kopt.advice.LOOKS` says it look by
-    look. The model comes out as it went in.
+    Cost: a quick look reads at most 2,048 examples of each data set, for 10 seconds, traces three steps and times the
+    input for 3 seconds; a full one compiles, converts and times as well, a minute or more. `kopt.advice.LOOKS` says it
+    look by look. The model comes out as it went in.
 
     Args:
-        model: built; compiled with what it is or will be trained with.
+        model: built; compiled with what it is or will be trained with. Of an accelerated model the one inside is taken,
+            which has to be compiled itself.
         train: batched `tf.data.Dataset` that `fit` gets (the only form whose speed can be judged), `(x, y)`,
-            `(x, y, sample_weight)`, a `kopt.data.Split`, or inputs alone.
+            `(x, y, sample_weight)`, a `kopt.data.Split`, or inputs alone. A data set is iterated, as by epochs.
         validation: labelled data that the model was not trained on, likewise.
         history: of a training: what `fit` returned, its dict of lists, a `kopt.profile.TrainingProfile` or its trends.
         depth: `"quick"` or `"full"`.

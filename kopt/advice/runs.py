@@ -1,5 +1,8 @@
 """Advice on a run of `kopt.optimize`, from the records it has: nothing runs."""
 
+import dataclasses
+from typing import Any
+
 from kopt.advice.facts import Facts
 from kopt.advice.judging import judge
 from kopt.advice.result import Advice
@@ -8,14 +11,14 @@ from kopt.core.circumstance_records import DeployedFile, Deployment
 from kopt.core.records import Candidate, OptimizationResult
 
 _NOT_IN_A_RUN = "A run does not look at it: `kopt.advise(model, train, validation)` does."
-_NO_PROFILE = "The run has no profile: the model was given as a SavedModel."
 
 
-def from_run(result: OptimizationResult) -> Advice:
+def from_run(result: OptimizationResult, more: Facts | None = None) -> Advice:
     """Return what a run of `kopt.optimize` shows that should be changed, from its records alone.
 
     Args:
         result: what `kopt.optimize` returned, or `kopt.report.read_result` loaded.
+        more: records that are known beside, e.g. `kopt.advice.Facts(parameters=kopt.profile.parameters(model))`.
 
     Returns:
         Advice; its looks say what a run cannot tell.
@@ -25,14 +28,10 @@ def from_run(result: OptimizationResult) -> Advice:
         print(kopt.advice.from_run(kopt.report.read_result("run")).table())
         ```
     """
-    facts = Facts(cost=result.profile, deployment=deployment_of(result))
-    looks = (
-        LookTaken("deployment", "the candidates of the run", result.seconds),
-        LookTaken("cost", "parameters and operations by layer", None, _NO_PROFILE)
-        if result.profile is None
-        else LookTaken("cost", "parameters and operations by layer", 0.0),
-    )
-    reasons = dict.fromkeys(Facts.__dataclass_fields__, _NOT_IN_A_RUN) | {one.name: one.reason for one in looks}
+    facts = more or Facts()
+    facts = dataclasses.replace(facts, cost=result.profile or facts.cost, deployment=deployment_of(result))
+    looks = tuple(_look(field.name, getattr(facts, field.name)) for field in dataclasses.fields(Facts))
+    reasons = {one.name: one.reason for one in looks}
     judgement = judge(facts, reasons)
     return Advice(
         model=result.model,
@@ -45,6 +44,11 @@ def from_run(result: OptimizationResult) -> Advice:
         machine=result.machine,
         seconds=0.0,
     )
+
+
+def _look(name: str, record: Any) -> LookTaken:
+    subject = name.replace("_", " ")
+    return LookTaken(name, subject, 0.0) if record is not None else LookTaken(name, subject, None, _NOT_IN_A_RUN)
 
 
 def deployment_of(result: OptimizationResult) -> Deployment:

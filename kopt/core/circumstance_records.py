@@ -1,6 +1,7 @@
 """The circumstances of a model that advice is given on and no profile holds: frozen, serialisable."""
 
 import dataclasses
+from typing import ClassVar
 
 from kopt.core.finder_records import MemoryEstimate, MemoryRemedy
 from kopt.core.serialization import Record
@@ -90,7 +91,7 @@ class DataFacts(Record):
 
 @dataclasses.dataclass(frozen=True)
 class InferenceFacts(Record):
-    """What a model answers in inference, on a few examples.
+    """What a model answers in inference (`training=False`, as `predict` and files do), on a few examples.
 
     Attributes:
         examples: that were asked.
@@ -184,12 +185,19 @@ class MemoryNeeds(Record):
     Attributes:
         estimate: of the step.
         limit_bytes: of the device.
-        remedies: what needs less, the least effort first.
+        remedies: what needs less, the least effort first; not worked out for a step that fits.
     """
+
+    # Resident memory was up to half as much again as the estimate (`kopt.train.estimate_memory`).
+    MARGIN: ClassVar[float] = 1.5
 
     estimate: MemoryEstimate
     limit_bytes: int
     remedies: tuple[MemoryRemedy, ...]
+
+    def fits(self, total_bytes: int) -> bool:
+        """Return whether a step of that estimate fits with the margin."""
+        return self.MARGIN * total_bytes <= self.limit_bytes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -194,5 +194,5 @@ def test_a_run_of_optimize_gives_advice(well, digits, tmp_path):
         model, digits.train, digits.validation, workdir=tmp_path, techniques=["tflite-float32", "tflite-int8"]
     )
     advice = kopt.advice.from_run(result)
-    assert {"keras-inference", "slow-integers", "nothing-in-budget", "large-embedding"} <= set(advice.checked)
-    assert first(advice).rule == "keras-inference"
+    assert {"slow-integers", "nothing-in-budget", "failed-export", "large-embedding"} <= set(advice.checked)
+    assert advice.items == ()  # Both files were made, are inside the budget, and take microseconds.

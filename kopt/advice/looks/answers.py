@@ -105,8 +105,8 @@ def _is_activation(operation: Any) -> bool:
 
 
 def _outputs(model: keras.Model, x: Any) -> list[np.ndarray]:
-    """Return the outputs of a plain call; `training=False` would overrule what a graph has fixed."""
-    return [np.asarray(tf.cast(one, tf.float32)) for one in tf.nest.flatten(model(x))]
+    """Return the outputs as `predict`, `evaluate` and files give them; a plain call of augmentation is random."""
+    return [np.asarray(tf.cast(one, tf.float32)) for one in tf.nest.flatten(model(x, training=False))]
 
 
 def _difference(one: list[np.ndarray], other: list[np.ndarray], scale: list[np.ndarray] | None = None) -> float:

@@ -1,6 +1,7 @@
 """The first batches of training data, held against the model; the memory of a step on one."""
 
 import collections
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def data_facts(subject: Subject) -> DataFacts:
         checked = found if batch is batches[0] else checked
     sizes = [len(tf.nest.flatten(batch)[0]) for batch in batches]
     return DataFacts(
-        batch_size=sizes[0],
+        batch_size=sizes[0] if subject.dataset is not None else subject.batch_size,
         batches=len(batches),
         examples=sum(sizes),
         shapes=_shapes(batches),
@@ -43,7 +44,7 @@ def data_facts(subject: Subject) -> DataFacts:
 
 
 def memory_needs(subject: Subject) -> MemoryNeeds:
-    """Return what a training step needs, what there is, and what needs less.
+    """Return what a training step needs, what there is, and, if that is too little, what needs less.
 
     Raises:
         MeasurementError: the memory of the device is not known.
@@ -51,7 +52,10 @@ def memory_needs(subject: Subject) -> MemoryNeeds:
     batch = subject.batches[0] if subject.train is not None else None
     size = subject.batch_size if batch is None else len(tf.nest.flatten(batch)[0])
     estimate = estimate_memory(subject.model, size, data=batch)
-    return MemoryNeeds(estimate, _limit(subject), memory_remedies(subject.model, estimate, data=batch))
+    needs = MemoryNeeds(estimate, _limit(subject), ())
+    if needs.fits(estimate.total_bytes):
+        return needs
+    return dataclasses.replace(needs, remedies=memory_remedies(subject.model, estimate, data=batch))
 
 
 def _limit(subject: Subject) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import time
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ from kopt.train.labelled_batches import labelled_dataset
 
 MOST_EXAMPLES = 2048
 _MOST_BYTES = 256 << 20
+_MOST_SECONDS = 10.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,7 +55,7 @@ class Subject:
         """Whether the training data has targets."""
         return self.train is not None and len(self.batches[0]) > 1
 
-    @property
+    @functools.cached_property
     def examples(self) -> tuple[Any, ...]:
         """Those of `batches` that have the shape of the first, as `(x, y)` or `(x,)` of arrays, no more than read."""
         return _joined(self.batches)
@@ -85,7 +87,7 @@ def given_data(data: Any, name: str) -> Any:
 def _read(data: Any, batch_size: int) -> tuple[tuple[Any, ...], ...]:
     dataset = data if isinstance(data, tf.data.Dataset) else _some_rows(data, batch_size)
     found: list[tuple[Any, ...]] = []
-    examples = size = 0
+    examples, size, begin = 0, 0, time.monotonic()
     for batch in dataset:
         parts = tuple(batch) if isinstance(batch, tuple) else (batch,)
         found.append(tf.nest.map_structure(_array, parts))
@@ -93,7 +95,8 @@ def _read(data: Any, batch_size: int) -> tuple[tuple[Any, ...], ...]:
         if not leaves or not leaves[0].ndim:
             raise DataError("The data set gives single examples, not batches. Batch it, e.g. `dataset.batch(32)`.")
         examples, size = examples + len(leaves[0]), size + sum(leaf.nbytes for leaf in leaves)
-        if examples >= MOST_EXAMPLES or size >= _MOST_BYTES:
+        is_late = time.monotonic() - begin > _MOST_SECONDS and len(found) > 1
+        if examples >= MOST_EXAMPLES or size >= _MOST_BYTES or is_late:
             break
     if not found:
         raise DataError("The data is empty: there is nothing to look at. Check its source and filters.")

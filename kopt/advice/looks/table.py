@@ -115,45 +115,101 @@ def _rounding(subject: Subject) -> Any:
     return diagnose_rounding(subject.model, subject.examples[0], samples=_ROUNDED_EXAMPLES)
 
 
-def _distribution(subject: Subject) -> Any:
-    size = subject.batch_size if subject.train is None else len(tf.nest.flatten(subject.batches[0])[0])
-    replicas = plan_distribution().replicas
-    return plan_distribution(global_batch_size=size if size % replicas == 0 else None)
-
-
 LOOKS = (
     Look("installation", "versions of packages and known clashes", "nothing", lambda _: tuple(check_installation())),
     Look("runtime", "threads, devices and replicas", "nothing", runtime_settings),
     Look("precision", "the precision that suits this hardware", "nothing", lambda _: choose_precision()),
-    Look("distribution", "the strategy that suits the devices", "nothing", _distribution),
+    Look("distribution", "the strategy that suits the devices", "nothing", lambda _: plan_distribution()),
     Look("settings", "how the model is compiled", "nothing", training_settings),
     Look("cost", "parameters, operations and memory by layer", "less than a second", _cost),
-    Look("parameters", "every weight, once", "about a second for 10 million weights",
-         lambda subject: profile.parameters(subject.model, exact_rank_side=512)),
+    Look(
+        "parameters",
+        "every weight, once",
+        "about a second for 10 million weights",
+        lambda subject: profile.parameters(subject.model, exact_rank_side=512),
+    ),
     Look("data", "up to 2,048 examples against the model and its loss", "reading them", data_facts, ("data",)),
     Look("inference", "eight answers, twice and alone", "three calls", inference, ("data",)),
     Look("activity", "channels of activations on 256 examples", "one call", channel_activity, ("data",)),
-    Look("fit", "up to 1,024 training and validation examples", "two evaluations", fit_scores,
-         ("compiled", "labels", "validation")),
-    Look("memory", "the graph of a training step", "tracing it, and once more with recomputation", memory_needs,
-         ("compiled",)),
-    Look("gradients", "gradients of four batches", "tracing a step, and four of them", _gradients,
-         ("compiled", "labels")),
+    Look(
+        "fit",
+        "up to 1,024 training and validation examples",
+        "two evaluations",
+        fit_scores,
+        ("compiled", "labels", "validation"),
+    ),
+    Look(
+        "memory",
+        "the graph of a training step",
+        "tracing it; where it does not fit, once more with recomputation",
+        memory_needs,
+        ("compiled",),
+    ),
+    Look(
+        "gradients", "gradients of four batches", "tracing a step, and four of them", _gradients, ("compiled", "labels")
+    ),
     Look("trends", "losses and gradients of a training", "nothing", _trends, ("history",)),
-    Look("pipeline", "the input, stage by stage, and a training step", "3 seconds, 10 with depth=\"full\"", _pipeline,
-         ("compiled", "pipeline", "labels")),
-    Look("steps", "a training step in five settings", "tracing it five times, compiling it once, 3 seconds of steps",
-         step_speeds, ("compiled", "labels"), "full"),
-    Look("rates", "losses of 60 steps with a growing learning rate", "60 training steps, forgotten", _rates,
-         ("compiled", "labels"), "full"),
-    Look("layer_times", "a training step by layer", "a profile of ten steps", _layer_times, ("compiled", "labels"),
-         "full"),
-    Look("roofline", "what this machine can do, against each layer", "a second or two of products and copies",
-         _roofline, (), "full"),
-    Look("sensitivity", "each layer rounded and pruned, on 512 examples", "a forward pass a layer, about", _sensitivity,
-         ("compiled", "labels"), "full"),
-    Look("quantization", "rounding error by layer, on 64 examples", "a forward pass a layer, about", _rounding,
-         ("data",), "full"),
-    Look("deployment", "four files, made, and timed in turn with the model", "four conversions, 3 seconds of calls",
-         deployment, ("data",), "full"),
-)  # fmt: skip
+    Look(
+        "pipeline",
+        "the input, stage by stage, and a training step",
+        '3 seconds, 10 with depth="full"',
+        _pipeline,
+        ("compiled", "pipeline", "labels"),
+    ),
+    Look(
+        "steps",
+        "a training step in five settings",
+        "tracing it five times, compiling it once, 3 seconds of steps",
+        step_speeds,
+        ("compiled", "labels"),
+        "full",
+    ),
+    Look(
+        "rates",
+        "losses of 60 steps with a growing learning rate",
+        "60 training steps, forgotten",
+        _rates,
+        ("compiled", "labels"),
+        "full",
+    ),
+    Look(
+        "layer_times",
+        "a training step by layer",
+        "a profile of ten steps",
+        _layer_times,
+        ("compiled", "labels"),
+        "full",
+    ),
+    Look(
+        "roofline",
+        "what this machine can do, against each layer",
+        "a second or two of products and copies",
+        _roofline,
+        (),
+        "full",
+    ),
+    Look(
+        "sensitivity",
+        "each layer rounded and pruned, on 512 examples",
+        "a forward pass a layer, about",
+        _sensitivity,
+        ("compiled", "labels"),
+        "full",
+    ),
+    Look(
+        "quantization",
+        "rounding error by layer, on 64 examples",
+        "a forward pass a layer, about",
+        _rounding,
+        ("data",),
+        "full",
+    ),
+    Look(
+        "deployment",
+        "four files, made, and timed in turn with the model",
+        "four conversions, 3 seconds of calls",
+        deployment,
+        ("data",),
+        "full",
+    ),
+)

@@ -212,8 +212,9 @@ RULES = (
         needs=("inference",),
         check=random_inference,
         looks_for="Answers to the same examples, twice: they differ.",
-        remedy="Call dropout and augmentation without `training=True`; Keras passes it where it belongs.",
-        code="x = keras.layers.Dropout(0.5)(x)  # not (x, training=True)",
+        remedy="Call dropout and augmentation inside of `call` without `training=True`; Keras passes it where it "
+        "belongs.",
+        code="x = self.dropout(x)  # in `call`; not (x, training=True)",
         target="correctness",
         gain="no answer can be trusted",
         effort="basic",
@@ -227,7 +228,7 @@ RULES = (
         looks_for="An example alone and in a batch: the answers differ.",
         remedy="Call batch normalization without `training=True`, and train it so that its moving statistics are "
         "right.",
-        code="x = keras.layers.BatchNormalization()(x)  # not (x, training=True)",
+        code="x = self.norm(x)  # in `call`; not (x, training=True)",
         target="correctness",
         gain="a single example gets another answer",
         effort="basic",

@@ -3,13 +3,11 @@
 from collections.abc import Iterator
 
 from kopt.advice.rules.row import Found, Rule
-from kopt.core.circumstance_records import MemoryNeeds, RuntimeSettings
+from kopt.core.circumstance_records import DataFacts, MemoryNeeds, RuntimeSettings
 from kopt.core.data_records import PipelineDiagnosis
 from kopt.core.records import Check
 from kopt.core.training_records import DistributionPlan
 
-# Resident memory was up to half as much again as the estimate (`kopt.train.estimate_memory`).
-_MARGIN = 1.5
 _LINK_BYTES_PER_S = 10e9
 _COMMUNICATION = 0.2
 _LITTLE_A_REPLICA = 8
@@ -19,10 +17,10 @@ _GIB = 2**30
 def out_of_memory(memory: MemoryNeeds) -> Iterator[Found]:
     """A training step needs more than there is."""
     needed = memory.estimate.total_bytes
-    if _MARGIN * needed <= memory.limit_bytes:
+    if memory.fits(needed):
         return
     lines = [f"{one.words}: about {_bytes(one.total_bytes)}" for one in memory.remedies]
-    fits = [one for one in memory.remedies if _MARGIN * one.total_bytes <= memory.limit_bytes]
+    fits = [one for one in memory.remedies if memory.fits(one.total_bytes)]
     first = fits[0] if fits else min(memory.remedies, key=lambda one: one.total_bytes, default=None)
     where = memory.estimate.layers[0].layer if memory.estimate.layers else ""
     yield Found(
@@ -30,7 +28,7 @@ def out_of_memory(memory: MemoryNeeds) -> Iterator[Found]:
         f"A step of {memory.estimate.batch_size} examples needs about {_bytes(needed)} (activations "
         f"{_bytes(memory.estimate.activations_bytes)}, optimizer {_bytes(memory.estimate.optimizer_bytes)}, gradients "
         f"{_bytes(memory.estimate.gradients_bytes)}, weights {_bytes(memory.estimate.weights_bytes)}); there are "
-        f"{_bytes(memory.limit_bytes)}, and {_MARGIN:g} times the estimate should fit.",
+        f"{_bytes(memory.limit_bytes)}, and {memory.MARGIN:g} times the estimate should fit.",
         share=1 - first.total_bytes / needed if first and first.total_bytes < needed else None,
         how="`kopt.train.estimate_memory` with the change; within 14 % of what TensorFlow allocates",
         remedy="In this order: " + "; ".join(lines) + "." if lines else "",
@@ -71,16 +69,13 @@ def poor_scaling(
         )
 
 
-def small_replica_batch(distribution: DistributionPlan, runtime: RuntimeSettings) -> Iterator[Found]:
+def small_replica_batch(data: DataFacts, runtime: RuntimeSettings) -> Iterator[Found]:
     """Each replica gets few examples, or not all the same number."""
-    size = distribution.global_batch_size
-    if runtime.replicas < 2 or size is None:
-        return
-    each = size / runtime.replicas
-    if each < _LITTLE_A_REPLICA or size % runtime.replicas:
+    each = data.batch_size / runtime.replicas
+    if runtime.replicas > 1 and (each < _LITTLE_A_REPLICA or data.batch_size % runtime.replicas):
         yield Found(
             "batch size",
-            f"A batch of {size} gives {each:.3g} examples to each of {runtime.replicas} replicas (threshold "
+            f"A batch of {data.batch_size} gives {each:.3g} examples to each of {runtime.replicas} replicas (threshold "
             f"{_LITTLE_A_REPLICA}, and a whole number).",
         )
 
@@ -145,7 +140,7 @@ RULES = (
         id="small-replica-batch",
         area="distribution",
         symptoms=("batch size per replica", "uneven batches with MirroredStrategy"),
-        needs=("distribution", "runtime"),
+        needs=("data", "runtime"),
         check=small_replica_batch,
         looks_for="A replica gets fewer than 8 examples, or the replicas do not divide the batch.",
         remedy="Give batches of a multiple of the replicas, and scale the learning rate.",

@@ -53,8 +53,10 @@ def useless_float16(deployment: Deployment) -> Iterator[Found]:
 
 def keras_inference(deployment: Deployment) -> Iterator[Found]:
     """The model itself is far slower than a file of it."""
+    if deployment.max_drop is not None:
+        return  # These are the candidates of a run, whose outcome that is.
     keras = deployment.file("keras")
-    files = [one for one in deployment.files if one.name != "keras" and one.latency_ms and _allowed(one, deployment)]
+    files = [one for one in deployment.files if one.name != "keras" and one.latency_ms]
     if keras is None or not keras.latency_ms or not files:
         return
     best = min(files, key=lambda one: one.latency_ms or 0.0)
@@ -76,9 +78,9 @@ def keras_inference(deployment: Deployment) -> Iterator[Found]:
 def runtime_threads(deployment: Deployment) -> Iterator[Found]:
     """More threads are faster than one."""
     threaded = [one for one in deployment.files if one.threads and one.latency_ms and one.latency_ms >= _LEAST_CALL_MS]
-    singles = {one.scheme: one for one in threaded if one.threads == 1}
+    singles = {one.name: one for one in threaded if one.threads == 1}
     for one in threaded:
-        single = singles.get(one.scheme)
+        single = singles.get(one.name.partition(",")[0])  # "tflite-float32, 8 threads"
         if single is None or one is single or not one.latency_ms or not single.latency_ms:
             continue
         saved = 1 - one.latency_ms / single.latency_ms

@@ -73,10 +73,12 @@ def test_a_run_gives_advice_from_its_records():
     found = deployment_of(result)
     assert found.files[0].name == "keras"
     assert found.max_drop == result.budget.max_drop
-    assert "slow-integers" in advice.checked
+    assert {"slow-integers", "large-embedding"} <= set(advice.checked)
     assert "kopt.advise(model, train, validation)" in advice.unchecked["input-bound"]
     failed = [one.name for one in result.candidates if one.status == "failed"]
     assert [item.where for item in advice.of("failed-export")] == failed
+    more = from_run(result, kopt.advice.Facts(parameters=FAULTS["useless-zeros"].parameters))
+    assert [item.rule for item in more.items if item.rule != "failed-export"] == ["useless-zeros"]
 
 
 def test_advice_on_records_loads_no_tensorflow():

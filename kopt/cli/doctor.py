@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--depth", default="quick", help=f"{' or '.join(DEPTHS)}, which also compiles, converts and times"
     )
+    parser.add_argument("--loss", help="name of a Keras loss, if the file has no compiled model or a loss of its own")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="examples a step")
     parser.add_argument("--rows", type=int, default=0, metavar="N", help="most pieces of advice; 0 for all")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write everything to an HTML file")
@@ -43,7 +44,10 @@ def run(options: argparse.Namespace) -> int:
         return _installation(options)
     check_page(options)
     history = None if options.history is None else _history(options.history)
-    model = kopt.load_model(options.model, safe_mode=not options.unsafe)
+    model = kopt.load_model(options.model, safe_mode=not options.unsafe, compile=options.loss is None)
+    if options.loss is not None:
+        kopt.train.batch_loss.require_known_loss(options.loss)
+        model.compile("adam", options.loss, metrics=["accuracy"] if "crossentropy" in options.loss else None)
     train = validation = None
     if options.data:
         splits = kopt.data.open_data(options.data, image_shape=kopt.measure.load(model).inputs[0].shape[1:])

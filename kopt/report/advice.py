@@ -70,7 +70,12 @@ def _lines(place: int, item: AdviceItem) -> list[Text]:
 
 
 def _left(advice: ModelAdvice) -> list[str]:
-    looks = [f"Not looked at: {look.subject}. {look.reason}" for look in advice.looks if look.seconds is None]
+    """Return what was not looked at, what has one reason together."""
+    left: dict[str, list[str]] = {}
+    for look in advice.looks:
+        if look.seconds is None:
+            left.setdefault(look.reason, []).append(look.subject)
+    looks = [f"Not looked at: {'; '.join(subjects)}. {reason}" for reason, subjects in left.items()]
     return [*looks, *(f"Note: {note}" for note in advice.notes)]
 
 
@@ -80,9 +85,10 @@ def _figure(advice: ModelAdvice) -> Figure:
         raise InputError("No advice has a gain in numbers, so that there is nothing to draw.")
     figure = Figure(figsize=(8.6, 0.9 + 0.34 * len(known)), layout="constrained")
     axes = figure.add_subplot()
-    names = [f"{item.rule} ({item.gain.target})" for item in known]
+    texts = [f"{gain_text(item)} of {item.gain.target}" for item in known]
     shares = [item.gain.share or 0.0 for item in known]
-    draw_bars(axes, names, shares, [gain_text(item) for item in known], [_COLORS[item.effort] for item in known])
+    draw_bars(axes, [item.rule for item in known], shares, texts, [_COLORS[item.effort] for item in known])
+    axes.set_xlim(0, max(shares) * 1.35 or 1)
     axes.set_title(f"{advice.model}: expected gain", loc="left", fontsize=10, fontweight="bold")
     return figure
 
@@ -123,6 +129,6 @@ def _tiles(advice: ModelAdvice) -> list[_Tile]:
     tiles = [_Tile("To change", str(len(advice.items)), f"{basic} with a setting or a call")]
     if advice.items:
         first = advice.items[0]
-        tiles.append(_Tile("First", first.rule, f"{gain_text(first)} of {first.gain.target}, {first.gain.source}"))
+        tiles.append(_Tile("First", gain_text(first), f"{first.rule}: {first.gain.target}, {first.gain.source}"))
     rules = len(advice.checked) + len(advice.unchecked)
     return [*tiles, _Tile("Rules", f"{len(advice.checked)} of {rules}", "had what they need")]

@@ -56,7 +56,7 @@ class Look:
     def obstacle(self, subject: Subject) -> str:
         """Return why it cannot be taken of this subject; empty if it can."""
         if self.depth == "full" and subject.depth != "full":
-            return f'Taken with `depth="full"` only: it costs {self.cost}.'
+            return 'It is taken with `depth="full"` only.'
         has = {
             "data": subject.train is not None,
             "labels": subject.train is not None and subject.has_labels,

@@ -171,7 +171,7 @@ RULES = (
         looks_for="The best loss of three or more epochs is within 5 % of the first.",
         remedy="Check that labels belong to their inputs, that inputs are scaled and that the model can fit 100 "
         "examples; then find the learning rate.",
-        code="kopt.train.check_inputs(model, x, y); kopt.train.find_learning_rate(model, data).suggestion",
+        code="kopt.train.check_inputs(model, x, y)\nkopt.train.find_learning_rate(model, data).suggestion",
         target="quality",
         gain="not known",
         effort="basic",
@@ -185,7 +185,7 @@ RULES = (
         looks_for="A model that was updated has 95 % of the loss of answering with the shares of the classes, or more.",
         remedy="Check that labels belong to their inputs, that inputs are scaled and that gradients arrive; then find "
         "the learning rate.",
-        code="kopt.profile.gradients(model, (x, y)); kopt.train.find_learning_rate(model, data).suggestion",
+        code="kopt.profile.gradients(model, (x, y))\nkopt.train.find_learning_rate(model, data).suggestion",
         target="quality",
         gain="not known",
         effort="basic",
@@ -413,7 +413,7 @@ RULES = (
         looks_for="On validation data the loss is more than twice that on training data, and accuracy 8 points lower "
         "(without accuracy: four times).",
         remedy="Stop earlier, augment the data, add dropout or weight decay, or use a smaller model.",
-        code='kopt.data.Augmentation(flip="horizontal"); keras.layers.Dropout(0.3); '
+        code='kopt.data.Augmentation(flip="horizontal")\nkeras.layers.Dropout(0.3)\n'
         "keras.optimizers.AdamW(weight_decay=1e-4)",
         target="quality",
         gain="not known",

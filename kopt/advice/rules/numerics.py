@@ -148,7 +148,7 @@ RULES = (
         looks_for="Any loss or metric of the history is NaN or infinite.",
         remedy="Train with `kopt.train.accelerate`, which leaves such steps out and says where the first NaN arises; "
         "lower the learning rate, clip gradients, check the data.",
-        code="kopt.train.locate_nonfinite(model, x, y); kopt.train.accelerate(model, global_clip_norm=1.0)",
+        code="kopt.train.locate_nonfinite(model, x, y)\nkopt.train.accelerate(model, global_clip_norm=1.0)",
         target="correctness",
         gain="nothing is learned after it",
         effort="basic",

@@ -118,7 +118,7 @@ RULES = (
         check=idle_devices,
         looks_for="There are several devices, and the model was built for one.",
         remedy="Build and compile the model inside a strategy, with batches and learning rate for all replicas.",
-        code="with kopt.train.strategy().scope(): model = build_model()",
+        code="with kopt.train.strategy().scope():\n    model = build_model()",
         target="training time",
         gain="estimated: 0.8 * (1 - 1 / devices)",
         effort="intermediate",

@@ -164,6 +164,22 @@ def test_doctor_of_a_model(tmp_path, capsys):
     assert (tmp_path / "advice.html").exists()
 
 
+def test_doctor_takes_the_training_from_the_file_or_a_loss(tmp_path, capsys):
+    small(tmp_path)
+    bare = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="softmax")])
+    bare.save(tmp_path / "bare.keras")
+    seen = []
+    for name, more in (("net", []), ("bare", []), ("bare", ["--loss", "sparse_categorical_crossentropy"])):
+        assert main(["doctor", str(tmp_path / f"{name}.keras"), "--json", *more]) == 0
+        looks = ModelAdvice.from_json(capsys.readouterr().out).looks
+        seen.append(next(look for look in looks if look.name == "memory"))
+    reasons = [look.reason for look in seen]
+    assert reasons[0] == reasons[2] == ""
+    assert "not compiled" in reasons[1]
+    assert main(["doctor", str(tmp_path / "bare.keras"), "--loss", "msee"]) == 2
+    assert "'mse'" in capsys.readouterr().err
+
+
 def test_doctor_without_a_model_is_the_installation(capsys):
     main(["doctor", "--json"])
     assert json.loads(capsys.readouterr().out)[0]["name"] == "python"

@@ -66,7 +66,7 @@ def test_what_rules_tell_users_to_write_exists(rule):
 
 
 def _calls(code):
-    tree = ast.parse(code.replace("with ", "if ").replace(": model", ":\n model"))
+    tree = ast.parse(code)
     return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
 
 

@@ -114,10 +114,8 @@ SETTINGS = TrainingSettings(
     scales_loss=False,
     batch_norms=("norm",),
     dropouts={},
-    layer_types={"conv": "Conv2D", "norm": "BatchNormalization", "head": "Dense"},
-    trainable_parameters=618,
 )
-DATA = DataFacts(64, 10, 640, {"(64, 8, 8, 3)": 10}, (), {str(i): 64 for i in range(10)}, 10)
+DATA = DataFacts(64, 10, 640, {"(64, 8, 8, 3)": 10}, (), {str(i): 64 for i in range(10)})
 PARAMETERS = ParameterProfile(
     "net", (variable("conv", "Conv2D", (3, 3, 3, 16)), variable("head", "Dense", (16, 10))), ParameterSettings()
 )

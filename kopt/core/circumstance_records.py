@@ -22,8 +22,6 @@ class TrainingSettings(Record):
         scales_loss: the optimizer scales the loss.
         batch_norms: paths of batch normalizations that are trained.
         dropouts: rate by path.
-        layer_types: class name by path, of all layers.
-        trainable_parameters: entries that training changes.
     """
 
     optimizer: str
@@ -37,8 +35,6 @@ class TrainingSettings(Record):
     scales_loss: bool
     batch_norms: tuple[str, ...]
     dropouts: dict[str, float]
-    layer_types: dict[str, str]
-    trainable_parameters: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +68,6 @@ class DataFacts(Record):
         shapes: how many of the batches had each shape of inputs, by its text; the last of an epoch is left out.
         unscaled: inputs far from 0 and 1 that the model does not scale itself.
         classes: examples by class; empty where targets are no classes.
-        outputs: entries of the model's output, 0 where there is not one.
         error_type, error: what keeps the first batch from being trained on, in the words of `kopt.train.check_inputs`.
         notes: remarks of the same.
     """
@@ -83,7 +78,6 @@ class DataFacts(Record):
     shapes: dict[str, int]
     unscaled: tuple[InputScale, ...]
     classes: dict[str, int]
-    outputs: int
     error_type: str = ""
     error: str = ""
     notes: tuple[str, ...] = ()

@@ -36,7 +36,6 @@ def data_facts(subject: Subject) -> DataFacts:
         shapes=_shapes(batches),
         unscaled=checked.unscaled,
         classes=_classes(subject),
-        outputs=_width(subject.model),
         error_type=type(error).__name__ if error else "",
         error=str(error) if error else "",
         notes=tuple(note for note in checked.notes if note not in map(str, checked.unscaled)),
@@ -89,8 +88,3 @@ def _classes(subject: Subject) -> dict[str, int]:
 def _labels(subject: Subject) -> Any:
     parts = [batch[1] for batch in subject.batches]
     return np.concatenate(parts) if all(isinstance(part, np.ndarray) for part in parts) else None
-
-
-def _width(model: Any) -> int:
-    outputs = getattr(model, "outputs", None) or []
-    return int(outputs[0].shape[-1] or 0) if len(outputs) == 1 and len(outputs[0].shape) else 0

@@ -1,7 +1,6 @@
 """How a model is compiled, and what TensorFlow may use: nothing runs."""
 
 import collections
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -46,8 +45,6 @@ def training_settings(subject: Subject) -> TrainingSettings:
             for layer in layers
             if "Dropout" in type(layer).__name__ and getattr(layer, "rate", None)
         },
-        layer_types={paths[id(layer)]: type(layer).__name__ for layer in layers},
-        trainable_parameters=sum(math.prod(variable.shape) for variable in model.trainable_variables),
     )
 
 

@@ -11,10 +11,15 @@ from kopt.core.records import Budget
 from kopt.version import __version__
 
 _SUBPACKAGES = (
-    *("cluster", "core", "data", "distill", "export", "graph", "measure", "profile"),
+    *("advice", "cluster", "core", "data", "distill", "export", "graph", "measure", "profile"),
     *("prune", "quantize", "report", "restructure", "search", "serve", "train"),
 )
-_ATTRIBUTES = {"DistillationModel": "kopt.distill", "load_model": "kopt.graph", "optimize": "kopt.search"}
+_ATTRIBUTES = {
+    "DistillationModel": "kopt.distill",
+    "advise": "kopt.advice",
+    "load_model": "kopt.graph",
+    "optimize": "kopt.search",
+}
 
 __all__ = ["Budget", "KoptError", "__version__", *_SUBPACKAGES, *_ATTRIBUTES]
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
+from kopt.core.budget_records import OBJECTIVES
 from kopt.core.errors import ConfigError, OutputExistsError
 from kopt.core.progress import Progress, Silent
-from kopt.core.records import OBJECTIVES, Budget
+from kopt.core.records import Budget
 
 
 def add_budget(parser: argparse.ArgumentParser) -> None:

@@ -172,8 +172,7 @@ def _check_drop(name: str, value: object) -> None:
         raise ConfigError(f"`{name}` must be a number. Received: {value!r}.")
     if not 0.0 <= value <= 1.0 or math.isnan(value):
         raise ConfigError(
-            f"`{name}` is a fraction of the metric in [0, 1], e.g. 0.01 for one point of accuracy. "
-            f"Received: {value!r}."
+            f"`{name}` is a fraction of the metric in [0, 1], e.g. 0.01 for one point of accuracy. Received: {value!r}."
         )
 
 
@@ -198,15 +197,17 @@ def _constraints(given: object) -> tuple[Constraint, ...]:
 
 def _target(given: object, objectives: tuple[str, ...]) -> dict[str, float]:
     factors = given if isinstance(given, dict) else dict.fromkeys(objectives, given)
-    for name, factor in factors.items():
-        choice("target", name, OBJECTIVES)
-        if number(f"target[{name!r}]", factor) <= 1.0:
+    checked = {
+        choice("target", name, OBJECTIVES): number(f"target[{name!r}]", value) for name, value in factors.items()
+    }
+    for name, factor in checked.items():
+        if factor <= 1.0:
             raise ConfigError(
                 f"`target` is the factor by which the {name} is to be better, above 1, e.g. 3.0. Received: {factor!r}."
             )
-    if not factors:
+    if not checked:
         raise ConfigError("`target` is empty. Leave it out, or name a factor, e.g. {'latency': 3.0}.")
-    return {name: float(factor) for name, factor in factors.items()}
+    return checked
 
 
 def _check_contradictions(constraints: tuple[Constraint, ...]) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from kopt.core.errors import ConfigError, MeasurementError
 from kopt.measure import energy
-from kopt.measure.power import Rapl
+from kopt.measure.meters import Rapl
 
 
 def write_zone(root, name, label, counter, limit=1_000_000_000):

@@ -115,21 +115,23 @@ class CodeCarbon:
             measure_power_secs=1,
             allow_multiple_runs=True,
         )
-        self._is_running = False
+        # What codecarbon can read it finds out at the first start.
+        self._tracker.start_task("probe")
+        self._tracker.stop_task("probe")
         modes = {str(getattr(part, "_mode", "")) for part in getattr(self._tracker, "_hardware", ())} - {""}
         self.measured = bool(modes & set(_CODECARBON_COUNTERS))
         how = "counters" if self.measured else "estimate, an assumed power:"
         version = getattr(codecarbon, "__version__", "")
         self.method = f"codecarbon {version} ({how} {', '.join(sorted(modes)) or 'unknown'}), the whole machine"
+        self._is_running = False
 
     def read(self) -> tuple[float, ...]:
         """Start at the first reading, stop at the second."""
         if not self._is_running:
             self._is_running = True
-            self._tracker.start()
+            self._tracker.start_task("run")
             return (0.0,)
-        self._tracker.stop()
-        found = self._tracker.final_emissions_data
+        found = self._tracker.stop_task("run")
         return (_JOULES_PER_KWH * (found.cpu_energy + found.gpu_energy),)
 
     def joules(self, before: tuple[float, ...], after: tuple[float, ...]) -> float:

@@ -9,6 +9,7 @@ from kopt.core.records import OptimizationResult
 from kopt.report import formats, outcome, plots
 from kopt.report.costs import COSTS, hidden_layers
 from kopt.report.rows import Row, baseline_row, candidate_rows, size_reference
+from kopt.report.story import story
 from kopt.report.templating import environment
 
 _LAYER_ROWS = 100
@@ -25,7 +26,7 @@ class _Tile:
 
 
 def html(result: OptimizationResult) -> str:
-    """Return a run as one self-contained HTML page: verdict, candidates, plots, layers, environment.
+    """Return a run as one self-contained HTML page: its story, candidates, plots, layers, model card, environment.
 
     Args:
         result: what `kopt.optimize` returned or `read_result` loaded.
@@ -35,14 +36,13 @@ def html(result: OptimizationResult) -> str:
     template = environment().get_template("report.html")
     return template.render(
         result=result,
+        told=story(result),
         metric=result.budget.metric,
         headline=outcome.headline(result),
-        budget=outcome.budget_text(result),
         best=best,
         baseline=baseline,
         size_reference=size_reference(result)[1],
         tiles=_tiles(result, best, baseline) if best else (),
-        doubts=outcome.doubts(result, best) if best else (),
         where=_where(result, best or baseline),
         rows=(baseline, *rows),
         tried=rows,

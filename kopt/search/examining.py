@@ -1,6 +1,7 @@
 """One file on one set of examples: it answers once, and everything that is judged comes from these answers."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -28,23 +29,40 @@ class Examination:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examiner:
-    """A set of examples with its labels, and what the model as given answers to them.
+    """A set of examples, on which files are held against labels and against the model as given.
 
     Attributes:
+        given: the model as given.
         inputs: by input name.
-        labels: what counts as right, examples first.
-        answers: outputs of the model as given.
+        known: labels, examples first; `None` if there are none.
         metric: the guarded metric.
         metrics: all that are asked for.
         baseline: what parity calls the model as given.
     """
 
+    given: measure.Runner
     inputs: Mapping[str, np.ndarray]
-    labels: np.ndarray
-    answers: np.ndarray
+    known: np.ndarray | None
     metric: str
     metrics: tuple[str, ...]
     baseline: str = "baseline"
+
+    @functools.cached_property
+    def answers(self) -> np.ndarray:
+        """What the model as given answers; it answers when this is first asked for."""
+        return output_of(self.given, self.inputs)
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """What counts as right: where there are no labels, what the model as given answers."""
+        if self.known is not None:
+            return self.known
+        return class_answers(self.answers) if self.metric == AGREEMENT else self.answers
+
+    @property
+    def count(self) -> int:
+        """Number of examples."""
+        return len(next(iter(self.inputs.values())))
 
     @property
     def classes(self) -> np.ndarray | None:
@@ -60,12 +78,9 @@ class Examiner:
         Raises:
             MeasurementError: it cannot run, or answers NaN.
         """
-        return self.judge(runner, output_of(runner, self.inputs))
-
-    def judge(self, runner: measure.Runner, predicted: np.ndarray) -> Examination:
-        """Judge answers that are at hand."""
+        predicted = self.answers if runner is self.given else output_of(runner, self.inputs)
         predicted = predicted_labels(runner, self.labels, predicted, None)[1]
-        values = self._values(self.labels, predicted, self.answers, self.metrics)
+        values = self._values(predicted)
         if self.metric in ("accuracy", AGREEMENT):
             scores = measure.correct_share(self.labels, predicted)
             outcomes = Outcomes(values[self.metric], len(scores), scores)
@@ -81,31 +96,11 @@ class Examiner:
 
         return left_out_values(len(predicted), value_of)
 
-    @staticmethod
-    def _values(
-        labels: np.ndarray, predicted: np.ndarray, answers: np.ndarray, metrics: tuple[str, ...]
-    ) -> dict[str, float]:
-        values = measure.metric_values(labels, predicted, [name for name in metrics if name != AGREEMENT])
-        if AGREEMENT in metrics:
-            values[AGREEMENT] = float(measure.correct_share(class_answers(answers), predicted).mean())
+    def _values(self, predicted: np.ndarray) -> dict[str, float]:
+        values = measure.metric_values(self.labels, predicted, [name for name in self.metrics if name != AGREEMENT])
+        if AGREEMENT in self.metrics:
+            values[AGREEMENT] = float(measure.correct_share(class_answers(self.answers), predicted).mean())
         return values
-
-
-def examiner_for(
-    runner: measure.Runner, inputs: Mapping[str, np.ndarray], labels: np.ndarray | None, budget: Budget
-) -> Examiner:
-    """Let the model as given answer, which is what counts as right where there are no labels.
-
-    Args:
-        runner: the model as given.
-        inputs: by input name.
-        labels: `None` if there are none.
-        budget: whose metrics are needed; `agreement_budget` where there are no labels.
-    """
-    answers = output_of(runner, inputs)
-    if labels is None:
-        labels = class_answers(answers) if budget.metric == AGREEMENT else answers
-    return Examiner(inputs, labels, answers, budget.metric, budget.metrics)
 
 
 def agreement_budget(budget: Budget) -> Budget:

@@ -1,10 +1,10 @@
 """Why a candidate won or lost, in words."""
 
 from kopt.core.budget_records import Budget
-from kopt.core.judgement_records import Shortfall
 from kopt.core.quantities import joint
 from kopt.core.records import Candidate
 from kopt.report import formats
+from kopt.report.shortfalls import objective_text, shortfall_text
 
 _WORSE = {
     "latency": "slower",
@@ -13,7 +13,6 @@ _WORSE = {
     "memory": "more memory",
     "energy": "more energy",
 }
-_BEST = {"throughput": "largest throughput"}
 
 
 def verdict(candidate: Candidate, best: Candidate | None, budget: Budget) -> str:
@@ -47,31 +46,6 @@ def open_question(candidate: Candidate, budget: Budget) -> str:
         return f"cannot be told with {found.examples:,} example{'' if found.examples == 1 else 's'}"
     low, high = (formats.metric_change(end, budget.metric) for end in found.interval)
     return f"cannot be told apart with {found.examples:,} examples (drop {low} to {high})"
-
-
-def shortfall_text(shortfall: Shortfall, budget: Budget) -> str:
-    """Return a demand that is not met, with what was asked and what there is."""
-    if " " not in shortfall.demand:
-        got = "is not known" if shortfall.got is None else f"is {quantity_text(shortfall.got)}"
-        return f"misses {shortfall.demand}: {got}"
-    metric = budget.metric if not shortfall.demand.startswith("drop of class") else "accuracy"
-    lost, allowed = (formats.metric_change(value, metric) for value in (shortfall.got, shortfall.asked))
-    if shortfall.demand.startswith("drop of class"):
-        return f"over budget: {shortfall.demand.removeprefix('drop of ')} loses {lost} points, {allowed} allowed"
-    verb = "may lose" if shortfall.demand.startswith("sure") else "loses"
-    return f"over budget: {verb} {lost} {formats.change_unit(metric)}, {allowed} allowed"
-
-
-def objective_text(budget: Budget) -> str:
-    """Return what the best is best in."""
-    if len(budget.objectives) == 1:
-        return _BEST.get(budget.objectives[0], f"smallest {budget.objectives[0]}")
-    return f"best of {' and '.join(budget.objectives)} together"
-
-
-def quantity_text(value: float) -> str:
-    """Return a number as constraints write it: whole ones in full, others with three digits."""
-    return f"{value:,.0f}" if value == round(value) else formats.number(value)
 
 
 def _ratio(candidate: Candidate, best: Candidate, budget: Budget) -> str:

@@ -1,5 +1,6 @@
 """Records as tables, JSON, plots, HTML and progress: renders what others measured, and never loads TensorFlow."""
 
+from kopt.report.comparing import compare_runs
 from kopt.report.costs import COSTS, check_sort
 from kopt.report.learning_rates import LEARNING_RATES
 from kopt.report.look import Look, Shown
@@ -10,6 +11,7 @@ from kopt.report.pipeline import PIPELINE, pipeline_headline
 from kopt.report.plots import bars, pareto_plot
 from kopt.report.profile_page import full_profile_table, profile_html
 from kopt.report.progress import make_progress
+from kopt.report.run_comparison import comparison_table
 from kopt.report.run_directory import read_result, write_report, write_story
 from kopt.report.safekeeping import backup_table, verification_table
 from kopt.report.statistics import wilson_interval
@@ -34,6 +36,8 @@ __all__ = [
     "candidates_table",
     "check_sort",
     "checks_table",
+    "compare_runs",
+    "comparison_table",
     "full_profile_table",
     "headline",
     "html",

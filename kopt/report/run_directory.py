@@ -68,10 +68,13 @@ def write_story(result: OptimizationResult, path: str | os.PathLike[str], *, ove
 def read_result(run_dir: str | os.PathLike[str]) -> OptimizationResult:
     """Load the result that `write_report` left in a run directory, e.g. to render it again.
 
+    Args:
+        run_dir: the directory, or the path of its `report.json`.
+
     Raises:
         LoadError: there is no `report.json`, or it cannot be read as one.
     """
-    path = Path(run_dir) / _RECORD
+    path = Path(run_dir) if Path(run_dir).suffix == ".json" else Path(run_dir) / _RECORD
     if not path.is_file():
         raise LoadError(f"{path} does not exist. Pass the directory of a finished `kopt optimize` run.")
     try:

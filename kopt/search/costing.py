@@ -17,6 +17,8 @@ from kopt.core.files import gzip_bytes, scratch_directory, size_bytes
 from kopt.core.records import Artifact, Measurement
 from kopt.core.schemes import get_scheme
 
+# What takes more than timing single calls, and is measured of all candidates only where the budget asks.
+EXTRA_COSTS = ("throughput_per_s", "peak_memory_bytes", "millijoules")
 _GZIP_LEVEL = 6
 # Throughput is that of the best batch size.
 _THROUGHPUT_BATCHES = (1, 32)

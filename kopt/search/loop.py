@@ -12,7 +12,7 @@ import numpy as np
 
 from kopt import data as kopt_data
 from kopt import export, measure
-from kopt.core.budget_records import COSTS, Budget
+from kopt.core.budget_records import Budget
 from kopt.core.cost_records import ModelProfile
 from kopt.core.environment import machine
 from kopt.core.errors import ConfigError, OutputError
@@ -25,7 +25,7 @@ from kopt.measure.runner import check_positive
 from kopt.profile import model as profile_model
 from kopt.report import make_progress, write_report, write_story
 from kopt.search.catalog import CATALOG, Technique, select
-from kopt.search.costing import batch_sizes, reference_sizes, with_energy, with_memory, work_of
+from kopt.search.costing import EXTRA_COSTS, batch_sizes, reference_sizes, with_energy, with_memory, work_of
 from kopt.search.evidence import baseline_evaluation, examine_file, final_judgement, judged, kept
 from kopt.search.examining import Examiner
 from kopt.search.examples import (
@@ -276,7 +276,7 @@ def _export(job: _Job, row: Technique, path: Path) -> Artifact:
 
 def _measure(job: _Job, candidates: list[Candidate]) -> dict[str, Measurement]:
     names = [BASELINE, *(candidate.name for candidate in candidates)]
-    asked = [quantity for quantity in COSTS if job.budget.needs(quantity)]
+    asked = [quantity for quantity in EXTRA_COSTS if job.budget.needs(quantity)]
     settings = f"threads={job.threads} costs={','.join(asked)}"
     known = job.trials.measurements(names, settings)
     if known is not None:
@@ -323,7 +323,7 @@ def _complete(
         else:
             artifact = candidate.artifact
             runner = measure.load(artifact.path, threads=job.threads) if artifact else job.examiner.given
-            found = _with_costs(job, candidate.measurement, runner, artifact, COSTS)
+            found = _with_costs(job, candidate.measurement, runner, artifact, EXTRA_COSTS)
         measured[candidate.name] = found
     if not known:
         job.trials.finish_measurements(names, settings, measured)

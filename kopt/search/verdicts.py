@@ -28,7 +28,8 @@ def verdict(candidate: Candidate, best: Candidate | None, budget: Budget) -> str
     doubt = open_question(candidate, budget)
     if not candidate.within_budget:
         text = "; ".join(shortfall_text(one, budget) for one in candidate.shortfalls)
-        return f"{text}; {doubt}" if doubt else text
+        is_about_drop = any(one.demand.endswith(f"drop of {budget.metric}") for one in candidate.shortfalls)
+        return f"{text}; {doubt}" if doubt and is_about_drop else text
     where = "inside by estimate" if doubt else "inside the budget"
     if best is None or candidate.name == best.name:
         text = f"best: {objective_text(budget)} {where}"

@@ -103,7 +103,7 @@ def test_what_users_write_is_escaped(result):
 def test_page_keeps_what_the_converter_printed(result):
     failed = dataclasses.replace(result.candidates[5], reason="ExportError: it died\nline of a log")
     page = _Page(report.html(dataclasses.replace(result, candidates=(failed,), best_name=None)))
-    assert "int16x8. failed ExportError: it died What was printed line of a log" in page.text
+    assert "int16x8 failed ExportError: it died What was printed line of a log" in page.text
 
 
 def test_page_of_a_baseline_without_a_file(result):
@@ -134,7 +134,7 @@ def test_page_of_a_run_with_nothing_in_it(result):
 def test_page_of_a_single_winner_and_of_a_model_without_layers(result):
     empty = ModelProfile("m", (), 0, 0)
     page = _Page(report.html(dataclasses.replace(result, candidates=result.candidates[2:3], profile=empty)))
-    assert "int8. best" in page.text
+    assert "int8 best fastest inside the budget" in page.text
     assert "1 candidate in" in page.text
 
 

@@ -10,16 +10,23 @@ from kopt.core.judgement_records import Judgement
 from kopt.core.records import Artifact, Candidate, Evaluation
 from kopt.search import outcomes
 from kopt.search.examining import Examiner
+from kopt.search.examples import check_reachable
 from kopt.search.judging import judge
 from kopt.search.trials import Trials
 
 
-def baseline_evaluation(examiner: Examiner, trials: Trials) -> Evaluation:
-    """Return the evaluation of the model as given; it answers only if that was not kept from an earlier run."""
+def baseline_evaluation(examiner: Examiner, trials: Trials, budget: Budget) -> Evaluation:
+    """Return the evaluation of the model as given; it answers only if that was not kept from an earlier run.
+
+    Raises:
+        ConfigError: the budget contradicts it, or a metric has no meaning for these labels; nothing was written.
+    """
     known, path = trials.baseline(), trials.outcomes_path()
     if known is not None and _covers(examiner, known) and outcomes.load(path) is not None:
+        check_reachable(budget, known.metrics[budget.metric])
         return known
     found = examiner.examine(examiner.given)
+    check_reachable(budget, found.evaluation.metrics[budget.metric])
     trials.finish_baseline(found.evaluation)
     outcomes.save(path, found.outcomes)
     return found.evaluation

@@ -19,7 +19,7 @@ from kopt.core.errors import ConfigError, OutputError
 from kopt.core.files import check_output, sha256
 from kopt.core.progress import Progress, Silent
 from kopt.core.randomness import preserved_random_state
-from kopt.core.records import Artifact, Candidate, ExportConfig, Measurement, OptimizationResult
+from kopt.core.records import Artifact, Candidate, Evaluation, ExportConfig, Measurement, OptimizationResult
 from kopt.graph import fingerprint
 from kopt.measure.runner import check_positive
 from kopt.profile import model as profile_model
@@ -31,7 +31,6 @@ from kopt.search.examining import Examiner
 from kopt.search.examples import (
     NO_LABELS,
     check_judgeable,
-    check_reachable,
     checked_budget,
     examiner_of,
     overlap,
@@ -160,12 +159,14 @@ def optimize(
         "metric": budget.metric,
     }
     reporter.start(len(rows) + 3 + (final is not None))
+    trials = Trials(workdir, identity)
     try:
         with export.traced(model) as source:
-            trials = Trials(workdir, identity)
+            reporter.step(f"{BASELINE}: evaluate {runner.name}")
+            evaluation = baseline_evaluation(examiner, trials, budget)
             profile = None if isinstance(model, Path) else profile_model(model)
             job = _Job(source, model, calibration, examiner, budget, threads, trials, profile)
-            baseline, candidates = _run(job, rows, reporter)
+            baseline, candidates = _run(job, rows, evaluation, reporter)
             ranked, best = rank(candidates, baseline, budget)
             nearest = None if best else nearest_of(ranked, budget)
             reporter.step(f"memory and energy of {BASELINE} and {best or nearest or 'no candidate'}")
@@ -204,11 +205,10 @@ def optimize(
     return result
 
 
-def _run(job: _Job, rows: tuple[Technique, ...], reporter: Progress) -> tuple[Candidate, tuple[Candidate, ...]]:
+def _run(
+    job: _Job, rows: tuple[Technique, ...], evaluation: Evaluation, reporter: Progress
+) -> tuple[Candidate, tuple[Candidate, ...]]:
     examiner, trials, budget = job.examiner, job.trials, job.budget
-    reporter.step(f"{BASELINE}: evaluate {examiner.given.name}")
-    evaluation = baseline_evaluation(examiner, trials)
-    check_reachable(budget, evaluation.metrics[budget.metric])
     tried = []
     for row in rows:
         known = trials.finished(row)

@@ -1,6 +1,7 @@
 """What a file scored on each example, small enough to be kept beside it, so that it need not answer again."""
 
 import dataclasses
+import io
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -65,7 +66,7 @@ def save(path: Path, outcomes: Outcomes) -> None:
 def load(path: Path) -> Outcomes | None:
     """Return what `save` wrote; `None` if there is nothing whole."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         examples = int(arrays["examples"])
         scores = arrays.get("scores")

@@ -6,10 +6,10 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
+import kopt
 from kopt.core.budget_records import OBJECTIVES, Budget, Constraint
 from kopt.core.errors import ConfigError, OutputExistsError
 from kopt.core.progress import Progress, Silent
-from kopt.report import test_text
 
 
 def add_budget(parser: argparse.ArgumentParser) -> None:
@@ -128,6 +128,6 @@ def show_run(result: Any, options: argparse.Namespace, table: RenderableType, he
         show_text(result.to_json())
     else:
         show(table)
-        notes = "".join(f"{note}\n" for note in (*result.notes, test_text(result)) if note)
+        notes = "".join(f"{note}\n" for note in (*result.notes, kopt.report.test_text(result)) if note)
         show_text(f"\n{headline}\n{notes}Report: {path}")
     return 0 if result.best_name is not None else 1

@@ -9,8 +9,9 @@ from kopt import data as kopt_data
 from kopt import measure
 from kopt.core.budget_records import AGREEMENT, Budget
 from kopt.core.errors import ConfigError, InputError, UnsupportedModelError
-from kopt.search.examining import Examiner, agreement_budget
+from kopt.search.examining import Examiner, agreement_budget, output_of
 
+_FEW = 8
 NO_LABELS = (
     "There are no labels: what is guarded is the agreement with the model as given, which says that a file answers as "
     "it does, not that it answers right."
@@ -61,6 +62,7 @@ def examiner_of(data: Any, runner: measure.Runner, budget: Budget, name: str = "
         classes = _num_classes(runner, budget)
         inputs, labels = kopt_data.check(split, runner.inputs, num_classes=classes, name=name), np.asarray(split.y)
     examiner = Examiner(runner, inputs, labels, budget.metric, budget.metrics)
+    _check_metrics(examiner)
     if budget.max_class_drop is not None and examiner.classes is None:
         raise ConfigError(
             f"`max_class_drop` needs a class for every example of {name}, and metric='accuracy'. Received: metric="
@@ -126,6 +128,15 @@ def read_split(data: Any, name: str) -> kopt_data.Split:
         numbered = data.map(lambda x: (x, tf.zeros(tf.shape(tf.nest.flatten(x)[0])[:1])))
         return kopt_data.Split(kopt_data.collect(numbered, name=name).x, None)
     return kopt_data.collect(data, name=name)
+
+
+def _check_metrics(examiner: Examiner) -> None:
+    """Work the metrics out for a few examples, so that one without a meaning is refused before any work."""
+    if examiner.known is None:
+        return
+    few = {name: array[:_FEW] for name, array in examiner.inputs.items()}
+    names = [name for name in examiner.metrics if name != AGREEMENT]
+    measure.metric_values(examiner.known[:_FEW], output_of(examiner.given, few), names)
 
 
 def _row_keys(examiner: Examiner) -> list[bytes]:

@@ -345,14 +345,11 @@ def test_validation_that_is_not_labelled(tmp_path, cnn, validation):
         ({"constraints": ("size<=5",)}, (IMAGES, LABELS), ("'size' has no unit", "'size_bytes'")),
         ({"constraints": ("size_bytes<=5", "size_bytes>=6")}, (IMAGES, LABELS), ("contradict each other",)),
         ({"constraints": ("accuracy_<=0.5",)}, (IMAGES, LABELS), ("Unknown metric 'accuracy_'", "Did you mean")),
-        ({"constraints": ("accuracy<=0.5",)}, "right", ("accuracy<=0.5 and max_drop=0.01 contradict", "0.9900")),
-        ({"metric": "auc"}, (IMAGES, LABELS), ("'auc' cannot be computed of labels of shape (12,)", "'accuracy'")),
+        ({"metric": "auc"}, (IMAGES, LABELS), ("'auc' cannot be computed of labels of shape (8,)", "'accuracy'")),
         ({"metric": "r2_score", "max_class_drop": 0.1}, IMAGES, ("`max_class_drop` needs a class", "labels none")),
     ],
 )
 def test_budgets_that_cannot_be_judged(tmp_path, cnn, settings, validation, parts):
-    if isinstance(validation, str):  # labels that the model gets right
-        validation = IMAGES, cnn.predict(IMAGES, verbose=0).argmax(axis=1)
     with refused(tmp_path, ConfigError, *parts):
         optimize(cnn, tmp_path, train=IMAGES, validation=validation, budget=kopt.Budget(**settings))
 

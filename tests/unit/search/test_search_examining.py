@@ -50,10 +50,10 @@ def test_one_pass_over_the_examples_gives_everything():
 def test_the_model_as_given_answers_only_when_it_is_asked():
     runner = given()
     examiner = examiner_of((X, Y), runner, Budget())
-    assert (examiner.count, list(np.unique(examiner.classes)), runner.calls) == (40, [0, 1, 2], 0)
+    assert (examiner.count, list(np.unique(examiner.classes)), runner.calls) == (40, [0, 1, 2], 1)  # of a few
     examiner.examine(runner)
     examiner.examine(swapping(5))
-    assert runner.calls == 2
+    assert runner.calls == 3
 
 
 @pytest.mark.parametrize(
@@ -102,18 +102,13 @@ def test_metrics_that_nobody_knows_or_that_do_not_fit():
         checked_budget(Budget(constraints=("size_byte<=5",)), has_labels=True)
     assert checked_budget(Budget(constraints=("mae<=5",)), has_labels=True).metrics == ("accuracy", "mae")
     budget = checked_budget(Budget(metric="auc"), has_labels=True)
-    examiner = examiner_of((X, Y), given(), budget)
-    with pytest.raises(ConfigError, match=r"'auc' cannot be computed of labels of shape \(40,\) and outputs of shape"):
-        examiner.examine(examiner.given)
+    with pytest.raises(ConfigError, match=r"'auc' cannot be computed of labels of shape \(8,\) and outputs of shape"):
+        examiner_of((X, Y), given(), budget)
 
 
 def test_a_floor_for_classes_needs_classes():
-    for labels, budget in (
-        (X, Budget(metric="r2_score", max_class_drop=0.1)),
-        (Y, Budget(metric="r2_score", max_class_drop=0.1)),
-    ):
-        with pytest.raises(ConfigError, match="`max_class_drop` needs a class for every example"):
-            examiner_of((X, labels), given(), budget)
+    with pytest.raises(ConfigError, match=r"`max_class_drop` needs a class for every example.*shape \(40, 3\)"):
+        examiner_of((X, X), given(), Budget(metric="r2_score", max_class_drop=0.1))
     examiner_of((X, Y), given(), Budget(max_class_drop=0.1))
 
 

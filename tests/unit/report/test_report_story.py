@@ -172,7 +172,7 @@ def test_tables_of_markdown_have_as_many_cells_in_every_row(judged):
 
 
 def test_a_story_is_written_by_its_ending(judged, tmp_path):
-    assert "<h2 id=\"story\">" in report.write_story(judged, tmp_path / "a.html").read_text()
+    assert '<h2 id="story">' in report.write_story(judged, tmp_path / "a.html").read_text()
     path = report.write_story(judged, tmp_path / "a.md")
     assert path.read_text() == report.markdown(judged, "a-pareto.svg")
     svg = (tmp_path / "a-pareto.svg").read_text()

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from kopt.core.records import OptimizationResult
 from kopt.report import formats
+from kopt.report.cost_axis import cost_axis
 from kopt.report.rows import Row, baseline_row, candidate_rows
 from kopt.report.story import Step, Story, story
 
@@ -91,7 +92,8 @@ def _front(result: OptimizationResult, plot: str) -> Iterator[str]:
     ]
     yield from ("## Pareto front", "", *_table(("", metric.capitalize(), "p50 ms", "KiB"), cells), "")
     if plot:
-        yield from (f"![{metric.capitalize()} against latency]({plot})", "")
+        against = cost_axis(result.budget).name
+        yield from (f"![{metric.capitalize()} against {against}]({plot})", "")
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

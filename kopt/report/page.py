@@ -7,6 +7,7 @@ from markupsafe import Markup
 from kopt.core.cost_records import ModelProfile
 from kopt.core.records import OptimizationResult
 from kopt.report import formats, outcome, plots
+from kopt.report.cost_axis import cost_axis
 from kopt.report.costs import COSTS, hidden_layers
 from kopt.report.rows import Row, baseline_row, candidate_rows, size_reference
 from kopt.report.story import story
@@ -48,6 +49,7 @@ def html(result: OptimizationResult) -> str:
         tried=rows,
         has_energy=any(row.energy for row in (baseline, *rows)),
         plots=_plots(result, (baseline, *rows)),
+        against=cost_axis(result.budget).name,
         layer_plot=_layer_plot(result.profile),
         hidden_layers=hidden_layers,
         layers=result.profile.layers[:_LAYER_ROWS] if result.profile else (),
@@ -86,7 +88,8 @@ def _where(result: OptimizationResult, row: Row) -> str:
 
 def _plots(result: OptimizationResult, rows: tuple[Row, ...]) -> dict[str, Markup | None]:
     shown: dict[str, Markup | None] = {"pareto": None, "size": None, "latency": None}
-    if any(row.drawable for row in rows):
+    axis = cost_axis(result.budget)
+    if any(row.drawable and axis.value(row) is not None for row in rows):
         shown["pareto"] = Markup(plots.pareto_plot(result))
     if any(row.size_bytes is not None and not row.failed for row in rows):
         shown["size"] = Markup(plots.bars(result, "size"))

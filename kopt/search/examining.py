@@ -14,6 +14,7 @@ from kopt.data.splits import class_ids
 from kopt.measure.accuracy import predicted_labels
 from kopt.search.outcomes import Outcomes, left_out_values
 
+BASELINE = "baseline"
 _MOST_CLASSES = 1000
 _WITHOUT_LABELS = ("accuracy", "r2_score", AGREEMENT)
 
@@ -45,7 +46,7 @@ class Examiner:
     known: np.ndarray | None
     metric: str
     metrics: tuple[str, ...]
-    baseline: str = "baseline"
+    baseline: str = BASELINE
 
     @functools.cached_property
     def answers(self) -> np.ndarray:

@@ -13,21 +13,21 @@ import numpy as np
 from kopt import data as kopt_data
 from kopt import export, measure
 from kopt.core.budget_records import Budget
-from kopt.core.cost_records import ModelProfile
 from kopt.core.environment import machine
 from kopt.core.errors import ConfigError, OutputError
 from kopt.core.files import check_output, sha256
 from kopt.core.progress import Progress, Silent
 from kopt.core.randomness import preserved_random_state
-from kopt.core.records import Artifact, Candidate, Evaluation, ExportConfig, Measurement, OptimizationResult
+from kopt.core.records import Artifact, Candidate, Evaluation, ExportConfig, OptimizationResult
 from kopt.graph import fingerprint
 from kopt.measure.runner import check_positive
 from kopt.profile import model as profile_model
 from kopt.report import make_progress, write_report, write_story
+from kopt.search.calls import call_text
 from kopt.search.catalog import CATALOG, Technique, select
-from kopt.search.costing import EXTRA_COSTS, batch_sizes, reference_sizes, with_energy, with_memory, work_of
+from kopt.search.costing import Costs, reference_sizes
 from kopt.search.evidence import baseline_evaluation, examine_file, final_judgement, judged, kept
-from kopt.search.examining import Examiner
+from kopt.search.examining import BASELINE, Examiner
 from kopt.search.examples import (
     NO_LABELS,
     check_judgeable,
@@ -39,8 +39,6 @@ from kopt.search.examples import (
 from kopt.search.leftovers import unused
 from kopt.search.ranking import nearest_of, rank, target_reached
 from kopt.search.trials import Trials
-
-BASELINE = "baseline"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,13 +67,12 @@ class _Job:
     """What every candidate of one run shares."""
 
     source: Any
-    model: Any
     calibration: Mapping[str, np.ndarray]
     examiner: Examiner
     budget: Budget
     threads: int | None
     trials: Trials
-    profile: ModelProfile | None
+    costs: Costs
 
 
 @preserved_random_state()
@@ -165,12 +162,13 @@ def optimize(
             reporter.step(f"{BASELINE}: evaluate {runner.name}")
             evaluation = baseline_evaluation(examiner, trials, budget)
             profile = None if isinstance(model, Path) else profile_model(model)
-            job = _Job(source, model, calibration, examiner, budget, threads, trials, profile)
+            costs = Costs(model, identity["model"], examiner, budget, threads, profile, trials)
+            job = _Job(source, calibration, examiner, budget, threads, trials, costs)
             baseline, candidates = _run(job, rows, evaluation, reporter)
             ranked, best = rank(candidates, baseline, budget)
             nearest = None if best else nearest_of(ranked, budget)
             reporter.step(f"memory and energy of {BASELINE} and {best or nearest or 'no candidate'}")
-            baseline, ranked = _complete(job, baseline, ranked, best or nearest)
+            baseline, ranked = costs.complete(baseline, ranked, best or nearest)
         chosen = next((candidate for candidate in ranked if candidate.name == (best or nearest)), None)
         judgement = None
         if final is not None and chosen is not None:
@@ -181,7 +179,7 @@ def optimize(
     plain, packed = reference_sizes(model)
     made = tuple(candidate.artifact for candidate in ranked if candidate.artifact is not None)
     used = tuple(trials.directory(row) for row in CATALOG.values())
-    call = f"kopt.optimize(model, train, validation, budget={given or budget!r}, workdir={str(workdir)!r})"
+    settings = {"techniques": techniques, "samples": samples, "threads": threads, "seed": seed}
     result = SearchResult(
         model=runner.name,
         data=f"{description}, {examiner.count} validation examples",
@@ -191,7 +189,7 @@ def optimize(
         best_name=best,
         profile=profile,
         machine=machine(),
-        command=command or call,
+        command=command or call_text(given or budget, workdir, settings, has_test=final is not None),
         seconds=time.monotonic() - started,
         nearest_name=nearest,
         test=judgement,
@@ -216,7 +214,7 @@ def _run(
         tried.append(_kept(job, row, known) if known else _try(job, row))
     usable = [candidate for candidate in tried if candidate.artifact is not None]
     reporter.step("latency of all candidates, interleaved")
-    measured = _measure(job, usable)
+    measured = job.costs.measure_all(usable)
     config = ExportConfig("saved_model")
     baseline = Candidate(BASELINE, config, "ok", evaluation=evaluation, measurement=measured[BASELINE])
     judgeable = zip(rows, tried, strict=True)
@@ -272,66 +270,6 @@ def _export(job: _Job, row: Technique, path: Path) -> Artifact:
         io_dtype=config.io_dtype,
         overwrite=True,
     )
-
-
-def _measure(job: _Job, candidates: list[Candidate]) -> dict[str, Measurement]:
-    names = [BASELINE, *(candidate.name for candidate in candidates)]
-    asked = [quantity for quantity in EXTRA_COSTS if job.budget.needs(quantity)]
-    settings = f"threads={job.threads} costs={','.join(asked)}"
-    known = job.trials.measurements(names, settings)
-    if known is not None:
-        return known
-    files = [None, *(candidate.artifact for candidate in candidates)]
-    given, threads = job.examiner.given, job.threads
-    runners = [measure.load(file.path, threads=threads) if file else given for file in files]
-    sizes = batch_sizes(job.budget, runners, job.examiner.count)
-    timed = measure.latency(runners, job.examiner.inputs, batch_sizes=sizes)
-    assert isinstance(timed, list)
-    measured = dict(zip(names, timed, strict=True))
-    for name, runner, artifact in zip(names, runners, files, strict=True):
-        measured[name] = _with_costs(job, measured[name], runner, artifact, asked)
-    job.trials.finish_measurements(names, settings, measured)
-    return measured
-
-
-def _with_costs(
-    job: _Job, known: Measurement, runner: measure.Runner, artifact: Artifact | None, asked: Sequence[str]
-) -> Measurement:
-    """Return a measurement with memory and energy where they are asked for and not known."""
-    if "peak_memory_bytes" in asked and known.peak_memory_bytes is None:
-        given = job.model if isinstance(job.model, Path) else None
-        known = with_memory(known, Path(artifact.path) if artifact else given, job.model, job.threads)
-    if "millijoules" in asked and known.energy is None:
-        known = with_energy(known, runner, job.examiner.inputs, work_of(job.profile, artifact))
-    return known
-
-
-def _complete(
-    job: _Job, baseline: Candidate, candidates: tuple[Candidate, ...], chosen: str | None
-) -> tuple[Candidate, tuple[Candidate, ...]]:
-    """Measure memory and energy of the model as given and of the chosen file, which the report sets side by side."""
-    told = [baseline, *(candidate for candidate in candidates if candidate.name == chosen)]
-    names, settings = [candidate.name for candidate in told], f"threads={job.threads} memory and energy"
-    known = job.trials.measurements(names, settings) or {}
-    measured = {}
-    for candidate in told:
-        assert candidate.measurement is not None
-        kept_costs = known.get(candidate.name)
-        if kept_costs is not None:
-            peak, energy = kept_costs.peak_memory_bytes, kept_costs.energy
-            found = dataclasses.replace(candidate.measurement, peak_memory_bytes=peak, energy=energy)
-        else:
-            artifact = candidate.artifact
-            runner = measure.load(artifact.path, threads=job.threads) if artifact else job.examiner.given
-            found = _with_costs(job, candidate.measurement, runner, artifact, EXTRA_COSTS)
-        measured[candidate.name] = found
-    if not known:
-        job.trials.finish_measurements(names, settings, measured)
-    final = tuple(
-        dataclasses.replace(candidate, measurement=measured.get(candidate.name, candidate.measurement))
-        for candidate in candidates
-    )
-    return dataclasses.replace(baseline, measurement=measured[baseline.name]), final
 
 
 def _named(examiner: Examiner, name: str) -> dict[str, np.ndarray]:

@@ -11,7 +11,8 @@ from kopt.core.cost_records import LayerCost, ModelProfile
 from kopt.core.quantities import improvement, joint, to_minimize, value_of
 from kopt.core.records import Latency
 from kopt.measure import Work
-from kopt.search.costing import batch_sizes, reference_sizes, work_of
+from kopt.search.costing import Costs, batch_sizes, reference_sizes, work_of
+from kopt.search.trials import Trials
 
 LAYERS = (
     LayerCost("a", "Dense", (None, 4), 100, 700, 1400, 400, 40, 80, read_weight_bytes=400),
@@ -80,3 +81,13 @@ def test_quantities_by_their_names():
     assert joint(bare, Budget()) == float("inf")
     assert improvement(one, bare, "size", 5000) == 5.0
     assert improvement(one, bare, "energy", 5000) is None
+
+
+def test_estimates_of_two_kinds_are_not_mixed(tmp_path):
+    def costs(profile):
+        return Costs(None, "given", None, Budget(), None, profile, Trials(tmp_path, {}))
+
+    own, other = (dataclasses.replace(artifact("int8", 150), source_sha256=source) for source in ("given", "pruned"))
+    assert costs(PROFILE)._works([None, own]) == [work_of(PROFILE, None), work_of(PROFILE, own)]
+    assert costs(PROFILE)._works([None, own, other]) == [None, None, None]
+    assert costs(None)._works([None, own]) == [None, None]

@@ -121,7 +121,7 @@ def test_one_example_has_no_interval():
 @pytest.mark.parametrize(
     "outcomes",
     [
-        answers(9_703, 10_000),
+        answers(9_703, 9_997),
         Outcomes(0.5, 3, np.array([0.25, 0.5, 0.75])),
         Outcomes(0.9, 40, left_out=np.linspace(0.89, 0.91, 20)),
     ],

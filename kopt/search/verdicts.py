@@ -1,6 +1,7 @@
 """Why a candidate won or lost, in words."""
 
 from kopt.core.budget_records import Budget
+from kopt.core.judgement_records import Ends
 from kopt.core.quantities import joint
 from kopt.core.records import Candidate
 from kopt.report import formats
@@ -28,7 +29,7 @@ def verdict(candidate: Candidate, best: Candidate | None, budget: Budget) -> str
     doubt = open_question(candidate, budget)
     if not candidate.within_budget:
         text = "; ".join(shortfall_text(one, budget) for one in candidate.shortfalls)
-        is_about_drop = any(one.demand.endswith(f"drop of {budget.metric}") for one in candidate.shortfalls)
+        is_about_drop = any("drop of " in one.demand for one in candidate.shortfalls)
         return f"{text}; {doubt}" if doubt and is_about_drop else text
     where = "inside by estimate" if doubt else "inside the budget"
     if best is None or candidate.name == best.name:
@@ -39,14 +40,23 @@ def verdict(candidate: Candidate, best: Candidate | None, budget: Budget) -> str
 
 
 def open_question(candidate: Candidate, budget: Budget) -> str:
-    """Return what so many examples cannot tell: empty if the interval of the drop is on one side of the budget."""
+    """Return what so many examples cannot tell: empty if the intervals of drop and classes are on one side each."""
     found = candidate.judgement
-    if found is None or found.verdict != "undecided":
+    if found is None:
         return ""
-    if found.interval is None:
-        return f"cannot be told with {found.examples:,} example{'' if found.examples == 1 else 's'}"
-    low, high = (formats.metric_change(end, budget.metric) for end in found.interval)
-    return f"cannot be told apart with {found.examples:,} examples (drop {low} to {high})"
+    questions = [_not_told(found.interval, found.examples, budget.metric)] if found.verdict == "undecided" else []
+    if found.worst_class == "undecided" and budget.max_class_drop is not None:
+        worst = max(found.classes, key=lambda change: change.high)
+        questions.append(f"class {worst.label} {_not_told((worst.low, worst.high), worst.examples, 'accuracy')}")
+    return "; ".join(questions)
+
+
+def _not_told(interval: Ends | None, examples: int, metric: str) -> str:
+    text = f"cannot be told apart with {examples:,} example{'' if examples == 1 else 's'}"
+    if interval is None:
+        return text
+    low, high = (formats.metric_change(end, metric) for end in interval)
+    return f"{text} (drop {low} to {high})"
 
 
 def _ratio(candidate: Candidate, best: Candidate, budget: Budget) -> str:

@@ -193,6 +193,16 @@ def test_an_average_does_not_hide_a_lost_class():
     assert rank((row,), BASELINE, Budget(0.01, max_class_drop=0.15))[1] == "a"
 
 
+def test_a_class_of_too_few_examples_is_said_to_be_open():
+    classes = (change("0", 1.0, 1.0, -0.02, 0.04), change("7", 1.0, 0.95, -0.05, 0.16))
+    row = candidate("a", 0.95, judgement=judgement(0.95, 0.95, -0.01, 0.009, "inside", classes, "undecided"))
+    question = "class 7 cannot be told apart with 20 examples (drop -5.00 to 16.00)"
+    ranked, best = rank((row,), BASELINE, Budget(0.01, max_class_drop=0.06))
+    assert (best, ranked[0].verdict) == ("a", f"best: smallest latency inside by estimate; {question}")
+    ranked, best = rank((row,), BASELINE, Budget(0.01, max_class_drop=0.04))
+    assert (best, ranked[0].verdict) == (None, f"over budget: class 7 loses 5.00 points, 4.00 allowed; {question}")
+
+
 def test_the_nearest_misses_by_the_smallest_share():
     budget = Budget(0.01, constraints=("size_bytes<=1000",))
     rows = (

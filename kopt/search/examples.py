@@ -31,11 +31,14 @@ def checked_budget(budget: Budget | None, has_labels: bool) -> Budget:
         raise ConfigError(f"`budget` must be a kopt.Budget, e.g. kopt.Budget(max_drop=0.01). Received: {budget!r}.")
     if not has_labels:
         return agreement_budget(budget)
+    if budget.metric == AGREEMENT:
+        raise ConfigError(
+            "The agreement with the model as given is guarded where there are no labels. Pass the examples without "
+            "them, or guard a metric and bound the agreement: constraints=('agreement>=0.99',)."
+        )
     for metric in budget.metrics:
-        if metric == AGREEMENT:
-            continue
-        is_loss = measure.is_loss(metric)
-        if is_loss and metric == budget.metric:
+        # Of a bound the direction is written down; asking tells whether there is such a metric.
+        if metric != AGREEMENT and measure.is_loss(metric) and metric == budget.metric:
             raise ConfigError(
                 f"`Budget.metric` must be a metric of which more is better; of {metric!r} less is better. Use e.g. "
                 f"'accuracy', 'auc' or, for regression, 'r2_score'."

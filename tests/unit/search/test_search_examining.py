@@ -97,6 +97,12 @@ def test_metrics_that_need_labels(budget, match):
         checked_budget(budget, has_labels=False)
 
 
+def test_with_labels_the_agreement_can_be_bounded_not_guarded():
+    with pytest.raises(ConfigError, match="is guarded where there are no labels"):
+        checked_budget(Budget(metric="agreement"), has_labels=True)
+    assert checked_budget(Budget(metric="agreement"), has_labels=False).metric == "agreement"
+
+
 def test_metrics_that_nobody_knows_or_that_do_not_fit():
     with pytest.raises(ConfigError, match="Unknown metric 'size_byte'"):
         checked_budget(Budget(constraints=("size_byte<=5",)), has_labels=True)

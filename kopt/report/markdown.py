@@ -8,7 +8,7 @@ from kopt.report.cost_axis import cost_axis
 from kopt.report.rows import Row, baseline_row, candidate_rows
 from kopt.report.story import Step, Story, story
 
-_MARKS = {"best": "**best**, ", "kept": "", "dropped": "dropped, ", "failed": "failed, "}
+_MARKS = {"best": "**best**, ", "kept": "", "dropped": "dropped, ", "failed": "failed, ", "looked": ""}
 _CHANGE_HEADS = ("", "before", "after", "change")
 _CLASS_HEADS = ("Class", "Examples", "Before", "After", "Points lost", "Interval")
 
@@ -28,6 +28,9 @@ def _lines(result: OptimizationResult, told: Story, plot: str) -> Iterator[str]:
     yield from (f"> {_text(note)}\n" for note in (*told.notes, *told.doubts))
     yield from (f"Asked: {_text('; '.join(told.asked))}. {_text(told.rule)}", "")
     yield from ("## The model as given", "", _text(told.baseline), "", *map(_text, told.bottleneck), "")
+    if told.looks:
+        looked = (_step(number, step) for number, step in enumerate(told.looks, 1))
+        yield from ("## What was looked at", "", *looked, "")
     yield from ("## What was tried", "", *(_step(number, step) for number, step in enumerate(told.steps, 1)), "")
     if told.chosen is not None:
         title = "Before and after" if told.is_best else f"The nearest: {_text(told.chosen.name)}"

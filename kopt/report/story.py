@@ -3,6 +3,7 @@
 import dataclasses
 import shlex
 from pathlib import Path
+from typing import Any
 
 from kopt.core.judgement_records import ClassChange
 from kopt.core.records import Candidate, OptimizationResult
@@ -25,7 +26,8 @@ class Step:
         how: steps it was made by, if there are several; empty otherwise.
         why: reason for which it was tried; empty if none was given.
         found: what came of it.
-        kind: `"best"`, `"kept"` (inside the budget), `"dropped"` or `"failed"`.
+        kind: `"best"`, `"kept"` (inside the budget), `"dropped"` or `"failed"`; of a model that the search went on with
+            `"looked"`.
         printed: lines of a converter that failed.
     """
 
@@ -51,6 +53,7 @@ class Story:
         notes: what a reader must know.
         baseline: the model as given, in a sentence.
         bottleneck: what dominates its cost.
+        looks: models that were looked at before any file was made of them; only searches that train have some.
         steps: the candidates.
         changes: numbers before and after.
         classes: change of the classes that lost most, at most 20.
@@ -69,6 +72,7 @@ class Story:
     notes: tuple[str, ...]
     baseline: str
     bottleneck: tuple[str, ...]
+    looks: tuple[Step, ...]
     steps: tuple[Step, ...]
     changes: tuple[Change, ...]
     classes: tuple[ClassChange, ...]
@@ -95,6 +99,7 @@ def story(result: OptimizationResult) -> Story:
         notes=result.notes,
         baseline=_baseline(result),
         bottleneck=bottleneck(result.profile),
+        looks=tuple(_look(decision) for decision in getattr(result, "decisions", ())),
         steps=tuple(_step(result, candidate) for candidate in result.candidates),
         changes=changes(result, chosen) if chosen else (),
         classes=tuple(classes[:_MOST_CLASSES]),
@@ -136,11 +141,19 @@ def _step(result: OptimizationResult, candidate: Candidate) -> Step:
     kind = "failed" if failed else "best" if candidate.name == result.best_name else "dropped"
     if kind == "dropped" and candidate.within_budget:
         kind = "kept"
-    recipe = [str(part) for part in getattr(candidate, "recipe", ())]
     lines = [line for line in candidate.reason.splitlines() if line.strip()] or ["no reason was recorded"]
     found = lines[0] if failed else candidate.verdict.removeprefix("best: ")
-    why = "" if failed else candidate.reason
-    return Step(candidate.name, ", then ".join(recipe), why, found, kind, tuple(lines[1:]) if failed else ())
+    how = ", then ".join(_label(step) for step in getattr(candidate, "steps", ()))
+    return Step(candidate.name, how, getattr(candidate, "why", ""), found, kind, tuple(lines[1:]) if failed else ())
+
+
+def _look(decision: Any) -> Step:
+    """Return a model that was looked at and of which no file was made."""
+    return Step(decision.name, "", decision.why, decision.reason, "looked" if decision.kept else "dropped")
+
+
+def _label(step: Any) -> str:
+    return str(getattr(step, "label", step))
 
 
 def test_text(result: OptimizationResult) -> str:

@@ -10,8 +10,8 @@ from kopt.core.judgement_records import Judgement
 from kopt.core.records import Artifact, Candidate, Evaluation
 from kopt.search import outcomes
 from kopt.search.examining import Examiner
-from kopt.search.examples import check_reachable
 from kopt.search.judging import judge
+from kopt.search.judging_data import check_reachable
 from kopt.search.trials import Trials
 
 

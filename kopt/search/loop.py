@@ -28,7 +28,7 @@ from kopt.search.catalog import CATALOG, Technique, select
 from kopt.search.costing import Costs, reference_sizes
 from kopt.search.evidence import baseline_evaluation, examine_file, final_judgement, judged, kept
 from kopt.search.examining import BASELINE, Examiner
-from kopt.search.examples import (
+from kopt.search.judging_data import (
     NO_LABELS,
     check_judgeable,
     checked_budget,

@@ -8,10 +8,11 @@ from search_cases import FunctionRunner, candidate, softmax_of
 
 from kopt.core.budget_records import Budget
 from kopt.core.cost_records import LayerCost, ModelProfile
+from kopt.core.errors import MeasurementError
 from kopt.core.quantities import improvement, joint, to_minimize, value_of
 from kopt.core.records import Latency
 from kopt.measure import Work
-from kopt.search.costing import Costs, batch_sizes, reference_sizes, work_of
+from kopt.search.costing import Costs, batch_sizes, reference_sizes, with_memory, work_of
 from kopt.search.trials import Trials
 
 LAYERS = (
@@ -91,3 +92,25 @@ def test_estimates_of_two_kinds_are_not_mixed(tmp_path):
     assert costs(PROFILE)._works([None, own]) == [work_of(PROFILE, None), work_of(PROFILE, own)]
     assert costs(PROFILE)._works([None, own, other]) == [None, None, None]
     assert costs(None)._works([None, own]) == [None, None]
+
+
+def test_memory_is_of_the_file_or_of_the_model_saved_and_otherwise_not_known(tmp_path, monkeypatch):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(5)])
+    measured, asked = candidate("a", 0.9).measurement, []
+
+    def memory(path, *, threads=None):
+        asked.append((path.name, path.exists(), threads))
+        return 7
+
+    monkeypatch.setattr("kopt.measure.memory", memory)
+    file = tmp_path / "model.tflite"
+    file.touch()
+    assert with_memory(measured, file, model, 2).peak_memory_bytes == 7
+    assert with_memory(measured, None, model, 2).peak_memory_bytes == 7
+    assert asked == [("model.tflite", True, 2), ("model.keras", True, None)]
+
+    def died(path, *, threads=None):
+        raise MeasurementError("it died")
+
+    monkeypatch.setattr("kopt.measure.memory", died)
+    assert with_memory(measured, file, model, None) == measured

@@ -63,7 +63,7 @@ def examiner_of(data: Any, runner: measure.Runner, budget: Budget, name: str = "
     if split.y is None:
         inputs, labels = kopt_data.check(split.x, runner.inputs, name=name), None
     else:
-        classes = _num_classes(runner, budget)
+        classes = num_classes(runner, budget)
         inputs, labels = kopt_data.check(split, runner.inputs, num_classes=classes, name=name), np.asarray(split.y)
     examiner = Examiner(runner, inputs, labels, budget.metric, budget.metrics)
     _check_metrics(examiner)
@@ -134,6 +134,14 @@ def read_split(data: Any, name: str) -> kopt_data.Split:
     return kopt_data.collect(data, name=name)
 
 
+def num_classes(runner: measure.Runner, budget: Budget) -> int | None:
+    """Return how many classes the labels name; `None` where they need not name any."""
+    if budget.metric != "accuracy" or len(runner.outputs) != 1 or len(runner.outputs[0].shape) != 2:
+        return None
+    width = runner.outputs[0].shape[1]
+    return 2 if width == 1 else width
+
+
 def _check_metrics(examiner: Examiner) -> None:
     """Work the metrics out for a few examples, so that one without a meaning is refused before any work."""
     if examiner.known is None:
@@ -148,10 +156,3 @@ def _row_keys(examiner: Examiner) -> list[bytes]:
     arrays = [np.ascontiguousarray(array) for array in examiner.inputs.values()]
     rows = (b"".join(array[row].tobytes() for array in arrays) for row in range(examiner.count))
     return [hashlib.blake2b(row, digest_size=16).digest() for row in rows]
-
-
-def _num_classes(runner: measure.Runner, budget: Budget) -> int | None:
-    if budget.metric != "accuracy" or len(runner.outputs) != 1 or len(runner.outputs[0].shape) != 2:
-        return None
-    width = runner.outputs[0].shape[1]
-    return 2 if width == 1 else width

@@ -32,11 +32,14 @@ def unused(workdir: Path, used: tuple[Path, ...], made: tuple[Artifact, ...]) ->
 
 def _why(path: Path, made: tuple[Artifact, ...]) -> str:
     try:
-        artifact = Candidate.from_json(path.read_text()).artifact
+        candidate = Candidate.from_json(path.read_text())
     except (ConfigError, OSError, UnicodeDecodeError):
         return "that cannot be read"
+    artifact = candidate.artifact
     if artifact is None or not made:
         return "of other runs"
+    if getattr(candidate, "steps", ()):  # its model is another one in any case
+        return "that were trained or changed in other runs"
     if all(artifact.source_sha256 != one.source_sha256 for one in made):
         return "of another model"
     changed = _changed(artifact.versions, made[0].versions)

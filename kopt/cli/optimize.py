@@ -42,14 +42,14 @@ def run(options: argparse.Namespace) -> int:
         threads=options.threads,
         progress=progress_from(options),
         description=splits.name,
-        command=_command(options, budget),
+        command=_command(options),
     )
     report = options.workdir / "report.html"
     return show_run(result, options, kopt.report.candidates_table(result), kopt.report.headline(result), report)
 
 
-def _command(options: argparse.Namespace, budget: kopt.Budget) -> str:
-    words = ["kopt", "optimize", options.model, "--data", options.data, *budget_words(budget)]
+def _command(options: argparse.Namespace) -> str:
+    words = ["kopt", "optimize", options.model, "--data", options.data, *budget_words(budget_from(options))]
     words += ["--workdir", str(options.workdir), "--samples", str(options.samples)]
     words += ["--techniques", *options.techniques] if options.techniques else []
     words += ["--threads", str(options.threads)] if options.threads else []

@@ -6,8 +6,8 @@ Importing kopt is light and changes nothing in the process: subpackages, and Ten
 import importlib
 from typing import Any
 
+from kopt.core.budget_records import Budget, Constraint
 from kopt.core.errors import KoptError
-from kopt.core.records import Budget
 from kopt.version import __version__
 
 _SUBPACKAGES = (
@@ -21,7 +21,7 @@ _ATTRIBUTES = {
     "optimize": "kopt.search",
 }
 
-__all__ = ["Budget", "KoptError", "__version__", *_SUBPACKAGES, *_ATTRIBUTES]
+__all__ = ["Budget", "Constraint", "KoptError", "__version__", *_SUBPACKAGES, *_ATTRIBUTES]
 
 
 def __getattr__(name: str) -> Any:

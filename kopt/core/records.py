@@ -8,6 +8,7 @@ from kopt.core.cost_records import ModelProfile
 from kopt.core.errors import ConfigError, nearest
 from kopt.core.schemes import get_scheme
 from kopt.core.serialization import Record
+from kopt.core.technique_records import Step
 
 OBJECTIVES = ("latency", "size", "energy")
 
@@ -343,6 +344,9 @@ class Candidate(Record):
         within_budget: `drop <= budget.max_drop`.
         pareto: no other candidate is at least as good in metric, latency and size and better in one of them.
         verdict: why it won or lost, in words.
+        steps: what was done to the model before it was exported, in order.
+        why: what spoke for trying it, in words; empty for the plain ways to ship.
+        seconds: that making it took, without steps shared with others.
     """
 
     name: str
@@ -356,6 +360,9 @@ class Candidate(Record):
     within_budget: bool = False
     pareto: bool = False
     verdict: str = ""
+    steps: tuple[Step, ...] = ()
+    why: str = ""
+    seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,7 @@ from kopt.graph import fingerprint
 from kopt.measure.runner import check_positive
 from kopt.profile import model as profile_model
 from kopt.report import html, make_progress, write_report
-from kopt.search.catalog import Technique, select
+from kopt.search.catalog import Technique, select, ways
 from kopt.search.ranking import rank
 from kopt.search.trials import Trials
 
@@ -119,7 +119,7 @@ def optimize(
     """
     started = time.monotonic()
     budget = _checked_budget(budget)
-    rows = select(techniques)
+    rows = ways(select(techniques))
     reporter = _reporter(progress)
     if threads is not None:
         check_positive("threads", threads)
@@ -194,8 +194,8 @@ def _try(job: _Job, row: Technique) -> Candidate:
     except OutputError:  # the place itself is full or forbidden: no candidate can do better
         raise
     except Exception as error:  # noqa: BLE001 - whatever goes wrong with one candidate is reported; the run goes on
-        return Candidate(row.name, row.config, "failed", reason=f"{type(error).__name__}: {error}")
-    candidate = Candidate(row.name, row.config, "ok", artifact=artifact, evaluation=evaluation)
+        return Candidate(row.name, row.export, "failed", reason=f"{type(error).__name__}: {error}")
+    candidate = Candidate(row.name, row.export, "ok", artifact=artifact, evaluation=evaluation)
     job.trials.finish(row, candidate)
     return candidate
 
@@ -212,7 +212,7 @@ def _outputs(runner: measure.Runner, inputs: Mapping[str, np.ndarray]) -> dict[s
 
 
 def _export(job: _Job, row: Technique, path: Path) -> Artifact:
-    config = row.config
+    config = row.export
     if config.format == "saved_model":
         return export.saved_model(job.source, path, data=job.calibration, overwrite=True)
     if config.format == "onnx":

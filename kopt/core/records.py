@@ -7,6 +7,7 @@ from pathlib import Path
 from kopt.core.cost_records import ModelProfile
 from kopt.core.errors import ConfigError, nearest
 from kopt.core.schemes import get_scheme
+from kopt.core.search_records import Decision
 from kopt.core.serialization import Record
 from kopt.core.technique_records import Step
 
@@ -373,6 +374,9 @@ class OptimizationResult(Record):
         baseline: the model as it was given, measured in its own runtime.
         best_name: name of the best candidate; `None` if none is inside the budget.
         command: the command line or call that reproduces the run.
+        decisions: on models that were looked at before any file was made of them, in order.
+        ended: why the search ended.
+        notes: what was found out and what was not tried, with the reason.
     """
 
     model: str
@@ -385,6 +389,9 @@ class OptimizationResult(Record):
     machine: Machine
     command: str
     seconds: float
+    decisions: tuple[Decision, ...] = ()
+    ended: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def best(self) -> Candidate | None:

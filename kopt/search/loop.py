@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from kopt.core.errors import ConfigError, OutputError, UnsupportedModelError
 from kopt.core.files import atomic_write, check_output, sha256
 from kopt.core.progress import Progress, Silent
 from kopt.core.randomness import preserved_random_state
+from kopt.core.recipe_records import Recipe
 from kopt.core.records import (
     Artifact,
     Budget,
@@ -27,13 +29,25 @@ from kopt.core.records import (
     OptimizationResult,
     Parity,
 )
+from kopt.core.search_records import Decision
 from kopt.graph import fingerprint
 from kopt.measure.runner import check_positive
 from kopt.profile import model as profile_model
 from kopt.report import html, make_progress, write_report
-from kopt.search.catalog import Technique, select, ways
+from kopt.search import rounds
+from kopt.search.bench import Bench
+from kopt.search.catalog import select
+from kopt.search.facts import facts_of
+from kopt.search.lessons import prepare
+from kopt.search.limits import Limits
+from kopt.search.lock import held
+from kopt.search.opening import checked_training, open_workshop
+from kopt.search.plan import Plan, plan_of
 from kopt.search.ranking import rank
+from kopt.search.recipes import way_of
+from kopt.search.training import Training
 from kopt.search.trials import Trials
+from kopt.search.workshop import Workshop
 
 BASELINE = "baseline"
 
@@ -67,6 +81,50 @@ class _Job:
     def evaluate(self, runner: measure.Runner) -> Evaluation:
         return measure.evaluate(runner, self.validation, metrics=(self.budget.metric,))
 
+    def metric(self, model: Path) -> float:
+        """Return what a model is worth in Keras."""
+        return self.evaluate(measure.load(model)).metrics[self.budget.metric]
+
+    def candidate(self, recipe: Recipe, why: str, model: Path | None) -> Candidate:
+        """Export a model, `None` for the original, and judge the file."""
+        started = time.monotonic()
+        base = Candidate(recipe.name, recipe.export, "failed", steps=recipe.steps, why=why)
+        try:
+            if model is None:
+                found = _try(self, recipe, self.source, base)
+            else:
+                with export.traced(model) as source:
+                    found = _try(self, recipe, source, base)
+        except OutputError:  # the place itself is full or forbidden: no candidate can do better
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong with one candidate is reported; the run goes on
+            self.trials.log(recipe, traceback.format_exc())
+            return dataclasses.replace(base, reason=f"{type(error).__name__}: {error}")
+        found = dataclasses.replace(found, seconds=time.monotonic() - started)
+        self.trials.finish(recipe, found)
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """How the search goes about."""
+
+    plan: Plan
+    limits: Limits
+    workshop: Workshop | None
+    reporter: Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What a search found, before it is ranked."""
+
+    baseline: Candidate
+    candidates: tuple[Candidate, ...]
+    decisions: tuple[Decision, ...]
+    ended: str
+    left: tuple[str, ...]
+
 
 @preserved_random_state()
 def optimize(
@@ -83,27 +141,46 @@ def optimize(
     progress: Progress | str | None = "auto",
     description: str = "arrays",
     command: str = "",
+    training: Training | None = None,
+    seconds: float | None = None,
+    trials: int | None = None,
 ) -> SearchResult:
     """Find the best file to ship: smallest in the objective among those inside the accuracy budget.
 
     Every candidate is exported, opened in its own runtime and evaluated there on `validation`; latencies are taken
-    together, interleaved. Finished candidates are kept in `workdir`: a run that was killed and is started again with
-    the same arguments goes on where it stopped. A candidate that fails is reported with its reason.
+    together, interleaved. A candidate that fails is reported with its reason.
+
+    First all ways to ship the model as it is are tried, then what needs calibration examples alone, and with `training`
+    smaller models: of each technique that reaches enough of the model several strengths are trained briefly, the
+    promising half to the end, and then strengths between the strongest inside the budget and the next one. Models
+    change and train in child processes, one a trial, so that a crash, or too little memory, costs one candidate.
+
+    Finished candidates, and models on the way to them, are kept in `workdir`: a run that was killed and is started
+    again with the same arguments goes on where it stopped, and finds what it would have found. One run at a time works
+    in a directory.
 
     Args:
         model: a built Keras model, or the path of a `.keras`, `.h5` or SavedModel.
-        train: where calibration samples come from: arrays, `(x, y)`, `kopt.data.Split` or a `tf.data.Dataset`.
+        train: what models learn from and where calibration samples come from: arrays, `(x, y)`, `kopt.data.Split` or a
+            batched `tf.data.Dataset`, which is read into memory for training. Of it a tenth, at most 1,000 examples, is
+            held out to choose the best epoch. Without labels models learn what the original says.
         validation: labelled data that judges the files, `(x, y)`, `Split` or a batched `tf.data.Dataset`; it is held in
             memory.
         budget: what may be lost and what is to become small; by default at most 0.01 of accuracy, for latency.
         workdir: directory for everything the run makes, `report.html` and `report.json` among it.
-        techniques: names of catalog rows to try; all if `None`.
+        techniques: names of catalog rows to try, ways to ship and techniques; all if `None`. Of ways to ship all are
+            tried where none is named. Models that lose accuracy are trained on, whether `recover` is named or not.
         samples: calibration examples.
         threads: threads that LiteRT and ONNX Runtime get; their own choice if `None`.
-        seed: of the choice of calibration examples.
+        seed: of the choice of examples and of training.
         progress: `"auto"` shows a bar on a terminal and lines elsewhere, `None` nothing.
         description: what the report calls the data.
         command: what the report gives as the way to reproduce the run.
+        training: lets the search train, and says how; without it nothing is trained, and the result says what was not
+            tried.
+        seconds: after which the search ends and judges what it has; earlier runs in `workdir` count with what they
+            took. The latencies at the end take their time beyond that.
+        trials: most files and models to look at.
 
     Returns:
         The candidates with their evidence; `best` is `None` if none is inside the budget.
@@ -111,7 +188,7 @@ def optimize(
     Raises:
         InputError: the model, the data or a setting cannot be used; nothing was written.
         LoadError: the model's path cannot be opened.
-        OutputError: `workdir` cannot be written.
+        OutputError: `workdir` cannot be written, or another run works there; the message names it.
 
     Example:
         >>> result = kopt.optimize(model, (x_train, y_train), (x_val, y_val), workdir="run")
@@ -119,8 +196,9 @@ def optimize(
     """
     started = time.monotonic()
     budget = _checked_budget(budget)
-    rows = ways(select(techniques))
+    select(techniques)
     reporter = _reporter(progress)
+    limits = Limits(seconds, trials)
     if threads is not None:
         check_positive("threads", threads)
     model = export.open_model(model)
@@ -128,8 +206,11 @@ def optimize(
     _check_judgeable(runner, budget)
     calibration = kopt_data.calibration(train, samples=samples, seed=seed, inputs=runner.inputs)
     split = _labelled(validation)
-    checked = kopt_data.check(split, runner.inputs, num_classes=_num_classes(runner, budget), name="validation")
+    classes = _num_classes(runner, budget)
+    checked = kopt_data.check(split, runner.inputs, num_classes=classes, name="validation")
     labels = np.asarray(split.y)
+    plan = plan_of(facts_of(model), techniques, budget, checked_training(training))
+    lessons = plan.training and prepare(model, train, plan.training, num_classes=classes, seed=seed)
     workdir = Path(workdir)
     check_output(workdir / "report.html", overwrite=True)
     identity = {
@@ -137,67 +218,64 @@ def optimize(
         "data": _hash({**calibration, **{f"validation {k}": v for k, v in checked.items()}, "labels": labels}),
         "metric": budget.metric,
     }
-    reporter.start(len(rows) + 2)
-    try:
-        with export.traced(model) as source:
-            trials, expected = Trials(workdir, identity), _outputs(runner, checked)
-            job = _Job(source, calibration, (checked, labels), budget, threads, trials, expected)
-            baseline, candidates = _run(job, runner, rows, reporter)
-    finally:
-        reporter.finish()
-    ranked, best = rank(candidates, baseline, budget)
-    result = SearchResult(
-        model=runner.name,
-        data=f"{description}, {len(labels)} validation examples",
-        budget=budget,
-        baseline=baseline,
-        candidates=ranked,
-        best_name=best,
-        profile=None if isinstance(model, Path) else profile_model(model),
-        machine=machine(),
-        command=command or f"kopt.optimize(model, train, validation, budget={budget!r}, workdir={str(workdir)!r})",
-        seconds=time.monotonic() - started,
-    )
-    write_report(result, workdir)
+    with held(workdir):
+        reporter.start(len(plan.ways) + 2)
+        try:
+            workshop = open_workshop(workdir, model, identity, calibration, plan, lessons or None, seed)
+            with export.traced(model) as source:
+                kept = Trials(workdir, identity, workshop.lessons if workshop else None)
+                expected = _outputs(runner, checked)
+                job = _Job(source, calibration, (checked, labels), budget, threads, kept, expected)
+                found = _search(job, runner, _Run(plan, limits, workshop, reporter))
+        finally:
+            reporter.finish()
+        ranked, best = rank(found.candidates, found.baseline, budget)
+        result = SearchResult(
+            model=runner.name,
+            data=f"{description}, {len(labels)} validation examples",
+            budget=budget,
+            baseline=found.baseline,
+            candidates=ranked,
+            best_name=best,
+            profile=None if isinstance(model, Path) else profile_model(model),
+            machine=machine(),
+            command=command or f"kopt.optimize(model, train, validation, budget={budget!r}, workdir={str(workdir)!r})",
+            seconds=time.monotonic() - started,
+            decisions=found.decisions,
+            ended=found.ended,
+            notes=(*plan.notes, *(lessons.notes if lessons else ()), *found.left),
+        )
+        write_report(result, workdir)
     return result
 
 
-def _run(
-    job: _Job, runner: measure.Runner, rows: tuple[Technique, ...], reporter: Progress
-) -> tuple[Candidate, tuple[Candidate, ...]]:
-    reporter.step(f"{BASELINE}: evaluate {runner.name}")
+def _search(job: _Job, runner: measure.Runner, run: _Run) -> _Found:
+    """Evaluate the original, try recipes, and measure all files together."""
+    run.reporter.step(f"{BASELINE}: evaluate {runner.name}")
     evaluation = job.trials.baseline() or job.evaluate(runner)
     job.trials.finish_baseline(evaluation)
-    tried = []
-    for row in rows:
-        known = job.trials.finished(row)
-        reporter.step(f"{row.name}: {'kept from an earlier run' if known else 'export, verify, evaluate'}")
-        tried.append(known or _try(job, row))
-    usable = [candidate for candidate in tried if candidate.artifact is not None]
-    reporter.step("latency of all candidates, interleaved")
+    worth = evaluation.metrics[job.budget.metric]
+    bench = Bench(job, job.trials, run.workshop, run.limits, run.reporter, job.budget, worth, len(run.plan.ways))
+    ended, left = rounds.run(bench, run.plan)
+    run.reporter.step("latency of all candidates, interleaved")
+    usable = [candidate for candidate in bench.candidates if candidate.artifact is not None]
     measured = _measure(job, runner, usable)
     config = ExportConfig("saved_model")
     baseline = Candidate(BASELINE, config, "ok", evaluation=evaluation, measurement=measured[BASELINE])
-    return baseline, tuple(
-        dataclasses.replace(candidate, measurement=measured.get(candidate.name)) for candidate in tried
+    candidates = tuple(
+        dataclasses.replace(candidate, measurement=measured.get(candidate.name)) for candidate in bench.candidates
     )
+    return _Found(baseline, candidates, tuple(bench.decisions), ended, left)
 
 
-def _try(job: _Job, row: Technique) -> Candidate:
-    directory = job.trials.start(row)
-    try:
-        artifact = _export(job, row, directory / f"model{row.suffix}")
-        runner = measure.load(artifact.path, threads=job.threads)
-        evaluation = job.evaluate(runner)
-        # The exporter compared a few examples; what is shown is about all that the file is judged on.
-        artifact = dataclasses.replace(artifact, parity=_parity(job, runner))
-    except OutputError:  # the place itself is full or forbidden: no candidate can do better
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever goes wrong with one candidate is reported; the run goes on
-        return Candidate(row.name, row.export, "failed", reason=f"{type(error).__name__}: {error}")
-    candidate = Candidate(row.name, row.export, "ok", artifact=artifact, evaluation=evaluation)
-    job.trials.finish(row, candidate)
-    return candidate
+def _try(job: _Job, recipe: Recipe, source: Any, base: Candidate) -> Candidate:
+    path = job.trials.directory(recipe) / f"model{way_of(recipe).suffix}"
+    artifact = _export(job, recipe.export, source, path)
+    runner = measure.load(artifact.path, threads=job.threads)
+    evaluation = job.evaluate(runner)
+    # The exporter compared a few examples; what is shown is about all that the file is judged on.
+    artifact = dataclasses.replace(artifact, parity=_parity(job, runner))
+    return dataclasses.replace(base, status="ok", artifact=artifact, evaluation=evaluation)
 
 
 def _parity(job: _Job, runner: measure.Runner) -> Parity:
@@ -211,14 +289,13 @@ def _outputs(runner: measure.Runner, inputs: Mapping[str, np.ndarray]) -> dict[s
     return predicted if isinstance(predicted, dict) else {runner.outputs[0].name: predicted}
 
 
-def _export(job: _Job, row: Technique, path: Path) -> Artifact:
-    config = row.export
+def _export(job: _Job, config: ExportConfig, source: Any, path: Path) -> Artifact:
     if config.format == "saved_model":
-        return export.saved_model(job.source, path, data=job.calibration, overwrite=True)
+        return export.saved_model(source, path, data=job.calibration, overwrite=True)
     if config.format == "onnx":
-        return export.onnx(job.source, path, data=job.calibration, overwrite=True)
+        return export.onnx(source, path, data=job.calibration, overwrite=True)
     return export.tflite(
-        job.source,
+        source,
         path,
         scheme=config.scheme,
         calibration=job.calibration,

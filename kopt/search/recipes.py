@@ -31,8 +31,17 @@ def needs(steps: tuple[Step, ...]) -> frozenset[str]:
     return frozenset(need for step in steps for need in CATALOG[step.technique].needs)
 
 
+def way_of(recipe: Recipe) -> Technique:
+    """Return the row of the way in which a recipe ships."""
+    return CATALOG[_way_name(recipe.export)]
+
+
+def _way_name(export: ExportConfig) -> str:
+    return ship_name(ExportConfig(export.format, export.scheme))
+
+
 def _why_not_shipped(step: Step, row: Technique, export: ExportConfig) -> str:
-    name = ship_name(ExportConfig(export.format, export.scheme))
+    name = _way_name(export)
     if name not in row.pays_on:
         return f"{row.name!r} does not show in {name!r}; it pays on {', '.join(row.pays_on)}."
     config = step.config

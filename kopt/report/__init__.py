@@ -1,6 +1,7 @@
 """Records as tables, JSON, plots, HTML and progress: renders what others measured, and never loads TensorFlow."""
 
 from kopt.report.costs import COSTS, check_sort
+from kopt.report.decisions import decisions_table
 from kopt.report.learning_rates import LEARNING_RATES
 from kopt.report.look import Look, Shown
 from kopt.report.outcome import headline
@@ -32,6 +33,7 @@ __all__ = [
     "candidates_table",
     "check_sort",
     "checks_table",
+    "decisions_table",
     "full_profile_table",
     "headline",
     "html",

@@ -1,10 +1,13 @@
 """What a user's mistake looks like on the command line. Each error comes before TensorFlow does any work."""
 
+import argparse
 import json
 
 import pytest
 
-from kopt.cli import main
+import kopt
+from kopt.cli import main, optimize
+from kopt.cli.search_training import training_from
 
 
 def fails(capsys, *arguments):
@@ -67,3 +70,20 @@ def test_nothing_to_do_is_an_error(capsys):
         main([])
     assert exit.value.code == 2
     capsys.readouterr()
+
+
+def test_options_of_training_need_its_epochs(capsys):
+    code, captured = fails(capsys, "optimize", "m.keras", "--data", "digits", "--batch-size", "32", "--loss", "mse")
+    assert code == 2
+    assert "--batch-size, --loss needs --train-epochs" in captured.err
+
+
+def test_a_command_line_repeats_what_was_asked_for():
+    parser = argparse.ArgumentParser()
+    optimize.add_arguments(parser)
+    words = ["m.keras", "--data", "digits", "--max-drop", "0.005", "--objective", "size", "--workdir", "run"]
+    words += ["--samples", "100", "--techniques", "channels", "--train-epochs", "4", "--learning-rate", "0.001"]
+    words += ["--threads", "1", "--seconds", "60", "--trials", "9", "--seed", "3"]
+    options = parser.parse_args(words)
+    assert optimize._command(options).split() == ["kopt", "optimize", *words]
+    assert training_from(options) == kopt.Training(epochs=4, learning_rate=0.001)

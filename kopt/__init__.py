@@ -14,7 +14,12 @@ _SUBPACKAGES = (
     *("cluster", "core", "data", "distill", "export", "graph", "measure", "profile"),
     *("prune", "quantize", "report", "restructure", "search", "serve", "train"),
 )
-_ATTRIBUTES = {"DistillationModel": "kopt.distill", "load_model": "kopt.graph", "optimize": "kopt.search"}
+_ATTRIBUTES = {
+    "DistillationModel": "kopt.distill",
+    "Training": "kopt.search",
+    "load_model": "kopt.graph",
+    "optimize": "kopt.search",
+}
 
 __all__ = ["Budget", "Constraint", "KoptError", "__version__", *_SUBPACKAGES, *_ATTRIBUTES]
 

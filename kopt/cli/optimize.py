@@ -56,15 +56,15 @@ def run(options: argparse.Namespace) -> int:
         trials=options.trials,
         progress=progress_from(options),
         description=splits.name,
-        command=_command(options, budget),
+        command=_command(options),
     )
     report = options.workdir / "report.html"
     table = Group(kopt.report.candidates_table(result), kopt.report.decisions_table(result))
     return show_run(result, options, table, kopt.report.headline(result), report)
 
 
-def _command(options: argparse.Namespace, budget: kopt.Budget) -> str:
-    words = ["kopt", "optimize", options.model, "--data", options.data, *budget_words(budget)]
+def _command(options: argparse.Namespace) -> str:
+    words = ["kopt", "optimize", options.model, "--data", options.data, *budget_words(budget_from(options))]
     words += ["--workdir", str(options.workdir), "--samples", str(options.samples)]
     words += ["--techniques", *options.techniques] if options.techniques else []
     words += training_words(options)

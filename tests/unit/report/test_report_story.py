@@ -143,7 +143,7 @@ class Searched(OptimizationResult):
 
 
 def extended(record, kind, **more):
-    return kind(**{field.name: getattr(record, field.name) for field in dataclasses.fields(record)}, **more)
+    return kind(**{**{field.name: getattr(record, field.name) for field in dataclasses.fields(record)}, **more})
 
 
 def test_a_step_shows_what_it_was_made_by_and_why(judged):

@@ -29,6 +29,7 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--constraint",
         nargs="+",
+        action="extend",
         default=[],
         metavar="BOUND",
         help="what must hold, e.g. 'size_bytes<=200000' 'latency_ms<=2' 'peak_memory_bytes<=2e6' 'auc>=0.9'",
@@ -46,7 +47,7 @@ def budget_from(options: argparse.Namespace) -> Budget:
     """Return the budget that the options describe; an impossible one is a ConfigError."""
     return Budget(
         max_drop=options.max_drop,
-        objective=tuple(options.objective),
+        objective=tuple(options.objective or ("latency",)),
         metric=options.metric,
         constraints=tuple(Constraint.parse(text) for text in options.constraint),
         max_class_drop=options.max_class_drop,

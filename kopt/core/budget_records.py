@@ -38,7 +38,7 @@ class Constraint(Record):
         bound: in the unit of the quantity.
 
     Example:
-        >>> Constraint.parse("size_bytes<=200_000")
+        >>> kopt.Constraint.parse("size_bytes<=200_000")
         Constraint(quantity='size_bytes', relation='<=', bound=200000.0)
     """
 
@@ -120,7 +120,9 @@ class Budget(Record):
             `"estimate"`, or as `"outside"`.
 
     Example:
-        >>> Budget(0.005, ("latency", "size"), constraints=("peak_memory_bytes<=2e6",), max_class_drop=0.02)
+        >>> budget = kopt.Budget(0.005, ("latency", "size"), constraints=("auc>=0.9",), max_class_drop=0.02)
+        >>> budget.metrics
+        ('accuracy', 'auc')
     """
 
     max_drop: float = 0.01

@@ -99,7 +99,7 @@ def test_the_words_of_a_budget_give_it_again():
     for words in (
         [],
         ["--max-drop", "0.02", "--objective", "latency", "size", "--metric", "auc", "--sure", "--target", "3"],
-        ["--constraint", "size_bytes<=200_000", "auc>=0.9", "--max-class-drop", "0.05"],
+        ["--constraint", "size_bytes<=200_000", "--constraint", "auc>=0.9", "--max-class-drop", "0.05"],
     ):
         budget = budget_from(parser.parse_args(words))
         assert budget_from(parser.parse_args(budget_words(budget))) == budget

@@ -69,6 +69,7 @@ class Trials:
             candidate = Candidate.from_json((directory / "candidate.json").read_text())
             assert candidate.artifact is not None
             path = require_intact(directory / candidate.artifact.path).path
+            remove_leftovers(directory)  # of a run that was killed just after it had finished
             return dataclasses.replace(candidate, artifact=dataclasses.replace(candidate.artifact, path=path))
         except (FileNotFoundError, ConfigError, LoadError):
             shutil.rmtree(directory)

@@ -16,6 +16,7 @@ _SUBPACKAGES = (
 )
 _ATTRIBUTES = {
     "DistillationModel": "kopt.distill",
+    "Training": "kopt.search",
     "advise": "kopt.advice",
     "load_model": "kopt.graph",
     "optimize": "kopt.search",

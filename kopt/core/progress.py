@@ -16,6 +16,13 @@ class Progress(Protocol):
         """Announce that all steps are done, or that the work stopped."""
 
 
+def announce_more(progress: Progress, count: int) -> None:
+    """Announce steps that were not foreseen to a display that takes them; others go on as they are."""
+    more = getattr(progress, "more", None)
+    if more is not None:
+        more(count)
+
+
 class Silent:
     """Says nothing."""
 

@@ -8,7 +8,9 @@ from kopt.core.cost_records import ModelProfile
 from kopt.core.errors import ConfigError
 from kopt.core.judgement_records import Judgement, Shortfall
 from kopt.core.schemes import get_scheme
+from kopt.core.search_records import Decision
 from kopt.core.serialization import Record
+from kopt.core.technique_records import Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,6 +319,9 @@ class Candidate(Record):
         verdict: why it won or lost, in words.
         judgement: against the model as given, with intervals and classes; `None` in reports of older versions.
         shortfalls: what it does not meet.
+        steps: what was done to the model before it was exported, in order.
+        why: what spoke for trying it, in words; empty for the plain ways to ship.
+        seconds: that making it took, without steps shared with others.
     """
 
     name: str
@@ -332,6 +337,9 @@ class Candidate(Record):
     verdict: str = ""
     judgement: Judgement | None = None
     shortfalls: tuple[Shortfall, ...] = ()
+    steps: tuple[Step, ...] = ()
+    why: str = ""
+    seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -348,7 +356,9 @@ class OptimizationResult(Record):
         target_reached: whether the best has the factors of `Budget.target`; `None` without a target.
         identity: hashes of the model, of the data and of the test data, by which runs are told apart.
         reference_bytes, reference_gzip_bytes: of the model as given: its float32 weights, or its file.
-        notes: what a reader must know, e.g. that there were no labels, or what else lay in the work directory.
+        decisions: on models that were looked at before any file was made of them, in order.
+        ended: why the search ended.
+        notes: what was found out and what was not tried, with the reason.
     """
 
     model: str
@@ -367,6 +377,8 @@ class OptimizationResult(Record):
     identity: dict[str, str] = dataclasses.field(default_factory=dict)
     reference_bytes: int | None = None
     reference_gzip_bytes: int | None = None
+    decisions: tuple[Decision, ...] = ()
+    ended: str = ""
     notes: tuple[str, ...] = ()
 
     @property

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -14,12 +13,10 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from kopt.core.child_processes import ending, environment
 from kopt.core.errors import ExportError
 
 _TAIL_LINES = 15
-# A parent that loaded tfmot has the first one set; it would turn the child's Keras into Keras 2. The second one would
-# keep the converter from saying what it died of.
-_NOT_INHERITED = frozenset(("TF_USE_LEGACY_KERAS", "TF_CPP_MIN_LOG_LEVEL"))
 _NO_ROOM = os.strerror(errno.ENOSPC)
 
 
@@ -77,14 +74,13 @@ class Converter:
             return
         self._stop()
         self._log = tempfile.TemporaryFile(mode="w+", errors="replace")  # noqa: SIM115 - lives as long as the child
-        environment = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
         self._process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env=environment,
+            env=environment(),
         )
         self._send({"job": "warm_up"})
         self._pending_warm_up = True
@@ -117,10 +113,11 @@ class Converter:
     def _death(self) -> ExportError:
         assert self._process is not None
         code = self._process.wait()
-        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         tail = self._log_tail()
         self._stop()
-        return ExportError(f"The converter crashed ({cause}); it ran in its own process, nothing was written.", tail)
+        return ExportError(
+            f"The converter crashed ({ending(code)}); it ran in its own process, nothing was written.", tail
+        )
 
     def _log_tail(self) -> str:
         self._log.seek(self._log_start)

@@ -2,6 +2,7 @@
 
 from kopt.report.comparing import compare_runs
 from kopt.report.costs import COSTS, check_sort
+from kopt.report.decisions import decisions_table
 from kopt.report.learning_rates import LEARNING_RATES
 from kopt.report.look import Look, Shown
 from kopt.report.markdown import markdown
@@ -38,6 +39,7 @@ __all__ = [
     "checks_table",
     "compare_runs",
     "comparison_table",
+    "decisions_table",
     "full_profile_table",
     "headline",
     "html",

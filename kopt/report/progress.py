@@ -48,6 +48,11 @@ class BarProgress:
         self._bar.reset(self._task, total=total)
         self._bar.start()
 
+    def more(self, count: int) -> None:
+        """Make the bar longer."""
+        self._total += count
+        self._bar.update(self._task, total=self._total)
+
     def step(self, description: str) -> None:
         """Show `description` and count the step before it as done."""
         self._begun += 1
@@ -71,6 +76,10 @@ class LineProgress:
     def start(self, total: int) -> None:
         """Begin to count."""
         self._total, self._begun, self._started = total, 0, time.monotonic()
+
+    def more(self, count: int) -> None:
+        """Count so many steps more."""
+        self._total += count
 
     def step(self, description: str) -> None:
         """Print the step with its number."""

@@ -3,5 +3,6 @@
 from kopt.search import demo
 from kopt.search.catalog import CATALOG
 from kopt.search.loop import SearchResult, optimize
+from kopt.search.training import Training
 
-__all__ = ["CATALOG", "SearchResult", "demo", "optimize"]
+__all__ = ["CATALOG", "SearchResult", "Training", "demo", "optimize"]

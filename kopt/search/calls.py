@@ -8,7 +8,15 @@ from typing import Any
 from kopt.core.budget_records import Budget
 
 # Of `kopt.optimize`.
-DEFAULTS: dict[str, Any] = {"techniques": None, "samples": 100, "threads": None, "seed": 0}
+DEFAULTS: dict[str, Any] = {
+    "techniques": None,
+    "samples": 100,
+    "threads": None,
+    "seed": 0,
+    "training": None,
+    "seconds": None,
+    "trials": None,
+}
 
 
 def call_text(budget: Budget, workdir: Path, settings: Mapping[str, Any], *, has_test: bool) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,27 +19,41 @@ from kopt.core.errors import ConfigError, OutputError
 from kopt.core.files import check_output, sha256
 from kopt.core.progress import Progress, Silent
 from kopt.core.randomness import preserved_random_state
-from kopt.core.records import Artifact, Candidate, Evaluation, ExportConfig, OptimizationResult
+from kopt.core.recipe_records import Recipe
+from kopt.core.records import Artifact, Candidate, ExportConfig, Measurement, OptimizationResult
+from kopt.core.search_records import Decision
 from kopt.graph import fingerprint
 from kopt.measure.runner import check_positive
 from kopt.profile import model as profile_model
 from kopt.report import make_progress, write_report, write_story
+from kopt.search import rounds
+from kopt.search.bench import Bench
 from kopt.search.calls import call_text
-from kopt.search.catalog import CATALOG, Technique, select
+from kopt.search.catalog import WAYS_TO_SHIP, select
 from kopt.search.costing import Costs, reference_sizes
 from kopt.search.evidence import baseline_evaluation, examine_file, final_judgement, judged, kept
 from kopt.search.examining import BASELINE, Examiner
+from kopt.search.facts import facts_of
 from kopt.search.judging_data import (
     NO_LABELS,
     check_judgeable,
     checked_budget,
     examiner_of,
+    num_classes,
     overlap,
     read_split,
 )
 from kopt.search.leftovers import unused
+from kopt.search.lessons import prepare
+from kopt.search.limits import Limits
+from kopt.search.lock import held
+from kopt.search.opening import checked_training, open_workshop
+from kopt.search.plan import Plan, plan_of
 from kopt.search.ranking import nearest_of, rank, target_reached
+from kopt.search.recipes import way_of
+from kopt.search.training import Training
 from kopt.search.trials import Trials
+from kopt.search.workshop import Workshop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +89,50 @@ class _Job:
     trials: Trials
     costs: Costs
 
+    def metric(self, model: Path) -> float:
+        """Return what a model is worth in Keras."""
+        return self.examiner.examine(measure.load(model)).evaluation.metrics[self.budget.metric]
+
+    def candidate(self, recipe: Recipe, why: str, model: Path | None) -> Candidate:
+        """Export a model, `None` for the original, and judge the file."""
+        started = time.monotonic()
+        base = Candidate(recipe.name, recipe.export, "failed", steps=recipe.steps, why=why)
+        try:
+            if model is None:
+                found = _try(self, recipe, self.source, base)
+            else:
+                with export.traced(model) as source:
+                    found = _try(self, recipe, source, base)
+        except OutputError:  # the place itself is full or forbidden: no candidate can do better
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong with one candidate is reported; the run goes on
+            self.trials.log(recipe, traceback.format_exc())
+            return dataclasses.replace(base, reason=f"{type(error).__name__}: {error}")
+        found = dataclasses.replace(found, seconds=time.monotonic() - started)
+        self.trials.finish(recipe, found)
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """How the search goes about."""
+
+    plan: Plan
+    limits: Limits
+    workshop: Workshop | None
+    reporter: Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What a search found, before it is ranked."""
+
+    baseline: Candidate
+    candidates: tuple[Candidate, ...]
+    decisions: tuple[Decision, ...]
+    ended: str
+    left: tuple[str, ...]
+
 
 @preserved_random_state()
 def optimize(
@@ -91,18 +150,31 @@ def optimize(
     progress: Progress | str | None = "auto",
     description: str = "arrays",
     command: str = "",
+    training: Training | None = None,
+    seconds: float | None = None,
+    trials: int | None = None,
 ) -> SearchResult:
     """Find the best file to ship: best in the objective among those that keep the budget.
 
     Every candidate is exported, opened in its own runtime and evaluated there on `validation`; latencies are taken
     together, interleaved. What a file lost is judged example by example, with an interval: it is inside the budget,
-    outside, or so many examples cannot tell, for which `Budget.undecided` has the rule. Finished candidates are kept in
-    `workdir`: a run that was killed and is started again with the same arguments goes on where it stopped. A candidate
-    that fails is reported with its reason.
+    outside, or so many examples cannot tell, for which `Budget.undecided` has the rule. A candidate that fails is
+    reported with its reason.
+
+    First all ways to ship the model as it is are tried, then what needs calibration examples alone, and with `training`
+    smaller models: of each technique that reaches enough of the model several strengths are trained briefly, the
+    promising half to the end, and then strengths between the strongest inside the budget and the next one. Models
+    change and train in child processes, one a trial, so that a crash, or too little memory, costs one candidate.
+
+    Finished candidates, and models on the way to them, are kept in `workdir`: a run that was killed and is started
+    again with the same arguments goes on where it stopped, and finds what it would have found. One run at a time works
+    in a directory.
 
     Args:
         model: a built Keras model, or the path of a `.keras`, `.h5` or SavedModel.
-        train: where calibration samples come from: arrays, `(x, y)`, `kopt.data.Split` or a `tf.data.Dataset`.
+        train: what models learn from and where calibration samples come from: arrays, `(x, y)`, `kopt.data.Split` or a
+            batched `tf.data.Dataset`, which is read into memory for training. Of it a tenth, at most 1,000 examples, is
+            held out to choose the best epoch. Without labels models learn what the original says.
         validation: data that judges the files, `(x, y)`, `Split` or a batched `tf.data.Dataset`; it is held in memory.
             Without labels (`x` alone) the agreement with the model as given is guarded in place of the accuracy.
         test: such data, which the search never touches: only the model as given and the chosen file are evaluated on
@@ -110,13 +182,19 @@ def optimize(
         budget: what may be lost, what is to improve and what must hold; by default at most 0.01 of accuracy, for
             latency.
         workdir: directory for everything the run makes, `report.html`, `report.md` and `report.json` among it.
-        techniques: names of catalog rows to try; all if `None`.
+        techniques: names of catalog rows to try, ways to ship and techniques; all if `None`. Of ways to ship all are
+            tried where none is named. Models that lose accuracy are trained on, whether `recover` is named or not.
         samples: calibration examples.
         threads: threads that LiteRT and ONNX Runtime get; their own choice if `None`.
-        seed: of the choice of calibration examples.
+        seed: of the choice of examples and of training.
         progress: `"auto"` shows a bar on a terminal and lines elsewhere, `None` nothing.
         description: what the report calls the data.
         command: what the report gives as the way to reproduce the run.
+        training: lets the search train, and says how; without it nothing is trained, and the result says what was not
+            tried.
+        seconds: after which the search ends and judges what it has; earlier runs in `workdir` count with what they
+            took. The latencies at the end take their time beyond that.
+        trials: most files and models to look at.
 
     Returns:
         The candidates with their evidence; `best` is `None` if none is inside the budget, and `nearest` then is the
@@ -125,22 +203,22 @@ def optimize(
     Raises:
         InputError: the model, the data or a setting cannot be used; nothing was written.
         LoadError: the model's path cannot be opened.
-        OutputError: `workdir` cannot be written.
+        OutputError: `workdir` cannot be written, or another run works there; the message names it.
 
     Example:
         >>> result = kopt.optimize(model, (x_train, y_train), (x_val, y_val), workdir="run")
         >>> result.best.artifact.path
     """
     started = time.monotonic()
-    rows = select(techniques)
+    select(techniques)
     reporter = _reporter(progress)
+    limits = Limits(seconds, trials)
     if threads is not None:
         check_positive("threads", threads)
     model = export.open_model(model)
     runner = measure.load(model)
     check_judgeable(runner)
-    validation = read_split(validation, "validation")
-    given = budget
+    validation, given = read_split(validation, "validation"), budget
     budget = checked_budget(given, validation.y is not None)
     calibration = kopt_data.calibration(train, samples=samples, seed=seed, inputs=runner.inputs)
     examiner = examiner_of(validation, runner, budget)
@@ -148,6 +226,9 @@ def optimize(
     notes: tuple[str, ...] = () if validation.y is not None else (NO_LABELS,)
     if final is not None:
         notes += _overlap_note(overlap(final, examiner), final.count)
+    plan = plan_of(facts_of(model), techniques, budget, checked_training(training))
+    classes = num_classes(runner, budget)
+    lessons = plan.training and prepare(model, train, plan.training, num_classes=classes, seed=seed)
     workdir = Path(workdir)
     check_output(workdir / "report.html", overwrite=True)
     identity = {
@@ -155,113 +236,113 @@ def optimize(
         "data": _hash({**calibration, **_named(examiner, "validation")}),
         "metric": budget.metric,
     }
-    reporter.start(len(rows) + 3 + (final is not None))
-    trials = Trials(workdir, identity)
-    try:
-        with export.traced(model) as source:
-            reporter.step(f"{BASELINE}: evaluate {runner.name}")
-            evaluation = baseline_evaluation(examiner, trials, budget)
+    with held(workdir):
+        reporter.start(len(plan.ways) + 3 + (final is not None))
+        try:
+            workshop = open_workshop(workdir, model, identity, calibration, plan, lessons or None, seed)
             profile = None if isinstance(model, Path) else profile_model(model)
-            costs = Costs(model, identity["model"], examiner, budget, threads, profile, trials)
-            job = _Job(source, calibration, examiner, budget, threads, trials, costs)
-            baseline, candidates = _run(job, rows, evaluation, reporter)
-            ranked, best = rank(candidates, baseline, budget)
-            nearest = None if best else nearest_of(ranked, budget)
-            reporter.step(f"memory and energy of {BASELINE} and {best or nearest or 'no candidate'}")
-            baseline, ranked = costs.complete(baseline, ranked, best or nearest)
-        chosen = next((candidate for candidate in ranked if candidate.name == (best or nearest)), None)
-        judgement = None
-        if final is not None and chosen is not None:
-            reporter.step(f"test: {chosen.name} on {final.count} examples that the search never saw")
-            judgement = final_judgement(final, chosen, threads, budget)
-    finally:
-        reporter.finish()
-    plain, packed = reference_sizes(model)
-    made = tuple(candidate.artifact for candidate in ranked if candidate.artifact is not None)
-    used = tuple(trials.directory(row) for row in CATALOG.values())
-    settings = {"techniques": techniques, "samples": samples, "threads": threads, "seed": seed}
-    result = SearchResult(
-        model=runner.name,
-        data=f"{description}, {examiner.count} validation examples",
-        budget=budget,
-        baseline=baseline,
-        candidates=ranked,
-        best_name=best,
-        profile=profile,
-        machine=machine(),
-        command=command or call_text(given or budget, workdir, settings, has_test=final is not None),
-        seconds=time.monotonic() - started,
-        nearest_name=nearest,
-        test=judgement,
-        target_reached=target_reached(chosen, baseline, budget, plain) if chosen and best else None,
-        identity=identity | ({"test": _hash(_named(final, "test"))} if final is not None else {}),
-        reference_bytes=plain,
-        reference_gzip_bytes=packed,
-        notes=(*notes, *unused(workdir, used, made)),
-    )
-    write_report(result, workdir)
+            with export.traced(model) as source:
+                kept_trials = Trials(workdir, identity, workshop.lessons if workshop else None)
+                costs = Costs(model, identity["model"], examiner, budget, threads, profile, kept_trials)
+                job = _Job(source, calibration, examiner, budget, threads, kept_trials, costs)
+                found = _search(job, runner, _Run(plan, limits, workshop, reporter))
+                ranked, best = rank(found.candidates, found.baseline, budget)
+                nearest = None if best else nearest_of(ranked, budget)
+                reporter.step(f"memory and energy of {BASELINE} and {best or nearest or 'no candidate'}")
+                baseline, ranked = costs.complete(found.baseline, ranked, best or nearest)
+            chosen = next((candidate for candidate in ranked if candidate.name == (best or nearest)), None)
+            judgement = None
+            if final is not None and chosen is not None:
+                reporter.step(f"test: {chosen.name} on {final.count} examples that the search never saw")
+                judgement = final_judgement(final, chosen, threads, budget)
+        finally:
+            reporter.finish()
+        plain, packed = reference_sizes(model)
+        made = tuple(candidate.artifact for candidate in ranked if candidate.artifact is not None)
+        configs = (way.config for way in WAYS_TO_SHIP)
+        plain_ways = [Recipe(export=config) for config in configs if isinstance(config, ExportConfig)]
+        used = tuple(map(kept_trials.directory, (*plain_ways, *map(Recipe.of, ranked))))
+        settings = {
+            "techniques": techniques, "samples": samples, "threads": threads, "seed": seed, "training": training,
+            "seconds": seconds, "trials": trials,
+        }  # fmt: skip
+        result = SearchResult(
+            model=runner.name,
+            data=f"{description}, {examiner.count} validation examples",
+            budget=budget,
+            baseline=baseline,
+            candidates=ranked,
+            best_name=best,
+            profile=profile,
+            machine=machine(),
+            command=command or call_text(given or budget, workdir, settings, has_test=final is not None),
+            seconds=time.monotonic() - started,
+            nearest_name=nearest,
+            test=judgement,
+            target_reached=target_reached(chosen, baseline, budget, plain) if chosen and best else None,
+            identity=identity | ({"test": _hash(_named(final, "test"))} if final is not None else {}),
+            reference_bytes=plain,
+            reference_gzip_bytes=packed,
+            decisions=found.decisions,
+            ended=found.ended,
+            notes=(
+                *notes,
+                *plan.notes,
+                *(lessons.notes if lessons else ()),
+                *found.left,
+                *unused(workdir, used, made),
+            ),
+        )
+        write_report(result, workdir)
     return result
 
 
-def _run(
-    job: _Job, rows: tuple[Technique, ...], evaluation: Evaluation, reporter: Progress
-) -> tuple[Candidate, tuple[Candidate, ...]]:
-    examiner, trials, budget = job.examiner, job.trials, job.budget
-    tried = []
-    for row in rows:
-        known = trials.finished(row)
-        reporter.step(f"{row.name}: {'kept from an earlier run' if known else 'export, verify, evaluate'}")
-        tried.append(_kept(job, row, known) if known else _try(job, row))
-    usable = [candidate for candidate in tried if candidate.artifact is not None]
-    reporter.step("latency of all candidates, interleaved")
+def _search(job: _Job, runner: measure.Runner, run: _Run) -> _Found:
+    """Evaluate the original, try recipes, and measure all files together."""
+    run.reporter.step(f"{BASELINE}: evaluate {runner.name}")
+    evaluation = baseline_evaluation(job.examiner, job.trials, job.budget)
+    worth = evaluation.metrics[job.budget.metric]
+    bench = Bench(job, job.trials, run.workshop, run.limits, run.reporter, job.budget, worth, len(run.plan.ways))
+    ended, left = rounds.run(bench, run.plan)
+    run.reporter.step("latency of all candidates, interleaved")
+    usable = [_kept(job, candidate) for candidate in bench.candidates if candidate.artifact is not None]
     measured = job.costs.measure_all(usable)
     config = ExportConfig("saved_model")
     baseline = Candidate(BASELINE, config, "ok", evaluation=evaluation, measurement=measured[BASELINE])
-    judgeable = zip(rows, tried, strict=True)
-    return baseline, tuple(
-        candidate
-        if candidate.artifact is None
-        else judged(
-            dataclasses.replace(candidate, measurement=measured[candidate.name]),
-            trials.outcomes_path(row),
-            trials.outcomes_path(),
-            examiner,
-            budget,
-        )
-        for row, candidate in judgeable
-    )
+    files = {candidate.name: _judged(job, candidate, measured[candidate.name]) for candidate in usable}
+    candidates = tuple(files.get(candidate.name, candidate) for candidate in bench.candidates)
+    return _Found(baseline, candidates, tuple(bench.decisions), ended, left)
 
 
-def _kept(job: _Job, row: Technique, known: Candidate) -> Candidate:
-    candidate = kept(job.examiner, known, job.trials.outcomes_path(row), job.threads)
+def _kept(job: _Job, known: Candidate) -> Candidate:
+    """Return a candidate with all that is asked now; its file answers again if an earlier run was asked less."""
+    recipe = Recipe.of(known)
+    candidate = kept(job.examiner, known, job.trials.outcomes_path(recipe), job.threads)
     if candidate is not known:
-        job.trials.finish(row, candidate)
+        job.trials.finish(recipe, candidate)
     return candidate
 
 
-def _try(job: _Job, row: Technique) -> Candidate:
-    directory = job.trials.start(row)
-    try:
-        artifact = _export(job, row, directory / f"model{row.suffix}")
-        path = job.trials.outcomes_path(row)
-        evaluation, artifact = examine_file(job.examiner, artifact, path, job.threads)
-    except OutputError:  # the place itself is full or forbidden: no candidate can do better
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever goes wrong with one candidate is reported; the run goes on
-        return Candidate(row.name, row.config, "failed", reason=f"{type(error).__name__}: {error}")
-    candidate = Candidate(row.name, row.config, "ok", artifact=artifact, evaluation=evaluation)
-    job.trials.finish(row, candidate)
-    return candidate
+def _judged(job: _Job, candidate: Candidate, measured: Measurement) -> Candidate:
+    candidate = dataclasses.replace(candidate, measurement=measured)
+    path, given = job.trials.outcomes_path(Recipe.of(candidate)), job.trials.outcomes_path()
+    return judged(candidate, path, given, job.examiner, job.budget)
 
 
-def _export(job: _Job, row: Technique, path: Path) -> Artifact:
-    config = row.config
+def _try(job: _Job, recipe: Recipe, source: Any, base: Candidate) -> Candidate:
+    path = job.trials.directory(recipe) / f"model{way_of(recipe).suffix}"
+    artifact = _export(job, recipe.export, source, path)
+    evaluation, artifact = examine_file(job.examiner, artifact, job.trials.outcomes_path(recipe), job.threads)
+    return dataclasses.replace(base, status="ok", artifact=artifact, evaluation=evaluation)
+
+
+def _export(job: _Job, config: ExportConfig, source: Any, path: Path) -> Artifact:
     if config.format == "saved_model":
-        return export.saved_model(job.source, path, data=job.calibration, overwrite=True)
+        return export.saved_model(source, path, data=job.calibration, overwrite=True)
     if config.format == "onnx":
-        return export.onnx(job.source, path, data=job.calibration, overwrite=True)
+        return export.onnx(source, path, data=job.calibration, overwrite=True)
     return export.tflite(
-        job.source,
+        source,
         path,
         scheme=config.scheme,
         calibration=job.calibration,

@@ -8,7 +8,7 @@ workdir/
   measurements-<key>.json         latencies of all candidates from one interleaved round
   report.json  report.html  report.md  report-pareto.svg
 ```
-A key is the hash of everything the result depends on: request, model, data, settings and package versions. What has no
+A key is the hash of everything the result depends on: recipe, model, data, settings and package versions. What has no
 `candidate.json`, or whose file is not the one its manifest describes, is made again.
 """
 
@@ -21,10 +21,16 @@ from pathlib import Path
 from kopt.core.environment import versions
 from kopt.core.errors import ConfigError, LoadError
 from kopt.core.files import atomic_write, remove_leftovers, writing_to
+from kopt.core.recipe_records import Recipe
 from kopt.core.records import Candidate, Evaluation, Measurement
 from kopt.core.serialization import Record
 from kopt.export.manifest import require_intact
-from kopt.search.catalog import Technique
+from kopt.search.catalog import TRAINING
+from kopt.search.made import LOG, RECIPE
+from kopt.search.recipes import needs
+
+# Names of directories stay readable and within what file systems take.
+_LONGEST_NAME = 120
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,20 +41,28 @@ class MeasuredTogether(Record):
 
 
 class Trials:
-    """The finished candidates of one model, data set and set of settings in a work directory."""
+    """The finished candidates of one model, data set and set of settings in a work directory.
 
-    def __init__(self, workdir: Path, identity: dict[str, str]):
+    Args:
+        workdir: of the run.
+        identity: all that a candidate depends on beside its recipe.
+        lessons: what trained ones depend on in addition.
+    """
+
+    def __init__(self, workdir: Path, identity: dict[str, str], lessons: dict[str, str] | None = None):
         self._workdir = workdir
-        self._identity = {**identity, **versions()}
+        self._identity, self._lessons = {**identity, **versions()}, dict(lessons or {})
 
-    def directory(self, technique: Technique) -> Path:
-        """Return where the candidate of `technique` lives."""
-        key = _key(self._identity, technique.config.to_json())
-        return self._workdir / "candidates" / f"{technique.name}-{key}"
+    def directory(self, recipe: Recipe) -> Path:
+        """Return where the candidate of `recipe` lives."""
+        identity = {**self._identity, **(self._lessons if TRAINING in needs(recipe.steps) else {})}
+        steps = [recipe.to_json()] if recipe.steps else []
+        key = _key(identity, recipe.export.to_json(), *steps)
+        return self._workdir / "candidates" / f"{recipe.name[:_LONGEST_NAME]}-{key}"
 
-    def finished(self, technique: Technique) -> Candidate | None:
-        """Return the finished candidate of `technique`, or `None` if it is still to be made."""
-        directory = self.directory(technique)
+    def finished(self, recipe: Recipe) -> Candidate | None:
+        """Return the finished candidate of `recipe`, or `None` if it is still to be made."""
+        directory = self.directory(recipe)
         if not directory.is_dir():
             return None
         try:
@@ -61,26 +75,33 @@ class Trials:
             shutil.rmtree(directory)
             return None
 
-    def start(self, technique: Technique) -> Path:
+    def start(self, recipe: Recipe) -> Path:
         """Return an existing directory for a new candidate, free of what a killed run left."""
-        directory = self.directory(technique)
+        directory = self.directory(recipe)
         with writing_to(directory):
             directory.mkdir(parents=True, exist_ok=True)
         remove_leftovers(directory)
+        atomic_write(directory / RECIPE, recipe.to_json() + "\n", overwrite=True)
         return directory
 
-    def finish(self, technique: Technique, candidate: Candidate) -> None:
+    def log(self, recipe: Recipe, text: str) -> None:
+        """Note beside a candidate what happened to it."""
+        path = self.directory(recipe) / LOG
+        with writing_to(path), open(path, "a") as file:
+            file.write(text.rstrip() + "\n")
+
+    def finish(self, recipe: Recipe, candidate: Candidate) -> None:
         """Record that `candidate` is finished."""
         assert candidate.artifact is not None
         relative = dataclasses.replace(candidate.artifact, path=Path(candidate.artifact.path).name)
         record = dataclasses.replace(candidate, artifact=relative)
-        atomic_write(self.directory(technique) / "candidate.json", record.to_json() + "\n", overwrite=True)
+        atomic_write(self.directory(recipe) / "candidate.json", record.to_json() + "\n", overwrite=True)
 
-    def outcomes_path(self, technique: Technique | None = None) -> Path:
+    def outcomes_path(self, recipe: Recipe | None = None) -> Path:
         """Return where the scores of each example are kept: of a candidate, or of the model as it was given."""
-        if technique is None:
+        if recipe is None:
             return self._baseline_path().with_suffix(".npz")
-        return self.directory(technique) / "outcomes.npz"
+        return self.directory(recipe) / "outcomes.npz"
 
     def baseline(self) -> Evaluation | None:
         """Return the finished evaluation of the model as it was given, or `None`."""

@@ -5,8 +5,10 @@ import json
 
 import pytest
 
-from kopt.cli import main
+import kopt
+from kopt.cli import main, optimize
 from kopt.cli.common import add_budget, budget_from, budget_words
+from kopt.cli.search_training import training_from
 
 
 def fails(capsys, *arguments):
@@ -102,3 +104,20 @@ def test_the_words_of_a_budget_give_it_again():
         budget = budget_from(parser.parse_args(words))
         assert budget_from(parser.parse_args(budget_words(budget))) == budget
     assert budget.constraints[1].bound == 0.9
+
+
+def test_options_of_training_need_its_epochs(capsys):
+    code, captured = fails(capsys, "optimize", "m.keras", "--data", "digits", "--batch-size", "32", "--loss", "mse")
+    assert code == 2
+    assert "--batch-size, --loss needs --train-epochs" in captured.err
+
+
+def test_a_command_line_repeats_what_was_asked_for():
+    parser = argparse.ArgumentParser()
+    optimize.add_arguments(parser)
+    words = ["m.keras", "--data", "digits", "--max-drop", "0.005", "--objective", "size", "--workdir", "run"]
+    words += ["--samples", "100", "--techniques", "channels", "--train-epochs", "4", "--learning-rate", "0.001"]
+    words += ["--threads", "1", "--seconds", "60", "--trials", "9", "--seed", "3"]
+    options = parser.parse_args(words)
+    assert optimize._command(options).split() == ["kopt", "optimize", *words]
+    assert training_from(options) == kopt.Training(epochs=4, learning_rate=0.001)

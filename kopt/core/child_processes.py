@@ -1,0 +1,18 @@
+"""What child processes inherit, and how their end is told."""
+
+import os
+import signal
+
+# A parent that loaded tfmot has the first one set; it would turn the child's Keras into Keras 2. The second one would
+# keep the child from saying what it died of.
+_NOT_INHERITED = frozenset(("TF_USE_LEGACY_KERAS", "TF_CPP_MIN_LOG_LEVEL"))
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a child process that loads TensorFlow."""
+    return {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
+
+
+def ending(code: int) -> str:
+    """Return how a process ended, from its return code: `"SIGSEGV"` or `"exit code 3"`."""
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -1,0 +1,51 @@
+"""What the search and its child processes say to each other: frozen, serialisable."""
+
+import dataclasses
+
+from kopt.core.serialization import Record
+from kopt.core.technique_records import Step
+
+RECORD, FAILURE, RECIPE, LOG = "made.json", "failure.txt", "recipe.json", "log.txt"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job(Record):
+    """Models to make, each by one step from the one before.
+
+    Attributes:
+        supplies: directory.
+        steps: all, from the original on.
+        source: file to begin from, that the steps before the targets made; empty for the original.
+        targets: directories of the models to make, of the last steps.
+    """
+
+    supplies: str
+    steps: tuple[Step, ...]
+    source: str
+    targets: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class MadeModel(Record):
+    """A model that steps made.
+
+    Attributes:
+        steps: from the original on.
+        summary: what the last one did, in a sentence.
+        changed: false where the last one found nothing to do.
+        seconds: that the last one took.
+        sha256: of the file.
+        fingerprint: of what the model computes; equal for equal models.
+    """
+
+    steps: tuple[Step, ...]
+    summary: str
+    changed: bool
+    seconds: float
+    sha256: str
+    fingerprint: str
+
+    @staticmethod
+    def file_name() -> str:
+        """Name of the file beside the record."""
+        return "model.keras"

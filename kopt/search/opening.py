@@ -1,0 +1,63 @@
+"""What a run needs before it changes models: a checked request, supplies, and a workshop."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kopt.core.environment import versions
+from kopt.core.errors import ConfigError
+from kopt.search import supplies
+from kopt.search.lessons import Lessons
+from kopt.search.plan import Plan
+from kopt.search.training import Training
+from kopt.search.workshop import Workshop
+
+
+def checked_training(training: Any) -> Training | None:
+    """Return the request.
+
+    Raises:
+        ConfigError: something else was given.
+    """
+    if training is None or isinstance(training, Training):
+        return training
+    raise ConfigError(f"`training` must be a kopt.Training, e.g. kopt.Training(epochs=4). Received: {training!r}.")
+
+
+def open_workshop(
+    workdir: Path,
+    model: Any,
+    identity: Mapping[str, str],
+    calibration: dict[str, np.ndarray[Any, Any]],
+    plan: Plan,
+    lessons: Lessons | None,
+    seed: int,
+) -> Workshop | None:
+    """Return where models are made, with what its child processes read on disk; `None` where none will be."""
+    if not plan.changes:
+        return None
+    training = plan.training
+    base = {**identity, **versions(), "seed": str(seed)}
+    learning = {} if lessons is None or training is None else _identity(lessons, training)
+    key = hashlib.sha256(json.dumps([base, learning], sort_keys=True).encode()).hexdigest()[:12]
+    place = workdir / f"supplies-{key}"
+    supplies.write(place, model, calibration, training=training, lessons=lessons, seed=seed)
+    limit = training.trial_seconds if training else None
+    return Workshop(workdir, place, base, learning, trial_seconds=limit)
+
+
+def _identity(lessons: Lessons, training: Training) -> dict[str, str]:
+    """Return what trained models depend on."""
+    digest = hashlib.sha256()
+    for split in (lessons.train, lessons.held):
+        for array in keras.tree.flatten((split.x, split.y)):
+            digest.update(f"{array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    # Whether a training is ended early does not change what it makes if it is not.
+    settings = {key: value for key, value in training.to_dict().items() if key != "trial_seconds"}
+    return {"lessons": digest.hexdigest(), "loss": json.dumps(lessons.loss), "training": json.dumps(settings)}

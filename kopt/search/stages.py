@@ -1,0 +1,16 @@
+"""The order of the work, as data: the stages of a recipe, from the model as it is given to the file."""
+
+RESTRUCTURE, FOLD, PRUNE, RECOVER, CLUSTER, QUANTIZE, SHIP = STAGES = (
+    "restructure",
+    "fold",
+    "prune",
+    "recover",
+    "cluster",
+    "quantize",
+    "ship",
+)
+
+
+def after(stage: str) -> tuple[str, ...]:
+    """Return the stages behind one."""
+    return STAGES[STAGES.index(stage) + 1 :]

@@ -1,0 +1,1 @@
+"""What each row of the catalog does, by the room of the package it calls."""

@@ -1,0 +1,46 @@
+"""Trainings: back to what was lost, to weights that share values, to weights that are rounded."""
+
+import keras
+
+from kopt import cluster, quantize
+from kopt.core.technique_records import AwareConfig, ClusterConfig, PostTrainingConfig, RecoverConfig
+from kopt.graph import copy_model
+from kopt.search.techniques.outcome import Outcome
+from kopt.search.work import Work
+
+
+def recover(model: keras.Model, config: RecoverConfig, work: Work) -> Outcome:
+    """Train by the original and by labels."""
+    copy = copy_model(model)
+    return Outcome(copy, work.fit(copy, epochs=config.epochs, rate=config.rate))
+
+
+def clustered(model: keras.Model, config: ClusterConfig, work: Work) -> Outcome:
+    """Train with a few values for each kernel."""
+    shared, _ = cluster.weights(model, clusters=config.clusters, seed=work.seed)
+    trained = work.fit(shared, epochs=config.epochs, rate=config.rate)
+    plain, report = cluster.finalize(shared)
+    return Outcome(plain, f"{len(report.variables)} kernel(s) with {config.clusters} values each; {trained}")
+
+
+def aware(model: keras.Model, config: AwareConfig, work: Work) -> Outcome:
+    """Train with the rounding of an integer file."""
+    samples = len(next(iter(work.calibration.values())))
+    copy, report = quantize.aware(model, scheme=config.scheme, calibration=dict(work.calibration), samples=samples)
+    trained = work.fit(copy, epochs=config.epochs, rate=config.rate)
+    return Outcome(copy, f"{len(report.kernels)} kernel(s) rounded; {trained}")
+
+
+def post_training(model: keras.Model, config: PostTrainingConfig, work: Work) -> Outcome:
+    """Round with ranges and weights that calibration examples choose."""
+    copy, report = quantize.post_training(
+        model,
+        dict(work.calibration),
+        scheme=config.scheme,
+        options=config.options,
+        samples=len(next(iter(work.calibration.values()))),
+        seed=work.seed,
+    )
+    kept = ", ".join(option.name for option in report.options if option.kept) or "none"
+    error = f"the error of the outputs fell from {report.plain_error:.4g} to {report.error:.4g}"
+    return Outcome(copy, f"options kept: {kept}; {error}")

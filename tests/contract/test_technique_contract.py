@@ -1,0 +1,126 @@
+"""Every row of the search's catalog: its settings travel, its space holds only what it takes, and what it makes of a
+tiny model exports to every way to ship that it pays on."""
+
+import keras
+import numpy as np
+import pytest
+import zoo
+
+from kopt import export, measure
+from kopt.core.recipe_records import Recipe, ship_name
+from kopt.core.records import ExportConfig
+from kopt.core.technique_records import CONFIGS, Step
+from kopt.data import Split
+from kopt.graph import fingerprint, load_model
+from kopt.search import stages
+from kopt.search.catalog import ALL_RUNTIMES, CATALOG, GAINS, NEEDS, TRAINING, WAYS_TO_SHIP
+from kopt.search.recipes import why_illegal
+from kopt.search.training import Training
+from kopt.search.work import Work
+
+COUNT = 32
+TRANSFORMS = [row for row in CATALOG.values() if not row.ships]
+# Settings that treat a model of a few thousand weights; the defaults are for larger ones.
+SETTINGS = {"channels": {"keep": 0.5}, "constant_channels": {"tolerance": 1e-6}}
+# Relative root-mean-square differences; those of the export contract, with room for weights of 24 examples' training.
+BOUNDS = {"float32": 1e-4, "float16": 5e-3, "dynamic": 5e-2, "int8": 5e-2, "int16x8": 5e-2, "int4": 0.4}
+
+
+def attention():
+    sequence = keras.Input((8, 16), name="sequence")
+    x = keras.layers.MultiHeadAttention(2, 8, name="attention")(sequence, sequence)
+    x = keras.layers.GlobalAveragePooling1D()(keras.layers.Add()([x, sequence]))
+    return keras.Model(sequence, keras.layers.Dense(3, activation="softmax")(x), name="attention")
+
+
+def model_for(row):
+    keras.utils.set_random_seed(0)
+    model = attention() if row.name == "heads" else zoo.build("mlp" if row.name == "low_rank" else "cnn")
+    if row.name == "constant_channels":  # Channel 3 is never above zero.
+        norm = model.get_layer("norm0")
+        gamma, beta = norm.gamma.numpy(), norm.beta.numpy()
+        gamma[3], beta[3] = 0.0, -1.0
+        norm.gamma.assign(gamma)
+        norm.beta.assign(beta)
+    return model
+
+
+def work_for(model):
+    x = zoo.inputs(model, COUNT)
+    x = next(iter(x.values())) if isinstance(x, dict) else x
+    labels = np.arange(COUNT) % model.output_shape[-1]
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=model.name == "mlp")
+    return Work(
+        original=model,
+        calibration={model.inputs[0].name: x},
+        training=Training(epochs=1, batch_size=8),
+        train=Split(x[:24], labels[:24]),
+        held=Split(x[24:], labels[24:]),
+        loss=loss,
+    )
+
+
+def short(row):
+    settings = {"epochs": 1} if TRAINING in row.needs else {}
+    return row.step(**settings, **SETTINGS.get(row.name, {}))
+
+
+def test_the_table_speaks_of_what_there_is():
+    assert {row.name for row in TRANSFORMS} == set(CONFIGS)
+    assert {row.name for row in WAYS_TO_SHIP} == set(ALL_RUNTIMES)
+    for row in CATALOG.values():
+        assert row.stage in stages.STAGES
+        assert set(row.then) <= set(stages.STAGES)
+        assert row.needs <= set(NEEDS)
+        assert set(row.improves) <= set(GAINS)
+        assert set(row.pays_on) <= set(ALL_RUNTIMES)
+        assert (row.apply is None) == row.ships
+        assert (row.cost.kind == "training") == (TRAINING in row.needs)
+
+
+@pytest.mark.parametrize("row", TRANSFORMS, ids=lambda row: row.name)
+def test_settings_travel_and_the_space_holds_what_they_take(row):
+    for setting in row.space:
+        for value in setting.choices:
+            step = row.step(**{setting.name: value})
+            assert getattr(step.config, setting.name) == value
+            assert Step.from_json(step.to_json()) == step
+    assert row.strength in {"", *(setting.name for setting in row.space)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", TRANSFORMS, ids=lambda row: row.name)
+def test_what_a_technique_makes_saves_loads_and_exports_where_it_pays(row, tmp_path):
+    model = model_for(row)
+    before, work = fingerprint(model), work_for(model)
+    step = short(row)
+    outcome = row.apply(model, step.config, work)
+    assert fingerprint(model) == before
+    assert outcome.changed
+    assert outcome.summary
+    assert outcome.model is not model
+    outcome.model.save(tmp_path / "model.keras")
+    made = load_model(tmp_path / "model.keras")
+    assert fingerprint(made) == fingerprint(outcome.model)
+    x = next(iter(work.calibration.values()))
+    expected = np.asarray(made(x, training=False))
+    tried = []
+    with export.traced(made) as source:
+        for way in (CATALOG[name] for name in row.pays_on):
+            recipe = Recipe((step,), way.export)
+            if why_illegal(recipe):
+                continue
+            path = tmp_path / f"{way.name}{way.suffix}"
+            write(source, way.export, path, work)
+            found = measure.load(path).predict(x)
+            error = np.sqrt(np.mean((found - expected) ** 2)) / np.sqrt(np.mean(expected**2))
+            assert error < BOUNDS[way.export.scheme], way.name
+            tried.append(ship_name(way.export))
+    assert tried, "it pays nowhere"
+
+
+def write(source, config: ExportConfig, path, work):
+    if config.format == "tflite":
+        return export.tflite(source, path, scheme=config.scheme, calibration=work.calibration, samples=COUNT)
+    exporter = {"onnx": export.onnx, "saved_model": export.saved_model}[config.format]
+    return exporter(source, path, data=work.calibration)

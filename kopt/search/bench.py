@@ -48,6 +48,7 @@ class Bench:
     Attributes:
         candidates: files that were made or failed, in order.
         decisions: on models of which no file was made, in order.
+        remarks: on models that were not made as usual.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Bench:
         self._counted: set[Path] = set()
         self.candidates: list[Candidate] = []
         self.decisions: list[Decision] = []
+        self.remarks: list[str] = []
 
     @property
     def allowed(self) -> float:
@@ -170,6 +172,9 @@ class Bench:
         made = self._workshop.make(steps, self._limits.seconds_left())
         if isinstance(made, NotMade) and made.out_of_time:
             raise RunEnded("The time that `seconds` allows was used up in the middle of a training.")
+        if isinstance(made, Made) and made.record.remark:
+            remark = f"{steps_name(steps)} was {made.record.remark}."
+            self.remarks.extend(one for one in (remark,) if one not in self.remarks)
         self._counted.update(self._workshop.path(steps[:count]) for count in range(1, len(steps) + 1))
         return made
 

@@ -218,15 +218,15 @@ def optimize(
         "data": _hash({**calibration, **{f"validation {k}": v for k, v in checked.items()}, "labels": labels}),
         "metric": budget.metric,
     }
-    with held(workdir):
+    # The trace comes first: it refuses weights that are not finite, before anything is written.
+    with export.traced(model) as source, held(workdir):
         reporter.start(len(plan.ways) + 2)
         try:
             workshop = open_workshop(workdir, model, identity, calibration, plan, lessons or None, seed)
-            with export.traced(model) as source:
-                kept = Trials(workdir, identity, workshop.lessons if workshop else None)
-                expected = _outputs(runner, checked)
-                job = _Job(source, calibration, (checked, labels), budget, threads, kept, expected)
-                found = _search(job, runner, _Run(plan, limits, workshop, reporter))
+            kept = Trials(workdir, identity, workshop.lessons if workshop else None)
+            expected = _outputs(runner, checked)
+            job = _Job(source, calibration, (checked, labels), budget, threads, kept, expected)
+            found = _search(job, runner, _Run(plan, limits, workshop, reporter))
         finally:
             reporter.finish()
         ranked, best = rank(found.candidates, found.baseline, budget)
@@ -265,7 +265,7 @@ def _search(job: _Job, runner: measure.Runner, run: _Run) -> _Found:
     candidates = tuple(
         dataclasses.replace(candidate, measurement=measured.get(candidate.name)) for candidate in bench.candidates
     )
-    return _Found(baseline, candidates, tuple(bench.decisions), ended, left)
+    return _Found(baseline, candidates, tuple(bench.decisions), ended, (*left, *bench.remarks))
 
 
 def _try(job: _Job, recipe: Recipe, source: Any, base: Candidate) -> Candidate:

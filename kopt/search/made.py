@@ -17,12 +17,14 @@ class Job(Record):
         steps: all, from the original on.
         source: file to begin from, that the steps before the targets made; empty for the original.
         targets: directories of the models to make, of the last steps.
+        remark: how they are made, if not as usual.
     """
 
     supplies: str
     steps: tuple[Step, ...]
     source: str
     targets: tuple[str, ...]
+    remark: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,7 @@ class MadeModel(Record):
         seconds: that the last one took.
         sha256: of the file.
         fingerprint: of what the model computes; equal for equal models.
+        remark: how it was made, if not as usual.
     """
 
     steps: tuple[Step, ...]
@@ -44,6 +47,7 @@ class MadeModel(Record):
     seconds: float
     sha256: str
     fingerprint: str
+    remark: str = ""
 
     @staticmethod
     def file_name() -> str:

@@ -74,6 +74,7 @@ def _make(source: Path, target: Path, job: Job, count: int, seed: int) -> None:
         seconds=time.monotonic() - started,
         sha256=sha256(path),
         fingerprint=fingerprint(outcome.model),
+        remark=job.remark,
     )
     atomic_write(target / RECORD, made.to_json() + "\n", overwrite=True)
 

@@ -222,7 +222,7 @@ def optimize(
     with export.traced(model) as source, held(workdir):
         reporter.start(len(plan.ways) + 2)
         try:
-            workshop = open_workshop(workdir, model, identity, calibration, plan, lessons or None, seed)
+            workshop, plan = open_workshop(workdir, model, identity, calibration, plan, lessons or None, seed)
             kept = Trials(workdir, identity, workshop.lessons if workshop else None)
             expected = _outputs(runner, checked)
             job = _Job(source, calibration, (checked, labels), budget, threads, kept, expected)

@@ -1,6 +1,7 @@
 """Where recipes are tried: each once, within the limits of the run, with what came of it."""
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
@@ -117,8 +118,12 @@ class Bench:
             self.candidates.append(candidate)
         return candidate
 
-    def look(self, steps: tuple[Step, ...]) -> Look:
+    def look(self, steps: tuple[Step, ...], known: Collection[str] = ()) -> Look:
         """Return what a model is worth in Keras, before any file is made of it.
+
+        Args:
+            steps: that make it.
+            known: fingerprints of models of which nothing new is to be made.
 
         Raises:
             RunEnded: the limits are used up.
@@ -126,15 +131,16 @@ class Bench:
         self._limits.begin()
         self._announce()
         self._reporter.step(f"{steps_name(steps)}: make and look")
-        made = self._made(steps)
+        made = self._made(steps, known)
         if isinstance(made, NotMade):
             return Look(steps, None, made.reason)
         return Look(steps, self._baseline - self._judge.metric(made.path), seconds=made.seconds)
 
-    def identity(self, steps: tuple[Step, ...]) -> str | None:
-        """Return what the model of these steps computes, as a hash; `None` if it cannot be made."""
-        made = self._made(steps)
-        return None if isinstance(made, NotMade) else made.record.fingerprint
+    def fingerprint(self, steps: tuple[Step, ...]) -> str | None:
+        """Return the hash of what the model of these steps computes; `None` if it was not made."""
+        assert self._workshop is not None
+        made = self._workshop.finished(steps)
+        return None if made is None else made.record.fingerprint
 
     def decide(self, look: Look, why: str, *, kept: bool, reason: str) -> None:
         """Note what becomes of a model that was looked at."""
@@ -162,14 +168,14 @@ class Bench:
             return None
         return self._judge.candidate(recipe, why, made.path)
 
-    def _made(self, steps: tuple[Step, ...]) -> Made | NotMade:
+    def _made(self, steps: tuple[Step, ...], known: Collection[str] = ()) -> Made | NotMade:
         assert self._workshop is not None
         for count in range(1, len(steps) + 1):
-            known = self._workshop.finished(steps[:count])
-            if known is not None and known.path not in self._counted:
-                self._limits.charge(known.record.seconds)
-                self._counted.add(known.path)
-        made = self._workshop.make(steps, self._limits.seconds_left())
+            there = self._workshop.finished(steps[:count])
+            if there is not None and there.path not in self._counted:
+                self._limits.charge(there.record.seconds)
+                self._counted.add(there.path)
+        made = self._workshop.make(steps, self._limits.seconds_left(), known)
         if isinstance(made, NotMade) and made.out_of_time:
             raise RunEnded("The time that `seconds` allows was used up in the middle of a training.")
         if isinstance(made, Made) and made.record.remark:

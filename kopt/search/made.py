@@ -1,6 +1,7 @@
 """What the search and its child processes say to each other: frozen, serialisable."""
 
 import dataclasses
+from collections.abc import Collection
 
 from kopt.core.serialization import Record
 from kopt.core.technique_records import Step
@@ -18,6 +19,7 @@ class Job(Record):
         source: file to begin from, that the steps before the targets made; empty for the original.
         targets: directories of the models to make, of the last steps.
         remark: how they are made, if not as usual.
+        known: fingerprints; where a step before the last makes one of these models, the rest is not made.
     """
 
     supplies: str
@@ -25,6 +27,7 @@ class Job(Record):
     source: str
     targets: tuple[str, ...]
     remark: str = ""
+    known: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +51,12 @@ class MadeModel(Record):
     sha256: str
     fingerprint: str
     remark: str = ""
+
+    def ends(self, known: Collection[str]) -> str:
+        """Return why nothing is made of this model, with the fingerprints of those that are there; empty if it is."""
+        if not self.changed:
+            return self.summary
+        return "the same model as another one, because widths are rounded" if self.fingerprint in known else ""
 
     @staticmethod
     def file_name() -> str:

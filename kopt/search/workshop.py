@@ -13,7 +13,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from kopt.core.child_processes import ending, environment
@@ -111,28 +111,49 @@ class Workshop:
         before = self.finished(steps[:-1]) if len(steps) > 1 else None
         return Made(path, record, record.seconds + (before.seconds if before else 0.0))
 
-    def make(self, steps: tuple[Step, ...], seconds_left: float | None = None) -> Made | NotMade:
-        """Return the model of `steps`, of which those that are not finished are made in a child process."""
+    def make(
+        self, steps: tuple[Step, ...], seconds_left: float | None = None, known: Collection[str] = ()
+    ) -> Made | NotMade:
+        """Return the model of `steps`, of which those that are not finished are made in a child process.
+
+        Args:
+            steps: from the original on.
+            seconds_left: of the run; `None` without a limit.
+            known: fingerprints of models of which nothing new is to be made.
+        """
+        if reason := self._ends_before(steps, known):
+            return NotMade(reason)
         finished = self.finished(steps)
         if finished is not None:
             return finished
-        job, remark = self._job(steps)
+        job, remark = self._job(steps, known)
         for target in job.targets:
             _clear(Path(target))
         not_made = self._run(job, remark, seconds_left)
         if not_made is not None and not_made.crash and not remark:
-            job, _ = self._job(steps)  # steps that were made before the crash stay
+            job, _ = self._job(steps, known)  # steps that were made before the crash stay
             remark = f"made without oneDNN, because with it the process died ({not_made.crash})"
             not_made = self._run(job, remark, seconds_left)
+        if not_made is None and (reason := self._ends_before(steps, known)):
+            return NotMade(reason)
         return not_made or self.finished(steps) or NotMade("The child process ended well and left no model.")
 
-    def _job(self, steps: tuple[Step, ...]) -> tuple[Job, str]:
+    def _ends_before(self, steps: tuple[Step, ...], known: Collection[str]) -> str:
+        """Return why the last step is not made: one before it changed nothing, or made a model that is known."""
+        for count in range(1, len(steps)):
+            before = self.finished(steps[:count])
+            if before is not None and (reason := before.record.ends(known)):
+                return reason
+        return ""
+
+    def _job(self, steps: tuple[Step, ...], known: Collection[str]) -> tuple[Job, str]:
         """Return what is still to be made, and the remark on the model that it begins with, which holds on."""
         done = next((count for count in range(len(steps) - 1, 0, -1) if self.finished(steps[:count])), 0)
         before = self.finished(steps[:done]) if done else None
         targets = tuple(str(self.directory(steps[:count])) for count in range(done + 1, len(steps) + 1))
         source = str(before.path) if before else ""
-        return Job(str(self._supplies), steps, source, targets), before.record.remark if before else ""
+        job = Job(str(self._supplies), steps, source, targets, known=tuple(known))
+        return job, before.record.remark if before else ""
 
     def _run(self, job: Job, remark: str, seconds_left: float | None) -> NotMade | None:
         directory = Path(job.targets[-1])

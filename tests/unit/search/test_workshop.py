@@ -104,6 +104,16 @@ def test_what_crashes_is_made_again_without_onednn_and_so_is_what_follows(tmp_pa
     assert one.make((*STEPS, STEPS[1])).record.remark == remark
 
 
+def test_nothing_is_made_of_a_model_that_is_known_or_unchanged(tmp_path):
+    stops = "if job['known'] and source in job['known']: break"
+    found = workshop(tmp_path, stops).make(STEPS, known=["channels "])
+    assert found == NotMade("the same model as another one, because widths are rounded")
+    assert workshop(tmp_path).finished(STEPS[:1]) is not None
+    assert workshop(tmp_path).finished(STEPS) is None
+    assert workshop(tmp_path, "sys.exit('not asked')").make(STEPS, known=["channels "]) == found
+    assert isinstance(workshop(tmp_path).make(STEPS, known=["another"]), Made)
+
+
 def test_what_was_made_before_the_end_is_kept(tmp_path):
     found = workshop(tmp_path, "if count == 2: (path.parent / 'made.json').unlink(); sys.exit(1)").make(STEPS)
     assert isinstance(found, NotMade)

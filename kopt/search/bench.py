@@ -1,10 +1,12 @@
 """Where recipes are tried: each once, within the limits of the run, with what came of it."""
 
 import dataclasses
+import math
 from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
+from kopt.core.errors import KoptError
 from kopt.core.progress import Progress, announce_more
 from kopt.core.recipe_records import Recipe, steps_name
 from kopt.core.records import Budget, Candidate
@@ -112,6 +114,7 @@ class Bench:
         self._reporter.step(f"{recipe.name}: {'kept from an earlier run' if known else _doing(recipe)}")
         if known:
             self._limits.charge(known.seconds)
+            self._count(recipe.steps)
         candidate = known or self._new(recipe, why)
         self._tried[recipe.name] = candidate
         if candidate is not None:
@@ -134,7 +137,13 @@ class Bench:
         made = self._made(steps, known)
         if isinstance(made, NotMade):
             return Look(steps, None, made.reason)
-        return Look(steps, self._baseline - self._judge.metric(made.path), seconds=made.seconds)
+        try:
+            metric = self._judge.metric(made.path)
+        except KoptError as error:  # a model that cannot be run is one that is out, not the end of the search
+            return Look(steps, None, str(error), made.seconds)
+        if math.isnan(metric):
+            return Look(steps, None, f"its {self._budget.metric} is not a number", made.seconds)
+        return Look(steps, self._baseline - metric, seconds=made.seconds)
 
     def fingerprint(self, steps: tuple[Step, ...]) -> str | None:
         """Return the hash of what the model of these steps computes; `None` if it was not made."""
@@ -170,19 +179,29 @@ class Bench:
 
     def _made(self, steps: tuple[Step, ...], known: Collection[str] = ()) -> Made | NotMade:
         assert self._workshop is not None
-        for count in range(1, len(steps) + 1):
-            there = self._workshop.finished(steps[:count])
-            if there is not None and there.path not in self._counted:
-                self._limits.charge(there.record.seconds)
-                self._counted.add(there.path)
+        self._count(steps)
         made = self._workshop.make(steps, self._limits.seconds_left(), known)
         if isinstance(made, NotMade) and made.out_of_time:
             raise RunEnded("The time that `seconds` allows was used up in the middle of a training.")
-        if isinstance(made, Made) and made.record.remark:
-            remark = f"{steps_name(steps)} was {made.record.remark}."
-            self.remarks.extend(one for one in (remark,) if one not in self.remarks)
         self._counted.update(self._workshop.path(steps[:count]) for count in range(1, len(steps) + 1))
+        if isinstance(made, Made):
+            self._remark(steps, made)
         return made
+
+    def _count(self, steps: tuple[Step, ...]) -> None:
+        """Count the seconds of models that an earlier run made, each once, and repeat what was remarked then."""
+        for count in range(1, len(steps) + 1):
+            there = self._workshop.finished(steps[:count]) if self._workshop else None
+            if there is not None and there.path not in self._counted:
+                self._limits.charge(there.record.seconds)
+                self._counted.add(there.path)
+            if there is not None and count == len(steps):
+                self._remark(steps, there)
+
+    def _remark(self, steps: tuple[Step, ...], made: Made) -> None:
+        remark = f"{steps_name(steps)} was {made.record.remark}."
+        if made.record.remark and remark not in self.remarks:
+            self.remarks.append(remark)
 
 
 def _doing(recipe: Recipe) -> str:

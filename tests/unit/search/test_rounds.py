@@ -1,10 +1,12 @@
 """Which recipes a search tries, in which order and why, with models and files that are only numbers."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
 
+from kopt.core.errors import MeasurementError
 from kopt.core.progress import Silent
 from kopt.core.recipe_records import Recipe
 from kopt.core.records import Budget, Candidate, Evaluation, ExportConfig
@@ -36,8 +38,8 @@ def drop_of(steps, *, is_int8):
 
 
 class Judge:
-    def __init__(self):
-        self.models = {}
+    def __init__(self, broken="", undefined=""):
+        self.models, self._broken, self._undefined = {}, broken, undefined
 
     def candidate(self, recipe, why, model):
         drop = drop_of(recipe.steps, is_int8=recipe.export.scheme == "int8")
@@ -45,6 +47,10 @@ class Judge:
         return Candidate(recipe.name, recipe.export, "ok", evaluation=evaluation, steps=recipe.steps, why=why)
 
     def metric(self, model):
+        if self._broken and self._broken in str(model):
+            raise MeasurementError("it does not run")
+        if self._undefined and self._undefined in str(model):
+            return math.nan
         return 0.9 - drop_of(self.models[model], is_int8=False)
 
 
@@ -90,11 +96,19 @@ class Workshop:
 
 
 def search(
-    techniques=None, *, facts=CONVOLUTIONAL, max_drop=0.01, training=None, limits=None, objective="latency", **faults
+    techniques=None,
+    *,
+    facts=CONVOLUTIONAL,
+    max_drop=0.01,
+    training=None,
+    limits=None,
+    objective="latency",
+    judge=None,
+    **faults,
 ):
     budget = Budget(max_drop, objective)
     plan = plan_of(facts, techniques, budget, training)
-    judge = Judge()
+    judge = judge or Judge()
     bench = Bench(judge, Trials(), Workshop(judge, **faults), limits or Limits(), Silent(), budget, 0.9, 0)
     ended, left = rounds.run(bench, plan)
     return bench, ended, (*plan.notes, *left)
@@ -163,6 +177,15 @@ def test_where_no_ratio_is_inside_the_nearest_is_shipped():
     nearest = [one for one in bench.candidates if one.name.startswith("channels") and "float32" in one.name]
     assert [one.name for one in nearest] == ["channels-0.938+recover-1+tflite-float32"]
     assert "outside the budget, and the nearest to it" in nearest[0].why
+
+
+def test_a_model_that_does_not_run_or_has_no_metric_is_out():
+    judge = Judge(broken="channels-0.75", undefined="channels-0.35")
+    bench, ended, _ = search(CHANNELS, max_drop=0.006, training=Training(epochs=4), judge=judge)
+    reasons = {one.name: (one.kept, one.reason) for one in bench.decisions}
+    assert reasons["channels-0.75+recover-1"] == (False, "it does not run")
+    assert reasons["channels-0.35+recover-1"] == (False, "its accuracy is not a number")
+    assert ended == "Everything that was proposed was tried."
 
 
 def test_strengths_of_the_same_widths_are_trained_once():

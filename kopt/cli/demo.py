@@ -32,6 +32,7 @@ def run(options: argparse.Namespace) -> int:
         test=splits.test,
         budget=budget,
         workdir=workdir,
+        techniques=[row.name for row in kopt.search.WAYS_TO_SHIP],  # a demo is quick: nothing is changed or trained
         progress=progress_from(options),
         description=splits.name,
         command=shlex.join(words),

@@ -99,7 +99,7 @@ def story(result: OptimizationResult) -> Story:
         notes=result.notes,
         baseline=_baseline(result),
         bottleneck=bottleneck(result.profile),
-        looks=tuple(_look(decision) for decision in getattr(result, "decisions", ())),
+        looks=tuple(_look(decision) for decision in result.decisions),
         steps=tuple(_step(result, candidate) for candidate in result.candidates),
         changes=changes(result, chosen) if chosen else (),
         classes=tuple(classes[:_MOST_CLASSES]),
@@ -143,8 +143,8 @@ def _step(result: OptimizationResult, candidate: Candidate) -> Step:
         kind = "kept"
     lines = [line for line in candidate.reason.splitlines() if line.strip()] or ["no reason was recorded"]
     found = lines[0] if failed else candidate.verdict.removeprefix("best: ")
-    how = ", then ".join(_label(step) for step in getattr(candidate, "steps", ()))
-    return Step(candidate.name, how, getattr(candidate, "why", ""), found, kind, tuple(lines[1:]) if failed else ())
+    how = ", then ".join(_label(step) for step in candidate.steps)
+    return Step(candidate.name, how, candidate.why, found, kind, tuple(lines[1:]) if failed else ())
 
 
 def _look(decision: Any) -> Step:

@@ -1,9 +1,12 @@
 """Where recipes are tried: each once, within the limits of the run, with what came of it."""
 
 import dataclasses
+import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
+from kopt.core.errors import KoptError
 from kopt.core.progress import Progress, announce_more
 from kopt.core.recipe_records import Recipe, steps_name
 from kopt.core.records import Budget, Candidate
@@ -48,6 +51,7 @@ class Bench:
     Attributes:
         candidates: files that were made or failed, in order.
         decisions: on models of which no file was made, in order.
+        remarks: on models that were not made as usual.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class Bench:
         self._counted: set[Path] = set()
         self.candidates: list[Candidate] = []
         self.decisions: list[Decision] = []
+        self.remarks: list[str] = []
 
     @property
     def allowed(self) -> float:
@@ -109,14 +114,19 @@ class Bench:
         self._reporter.step(f"{recipe.name}: {'kept from an earlier run' if known else _doing(recipe)}")
         if known:
             self._limits.charge(known.seconds)
+            self._count(recipe.steps)
         candidate = known or self._new(recipe, why)
         self._tried[recipe.name] = candidate
         if candidate is not None:
             self.candidates.append(candidate)
         return candidate
 
-    def look(self, steps: tuple[Step, ...]) -> Look:
+    def look(self, steps: tuple[Step, ...], known: Collection[str] = ()) -> Look:
         """Return what a model is worth in Keras, before any file is made of it.
+
+        Args:
+            steps: that make it.
+            known: fingerprints of models of which nothing new is to be made.
 
         Raises:
             RunEnded: the limits are used up.
@@ -124,15 +134,22 @@ class Bench:
         self._limits.begin()
         self._announce()
         self._reporter.step(f"{steps_name(steps)}: make and look")
-        made = self._made(steps)
+        made = self._made(steps, known)
         if isinstance(made, NotMade):
             return Look(steps, None, made.reason)
-        return Look(steps, self._baseline - self._judge.metric(made.path), seconds=made.seconds)
+        try:
+            metric = self._judge.metric(made.path)
+        except KoptError as error:  # a model that cannot be run is one that is out, not the end of the search
+            return Look(steps, None, str(error), made.seconds)
+        if math.isnan(metric):
+            return Look(steps, None, f"its {self._budget.metric} is not a number", made.seconds)
+        return Look(steps, self._baseline - metric, seconds=made.seconds)
 
-    def identity(self, steps: tuple[Step, ...]) -> str | None:
-        """Return what the model of these steps computes, as a hash; `None` if it cannot be made."""
-        made = self._made(steps)
-        return None if isinstance(made, NotMade) else made.record.fingerprint
+    def fingerprint(self, steps: tuple[Step, ...]) -> str | None:
+        """Return the hash of what the model of these steps computes; `None` if it was not made."""
+        assert self._workshop is not None
+        made = self._workshop.finished(steps)
+        return None if made is None else made.record.fingerprint
 
     def decide(self, look: Look, why: str, *, kept: bool, reason: str) -> None:
         """Note what becomes of a model that was looked at."""
@@ -160,18 +177,31 @@ class Bench:
             return None
         return self._judge.candidate(recipe, why, made.path)
 
-    def _made(self, steps: tuple[Step, ...]) -> Made | NotMade:
+    def _made(self, steps: tuple[Step, ...], known: Collection[str] = ()) -> Made | NotMade:
         assert self._workshop is not None
-        for count in range(1, len(steps) + 1):
-            known = self._workshop.finished(steps[:count])
-            if known is not None and known.path not in self._counted:
-                self._limits.charge(known.record.seconds)
-                self._counted.add(known.path)
-        made = self._workshop.make(steps, self._limits.seconds_left())
+        self._count(steps)
+        made = self._workshop.make(steps, self._limits.seconds_left(), known)
         if isinstance(made, NotMade) and made.out_of_time:
             raise RunEnded("The time that `seconds` allows was used up in the middle of a training.")
         self._counted.update(self._workshop.path(steps[:count]) for count in range(1, len(steps) + 1))
+        if isinstance(made, Made):
+            self._remark(steps, made)
         return made
+
+    def _count(self, steps: tuple[Step, ...]) -> None:
+        """Count the seconds of models that an earlier run made, each once, and repeat what was remarked then."""
+        for count in range(1, len(steps) + 1):
+            there = self._workshop.finished(steps[:count]) if self._workshop else None
+            if there is not None and there.path not in self._counted:
+                self._limits.charge(there.record.seconds)
+                self._counted.add(there.path)
+            if there is not None and count == len(steps):
+                self._remark(steps, there)
+
+    def _remark(self, steps: tuple[Step, ...], made: Made) -> None:
+        remark = f"{steps_name(steps)} was {made.record.remark}."
+        if made.record.remark and remark not in self.remarks:
+            self.remarks.append(remark)
 
 
 def _doing(recipe: Recipe) -> str:

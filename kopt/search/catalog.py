@@ -136,6 +136,18 @@ _INTEGER_FILES = ("tflite-int8", "tflite-int16x8")
 CATALOG: dict[str, Technique] = {
     row.name: row
     for row in (
+        _ship("saved_model", ExportConfig("saved_model"), "", "TensorFlow and TF Serving, float32"),
+        _ship("onnx", ExportConfig("onnx"), ".onnx", "ONNX Runtime, float32", (LATENCY,)),
+        *(
+            _ship(
+                f"tflite-{name}",
+                ExportConfig("tflite", name),
+                ".tflite",
+                f"LiteRT, {scheme.summary}",
+                _scheme_gains(name),
+            )
+            for name, scheme in SCHEMES.items()
+        ),
         _transform(
             "depthwise_separable",
             restructuring.depthwise_separable,
@@ -269,18 +281,6 @@ CATALOG: dict[str, Technique] = {
             improves=_FASTER,
             pays_on=_INTEGER_FILES,
             cost=Cost("training", 3),
-        ),
-        _ship("saved_model", ExportConfig("saved_model"), "", "TensorFlow and TF Serving, float32"),
-        _ship("onnx", ExportConfig("onnx"), ".onnx", "ONNX Runtime, float32", (LATENCY,)),
-        *(
-            _ship(
-                f"tflite-{name}",
-                ExportConfig("tflite", name),
-                ".tflite",
-                f"LiteRT, {scheme.summary}",
-                _scheme_gains(name),
-            )
-            for name, scheme in SCHEMES.items()
         ),
     )
 }

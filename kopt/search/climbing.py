@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-from kopt.core.technique_records import Step
 from kopt.search.bench import Bench, Look
 from kopt.search.catalog import CATALOG
 from kopt.search.halving import Scored, between, halved, hopeless, inside
@@ -29,66 +28,72 @@ def climb(bench: Bench, ladder: Ladder, training: Training) -> list[Climbed]:
     All levels are trained briefly, the promising half to the end, and then strengths half way between the strongest
     inside the budget and the mildest outside it. What stops on the way is noted with the reason.
     """
-    brief = max(1, training.epochs // _BRIEF)
-    looks = [bench.look(_steps(ladder, level, brief)) for level in ladder.levels]
-    scored = [Scored(level, one.drop, one.problem) for level, one in zip(ladder.levels, looks, strict=True)]
-    climbed = []
-    for one, look in zip(halved(scored, bench.allowed), looks, strict=True):
+    ascent = _Ascent(bench, ladder, training)
+    looks = [ascent.look(level) for level in ladder.levels]
+    for one, look in zip(halved(ascent.scored, bench.allowed), looks, strict=True):
         bench.decide(look, ladder.why, kept=one.kept, reason=one.reason)
         if one.kept:
-            climbed.append(_to_the_end(bench, ladder, one.level, look, training.epochs - brief))
+            ascent.to_the_end(one.level, look)
     for _ in range(_BISECTIONS if ladder.neutral is not None else 0):
-        level = _next(climbed, scored, ladder, bench.allowed)
+        level = ascent.next_level()
         if level is None:
             break
-        steps = _steps(ladder, level, brief)
-        if _is_known(bench, ladder, level, [one.level for one in scored]):
-            look = Look(steps[:1], None)
-            bench.decide(look, ladder.why, kept=False, reason="the same model as another one, after rounding of widths")
+        look = ascent.look(level)
+        ends = look.problem or (look.drop is not None and hopeless(look.drop, bench.allowed))
+        reason = "half way between inside and outside the budget"
+        if ends:
+            reason = look.problem or f"loses {look.drop:.4f}: more training does not bring that back"
+        bench.decide(look, ladder.why, kept=not ends, reason=reason)
+        if look.drop is None:  # of the same widths as one before, so that those between are, too
             break
-        look = bench.look(steps)
-        if look.drop is None or hopeless(look.drop, bench.allowed):
-            bench.decide(look, ladder.why, kept=False, reason=look.problem or "more training does not bring that back")
-            scored.append(Scored(level, look.drop, look.problem))
-            continue
-        bench.decide(look, ladder.why, kept=True, reason="half way between inside and outside the budget")
-        scored.append(Scored(level, look.drop))
-        climbed.append(_to_the_end(bench, ladder, level, look, training.epochs - brief))
-    return sorted(climbed, key=lambda one: one.level)
+        if not ends:
+            ascent.to_the_end(level, look)
+    return sorted(ascent.climbed, key=lambda one: one.level)
 
 
-def _is_known(bench: Bench, ladder: Ladder, level: Any, seen: list[Any]) -> bool:
-    """Return whether a strength makes the same model as one before: widths are rounded."""
-    new = bench.identity(_steps(ladder, level, 1)[:1])
-    return new is not None and new in {bench.identity(_steps(ladder, one, 1)[:1]) for one in seen}
+class _Ascent:
+    """Strengths that were looked at, and those that were trained to the end."""
 
+    def __init__(self, bench: Bench, ladder: Ladder, training: Training):
+        self._bench, self._ladder = bench, ladder
+        self._brief = max(1, training.epochs // _BRIEF)
+        self._rest = training.epochs - self._brief
+        self._known: set[str] = set()
+        self.scored: list[Scored] = []
+        self.climbed: list[Climbed] = []
 
-def _steps(ladder: Ladder, level: Any, epochs: int) -> tuple[Step, ...]:
-    row = CATALOG[ladder.technique]
-    return row.step(**{row.strength: level}), CATALOG["recover"].step(epochs=epochs)
+    def look(self, level: Any) -> Look:
+        """Train one strength briefly, unless it makes a model that another one made."""
+        row = CATALOG[self._ladder.technique]
+        step = row.step(**{row.strength: level})
+        look = self._bench.look((step, CATALOG["recover"].step(epochs=self._brief)), sorted(self._known))
+        if (made := self._bench.fingerprint((step,))) is not None:
+            self._known.add(made)
+        self.scored.append(Scored(level, look.drop, look.problem))
+        return look
 
-
-def _to_the_end(bench: Bench, ladder: Ladder, level: Any, look: Look, epochs: int) -> Climbed:
-    """Train on, and note whether it came inside the budget."""
-    if not epochs:
-        return Climbed(level, look)
-    full = bench.look((*look.steps, CATALOG["recover"].step(epochs=epochs)))
-    if full.drop is None:
-        bench.decide(full, ladder.why, kept=False, reason=full.problem)
-    else:
+    def to_the_end(self, level: Any, look: Look) -> None:
+        """Train on, and note whether it came inside the budget."""
+        if not self._rest:
+            self.climbed.append(Climbed(level, look))
+            return
+        bench = self._bench
+        full = bench.look((*look.steps, CATALOG["recover"].step(epochs=self._rest)))
         kept = inside(full.drop, bench.allowed)
-        words = "inside" if kept else "still outside"
-        reason = f"loses {full.drop:.4f} of {bench.allowed:.4f} allowed after all epochs: {words} the budget"
-        bench.decide(full, ladder.why, kept=kept, reason=reason)
-    return Climbed(level, full)
+        reason = full.problem
+        if full.drop is not None:
+            words = "inside" if kept else "still outside"
+            reason = f"loses {full.drop:.4f} of {bench.allowed:.4f} allowed after all epochs: {words} the budget"
+        bench.decide(full, self._ladder.why, kept=kept, reason=reason)
+        self.climbed.append(Climbed(level, full))
 
-
-def _next(climbed: list[Climbed], scored: list[Scored], ladder: Ladder, allowed: float) -> float | None:
-    """Return the strength to look at next; smaller values are stronger."""
-    assert ladder.neutral is not None
-    within = min((one.level for one in climbed if inside(one.look.drop, allowed)), default=None)
-    seen = {one.level for one in climbed}
-    beyond = [one.level for one in climbed if not inside(one.look.drop, allowed)]
-    beyond += [one.level for one in scored if one.level not in seen and not inside(one.drop, allowed)]
-    weaker = max((level for level in beyond if within is None or level < within), default=None)
-    return between(within, weaker, ladder.neutral, _GAP)
+    def next_level(self) -> float | None:
+        """Return the strength to look at next; smaller values are stronger."""
+        allowed = self._bench.allowed
+        within = min((one.level for one in self.climbed if inside(one.look.drop, allowed)), default=None)
+        ended = {one.level for one in self.climbed}
+        beyond = [one.level for one in self.climbed if not inside(one.look.drop, allowed)]
+        beyond += [one.level for one in self.scored if one.level not in ended and not inside(one.drop, allowed)]
+        weaker = max((level for level in beyond if within is None or level < within), default=None)
+        assert self._ladder.neutral is not None
+        return between(within, weaker, self._ladder.neutral, _GAP)

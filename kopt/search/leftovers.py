@@ -38,7 +38,7 @@ def _why(path: Path, made: tuple[Artifact, ...]) -> str:
     artifact = candidate.artifact
     if artifact is None or not made:
         return "of other runs"
-    if getattr(candidate, "steps", ()):  # its model is another one in any case
+    if candidate.steps:  # its model is another one in any case
         return "that were trained or changed in other runs"
     if all(artifact.source_sha256 != one.source_sha256 for one in made):
         return "of another model"

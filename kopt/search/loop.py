@@ -236,20 +236,20 @@ def optimize(
         "data": _hash({**calibration, **_named(examiner, "validation")}),
         "metric": budget.metric,
     }
-    with held(workdir):
+    # The trace comes first: it refuses weights that are not finite, before anything is written.
+    with export.traced(model) as source, held(workdir):
         reporter.start(len(plan.ways) + 3 + (final is not None))
         try:
-            workshop = open_workshop(workdir, model, identity, calibration, plan, lessons or None, seed)
+            workshop, plan = open_workshop(workdir, model, identity, calibration, plan, lessons or None, seed)
             profile = None if isinstance(model, Path) else profile_model(model)
-            with export.traced(model) as source:
-                kept_trials = Trials(workdir, identity, workshop.lessons if workshop else None)
-                costs = Costs(model, identity["model"], examiner, budget, threads, profile, kept_trials)
-                job = _Job(source, calibration, examiner, budget, threads, kept_trials, costs)
-                found = _search(job, runner, _Run(plan, limits, workshop, reporter))
-                ranked, best = rank(found.candidates, found.baseline, budget)
-                nearest = None if best else nearest_of(ranked, budget)
-                reporter.step(f"memory and energy of {BASELINE} and {best or nearest or 'no candidate'}")
-                baseline, ranked = costs.complete(found.baseline, ranked, best or nearest)
+            kept_trials = Trials(workdir, identity, workshop.lessons if workshop else None)
+            costs = Costs(model, identity["model"], examiner, budget, threads, profile, kept_trials)
+            job = _Job(source, calibration, examiner, budget, threads, kept_trials, costs)
+            found = _search(job, runner, _Run(plan, limits, workshop, reporter))
+            ranked, best = rank(found.candidates, found.baseline, budget)
+            nearest = None if best else nearest_of(ranked, budget)
+            reporter.step(f"memory and energy of {BASELINE} and {best or nearest or 'no candidate'}")
+            baseline, ranked = costs.complete(found.baseline, ranked, best or nearest)
             chosen = next((candidate for candidate in ranked if candidate.name == (best or nearest)), None)
             judgement = None
             if final is not None and chosen is not None:
@@ -311,7 +311,7 @@ def _search(job: _Job, runner: measure.Runner, run: _Run) -> _Found:
     baseline = Candidate(BASELINE, config, "ok", evaluation=evaluation, measurement=measured[BASELINE])
     files = {candidate.name: _judged(job, candidate, measured[candidate.name]) for candidate in usable}
     candidates = tuple(files.get(candidate.name, candidate) for candidate in bench.candidates)
-    return _Found(baseline, candidates, tuple(bench.decisions), ended, left)
+    return _Found(baseline, candidates, tuple(bench.decisions), ended, (*left, *bench.remarks))
 
 
 def _kept(job: _Job, known: Candidate) -> Candidate:

@@ -1,6 +1,7 @@
 """What the search and its child processes say to each other: frozen, serialisable."""
 
 import dataclasses
+from collections.abc import Collection
 
 from kopt.core.serialization import Record
 from kopt.core.technique_records import Step
@@ -17,12 +18,16 @@ class Job(Record):
         steps: all, from the original on.
         source: file to begin from, that the steps before the targets made; empty for the original.
         targets: directories of the models to make, of the last steps.
+        remark: how they are made, if not as usual.
+        known: fingerprints; where a step before the last makes one of these models, the rest is not made.
     """
 
     supplies: str
     steps: tuple[Step, ...]
     source: str
     targets: tuple[str, ...]
+    remark: str = ""
+    known: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +41,7 @@ class MadeModel(Record):
         seconds: that the last one took.
         sha256: of the file.
         fingerprint: of what the model computes; equal for equal models.
+        remark: how it was made, if not as usual.
     """
 
     steps: tuple[Step, ...]
@@ -44,6 +50,13 @@ class MadeModel(Record):
     seconds: float
     sha256: str
     fingerprint: str
+    remark: str = ""
+
+    def ends(self, known: Collection[str]) -> str:
+        """Return why nothing is made of this model, with the fingerprints of those that are there; empty if it is."""
+        if not self.changed:
+            return self.summary
+        return "the same model as another one, because widths are rounded" if self.fingerprint in known else ""
 
     @staticmethod
     def file_name() -> str:

@@ -1,5 +1,6 @@
 """What a run needs before it changes models: a checked request, supplies, and a workshop."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -37,18 +38,25 @@ def open_workshop(
     plan: Plan,
     lessons: Lessons | None,
     seed: int,
-) -> Workshop | None:
-    """Return where models are made, with what its child processes read on disk; `None` where none will be."""
+) -> tuple[Workshop | None, Plan]:
+    """Return where models are made, with what its child processes read on disk, and what is left of the plan.
+
+    A model that another process cannot open, e.g. because its classes are those of the script that runs, is not
+    changed; the notes of the plan say why.
+    """
     if not plan.changes:
-        return None
+        return None, plan
     training = plan.training
     base = {**identity, **versions(), "seed": str(seed)}
     learning = {} if lessons is None or training is None else _identity(lessons, training)
     key = hashlib.sha256(json.dumps([base, learning], sort_keys=True).encode()).hexdigest()[:12]
     place = workdir / f"supplies-{key}"
     supplies.write(place, model, calibration, training=training, lessons=lessons, seed=seed)
+    if problem := supplies.why_not_opened(place, model):
+        note = f"Only ways to ship were tried, because the processes that change models cannot open this one. {problem}"
+        return None, dataclasses.replace(plan, changes={}, training=None, notes=(*plan.notes, note))
     limit = training.trial_seconds if training else None
-    return Workshop(workdir, place, base, learning, trial_seconds=limit)
+    return Workshop(workdir, place, base, learning, trial_seconds=limit), plan
 
 
 def _identity(lessons: Lessons, training: Training) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kopt.core.errors import KoptError
 from kopt.core.files import atomic_path
 from kopt.core.serialization import Record
 from kopt.data import Split
@@ -66,6 +67,20 @@ def write(
         (staged / _TERMS).write_text(terms.to_json() + "\n")
 
 
+def why_not_opened(directory: Path, model: keras.Model) -> str:
+    """Return why another process could not open the model as it was written; empty if it can."""
+    if own := sorted(kind.__name__ for kind in _classes(model) if kind.__module__ == "__main__"):
+        return (
+            f"{', '.join(own)} of the script that runs cannot be imported there: put such classes into a module of "
+            f"their own."
+        )
+    try:
+        load_model(original(directory))
+    except KoptError as error:
+        return str(error)
+    return ""
+
+
 def terms(directory: Path) -> Terms:
     """Return the settings in a directory of supplies."""
     return Terms.from_json((directory / _TERMS).read_text())
@@ -93,11 +108,17 @@ def work(directory: Path) -> Work:
 
 
 def _modules(model: keras.Model) -> tuple[str, ...]:
-    """Return the modules of the user's own layer classes; those of a script cannot be imported again."""
-    found: set[str] = set()
+    """Return the modules of the user's own layer classes."""
+    found = {kind.__module__ for kind in _classes(model)}
+    return tuple(sorted(name for name in found if name.partition(".")[0] not in ("keras", "kopt", "__main__")))
+
+
+def _classes(model: keras.Model) -> set[type]:
+    """Return the classes of a model and of all layers in it."""
+    found: set[type] = set()
     layers = [model]
     while layers:
         layer = layers.pop()
-        found.add(type(layer).__module__)
+        found.add(type(layer))
         layers.extend(inner_layers(layer))
-    return tuple(sorted(name for name in found if name.partition(".")[0] not in ("keras", "kopt", "__main__")))
+    return found

@@ -51,11 +51,12 @@ def _make_all(job: Job) -> None:
         importlib.import_module(module)
     source = Path(job.source) if job.source else supplies.original(place)
     for count, target in enumerate(map(Path, job.targets), len(job.steps) - len(job.targets) + 1):
-        _make(source, target, job, count, terms.seed)
+        if _make(source, target, job, count, terms.seed).ends(job.known):
+            return
         source = target / MadeModel.file_name()
 
 
-def _make(source: Path, target: Path, job: Job, count: int, seed: int) -> None:
+def _make(source: Path, target: Path, job: Job, count: int, seed: int) -> MadeModel:
     """Apply the last of the first `count` steps."""
     started = time.monotonic()
     step = job.steps[count - 1]
@@ -74,8 +75,10 @@ def _make(source: Path, target: Path, job: Job, count: int, seed: int) -> None:
         seconds=time.monotonic() - started,
         sha256=sha256(path),
         fingerprint=fingerprint(outcome.model),
+        remark=job.remark,
     )
     atomic_write(target / RECORD, made.to_json() + "\n", overwrite=True)
+    return made
 
 
 def _end_with_parent() -> None:

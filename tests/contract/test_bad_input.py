@@ -439,6 +439,10 @@ def test_max_drop_that_is_no_number(drop):
         ({"techniques": []}, ("`techniques` is empty", "Accepted: saved_model", "None for all")),
         ({"samples": 0}, ("`samples` must be a whole number of at least 1", "Received: 0")),
         ({"threads": 0}, ("`threads` must be a whole number from 1", "Received: 0")),
+        ({"training": 4}, ("`training` must be a kopt.Training", "kopt.Training(epochs=4)", "Received: 4")),
+        ({"seconds": 0}, ("`seconds` must be a finite number in (0, inf]", "Received: 0")),
+        ({"trials": 0}, ("`trials` must be a whole number of at least 1", "Received: 0")),
+        ({"techniques": ["chanels"]}, ("'chanels'", "Did you mean 'channels'?")),
     ],
 )
 def test_settings_of_a_search(tmp_path, settings, parts):

@@ -57,7 +57,7 @@ def test_a_smaller_model_inside_the_budget(digits, tmp_path):
 
 def small_network():
     keras.utils.set_random_seed(0)
-    layers = [keras.layers.Conv2D(16, 3, 2, activation="relu"), keras.layers.Conv2D(16, 3, activation="relu")]
+    layers = [keras.layers.Conv2D(32, 3, 2, activation="relu"), keras.layers.Conv2D(32, 3, activation="relu")]
     layers += [keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")]
     model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
     model.compile("adam", "sparse_categorical_crossentropy")
@@ -90,7 +90,7 @@ def test_a_run_that_is_killed_again_and_again_finds_what_an_uninterrupted_one_fi
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*command, "--workdir", str(whole)], check=True, capture_output=True)
     total, begun = finished(whole), set()
-    for moment in (0, 1, 3, 6, total - 1):
+    for moment in (0, 1, 3, 6, total - 1):  # the last one is in the middle of the last file or of the latencies
         run = subprocess.Popen([*command, "--workdir", str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         deadline = time.monotonic() + 300
         while finished(killed) < moment or (moment == 0 and not list(killed.glob("candidates/*"))):

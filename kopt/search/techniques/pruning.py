@@ -17,13 +17,13 @@ _RAMP = 0.67
 def channels(model: keras.Model, config: ChannelsConfig, work: Work) -> Outcome:
     """Remove the channels that matter least."""
     smaller, report = prune.channels(model, keep=config.keep, criterion=config.criterion, **_examples(config, work))
-    return Outcome(smaller, _costs(report))
+    return _removed(smaller, report)
 
 
 def heads(model: keras.Model, config: HeadsConfig, work: Work) -> Outcome:
     """Remove the attention heads that matter least."""
     smaller, report = prune.heads(model, keep=config.keep, criterion=config.criterion, **_examples(config, work))
-    return Outcome(smaller, _costs(report))
+    return _removed(smaller, report)
 
 
 def constant_channels(model: keras.Model, config: ConstantChannelsConfig, work: Work) -> Outcome:
@@ -52,6 +52,12 @@ def _examples(config: ChannelsConfig, work: Work) -> dict[str, Any]:
         return {}
     assert work.train is not None
     return {"data": (work.train.x, work.train.y), "loss": work.loss}
+
+
+def _removed(smaller: keras.Model, report: prune.ChannelPruning) -> Outcome:
+    if report.parameters_after == report.parameters_before:
+        return Outcome(smaller, "nothing went: the widths are rounded to what they are", changed=False)
+    return Outcome(smaller, _costs(report))
 
 
 def _costs(report: Any) -> str:

@@ -1,10 +1,12 @@
 """Which recipes a search tries, in which order and why, with models and files that are only numbers."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
 
+from kopt.core.errors import MeasurementError
 from kopt.core.progress import Silent
 from kopt.core.recipe_records import Recipe
 from kopt.core.records import Budget, Candidate, Evaluation, ExportConfig
@@ -36,8 +38,8 @@ def drop_of(steps, *, is_int8):
 
 
 class Judge:
-    def __init__(self):
-        self.models = {}
+    def __init__(self, broken="", undefined=""):
+        self.models, self._broken, self._undefined = {}, broken, undefined
 
     def candidate(self, recipe, why, model):
         drop = drop_of(recipe.steps, is_int8=recipe.export.scheme == "int8")
@@ -45,6 +47,10 @@ class Judge:
         return Candidate(recipe.name, recipe.export, "ok", evaluation=evaluation, steps=recipe.steps, why=why)
 
     def metric(self, model):
+        if self._broken and self._broken in str(model):
+            raise MeasurementError("it does not run")
+        if self._undefined and self._undefined in str(model):
+            return math.nan
         return 0.9 - drop_of(self.models[model], is_int8=False)
 
 
@@ -62,7 +68,8 @@ class Trials:
 class Workshop:
     """Makes any model but those of the steps that it was told of."""
 
-    def __init__(self, judge, problems=(), unchanged=()):
+    def __init__(self, judge, problems=(), unchanged=(), same=None):
+        self._same = same or {}
         self._judge, self._problems, self._unchanged, self._made = judge, problems, unchanged, {}
 
     def path(self, steps):
@@ -71,24 +78,37 @@ class Workshop:
     def finished(self, steps):
         return self._made.get(steps)
 
-    def make(self, steps, seconds_left):
+    def make(self, steps, seconds_left, known=()):
+        same = [self._same.get(step.label, step.label) for step in steps]
+        if len(steps) > 1 and same[0] in known:
+            return NotMade("the same")
         for problem in self._problems:
             if problem in str(self.path(steps)):
                 return NotMade(f"{problem} is impossible")
         changed = steps[-1].technique not in self._unchanged
         path = self.path(steps)
-        record = MadeModel(steps, "done", changed, 1.0, "", str(path))
+        record = MadeModel(steps, "done", changed, 1.0, "", same[-1])
+        if len(steps) > 1:
+            self._made.setdefault(steps[:1], Made(path, dataclasses.replace(record, fingerprint=same[0]), 1.0))
         self._made[steps] = Made(path, record, float(len(steps)))
         self._judge.models[path] = steps
         return self._made[steps]
 
 
 def search(
-    techniques=None, *, facts=CONVOLUTIONAL, max_drop=0.01, training=None, limits=None, objective="latency", **faults
+    techniques=None,
+    *,
+    facts=CONVOLUTIONAL,
+    max_drop=0.01,
+    training=None,
+    limits=None,
+    objective="latency",
+    judge=None,
+    **faults,
 ):
     budget = Budget(max_drop, objective)
     plan = plan_of(facts, techniques, budget, training)
-    judge = Judge()
+    judge = judge or Judge()
     bench = Bench(judge, Trials(), Workshop(judge, **faults), limits or Limits(), Silent(), budget, 0.9, 0)
     ended, left = rounds.run(bench, plan)
     return bench, ended, (*plan.notes, *left)
@@ -157,6 +177,28 @@ def test_where_no_ratio_is_inside_the_nearest_is_shipped():
     nearest = [one for one in bench.candidates if one.name.startswith("channels") and "float32" in one.name]
     assert [one.name for one in nearest] == ["channels-0.938+recover-1+tflite-float32"]
     assert "outside the budget, and the nearest to it" in nearest[0].why
+
+
+def test_a_model_that_does_not_run_or_has_no_metric_is_out():
+    judge = Judge(broken="channels-0.75", undefined="channels-0.35")
+    bench, ended, _ = search(CHANNELS, max_drop=0.006, training=Training(epochs=4), judge=judge)
+    reasons = {one.name: (one.kept, one.reason) for one in bench.decisions}
+    assert reasons["channels-0.75+recover-1"] == (False, "it does not run")
+    assert reasons["channels-0.35+recover-1"] == (False, "its accuracy is not a number")
+    assert ended == "Everything that was proposed was tried."
+
+
+def test_strengths_of_the_same_widths_are_trained_once():
+    """0.35 and 0.25 make what 0.5 made; so does 0.625 half way between 0.75 and 0.5, if 0.5 is outside."""
+    same = {f"channels-{level}": "channels-0.5" for level in (0.35, 0.25, 0.625)}
+    bench, _, _ = search(CHANNELS, max_drop=0.001, training=Training(epochs=4), same=same)
+    reasons = {one.name: one.reason for one in bench.decisions}
+    assert [name for name, reason in reasons.items() if reason == "the same"] == [
+        "channels-0.35+recover-1",
+        "channels-0.25+recover-1",
+        "channels-0.625+recover-1",
+    ]
+    assert not [name for name in reasons if "0.625" in name and "recover-3" in name]
 
 
 def test_a_strength_that_cannot_be_made_is_noted_and_the_others_go_on():

@@ -21,6 +21,7 @@ for count, target in enumerate(job["targets"], len(job["steps"]) - len(job["targ
     path = pathlib.Path(target) / "model.keras"
     path.write_text(source)
     made = {"schema": "MadeModel/1", "steps": job["steps"][:count], "summary": "made", "changed": True, "seconds": 2.0}
+    made["remark"] = job["remark"]
     made.update(sha256=hashlib.sha256(path.read_bytes()).hexdigest(), fingerprint=source)
     (path.parent / "made.json").write_text(json.dumps(made))
     print("made", count, flush=True)
@@ -88,6 +89,29 @@ def test_a_child_that_dies_is_a_reason(tmp_path, program, reason):
     assert isinstance(found, NotMade)
     assert re.search(reason, found.reason)
     assert not found.out_of_time
+
+
+def test_what_crashes_is_made_again_without_onednn_and_so_is_what_follows(tmp_path):
+    crash = "import os, signal; count == 2 and os.environ.get('TF_ENABLE_ONEDNN_OPTS') != '0'"
+    crash += " and ((path.parent / 'made.json').unlink(), os.kill(os.getpid(), signal.SIGSEGV))"
+    one = workshop(tmp_path, crash)
+    made = one.make(STEPS)
+    assert made.path.read_text() == "channels recover "
+    remark = "made without oneDNN, because with it the process died (SIGSEGV)"
+    assert Job.from_json((made.path.parent / RECIPE).read_text()).remark == remark
+    assert made.record.remark == remark
+    assert one.finished(STEPS[:1]).record.remark == ""
+    assert one.make((*STEPS, STEPS[1])).record.remark == remark
+
+
+def test_nothing_is_made_of_a_model_that_is_known_or_unchanged(tmp_path):
+    stops = "if job['known'] and source in job['known']: break"
+    found = workshop(tmp_path, stops).make(STEPS, known=["channels "])
+    assert found == NotMade("the same model as another one, because widths are rounded")
+    assert workshop(tmp_path).finished(STEPS[:1]) is not None
+    assert workshop(tmp_path).finished(STEPS) is None
+    assert workshop(tmp_path, "sys.exit('not asked')").make(STEPS, known=["channels "]) == found
+    assert isinstance(workshop(tmp_path).make(STEPS, known=["another"]), Made)
 
 
 def test_what_was_made_before_the_end_is_kept(tmp_path):

@@ -62,6 +62,7 @@ class Host:
         self.name = name
         self.labels: dict[str, int] = {}
         self.refused: dict[int, str] = {}
+        self.on_load: Callable[[int, Path | None], None] = lambda version, path: None
         self._model = model
         self._settings = settings
         self._metrics = metrics
@@ -221,6 +222,7 @@ class Host:
         self._gone.discard(version)
         self._serving[version] = Serving(version, source, loaded, queues)
         self._metrics.count("kopt_loads_total", outcome="loaded")
+        self.on_load(version, source if isinstance(source, Path) else None)
         runtime = next(iter(loaded.signatures.values())).runner.runtime
         checked = "checked against its manifest" if loaded.verified else "without a manifest, so not checked"
         self.log(f"{self.name} version {version} is served by {runtime}, {checked}")

@@ -16,6 +16,7 @@ from kopt.cli import (
     distill,
     doctor,
     export,
+    monitor,
     optimize,
     profile,
     prune,
@@ -39,6 +40,7 @@ COMMANDS = (
     verify,
     backup,
     serve,
+    monitor,
     bench,
     report,
     doctor,
@@ -61,7 +63,7 @@ def main(arguments: Sequence[str] | None = None, *, own_process: bool = False) -
         stands, 130 if interrupted.
     """
     options = _parser().parse_args(arguments)
-    if own_process and not options.debug and options.run is not report.run:
+    if own_process and not options.debug and options.run not in (report.run, monitor.run):
         _load_runtimes_quietly()
     try:
         return int(options.run(options))

@@ -25,7 +25,10 @@ _HELP = {
     "kopt_input_nonfinite_total": ("counter", "NaN and infinite numbers by input."),
     "kopt_labels_total": ("counter", "Requests that labels came for, by what became of them."),
     "kopt_shadow_total": ("counter", "Copies for the shadow, by what became of them."),
-    "kopt_shadow_examples_total": ("counter", "Examples that the shadow answered too, by whether the class is the same."),
+    "kopt_shadow_examples_total": (
+        "counter",
+        "Examples that the shadow answered too, by whether the class is the same.",
+    ),
     "kopt_monitor_lost_total": ("counter", "Requests that the monitor had no time for."),
 }
 _BOUNDS: dict[str, tuple[float, ...]] = {

@@ -239,7 +239,7 @@ class Handler(tornado.web.RequestHandler):
             raise RequestError("This server takes no labels: it was started without monitoring.")
         labels = json_tensors.parse_body(b"".join(self.chunks)).get("labels")
         if not isinstance(labels, dict) or not labels:
-            raise RequestError("Labels come as {\"labels\": {\"<X-Request-Id>\": [one an example]}}.")
+            raise RequestError('Labels come as {"labels": {"<X-Request-Id>": [one an example]}}.')
         coming = {identity: asyncio.wrap_future(monitor.label(identity, values)) for identity, values in labels.items()}
         found = await asyncio.gather(*coming.values(), return_exceptions=True)
         for one in found:

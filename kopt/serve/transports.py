@@ -47,13 +47,23 @@ class Transport(abc.ABC):
 
     @abc.abstractmethod
     def predict(
-        self, signature: str, arrays: Arrays, outputs: Sequence[TensorInfo], *, timeout_s: float
+        self,
+        signature: str,
+        arrays: Arrays,
+        outputs: Sequence[TensorInfo],
+        request_id: str | None = None,
+        *,
+        timeout_s: float,
     ) -> dict[str, np.ndarray]:
         """Return the outputs by name."""
 
     @abc.abstractmethod
     def classify(self, signature: str, examples: Sequence[Mapping[str, Any]], *, timeout_s: float) -> list[Result]:
         """Return labels and scores of each example."""
+
+    @abc.abstractmethod
+    def label(self, labels: Mapping[str, Any], *, timeout_s: float) -> list[str]:
+        """Send labels by request id; return the ids that the server does not know."""
 
     @abc.abstractmethod
     def metadata(self, *, timeout_s: float) -> Signatures:
@@ -85,11 +95,18 @@ class RestTransport(Transport):
         self._pool = urllib3.PoolManager(maxsize=_POOL, retries=False, cert_reqs="CERT_REQUIRED")
 
     def predict(
-        self, signature: str, arrays: Arrays, outputs: Sequence[TensorInfo], *, timeout_s: float
+        self,
+        signature: str,
+        arrays: Arrays,
+        outputs: Sequence[TensorInfo],
+        request_id: str | None = None,
+        *,
+        timeout_s: float,
     ) -> dict[str, np.ndarray]:
         """Send the arrays in columns."""
         inputs = {name: _to_json(array) for name, array in arrays.items()}
-        answer = self._ask("POST", ":predict", {"signature_name": signature, "inputs": inputs}, timeout_s=timeout_s)
+        body = {"signature_name": signature, "inputs": inputs}
+        answer = self._ask("POST", ":predict", body, request_id, timeout_s=timeout_s)
         with _expected_form(self._url):
             found = answer["outputs"]
             named = found if len(outputs) > 1 else {outputs[0].name: found}
@@ -101,6 +118,12 @@ class RestTransport(Transport):
         answer = self._ask("POST", ":classify", {"signature_name": signature, "examples": rows}, timeout_s=timeout_s)
         with _expected_form(self._url):
             return [[(str(label), float(score)) for label, score in row] for row in answer["results"]]
+
+    def label(self, labels: Mapping[str, Any], *, timeout_s: float) -> list[str]:
+        """Send labels, which TF Serving itself does not know."""
+        answer = self._ask("POST", ":label", {"labels": dict(labels)}, timeout_s=timeout_s)
+        with _expected_form(self._url):
+            return [str(one) for one in answer["unknown"]]
 
     def metadata(self, *, timeout_s: float) -> Signatures:
         """Ask for the signatures."""
@@ -127,9 +150,9 @@ class RestTransport(Transport):
         """Let go of the connections."""
         self._pool.clear()
 
-    def _ask(self, method: str, path: str, body: Any = None, *, timeout_s: float) -> Any:
+    def _ask(self, method: str, path: str, body: Any = None, request_id: str | None = None, *, timeout_s: float) -> Any:
         content = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json"} | ({} if request_id is None else {"X-Request-Id": request_id})
         try:
             answer = self._pool.request(
                 method, self._model + path, body=content, headers=headers, timeout=urllib3.Timeout(total=timeout_s)
@@ -252,13 +275,19 @@ class GrpcTransport(Transport):
         self._models = require(f"{apis}.model_service_pb2_grpc", purpose).ModelServiceStub(self._channel)
 
     def predict(
-        self, signature: str, arrays: Arrays, outputs: Sequence[TensorInfo], *, timeout_s: float
+        self,
+        signature: str,
+        arrays: Arrays,
+        outputs: Sequence[TensorInfo],
+        request_id: str | None = None,
+        *,
+        timeout_s: float,
     ) -> dict[str, np.ndarray]:
         """Send the arrays as tensors."""
         request = self._messages["predict"].PredictRequest(model_spec=self._spec(signature))
         for name, array in arrays.items():
             request.inputs[name].CopyFrom(self._tensorflow.make_tensor_proto(array))
-        answer = self._call(self._predictions.Predict, request, timeout_s)
+        answer = self._call(self._predictions.Predict, request, timeout_s, request_id)
         return {name: self._tensorflow.make_ndarray(tensor) for name, tensor in answer.outputs.items()}
 
     def classify(self, signature: str, examples: Sequence[Mapping[str, Any]], *, timeout_s: float) -> list[Result]:
@@ -271,6 +300,10 @@ class GrpcTransport(Transport):
             )
         answer = self._call(self._predictions.Classify, request, timeout_s)
         return [[(one.label, one.score) for one in row.classes] for row in answer.result.classifications]
+
+    def label(self, labels: Mapping[str, Any], *, timeout_s: float) -> list[str]:
+        """Refuse: TF Serving's gRPC API has no labels."""
+        raise RequestError("Labels go over REST: TF Serving's gRPC API has no call for them. Use an http:// address.")
 
     def metadata(self, *, timeout_s: float) -> Signatures:
         """Ask for the signatures."""
@@ -314,9 +347,10 @@ class GrpcTransport(Transport):
             spec.version_label = self._asked["label"]
         return spec
 
-    def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
+    def _call(self, method: Any, request: Any, timeout_s: float, request_id: str | None = None) -> Any:
+        metadata = None if request_id is None else (("x-request-id", request_id),)
         try:
-            return method(request, timeout=timeout_s)
+            return method(request, timeout=timeout_s, metadata=metadata)
         except self._grpc.RpcError as error:
             name = error.code().name
             raise _BY_CODE.get(name, ServerFailedError)(f"{self._target}: {error.details() or name}") from error

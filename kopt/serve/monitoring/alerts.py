@@ -7,6 +7,9 @@ from kopt.core.errors import ConfigError, LoadError
 from kopt.core.monitoring_records import Alert, AlertRule, AlertRules
 
 
+_NOTHING = {"quiet", "unknown"}
+
+
 def evaluate(
     rules: Sequence[AlertRule], before: Sequence[Alert], values: Mapping[str, float | None], now_s: float
 ) -> tuple[Alert, ...]:
@@ -26,9 +29,13 @@ def evaluate(
 
 
 def changed(before: Sequence[Alert], after: Sequence[Alert]) -> tuple[Alert, ...]:
-    """Return the alerts of `after` whose state is another one than in `before`; at first, those that say something."""
+    """Return the alerts of `after` with another state than in `before`; quiet and unknown are one here, as at first."""
     states = {alert.name: alert.state for alert in before}
-    return tuple(alert for alert in after if alert.state != states.get(alert.name, "quiet"))
+    return tuple(
+        alert
+        for alert in after
+        if alert.state != (was := states.get(alert.name, "quiet")) and not {alert.state, was} <= _NOTHING
+    )
 
 
 def read_rules(path: Path) -> tuple[AlertRule, ...]:

@@ -53,7 +53,7 @@ def packed(arrays: Arrays) -> dict[str, Any]:
         name: {
             "dtype": array.dtype.newbyteorder("<").str,
             "shape": list(array.shape),
-            "b64": base64.b64encode(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"))).decode(),
+            "b64": base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode(),
         }
         for name, array in arrays.items()
     }
@@ -95,7 +95,11 @@ def _is_request(event: Mapping[str, Any]) -> bool:
         return False
     if event.get("version") is None:
         return True
-    return all(_is_count(event.get(key)) for key in ("version", "n")) and event.get("role") in ("main", "canary", "asked")
+    return all(_is_count(event.get(key)) for key in ("version", "n")) and event.get("role") in (
+        "main",
+        "canary",
+        "asked",
+    )
 
 
 def _is_shadow(event: Mapping[str, Any]) -> bool:

@@ -152,7 +152,8 @@ def log_lines(path: Path) -> Iterator[bytes]:
 def _locked(path: Path) -> int:
     """Hold the log's lock, which the system lets go of when its holder dies."""
     with writing_to(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -184,7 +184,7 @@ class Monitor:
                 self._bytes -= size
             try:
                 self._take(item, t, up)
-            except Exception:  # noqa: BLE001 - one request that nobody foresaw must not end the watch over all others
+            except Exception:  # one request that nobody foresaw must not end the watch over all others
                 self._metrics.count("kopt_monitor_lost_total")
                 logging.getLogger("kopt.serve").exception("the monitor stumbled over %s", type(item).__name__)
                 if isinstance(item, _Labels) and not item.done.done():
@@ -233,7 +233,7 @@ class Monitor:
         metrics.count("kopt_examples_total", count, version=word)
         for number in predictions.classes(outputs) or ():
             if number < _MOST_CLASSES:
-                metrics.count("kopt_predictions_total", **{"version": word, "class": str(number)})
+                metrics.count("kopt_predictions_total", 1, **{"version": word, "class": str(number)})
         for value in predictions.confidence(outputs) or ():
             metrics.observe("kopt_prediction_confidence", value, version=word)
         for name, array in predictions.numeric(arrays).items():
@@ -246,7 +246,8 @@ class Monitor:
 
     def _kept(self, identity: str, version: int, arrays: Arrays, outputs: Arrays) -> dict[str, Any]:
         """Keep what labels and drift need, and return what the log tells of it."""
-        settings, told = self._settings, {}
+        settings = self._settings
+        told: dict[str, Any] = {}
         found = predictions.classes(outputs)
         if found is not None:
             told["classes"] = found

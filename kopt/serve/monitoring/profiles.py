@@ -62,7 +62,10 @@ def write_profile(
     scores: list[float] = []
     for x, y in _batches(data, labelled):
         named = match(runner.inputs, x)
-        wire = {info.name: named[info.name] if info.scale is not None else convert(info, named[info.name]) for info in runner.inputs}
+        wire = {
+            info.name: named[info.name] if info.scale is not None else convert(info, named[info.name])
+            for info in runner.inputs
+        }
         found = runner.predict(wire)
         answers = found if isinstance(found, dict) else {runner.outputs[0].name: found}
         inputs.append(numeric(wire))
@@ -98,7 +101,9 @@ def read_profile(path: Path) -> MonitoringProfile | None:
         return MonitoringProfile.from_json(text)
     # Also numbers of thousands of digits, numbers too large for a float, and brackets that open without end.
     except (ValueError, OverflowError, RecursionError) as error:
-        raise LoadError(f"{profile_path(path)} holds no profile: {error} Write it anew with `write_profile`.") from error
+        raise LoadError(
+            f"{profile_path(path)} holds no profile: {error} Write it anew with `write_profile`."
+        ) from error
 
 
 def profile_path(artefact: Path) -> Path:

@@ -108,7 +108,7 @@ class Counts:
         self._shadows.append((up, examples, same))
 
     def value(self, metric: str, now: float, window_s: float) -> float | None:
-        """Return a metric of `ALERT_METRICS` over the last seconds; `None` if it is none of requests, or there are none.
+        """Return a metric of `ALERT_METRICS` over the last seconds; `None` if there is nothing to say.
 
         A window that reaches back behind the oldest request that is kept begins there.
         """

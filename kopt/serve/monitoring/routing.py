@@ -8,7 +8,7 @@ _ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
 def request_id(received: str | None) -> str:
-    """Return the id that a request brought if it is one (64 letters, digits, `_`, `.`, `:`, `-` at most), or a new one."""
+    """Return the id that a request brought if it is one (at most 64 of letters, digits, `_.:-`), or a new one."""
     return received if received is not None and _ID.fullmatch(received) else secrets.token_hex(8)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from kopt.core.errors import ConfigError, LoadError
 from kopt.core.monitoring_records import Alert, AlertRule, AlertRules
 
-
 _NOTHING = {"quiet", "unknown"}
 
 

@@ -29,6 +29,7 @@ from kopt.serve.monitoring.advice import advice_about, advice_for, advice_on
 from kopt.serve.monitoring.profiles import read_profile
 from kopt.serve.monitoring.reading import Log, VersionLines, logged_arrays
 from kopt.serve.monitoring.recent import LEAST_EXAMPLES, held_against
+from kopt.serve.versions import present
 
 _LATEST, _UNSURE = 500, 100
 
@@ -187,7 +188,7 @@ def _profiles(
         place = Path(lines.path) if lines.path else None
         if models is not None:
             inside = Path(models) / str(number)
-            place = inside if inside.exists() else Path(models)
+            place = inside if inside.exists() else None if present(Path(models)) else Path(models)
         profiles[number], notes[number] = None, "no profile beside the version"
         if place is not None:
             try:

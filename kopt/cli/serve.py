@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; this machine alone by default")
     parser.add_argument("--port", type=int, default=8501, help="0 takes a free one")
     parser.add_argument("--threads", type=int, help="threads for LiteRT and ONNX Runtime")
+    parser.add_argument("--workers", type=int, default=_DEFAULTS.workers, help="calls of the runtime that run at once")
     parser.add_argument("--max-batch", type=int, default=_DEFAULTS.max_batch_size, help="examples in one call")
     parser.add_argument(
         "--batch-wait-ms", type=float, default=_DEFAULTS.batch_wait_ms, help="milliseconds to wait for company"
@@ -80,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
         poll_s=options.poll,
         drain_s=options.drain,
         threads=options.threads,
+        workers=options.workers,
     )
     server = kopt.serve.Server(
         options.model,

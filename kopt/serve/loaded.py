@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kopt.core.errors import DataError, LoadError
+from kopt.core.errors import ConfigError, DataError, LoadError
 from kopt.core.records import TensorInfo
 from kopt.measure import Runner, load_signatures, random_inputs
 from kopt.measure.loading import DEFAULT_SIGNATURE, FORMATS, format_of
@@ -15,14 +15,16 @@ from kopt.measure.loading import DEFAULT_SIGNATURE, FORMATS, format_of
 PREDICT, CLASSIFY, REGRESS = (f"tensorflow/serving/{word}" for word in ("predict", "classify", "regress"))
 _TYPES = {"float32": "FLOAT", "float64": "DOUBLE", "float16": "HALF", "object": "STRING"}
 _SAVED_MODEL = "saved_model.pb"
+_SHARED = ("saved_model", "keras")  # TensorFlow takes calls from several threads
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Signature:
-    """A runner and the method that TF Serving's APIs know it by."""
+    """A runner, the method that TF Serving's APIs know it by, and as many of it as calls run at once."""
 
     runner: Runner
     method: str
+    crew: tuple[Runner, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,8 +40,14 @@ class Loaded:
     verified: bool
 
 
-def load_version(path: Path, *, threads: int | None = None, safe_mode: bool = True) -> Loaded:
+def load_version(path: Path, *, threads: int | None = None, workers: int = 1, safe_mode: bool = True) -> Loaded:
     """Open a file or version directory, after checking it against the manifest beside it, and run it once.
+
+    Args:
+        path: of the version.
+        threads: see `kopt.measure.load`.
+        workers: calls that run at once.
+        safe_mode: see `kopt.load_model`.
 
     Raises:
         LoadError: it is damaged, or not what its manifest describes.
@@ -47,19 +55,33 @@ def load_version(path: Path, *, threads: int | None = None, safe_mode: bool = Tr
     """
     artefact = artefact_in(path)
     verified = _verified(artefact)
-    runners = load_signatures(artefact, threads=threads, safe_mode=safe_mode)
-    methods = _methods(artefact)
-    for runner in runners.values():
+    crews = [load_signatures(artefact, threads=threads, safe_mode=safe_mode)]
+    if next(iter(crews[0].values())).format not in _SHARED:
+        crews += [load_signatures(artefact, threads=threads, safe_mode=safe_mode) for _ in range(workers - 1)]
+    else:
+        crews *= workers
+    for runner in {id(runner): runner for crew in crews for runner in crew.values()}.values():
         _run_once(runner)
-    return Loaded(
-        {name: Signature(runner, methods.get(name, PREDICT)) for name, runner in runners.items()}, verified=verified
-    )
+    methods = _methods(artefact)
+    signatures = {
+        name: Signature(runner, methods.get(name, PREDICT), tuple(crew[name] for crew in crews))
+        for name, runner in crews[0].items()
+    }
+    return Loaded(signatures, verified=verified)
 
 
-def from_runner(runner: Runner) -> Loaded:
-    """Return a runner that is loaded already as a version with one signature."""
+def from_runner(runner: Runner, *, workers: int = 1) -> Loaded:
+    """Return a runner that is loaded already as a version with one signature.
+
+    Raises:
+        ConfigError: several workers, and a runner that takes one call at a time.
+    """
+    if workers > 1 and runner.format not in _SHARED:
+        raise ConfigError(
+            f"{runner.name} is loaded once and takes one call at a time. Pass its path for workers={workers}."
+        )
     _run_once(runner)
-    return Loaded({DEFAULT_SIGNATURE: Signature(runner, PREDICT)}, verified=False)
+    return Loaded({DEFAULT_SIGNATURE: Signature(runner, PREDICT, (runner,) * workers)}, verified=False)
 
 
 def artefact_in(path: Path) -> Path:

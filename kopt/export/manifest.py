@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from kopt.core.errors import LoadError, OutputExistsError
+from kopt.core.errors import ConfigError, LoadError, OutputExistsError
 from kopt.core.files import check_output, sha256
 from kopt.core.pointers import pointer
 from kopt.core.records import Artifact
@@ -76,8 +76,7 @@ def _parsed(manifest: Path) -> Artifact:
 def _record(manifest: Path, text: str) -> Artifact:
     try:
         return Artifact.from_json(text)
-    # Also numbers of thousands of digits, numbers too large for a float, and brackets that open without end.
-    except (ValueError, OverflowError, RecursionError) as error:
+    except ConfigError as error:
         raise LoadError(f"{manifest} is not a manifest of kopt: {error}") from error
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from kopt.core.errors import ConfigError, DataError, LoadError
+from kopt.core.errors import ConfigError, LoadError
 from kopt.core.records import TensorInfo
-from kopt.measure import Runner, load_signatures, random_inputs
+from kopt.measure import Runner, load_signatures
 from kopt.measure.loading import DEFAULT_SIGNATURE, FORMATS, format_of
+from kopt.serve.trial import TRIED, require_harmless, run_once
 
 PREDICT, CLASSIFY, REGRESS = (f"tensorflow/serving/{word}" for word in ("predict", "classify", "regress"))
 _TYPES = {"float32": "FLOAT", "float64": "DOUBLE", "float16": "HALF", "object": "STRING"}
@@ -55,13 +56,15 @@ def load_version(path: Path, *, threads: int | None = None, workers: int = 1, sa
     """
     artefact = artefact_in(path)
     verified = _verified(artefact)
+    if not verified and format_of(artefact) in TRIED:
+        require_harmless(artefact, threads=threads)
     crews = [load_signatures(artefact, threads=threads, safe_mode=safe_mode)]
     if next(iter(crews[0].values())).format not in _SHARED:
         crews += [load_signatures(artefact, threads=threads, safe_mode=safe_mode) for _ in range(workers - 1)]
     else:
         crews *= workers
     for runner in {id(runner): runner for crew in crews for runner in crew.values()}.values():
-        _run_once(runner)
+        run_once(runner)
     methods = _methods(artefact)
     signatures = {
         name: Signature(runner, methods.get(name, PREDICT), tuple(crew[name] for crew in crews))
@@ -80,7 +83,7 @@ def from_runner(runner: Runner, *, workers: int = 1) -> Loaded:
         raise ConfigError(
             f"{runner.name} is loaded once and takes one call at a time. Pass its path for workers={workers}."
         )
-    _run_once(runner)
+    run_once(runner)
     return Loaded({DEFAULT_SIGNATURE: Signature(runner, PREDICT, (runner,) * workers)}, verified=False)
 
 
@@ -154,15 +157,6 @@ def _methods(artefact: Path) -> dict[str, str]:
 
     proto = saved_model_pb2.SavedModel.FromString((artefact / _SAVED_MODEL).read_bytes())
     return {name: one.method_name for graph in proto.meta_graphs for name, one in graph.signature_def.items()}
-
-
-def _run_once(runner: Runner) -> None:
-    """Pay for tracing and allocating before the first request does; what takes strings is not run."""
-    try:
-        feeds = random_inputs(runner.inputs, runner.fixed_batch or 1, seed=0)
-    except DataError:
-        return
-    runner.run(runner.feeds(feeds))
 
 
 def _tensor_info(info: TensorInfo) -> dict[str, Any]:

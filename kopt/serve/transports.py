@@ -170,7 +170,7 @@ def _answer(url: str, answer: Any) -> Any:
     """Return the JSON of an answer, or raise the error that its status stands for."""
     try:
         document = json.loads(answer.data)
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if answer.status == 200 and isinstance(document, dict):
         return document
@@ -191,7 +191,7 @@ def _expected_form(url: str) -> Iterator[None]:
     """Turn what comes of reading an answer of another form into an error that names the server."""
     try:
         yield
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ServerFailedError(
             f"{url} gave an answer of another form than it announced: {type(error).__name__} {error}. Is it a model "
             "server?"
@@ -216,6 +216,13 @@ def _feature_json(value: Any) -> Any:
 
 def _from_json(value: Any, info: TensorInfo) -> np.ndarray:
     array = np.asarray(value, info.dtype) if info.dtype != "object" else np.asarray(_plain(value), object)
+    return _fitting(array, info)
+
+
+def _fitting(array: np.ndarray, info: TensorInfo) -> np.ndarray:
+    """Return an output if it has the type and shape that the server announced."""
+    if array.dtype != info.dtype:
+        raise ValueError(f"output {info.name!r} is {array.dtype}, not {info.dtype}")
     if array.ndim != len(info.shape) or any(
         size not in (None, found) for size, found in zip(info.shape, array.shape, strict=True)
     ):
@@ -241,7 +248,8 @@ def _infos(tensors: Mapping[str, Any]) -> tuple[TensorInfo, ...]:
 
 
 def _dtype(word: str) -> str:
-    return _TYPES.get(word, word.lower())
+    """Return the name of a type that NumPy has; anything else is a `TypeError` of its own."""
+    return np.dtype(_TYPES.get(word, word.lower())).name
 
 
 class GrpcTransport(Transport):
@@ -267,6 +275,7 @@ class GrpcTransport(Transport):
         }
         self._tensorflow = importlib.import_module("tensorflow")
         self._codes = importlib.import_module("tensorflow.core.protobuf.error_codes_pb2").Code
+        self._decode_error = importlib.import_module("google.protobuf.message").DecodeError
         self._target = target
         self._asked = {"name": model, "version": version, "label": label}
         unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -288,7 +297,9 @@ class GrpcTransport(Transport):
         for name, array in arrays.items():
             request.inputs[name].CopyFrom(self._tensorflow.make_tensor_proto(array))
         answer = self._call(self._predictions.Predict, request, timeout_s, request_id)
-        return {name: self._tensorflow.make_ndarray(tensor) for name, tensor in answer.outputs.items()}
+        with _expected_form(self._target):
+            found = {name: self._tensorflow.make_ndarray(tensor) for name, tensor in answer.outputs.items()}
+            return {info.name: _fitting(found[info.name], info) for info in outputs}
 
     def classify(self, signature: str, examples: Sequence[Mapping[str, Any]], *, timeout_s: float) -> list[Result]:
         """Send the examples as `tf.train.Example`."""
@@ -311,12 +322,13 @@ class GrpcTransport(Transport):
         request = messages.GetModelMetadataRequest(model_spec=self._spec(), metadata_field=["signature_def"])
         answer = self._call(self._predictions.GetModelMetadata, request, timeout_s)
         signatures = messages.SignatureDefMap()
-        answer.metadata["signature_def"].Unpack(signatures)
-        return {
-            name: (self._infos(one.inputs), self._infos(one.outputs))
-            for name, one in signatures.signature_def.items()
-            if not name.startswith("__")
-        }
+        with _expected_form(self._target):
+            self._unpack(answer.metadata["signature_def"], signatures)
+            return {
+                name: (self._infos(one.inputs), self._infos(one.outputs))
+                for name, one in signatures.signature_def.items()
+                if not name.startswith("__")
+            }
 
     def status(self, *, timeout_s: float) -> tuple[VersionStatus, ...]:
         """Ask for the versions."""
@@ -325,19 +337,26 @@ class GrpcTransport(Transport):
             self._models.GetModelStatus, messages.GetModelStatusRequest(model_spec=self._spec()), timeout_s
         )
         states = messages.ModelVersionStatus.State
-        return tuple(
-            VersionStatus(
-                one.version,
-                states.Name(one.state),
-                self._codes.Name(one.status.error_code),
-                one.status.error_message,
+        with _expected_form(self._target):
+            return tuple(
+                VersionStatus(
+                    one.version,
+                    states.Name(one.state),
+                    self._codes.Name(one.status.error_code),
+                    one.status.error_message,
+                )
+                for one in answer.model_version_status
             )
-            for one in answer.model_version_status
-        )
 
     def close(self) -> None:
         """Let go of the connection."""
         self._channel.close()
+
+    def _unpack(self, packed: Any, message: Any) -> None:
+        try:
+            packed.Unpack(message)
+        except self._decode_error as error:
+            raise ValueError(str(error)) from error
 
     def _spec(self, signature: str = "") -> Any:
         spec = self._messages["model"].ModelSpec(name=self._asked["name"], signature_name=signature)

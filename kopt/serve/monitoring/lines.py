@@ -16,6 +16,7 @@ import base64
 import binascii
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 Arrays = Mapping[str, np.ndarray]
 KINDS = ("start", "version", "request", "shadow", "label", "alert")
 _LARGEST_AXIS = 1 << 40
+_DTYPE = re.compile(r"[<|][biuf]\d{1,2}")
 
 
 def encoded(event: Mapping[str, Any]) -> bytes:
@@ -70,9 +72,9 @@ def unpacked(content: Any) -> dict[str, np.ndarray] | None:
 
 
 def _array(one: Mapping[str, Any]) -> np.ndarray:
-    dtype = np.dtype(str(one["dtype"]))
-    if dtype.kind not in "biuf" or not dtype.itemsize:
-        raise ValueError(f"no numbers: {dtype}")
+    if not _DTYPE.fullmatch(one["dtype"]):
+        raise ValueError(f"no numbers: {one['dtype']}")
+    dtype = np.dtype(one["dtype"])
     shape = tuple(one["shape"])
     if not all(type(size) is int and 0 <= size < _LARGEST_AXIS for size in shape):
         raise ValueError(f"no shape: {shape}")

@@ -99,8 +99,7 @@ def read_profile(path: Path) -> MonitoringProfile | None:
         raise LoadError(f"{profile_path(path)} cannot be read: {error}") from error
     try:
         return MonitoringProfile.from_json(text)
-    # Also numbers of thousands of digits, numbers too large for a float, and brackets that open without end.
-    except (ValueError, OverflowError, RecursionError) as error:
+    except ConfigError as error:
         raise LoadError(
             f"{profile_path(path)} holds no profile: {error} Write it anew with `write_profile`."
         ) from error

@@ -8,7 +8,7 @@ from kopt.core.serialization import Record
 from kopt.core.settings import choice, number, whole
 
 FITS = ("stretch", "window")
-VARIANTS = ("plain", "xla")
+VARIANTS = ("plain", "optimized", "xla")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -142,6 +142,23 @@ def test_the_file_is_inferred_and_its_batch_is_free(cnn, tmp_path):
     assert artifact.inputs[0].name == model.inputs[0].name
 
 
+@pytest.mark.parametrize("scheme", ["float32", "float16", "int8"])
+def test_openvino_runs_the_file(cnn, trained, tmp_path, scheme):
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed; `pip install openvino` adds it")
+    model, x = cnn
+    artifact = export.onnx(trained if scheme == "int8" else model, tmp_path / "m.onnx", scheme=scheme, data=x)
+    core = openvino.Core()
+    hint = {"INFERENCE_PRECISION_HINT": "f32"}  # it chooses bfloat16 where the processor has it
+    compiled = core.compile_model(core.read_model(artifact.path), "CPU", hint)
+    # A tensor has several names where OpenVINO left out a cast.
+    for tensors, infos in ((compiled.inputs, artifact.inputs), (compiled.outputs, artifact.outputs)):
+        assert all(info.name in one.names for one, info in zip(tensors, infos, strict=True))
+    found, expected = compiled([x])[0], measure.load(artifact.path).predict(x)
+    # float16 rounds to 2 ** -11; int8 may round a value that lies between two steps to the other one.
+    bound = {"float32": 1e-5, "float16": 4 * 2**-11, "int8": 0.02}[scheme]
+    np.testing.assert_allclose(found, expected, atol=bound)
+
+
 def test_settings_that_do_not_go_together(cnn, trained, tmp_path):
     model, x = cnn
     for settings, words in (

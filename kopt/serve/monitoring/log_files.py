@@ -14,6 +14,8 @@ _LONGEST_LINE = 64 << 20
 class LogFile:
     """Appends lines to `path`, which steps aside as `<path>.1` when it is full; the oldest of those goes.
 
+    Its owner alone may read it, since inputs may be anything.
+
     Lines go to the system in one piece, so that a kill costs at most the one being written, and what it left of one is
     closed by the next writer. On a full disk lines are dropped and counted, and the next ones are tried anew.
 
@@ -65,7 +67,7 @@ class LogFile:
 
     def _open(self) -> int:
         with writing_to(self.path):
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         self._size = os.fstat(file).st_size
         if self._size and os.pread(file, 1, self._size - 1) not in (b"\n", b""):
             self._size += os.write(file, b"\n")  # what a kill left of a line becomes a line of its own

@@ -26,7 +26,7 @@ from kopt.serve.monitoring import predictions
 from kopt.serve.monitoring.alerts import changed, evaluate
 from kopt.serve.monitoring.lines import encoded, packed
 from kopt.serve.monitoring.log_files import LogFile
-from kopt.serve.monitoring.profiles import read_profile
+from kopt.serve.monitoring.profiles import read_profile, require_own
 from kopt.serve.monitoring.recent import Counts, Recent
 from kopt.serve.monitoring.routing import is_chosen
 
@@ -205,7 +205,10 @@ class Monitor:
         if item.path is not None:
             try:
                 profile = read_profile(item.path)
+                if profile is not None:
+                    require_own(profile, item.path)
             except LoadError as error:
+                profile = None
                 self._say(str(error))
         self._recent[item.version] = Recent(self._settings.recent, profile)
         self._drift.pop(item.version, None)

@@ -10,6 +10,7 @@ from kopt.measure.accuracy import correct_share
 from kopt.measure.drift import drift_features
 
 Arrays = Mapping[str, np.ndarray]
+MOST_FEATURES = 1000
 _MOST_CLASSES = 10_000
 
 
@@ -19,9 +20,13 @@ def numeric(arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def features(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Return the features of all numeric arrays, one number an example; see `kopt.measure.drift_profile`."""
+    """Return the features of all numeric arrays, one number an example; see `kopt.measure.drift_profile`.
+
+    None of arrays with more than `MOST_FEATURES` columns, which take too long to be watched one by one.
+    """
     kept = numeric(arrays)
-    return drift_features(kept) if kept else {}
+    columns = sum(array.shape[-1] if array.ndim > 1 else 1 for array in kept.values())
+    return drift_features(kept) if kept and columns <= MOST_FEATURES else {}
 
 
 def nonfinite(arrays: Arrays) -> int:

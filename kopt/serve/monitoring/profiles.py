@@ -14,7 +14,7 @@ from kopt.measure import drift_profile, load
 from kopt.measure.accuracy import labelled_batches
 from kopt.measure.feeding import convert, match
 from kopt.serve.loaded import artefact_in
-from kopt.serve.monitoring.predictions import label_scores, numeric
+from kopt.serve.monitoring.predictions import MOST_FEATURES, features, label_scores, numeric
 from kopt.serve.versions import present
 
 
@@ -45,7 +45,7 @@ def write_profile(
 
     Raises:
         ConfigError: there is no such version.
-        DataError: the data does not fit, or has too few examples.
+        DataError: the data does not fit, has too few examples, or more than 1,000 columns.
         LoadError: the file cannot be opened.
         OutputError: the profile cannot be written.
 
@@ -73,6 +73,10 @@ def write_profile(
         scores += [] if y is None else label_scores(answers, y, score)
     if not inputs or not inputs[0] or not outputs[0]:
         raise DataError(f"{artefact} has no inputs or outputs of numbers to describe, or the data is empty.")
+    if not features(inputs[0]) or not features(outputs[0]):
+        raise DataError(
+            f"{artefact} has inputs or outputs of more than {MOST_FEATURES} columns, which are not watched one by one."
+        )
     profile = MonitoringProfile(
         sha256=sha256(artefact),
         examples=sum(len(next(iter(part.values()))) for part in inputs),
@@ -103,6 +107,20 @@ def read_profile(path: Path) -> MonitoringProfile | None:
         raise LoadError(
             f"{profile_path(path)} holds no profile: {error} Write it anew with `write_profile`."
         ) from error
+
+
+def require_own(profile: MonitoringProfile, path: Path) -> None:
+    """Raise unless a profile belongs to the version or file that it lies beside.
+
+    Raises:
+        LoadError: it was made of another file.
+    """
+    artefact = artefact_in(path)
+    if sha256(artefact) != profile.sha256:
+        raise LoadError(
+            f"{profile_path(artefact)} was made of another file than {artefact}, so drift is not watched. Write it "
+            "anew with `write_profile`."
+        )
 
 
 def profile_path(artefact: Path) -> Path:

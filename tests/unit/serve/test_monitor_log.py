@@ -52,6 +52,7 @@ def test_files_are_bounded_and_read_in_order(tmp_path, opened):
     kept = list(log_lines(log.path))
     assert kept == [line[:-1] for line in lines[-len(kept) :]]
     assert (log.written, log.dropped) == (200, 0)
+    assert log.path.stat().st_mode & 0o077 == 0  # inputs may be anything: the owner alone reads them
 
 
 def test_without_older_files_the_newest_begins_anew(tmp_path, opened):

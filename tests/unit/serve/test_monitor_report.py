@@ -11,6 +11,7 @@ from kopt.cli import main
 from kopt.core.errors import ConfigError, DataError, LoadError
 from kopt.core.monitoring_records import ExampleReference, MonitoringProfile, MonitoringReport
 from kopt.report.statistics import unpaired_interval, wilson_interval
+from kopt.serve.monitoring import predictions
 from kopt.serve.monitoring.lines import encoded, packed
 from kopt.serve.monitoring.profiles import profile_path, read_profile
 
@@ -247,3 +248,15 @@ def test_the_command_shows_writes_and_says_by_its_exit_code(tmp_path, capsys):
     assert (report.fired, report.alerts[0].value, report.advice[0].kind) == ({"slow": 1}, 70.5, "look at alerts")
     assert main(["monitor", str(tmp_path / "absent"), "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["error"] == "LoadError"
+
+
+def test_inputs_of_too_many_columns_have_no_profile_and_no_features(tmp_path, models, monkeypatch):
+    wide = np.zeros((3, 1001), np.float32)
+    assert predictions.features({"x": wide}) == {}
+    assert len(predictions.features({"x": wide[:, 1:]})) == 1000
+    monkeypatch.setattr(predictions, "MOST_FEATURES", 3)
+    path = tmp_path / "dense.tflite"
+    path.write_bytes((models / "dense.tflite").read_bytes())
+    with pytest.raises(DataError, match="columns, which are not watched"):
+        kopt.serve.write_profile(path, np.zeros((20, 4), np.float32))
+    assert not profile_path(path).exists()

@@ -1,6 +1,7 @@
 """A server that watches itself, asked over HTTP; what it has seen is read from its log."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -260,3 +261,19 @@ def test_a_damaged_profile_is_said_and_the_version_is_served(tmp_path, half_plus
     assert http_to(server)(PREDICT.format("half"), {"instances": [1.0]})[0] == 200
     server.stop()
     assert any("holds no profile" in line for line in server.lines)
+
+
+def test_a_profile_of_another_file_is_said_and_not_used(tmp_path, half_plus, watched, http_to, until):
+    directory = tmp_path / "half"
+    directory.mkdir()
+    half_plus(directory / "1", 0.0)
+    kopt.serve.write_profile(directory, np.arange(200, dtype=np.float32))
+    half_plus(directory / "2", 1.0)
+    (directory / "1.profile.json").rename(directory / "2.profile.json")
+    server = watched(directory)
+    until(lambda: any("2.profile.json was made of another file" in line for line in server.lines))
+    call = http_to(server)
+    assert call(PREDICT.format("half"), {"instances": list(range(200))})[0] == 200
+    until(lambda: 'kopt_examples_total{version="2"} 200' in call("/metrics")[1])
+    time.sleep(0.2)  # several looks at drift
+    assert "kopt_drifted_features{" not in call("/metrics")[1]

@@ -113,7 +113,8 @@ def has_manifest(path: Path) -> bool:
 
 def fingerprint(path: Path) -> tuple[Any, ...]:
     """Return what changes when somebody writes to a file or directory: names, sizes and times."""
-    files = [path, *(sorted(path.rglob("*")) if path.is_dir() else ()), Path(f"{path}.json")]
+    beside = [Path(f"{path}.json"), Path(f"{path}.data")]
+    files = [path, *(sorted(path.rglob("*")) if path.is_dir() else ()), *beside]
     found = []
     for file in files:
         try:

@@ -111,7 +111,12 @@ def _is_shadow(event: Mapping[str, Any]) -> bool:
 
 def _is_label(event: Mapping[str, Any]) -> bool:
     labels = event.get("labels")
-    return isinstance(event.get("id"), str) and isinstance(labels, list) and all(map(_is_number, labels))
+    return isinstance(event.get("id"), str) and isinstance(labels, list) and all(map(_are_numbers, labels))
+
+
+def _are_numbers(value: Any) -> bool:
+    """Return whether a label is a number, or a list of such, as for an output of several."""
+    return all(map(_are_numbers, value)) if isinstance(value, list) else _is_number(value)
 
 
 def _is_alert(event: Mapping[str, Any]) -> bool:

@@ -306,7 +306,9 @@ class Monitor:
             with contextlib.suppress(DataError):  # labels fit the one that answered, not of need its shadow
                 self._scored(shadow.version, predictions.label_scores(shadow.output, item.labels, self._settings.score))
         self._metrics.count("kopt_labels_total", outcome="taken")
-        self._line("label", t, up, id=item.id, labels=np.asarray(item.labels).tolist())
+        is_class = self._settings.score == "accuracy"
+        labels = predictions.class_numbers(answer.output, item.labels) if is_class else np.asarray(item.labels)
+        self._line("label", t, up, id=item.id, labels=labels.tolist())
         item.done.set_result(None)
 
     def _scored(self, version: int, scores: Sequence[float]) -> None:

@@ -70,6 +70,13 @@ def confidence(outputs: Arrays) -> list[float] | None:
     return [float(one) for one in best]
 
 
+def class_numbers(outputs: Arrays, labels: Any) -> Any:
+    """Return one-hot labels as class numbers, other labels as they are."""
+    predicted, wanted = judged_output(outputs), np.asarray(labels)
+    is_one_hot = predicted is not None and wanted.shape == predicted.shape and wanted.ndim == 2 and wanted.shape[1] > 1
+    return wanted.argmax(axis=1) if is_one_hot else wanted
+
+
 def label_scores(outputs: Arrays, labels: Any, score: str) -> list[float]:
     """Return the score of each example: whether it is right, or how far it is off.
 

@@ -62,7 +62,7 @@ class Log:
         self.lines = self.damaged = self.clock_steps = 0
         self.statuses: collections.Counter[int] = collections.Counter()
         self.versions: dict[int, VersionLines] = {}
-        self.labels: dict[str, list[float]] = {}
+        self.labels: dict[str, list[Any]] = {}
         self.shadow_scores: dict[tuple[int, int], list[tuple[float, float]]] = collections.defaultdict(list)
         self.shadow_counts: dict[tuple[int, int], list[int]] = collections.defaultdict(lambda: [0, 0])
         self.alerts: dict[str, Event] = {}
@@ -138,6 +138,8 @@ class Log:
         if outputs and _is_table(outputs, event["n"]):
             found.outputs.add(outputs)
         judged = predictions.judged_output(y) if y else None
+        if judged is None and isinstance(event.get("classes"), list):
+            judged = np.array(event["classes"])  # of a request that was not sampled; enough for an accuracy
         if judged is not None:
             _remember(self._answers, event["id"], (event["version"], judged))
 
@@ -172,7 +174,10 @@ class Log:
         self.alerts[event["name"]] = event
         self.fired[event["name"]] += event["state"] == "firing"
 
-    def _scores(self, judged: np.ndarray, labels: list[float]) -> list[float] | None:
+    def _scores(self, judged: np.ndarray, labels: list[Any]) -> list[float] | None:
+        if judged.dtype.kind == "i":
+            fits = self._score == "accuracy" and np.shape(labels) == judged.shape
+            return [float(one) for one in judged == np.array(labels)] if fits else None
         try:
             return predictions.label_scores({"y": judged}, labels, self._score)
         except DataError:

@@ -275,7 +275,8 @@ def _references(read: Log, lines: VersionLines) -> tuple[list[ExampleReference],
 
 def _reference(read: Log, identity: str, row: int) -> ExampleReference:
     labels = read.labels.get(identity)
-    return ExampleReference(identity, row, None if labels is None or row >= len(labels) else float(labels[row]))
+    label = None if labels is None or row >= len(labels) else labels[row]
+    return ExampleReference(identity, row, label if isinstance(label, (int, float)) else None)
 
 
 def _names(a: int, b: int) -> tuple[str, str]:

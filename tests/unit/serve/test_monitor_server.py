@@ -277,3 +277,34 @@ def test_a_profile_of_another_file_is_said_and_not_used(tmp_path, half_plus, wat
     until(lambda: 'kopt_examples_total{version="2"} 200' in call("/metrics")[1])
     time.sleep(0.2)  # several looks at drift
     assert "kopt_drifted_features{" not in call("/metrics")[1]
+
+
+def test_one_hot_labels_are_classes_and_requests_that_were_not_sampled_count(argmax, watched, http_to, tmp_path):
+    server = watched(argmax(), log=str(tmp_path / "log"), sample=0.0)
+    call = http_to(server)
+    for number in range(4):
+        headers = {"X-Request-Id": str(number)}
+        call(PREDICT.format("function"), {"instances": [[1.0], [2.0]]}, headers=headers)
+        labels = [[0, 1, 0], [1, 0, 0]] if number % 2 else [1, 0]  # the second is wrong
+        assert call("/v1/models/function:label", {"labels": {str(number): labels}})[1]["labelled"] == 1
+    server.stop()
+    assert [one["labels"] for one in events(tmp_path / "log", "label")] == [[1, 0]] * 4
+    assert not any("x" in one for one in events(tmp_path / "log", "request"))
+    (use,) = kopt.serve.monitoring_report(tmp_path / "log").versions
+    assert (use.labelled, use.score, use.kept) == (8, 0.5, 0)
+
+
+def test_an_error_of_several_numbers_is_their_mean(function_runner, watched, http_to, tmp_path):
+    server = watched(
+        function_runner(lambda x: np.repeat(x, 2, axis=1)), log=str(tmp_path / "log"), score="absolute error"
+    )
+    call = http_to(server)
+    call(PREDICT.format("function"), {"instances": [[1.0], [2.0]]}, headers={"X-Request-Id": "a"})
+    # Off by 0.5 and 1.5, and by 0 and 1: means 1 and 0.5.
+    call("/v1/models/function:label", {"labels": {"a": [[1.5, 2.5], [2.0, 3.0]]}})
+    assert 'kopt_score{version="1"} 0.75\n' in call("/metrics")[1]
+    server.stop()
+    report = kopt.serve.monitoring_report(tmp_path / "log", score="absolute error")
+    assert (report.damaged, report.versions[0].score) == (0, 0.75)
+    x, y = kopt.serve.logged_examples(tmp_path / "log")
+    assert (x.tolist(), y.tolist()) == ([[1.0], [2.0]], [[1.5, 2.5], [2.0, 3.0]])

@@ -119,11 +119,11 @@ def test_labels_make_a_score_and_a_fallen_one_asks_for_training(tmp_path):
     assert advice.examples[0] == ExampleReference("199", 0, 0.0)  # the latest first
     x, y = kopt.serve.logged_examples(tmp_path / "log", advice.examples[:3])
     assert (x.shape, x.dtype, y.tolist(), y.dtype) == ((3, 1), np.float32, [0, 0, 0], np.int64)
-    # One wrong in 20 is what it was: no advice.
+    # 13 of 200 wrong are 93.5 %, less than it was, but 95 % is inside the interval: no advice.
     log = LogText()
     for number in range(200):
         log.request(str(number), generator.normal(size=(1, 1)), [scores(0)])
-        log("label", id=str(number), labels=[int(number % 20 == 0)])
+        log("label", id=str(number), labels=[int(number % 16 == 0)])
     assert "retrain" not in {
         one.kind for one in kopt.serve.monitoring_report(log.write(tmp_path / "log"), models=tmp_path).advice
     }

@@ -30,6 +30,7 @@ SCRIPTS = (
     "distillation",
     "channel_pruning",
     "serving_load",
+    "monitoring_overhead",
 )
 
 

@@ -20,12 +20,15 @@ from typing import Any
 
 import numpy as np
 from claims import Claim, publish
+from monitoring_overhead import cpu_ms
 
 BATCH, QUEUE = 4, 8
 ROWS = 8
 CLIENTS = 2 * (BATCH + QUEUE)
 WIDTH = 64
 P99_BOUND_CALLS = 10
+WORKER_ROUNDS, WORKER_SECONDS = 8, 2.0
+WORKERS_BOUND = 0.85
 GROWTH_BOUND_MB = 32.0
 
 
@@ -53,13 +56,32 @@ def write_version(directory: Path, factor: float) -> None:
     staged.rename(directory)
 
 
+def write_file(path: Path) -> None:
+    """Write y = x through convolutions as a `.tflite` file, for which every worker has an interpreter.
+
+    Its weights stay in the processor's cache. Of large matrices each interpreter would read its own copy from memory,
+    which two of them share.
+    """
+    import keras
+
+    import kopt
+
+    inputs = keras.Input((WIDTH,), name="x")
+    hidden = keras.layers.Reshape((8, WIDTH // 8, 1))(inputs)
+    for _ in range(8):
+        hidden = keras.layers.Conv2D(64, 3, padding="same", kernel_initializer="zeros")(hidden)
+    back = keras.layers.Dense(WIDTH, kernel_initializer="zeros")(keras.layers.GlobalAveragePooling2D()(hidden))
+    kopt.export.tflite(keras.Model(inputs, keras.layers.Add(name="y")([inputs, back])), path)
+
+
 @contextlib.contextmanager
-def serving(directory: Path, port: int = 0) -> Iterator[tuple[Any, int]]:
+def serving(directory: Path, port: int = 0, *words: str) -> Iterator[tuple[Any, int]]:
     """Yield the process of `kopt serve` and its port; it is ended at the end."""
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "kopt", "serve", str(directory), "--port", str(port), "--json", "--poll", "0.2"),
             *("--max-batch", str(BATCH * ROWS), "--max-queue", str(QUEUE * ROWS), "--batch-wait-ms", "0"),
+            *("--name", "costly", *words),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -119,6 +141,44 @@ def closed_loop(port: int, clients: int, seconds: float, factors: tuple[float, .
     }
 
 
+def of_workers(path: Path) -> dict[str, dict[str, Any]]:
+    """Return what one and two workers do for the same clients, in turns, each with one thread a call.
+
+    The clients are two full batches, so that the second worker has something to do. Where other programs keep the
+    processors busy, two workers get no more of them than one; what a server does in a second of processor time tells
+    that from workers that hinder each other.
+    """
+    found: dict[str, list[dict[str, Any]]] = {"1 worker": [], "2 workers": []}
+    with contextlib.ExitStack() as stack:
+        servers = {
+            name: stack.enter_context(serving(path, 0, "--threads", "1", "--workers", name[0])) for name in found
+        }
+        for number in range(2 * WORKER_ROUNDS):
+            name = list(found)[(number + number // 2) % 2]
+            process, port = servers[name]
+            before = cpu_ms(process.pid)
+            done = closed_loop(port, 2 * BATCH, WORKER_SECONDS, (1.0,))
+            found[name].append({**done, "processors": (cpu_ms(process.pid) - before) / 1e3 / WORKER_SECONDS})
+    return {name: _summary(rounds) for name, rounds in found.items()}
+
+
+def _summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    rates = np.array([one["accepted a second"] for one in rounds])
+    processors = np.array([one["processors"] for one in rounds])
+    return {
+        "accepted a second, each round": rates.tolist(),
+        "processors used, each round": processors.round(2).tolist(),
+        "accepted a second of processor time": round(float(np.median(rates / processors)), 1),
+        "accepted p50, ms": float(np.median([one["accepted p50, ms"] for one in rounds])),
+        "wrong": sum(one["wrong"] + one["other statuses"] for one in rounds),
+    }
+
+
+def _ratio(workers: dict[str, dict[str, Any]]) -> float:
+    one, two = (workers[name]["accepted a second of processor time"] for name in ("1 worker", "2 workers"))
+    return float(two / one)
+
+
 def resident_mb(process: Any) -> float:
     """Return the resident memory of a process in MB."""
     pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
@@ -165,16 +225,20 @@ def main() -> int:
         # `serving` has killed it; the damaged version is still the newest on the disk.
         with serving(directory, port) as (_, port):
             again = closed_loop(port, 2, 1.0, (2.0,))
+        write_file(Path(scratch) / "costly.tflite")
+        workers = of_workers(Path(scratch) / "costly.tflite")
     broken = over["wrong"] + over["other statuses"] + (not alive)
     return publish(
         "serving_load",
         f"`kopt serve` on a network of matrix products, {ROWS} rows a request, batches of {BATCH} requests, a queue of "
         f"{QUEUE}; {CLIENTS} clients in closed loops for {seconds:g} s, a new version in the middle; then a damaged "
-        "version, a kill -9 and a restart.",
+        f"version, a kill -9 and a restart. Last convolutions in LiteRT with one and with two workers of one thread, "
+        f"{2 * BATCH} clients, {WORKER_ROUNDS} rounds of {WORKER_SECONDS:g} s in turns.",
         {
             f"{BATCH} clients": full,
             f"{CLIENTS} clients": over,
             "after kill and restart": again,
+            **workers,
             "resident before, MB": round(before, 1),
             "resident after, MB": round(after, 1),
         },
@@ -193,6 +257,13 @@ def main() -> int:
                 above=True,
             ),
             Claim("memory grown", after - before, GROWTH_BOUND_MB, unit="MB"),
+            Claim(
+                "work of 2 workers over that of 1, a second of processor time",
+                _ratio(workers),
+                WORKERS_BOUND,
+                above=True,
+            ),
+            Claim("wrong with workers", float(sum(one["wrong"] for one in workers.values())), 0.0),
             Claim("damaged version served, or wrong after a restart", (not refused_damage) + again["wrong"], 0.0),
         ],
     )

@@ -17,6 +17,7 @@ from kopt.cli import (
     distill,
     doctor,
     export,
+    monitor,
     optimize,
     profile,
     prune,
@@ -40,6 +41,7 @@ COMMANDS = (
     verify,
     backup,
     serve,
+    monitor,
     bench,
     report,
     compare,
@@ -63,7 +65,7 @@ def main(arguments: Sequence[str] | None = None, *, own_process: bool = False) -
         stands, 130 if interrupted.
     """
     options = _parser().parse_args(arguments)
-    if own_process and not options.debug and options.run not in (report.run, compare.run):
+    if own_process and not options.debug and options.run not in (report.run, compare.run, monitor.run):
         _load_runtimes_quietly()
     try:
         return int(options.run(options))

@@ -12,6 +12,7 @@ import io
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,10 +117,28 @@ def scratch_directory() -> Iterator[Path]:
         yield Path(name)
 
 
-def remove_leftovers(directory: str | os.PathLike[str]) -> None:
-    """Remove the temporary files of writers that were killed in `directory`."""
+def remove_leftovers(directory: str | os.PathLike[str], *, untouched_s: float = 0.0) -> None:
+    """Remove the temporary files of writers that were killed in `directory`.
+
+    Args:
+        directory: where they wrote.
+        untouched_s: seconds for which nothing was written to what is removed. Where other processes may be writing, a
+            time that no writer pauses for.
+    """
     for leftover in Path(directory).glob(f".*{_TEMPORARY}"):
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        if untouched_s and time.time() - _touched(leftover) < untouched_s:
+            continue
+        shutil.rmtree(leftover, ignore_errors=untouched_s > 0) if leftover.is_dir() else leftover.unlink(
+            missing_ok=True
+        )
+
+
+def _touched(path: Path) -> float:
+    """Return when something in a file or directory was last written, in seconds since 1970; now if it has gone."""
+    try:
+        return max(one.stat().st_mtime for one in (path, *path.rglob("*")))
+    except FileNotFoundError:
+        return time.time()
 
 
 def size_bytes(path: str | os.PathLike[str]) -> int:

@@ -125,7 +125,7 @@ class Artifact(Record):
         path: where it lies; in the manifest only its name, so that the two can be moved together.
         format: `"tflite"`, `"onnx"`, `"tensorrt"`, `"saved_model"` or `"keras"`.
         scheme: numeric scheme, a name of `kopt.core.schemes`.
-        size_bytes, gzip_bytes: on disk, and after gzip.
+        size_bytes, gzip_bytes: on disk, and after gzip; weights beside it included.
         sha256: of the content.
         source_sha256: of the model it was made from (architecture and weights).
         inputs, outputs: signature.
@@ -140,6 +140,7 @@ class Artifact(Record):
         calibration_sha256: of the inputs whose ranges it has; empty if there were none.
         git_commit: of the working directory at the export, with `-dirty` where files differ from it; empty if none.
         reference: the file beside it with a few inputs and its own outputs; `None` where they would be too large.
+        external: the file beside it with the weights that do not fit into an `.onnx` file; `None` where they do.
     """
 
     path: str
@@ -162,6 +163,7 @@ class Artifact(Record):
     calibration_sha256: str = ""
     git_commit: str = ""
     reference: FileHash | None = None
+    external: FileHash | None = None
 
     @property
     def manifest_path(self) -> Path:
@@ -172,6 +174,11 @@ class Artifact(Record):
     def reference_path(self) -> Path:
         """Path of the reference inputs and outputs that belong to the file."""
         return Path(f"{self.path}.reference.npz")
+
+    @property
+    def external_path(self) -> Path:
+        """Path of the weights beside the file; the file itself refers to this name."""
+        return Path(f"{self.path}.data")
 
 
 @dataclasses.dataclass(frozen=True)

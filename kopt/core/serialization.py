@@ -72,7 +72,8 @@ class Record:
         """
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        # Also numbers of thousands of digits, and brackets that open without end.
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{cls.__name__} is not valid JSON: {error}.") from None
         schema = values.pop("schema", None) if isinstance(values, dict) else None
         if schema != cls.schema():
@@ -124,7 +125,10 @@ def _decode(value: Any, hint: Any, where: str) -> Any:
         if isinstance(value, str) and value in _NON_FINITE:
             return _NON_FINITE[value]
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
+            try:
+                return float(value)
+            except OverflowError:
+                raise ConfigError(f"{where} must be a number that a float holds. Received an integer.") from None
         raise _wrong(value, "a number", where)
     if hint is int and isinstance(value, bool):
         raise _wrong(value, "an integer", where)

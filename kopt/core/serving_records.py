@@ -8,7 +8,7 @@ from kopt.core.serialization import Record
 from kopt.core.settings import choice, number, whole
 
 FITS = ("stretch", "window")
-VARIANTS = ("plain", "xla")
+VARIANTS = ("plain", "optimized", "xla")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +135,9 @@ class ServerSettings(Record):
         poll_s: seconds between looks for a new version.
         drain_s: seconds that a stopping server gives to requests under way.
         threads: of LiteRT and ONNX Runtime; the runtime's own choice if `None`.
+        workers: calls of the runtime that run at once, each with its own interpreter of LiteRT or session of ONNX
+            Runtime. TensorFlow's calls share one set of weights and stay on the device that TensorFlow chooses, the
+            first GPU if there is one; for several, start a server for each with `CUDA_VISIBLE_DEVICES`.
     """
 
     max_batch_size: int = 32
@@ -146,9 +149,10 @@ class ServerSettings(Record):
     poll_s: float = 1.0
     drain_s: float = 30.0
     threads: int | None = None
+    workers: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("max_batch_size", "max_queue", "max_request_bytes", "max_examples"):
+        for name in ("max_batch_size", "max_queue", "max_request_bytes", "max_examples", "workers"):
             whole(name, getattr(self, name))
         for name in ("timeout_s", "poll_s", "drain_s"):
             number(name, getattr(self, name), least=0.0, open_below=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from kopt.core.environment import git_commit, versions
 from kopt.core.files import atomic_path, gzip_bytes, scratch_directory, sha256, size_bytes
-from kopt.core.records import Artifact, OperatorCount, TensorQuantization
+from kopt.core.records import Artifact, FileHash, OperatorCount, TensorQuantization
 from kopt.core.schemes import Scheme
 from kopt.export.file_parameters import parameters_sha256
 from kopt.export.manifest import manifest_text
@@ -77,6 +77,8 @@ def assemble(
         atomic_path(path, overwrite=overwrite) as staged,
     ):
         converted = convert(staged)
+        data = staged.with_name(f"{staged.name}.data")  # weights that did not fit into the file
+        parts = [staged, data] if data.is_file() else [staged]
         inputs, outputs, parity, reference = source.inputs, source.outputs, None, None
         stored = scratch / "reference.npz"
         if converted.runs_here:
@@ -90,8 +92,8 @@ def assemble(
             path=os.fspath(path),
             format=format,
             scheme=scheme.name,
-            size_bytes=size_bytes(staged),
-            gzip_bytes=gzip_bytes(staged),
+            size_bytes=sum(map(size_bytes, parts)),
+            gzip_bytes=sum(map(gzip_bytes, parts)),
             sha256=sha256(staged),
             source_sha256=source.sha256,
             inputs=inputs,
@@ -107,6 +109,7 @@ def assemble(
             calibration_sha256="" if calibration is None else _sha256_of(calibration),
             git_commit=git_commit(),
             reference=reference,
+            external=FileHash(f"{Path(path).name}.data", size_bytes(data), sha256(data)) if data in parts else None,
         )
         staged_manifest.write_text(manifest_text(artifact))
         # A manifest of an older file must not outlive it, even if the process dies between the two writes.
@@ -115,6 +118,8 @@ def assemble(
         if reference is not None:
             staged_reference = after_the_file.enter_context(atomic_path(artifact.reference_path, overwrite=True))
             shutil.copyfile(stored, staged_reference)
+        if artifact.external is not None:
+            shutil.move(data, after_the_file.enter_context(atomic_path(artifact.external_path, overwrite=True)))
     return artifact
 
 

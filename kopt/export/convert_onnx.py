@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,6 +27,7 @@ from kopt.export.integer_onnx import (
 
 _GRAPH = "saved_model.pb"
 _COMPILED = "_XlaMustCompile"
+_LARGE_GRAPH = "__MODEL_PROTO.onnx"  # in the archive of tf2onnx
 
 
 @tf_op("Erfc")
@@ -93,6 +95,7 @@ def convert(
     scheme: str = "float32",
     runtime: str = "onnxruntime",
     calibration: str | None = None,
+    external: bool = False,
 ) -> None:
     """Write the file, checked and with the shapes of its inner tensors.
 
@@ -105,13 +108,19 @@ def convert(
         scheme: `"float32"`, `"float16"` or `"int8"`.
         runtime: `"onnxruntime"` or `"tensorrt"`: whose form of int8.
         calibration: path of an `.npz` with arrays by input name, for int8 of a graph without ranges.
+        external: write weights to `<output>.data`, because one message cannot hold them; for float32 alone.
     """
     with tempfile.TemporaryDirectory() as directory:
         _copy_without_xla(Path(saved_model), Path(directory))
         arguments = ["--saved-model", directory, "--signature_def", signature, "--tag", "serve"]
-        arguments += ["--output", output, "--opset", str(opset)]
-        with mock.patch.object(sys, "argv", ["tf2onnx", *arguments]):
+        arguments += ["--output", output, "--opset", str(opset), *(["--large_model"] if external else [])]
+        # tf2onnx 1.17 calls a function that NumPy 2 has under another name, for large models alone.
+        renamed = mock.patch.object(np, "product", np.prod, create=True)
+        with renamed, mock.patch.object(sys, "argv", ["tf2onnx", *arguments]):
             tf2onnx.convert.main()
+    if external:
+        _write_weights_beside(Path(output))
+        return
     model = onnx.load(output)
     if scheme == "float16":
         halved = OnnxModel(convert_float_to_float16(model, keep_io_types=True))
@@ -127,6 +136,21 @@ def convert(
     onnx.save(model, output)
     if scheme == "int8":  # ONNX Runtime 1.31 can end the process that opens such a file; here that is an error
         onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
+
+
+def _write_weights_beside(output: Path) -> None:
+    """Turn the archive that tf2onnx writes of a large model into a file and one with its weights beside it."""
+    with tempfile.TemporaryDirectory(dir=output.parent) as directory:
+        with zipfile.ZipFile(output) as archive:
+            archive.extractall(directory)
+        output.unlink()
+        model = onnx.load(Path(directory, _LARGE_GRAPH), load_external_data=False)
+        model = onnx.shape_inference.infer_shapes(model)  # by shapes alone: with the weights it could not be passed on
+        onnx.load_external_data_for_model(model, directory)
+        onnx.save(
+            model, output, save_as_external_data=True, all_tensors_to_one_file=True, location=f"{output.name}.data"
+        )
+    onnx.checker.check_model(output)
 
 
 def _use_trained_ranges(model: Any, runtime: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from kopt.core.errors import ConfigError, KoptError, LoadError, OutputError
 from kopt.core.files import atomic_path, check_output, sha256, writing_to
-from kopt.core.records import FileHash
+from kopt.core.records import Artifact, FileHash
 from kopt.core.safekeeping_records import BackupCopy, BackupReport, CopyContent
 from kopt.core.settings import whole
 from kopt.export.copy_places import CONTENT, Place, open_place
@@ -19,6 +19,8 @@ from kopt.export.manifest import require_intact, require_reference
 # A number that only grows, the beginning of the hash of the list of files, and what keeps two writers apart.
 _COPY = re.compile(r"(\d{8})-([0-9a-f]{16})-[0-9a-f]{8}")
 _CHUNK = 1 << 20
+_OPTIONAL = (".reference.npz", ".data")
+_BESIDE = (".json", *_OPTIONAL)
 Places = Sequence[str | os.PathLike[str]]
 
 
@@ -45,7 +47,7 @@ def backup(path: str | os.PathLike[str], places: Places, *, keep: int = 3) -> Ba
     artifact = require_intact(path)
     require_reference(artifact)
     opened = _opened(places)
-    files = _files(path, with_reference=artifact.reference is not None)
+    files = _files(artifact)
     content = CopyContent(path.name, artifact.sha256, tuple(_hash(name, file) for name, file in files.items()))
     numbers = [int(copy[:8]) for place in opened for copy in _names(place, path.name)]
     copy = _copy_name(max(numbers, default=0) + 1, content)
@@ -120,9 +122,12 @@ def _opened(places: Places) -> list[Place]:
     return [open_place(place) for place in places]
 
 
-def _files(path: Path, *, with_reference: bool) -> dict[str, Path]:
+def _files(artifact: Artifact) -> dict[str, Path]:
+    path = Path(artifact.path)
     inside = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    beside = [Path(f"{path}.json"), *([Path(f"{path}.reference.npz")] if with_reference else [])]
+    beside = [artifact.manifest_path]
+    beside += [artifact.reference_path] if artifact.reference is not None else []
+    beside += [artifact.external_path] if artifact.external is not None else []
     return {file.relative_to(path.parent).as_posix(): file for file in [*inside, *beside]}
 
 
@@ -193,7 +198,7 @@ def _content(place: Place, name: str, copy: str) -> CopyContent:
         raise LoadError(f"{copy}/{CONTENT} cannot be read: {error}") from error
     for one in content.files:
         parts = PurePosixPath(one.name).parts
-        if not parts or ".." in parts or parts[0] not in (name, f"{name}.json", f"{name}.reference.npz"):
+        if not parts or ".." in parts or parts[0] not in (name, *(name + ending for ending in _BESIDE)):
             raise LoadError(f"{copy}/{CONTENT} names {one.name!r}, which is no part of {name}")
     return content
 
@@ -211,8 +216,8 @@ def _require_same(place: Place, name: str, copy: str, expected: FileHash) -> Non
 
 
 def _bring(place: Place, path: Path, copy: str) -> None:
-    """Write file, reference and manifest; the manifest is the last to go and, before the file changes, the first."""
-    manifest, reference = Path(f"{path}.json"), Path(f"{path}.reference.npz")
+    """Write the file and what lies beside it; the manifest comes last and, before the file changes, goes first."""
+    manifest = Path(f"{path}.json")
     content = _content(place, path.name, copy)
     names = {file.name for file in content.files}
     with (
@@ -221,12 +226,14 @@ def _bring(place: Place, path: Path, copy: str) -> None:
         atomic_path(path, overwrite=True) as staged,
     ):
         targets = {manifest.name: staged_manifest}
-        if reference.name in names:
-            targets[reference.name] = stack.enter_context(atomic_path(reference, overwrite=True))
+        for beside in (Path(path.parent, path.name + ending) for ending in _OPTIONAL):
+            if beside.name in names:
+                targets[beside.name] = stack.enter_context(atomic_path(beside, overwrite=True))
         for file in content.files:
             inside = PurePosixPath(file.name).relative_to(path.name) if file.name not in targets else None
             _download(place, path.name, copy, file, targets[file.name] if inside is None else staged / inside)
         manifest.unlink(missing_ok=True)
+        reference = Path(f"{path}.reference.npz")
         if reference.name not in names:
             reference.unlink(missing_ok=True)
     require_intact(path)

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import IO, Any, final
 
 from kopt.core.errors import ConfigError, MissingDependencyError
-from kopt.core.files import atomic_path
+from kopt.core.files import atomic_path, remove_leftovers
 from kopt.core.optional import require
 
 CONTENT = "content.json"
+_DAY_S = 86_400.0
 
 
 class Place(abc.ABC):
@@ -55,7 +56,8 @@ class Directory(Place):
         return [child.name for child in holder.iterdir() if child.name[0] != "."] if holder.is_dir() else []
 
     def write(self, name: str, copy: str, files: Mapping[str, Path], content: bytes) -> None:
-        """Write under a temporary name, flush, rename."""
+        """Write under a temporary name, flush, rename; first take away what killed writers left a day ago."""
+        remove_leftovers(self._path / name, untouched_s=_DAY_S)
         with atomic_path(self._path / name / copy) as staged:
             for relative, source in files.items():
                 target = staged / relative

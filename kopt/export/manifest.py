@@ -10,10 +10,10 @@ import os
 import re
 from pathlib import Path
 
-from kopt.core.errors import LoadError, OutputExistsError
+from kopt.core.errors import ConfigError, LoadError, OutputExistsError
 from kopt.core.files import check_output, sha256
 from kopt.core.pointers import pointer
-from kopt.core.records import Artifact
+from kopt.core.records import Artifact, FileHash
 
 _SEALED = re.compile(r'(.*),\n  "seal": "([0-9a-f]{64})"\n}\n', re.DOTALL)
 
@@ -76,8 +76,7 @@ def _parsed(manifest: Path) -> Artifact:
 def _record(manifest: Path, text: str) -> Artifact:
     try:
         return Artifact.from_json(text)
-    # Also numbers of thousands of digits, numbers too large for a float, and brackets that open without end.
-    except (ValueError, OverflowError, RecursionError) as error:
+    except ConfigError as error:
         raise LoadError(f"{manifest} is not a manifest of kopt: {error}") from error
 
 
@@ -128,6 +127,7 @@ def require_intact(path: str | os.PathLike[str]) -> Artifact:
             f"{path} is not the file that its manifest describes: its SHA-256 is {found}, expected {artifact.sha256}. "
             f"It was changed or damaged; export it again."
         )
+    _require_beside(artifact.external, artifact.external_path)
     return artifact
 
 
@@ -137,11 +137,14 @@ def require_reference(artifact: Artifact) -> None:
     Raises:
         LoadError: it is missing, a pointer, or has changed.
     """
-    if artifact.reference is None:
+    _require_beside(artifact.reference, artifact.reference_path)
+
+
+def _require_beside(expected: FileHash | None, path: Path) -> None:
+    if expected is None:
         return
-    path = artifact.reference_path
     require_content(path)
     if not path.is_file():
         raise LoadError(f"{path} does not exist. It belongs to the file: copy it along, or export again.")
-    if sha256(path) != artifact.reference.sha256:
+    if sha256(path) != expected.sha256:
         raise LoadError(f"{path} was changed or damaged: its SHA-256 is not the one in the manifest.")

@@ -47,7 +47,8 @@ def onnx(
 
     Input and output names are the model's own, their types float32, and the batch size stays free. The file holds the
     shapes of its inner tensors and passed the checker of ONNX; it is opened in ONNX Runtime and compared with the model
-    before it gets its name. A manifest lies beside it as `<path>.json`.
+    before it gets its name. A manifest lies beside it as `<path>.json`; weights of 2 GB and more, which no message of
+    protobuf holds, lie in `<path>.data`.
 
     Args:
         model: a built Keras model, the path of a `.keras`, `.h5` or SavedModel, or what `traced` yields.
@@ -144,17 +145,22 @@ def source_for(model: Any, scheme: Scheme) -> Source:
     """Trace a model from `prepare`; the converter gets the fixed ranges of one that was trained for integers.
 
     Raises:
-        UnsupportedModelError: its weights do not fit into one file.
+        UnsupportedModelError: its weights do not fit into one file, which only `"float32"` can do without.
     """
     source = trace(model)
-    size = sum(variable.shape.num_elements() * variable.dtype.size for variable in source.concrete.variables)
-    if size > _LARGEST_BYTES:
+    if is_large(source) and scheme.name != "float32":
         raise UnsupportedModelError(
-            f"{source.name} has {size / 1e9:.1f} GB of weights; one ONNX file holds less than 2 GB, and kopt writes no "
-            f"weights beside it. Export a SavedModel, or make the model smaller."
+            f"{source.name} has 2 GB of weights or more, which lie beside an ONNX file; scheme {scheme.name!r} is made "
+            "of weights in the file. Use scheme='float32', or make the model smaller."
         )
     trained = trained_for(model, scheme)
     return source if trained is None else with_function_of(source, trained_twin(trained))
+
+
+def is_large(source: Source) -> bool:
+    """Return whether the weights do not fit into one ONNX file."""
+    size = sum(variable.shape.num_elements() * variable.dtype.size for variable in source.concrete.variables)
+    return bool(size > _LARGEST_BYTES)
 
 
 def write_onnx(source: Source, output: Path, *, scheme: str, runtime: str, opset: int, ranges: Arrays | None) -> None:
@@ -173,4 +179,5 @@ def write_onnx(source: Source, output: Path, *, scheme: str, runtime: str, opset
             scheme=scheme,
             runtime=runtime,
             calibration=None if ranges is None else save_arrays(ranges, scratch),
+            external=is_large(source),
         )

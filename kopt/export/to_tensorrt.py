@@ -19,7 +19,7 @@ from kopt.export.inspection import inspect_onnx, inspect_saved_model
 from kopt.export.manifest import check_target
 from kopt.export.process import converter
 from kopt.export.source import SIGNATURE, Source, prepare, save_arrays, trace
-from kopt.export.to_onnx import check_onnx_request, ranges_for, source_for, write_onnx
+from kopt.export.to_onnx import check_onnx_request, is_large, ranges_for, source_for, write_onnx
 from kopt.export.trained import has_ranges
 from kopt.export.verification import examples
 from kopt.measure import tensorrt_support
@@ -126,6 +126,10 @@ def _engine(model: Any, path: Path, request: _Request) -> Artifact:
     converter.start()
     scheme = SCHEME_OF[request.precision]
     source = source_for(model, get_scheme(scheme))
+    if is_large(source):
+        raise UnsupportedModelError(
+            f"{source.name} has 2 GB of weights or more, which lie beside its ONNX file; engines are built of one file."
+        )
 
     def convert(staged: Path) -> Converted:
         with scratch_directory() as scratch:

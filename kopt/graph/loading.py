@@ -120,7 +120,9 @@ def _zip_member(path: Path, name: str) -> Any:
             if damaged is not None:
                 raise LoadError(f"{path} is damaged: its member {damaged!r} does not match its checksum.")
             return _parsed(archive.read(name), path)
-    except (zipfile.BadZipFile, zlib.error) as error:
+    # Beside what its own errors say, a damaged archive claims to be encrypted, compressed in ways nobody knows, or to
+    # go on before its beginning or behind its end.
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, EOFError, OverflowError, ValueError) as error:
         raise LoadError(
             f"{path} is not a whole `.keras` archive ({error}): it was cut off or damaged. Copy or save it again."
         ) from error

@@ -30,7 +30,7 @@ def drift_profile(data: Arrays, *, bins: int = 10) -> DriftProfile:
         DataError: a feature has fewer than `bins` finite values, or the arrays are no numbers.
     """
     whole("bins", bins, least=2)
-    return DriftProfile(tuple(_profile(name, values, bins) for name, values in _features(data).items()))
+    return DriftProfile(tuple(_profile(name, values, bins) for name, values in drift_features(data).items()))
 
 
 def drift(profile: DriftProfile, data: Arrays, *, level: float = 0.01) -> DriftReport:
@@ -58,13 +58,33 @@ def drift(profile: DriftProfile, data: Arrays, *, level: float = 0.01) -> DriftR
     """
     if not 0.0 < level < 1.0:
         raise ConfigError(f"`level` is a probability in (0, 1). Received: {level!r}.")
-    found = _features(data)
+    found = drift_features(data)
     expected = [feature.name for feature in profile.features]
     if sorted(found) != sorted(expected):
         raise DataError(f"The profile has the features {', '.join(expected)}. Received: {', '.join(found)}.")
     share = level / len(expected)
     features = tuple(_drift(before, found[before.name], share) for before in profile.features)
     return DriftReport(len(next(iter(found.values()))), level, features)
+
+
+def drift_features(data: Arrays) -> dict[str, np.ndarray]:
+    """Return the features of inputs or predictions by name, one number an example; what it returns it takes as well.
+
+    Raises:
+        DataError: the arrays are no numbers.
+    """
+    if isinstance(data, dict):
+        named = {str(name): np.asarray(array) for name, array in data.items()}
+    elif isinstance(data, (list, tuple)):
+        named = {f"input_{place}": np.asarray(array) for place, array in enumerate(data)}
+    else:
+        named = {"input": np.asarray(data)}
+    found: dict[str, np.ndarray] = {}
+    for name, array in named.items():
+        if array.dtype.kind not in "fiub" or array.ndim == 0 or not array.size:
+            raise DataError(f"{name!r} must hold numbers, examples first. Received: {array.dtype} of {array.shape}.")
+        found |= _columns(name, array.astype(np.float64))
+    return found
 
 
 def psi(before: np.ndarray, after: np.ndarray) -> float:
@@ -85,21 +105,6 @@ def ks(before: np.ndarray, after: np.ndarray) -> float:
     places = np.concatenate([before, after])
     below = [np.searchsorted(one, places, side="right") / len(one) for one in (before, after)]
     return float(np.max(np.abs(below[0] - below[1])))
-
-
-def _features(data: Arrays) -> dict[str, np.ndarray]:
-    if isinstance(data, dict):
-        named = {str(name): np.asarray(array) for name, array in data.items()}
-    elif isinstance(data, (list, tuple)):
-        named = {f"input_{place}": np.asarray(array) for place, array in enumerate(data)}
-    else:
-        named = {"input": np.asarray(data)}
-    found: dict[str, np.ndarray] = {}
-    for name, array in named.items():
-        if array.dtype.kind not in "fiub" or array.ndim == 0 or not array.size:
-            raise DataError(f"{name!r} must hold numbers, examples first. Received: {array.dtype} of {array.shape}.")
-        found |= _columns(name, array.astype(np.float64))
-    return found
 
 
 def _columns(name: str, array: np.ndarray) -> dict[str, np.ndarray]:

@@ -7,17 +7,26 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "AlertRule": "kopt.core.monitoring_records",
+    "AlertRules": "kopt.core.monitoring_records",
     "BatchingPlan": "kopt.core.serving_records",
     "Client": "kopt.serve.client",
+    "Monitoring": "kopt.core.monitoring_records",
+    "MonitoringResult": "kopt.serve.monitoring.reporting",
     "RawImage": "kopt.core.serving_records",
     "Server": "kopt.serve.server",
     "ServerSettings": "kopt.core.serving_records",
+    "Traffic": "kopt.core.monitoring_records",
     "bundle": "kopt.serve.bundling",
+    "compare_versions": "kopt.serve.monitoring.reporting",
+    "logged_examples": "kopt.serve.monitoring.reporting",
+    "monitoring_report": "kopt.serve.monitoring.reporting",
     "plan_batching": "kopt.serve.batch_planning",
     "read_warmup": "kopt.serve.warming",
     "rollback": "kopt.serve.bundling",
     "serving_state": "kopt.serve.bundling",
     "set_labels": "kopt.serve.bundling",
+    "write_profile": "kopt.serve.monitoring.profiles",
 }
 
 __all__ = [*_HOMES]

@@ -4,7 +4,7 @@ import asyncio
 import collections
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,22 +29,32 @@ class _Job:
 
 
 class Batcher:
-    """The queue before one runner. All methods but the runner's own run in the event loop.
+    """The queue before the runners of one model. All methods but the runners' own run in the event loop.
 
-    One call runs at a time, in a thread of its own; what arrives meanwhile makes the next one. The first of a batch
-    waits `batch_wait_ms` for company. If a call of several requests fails, each runs alone, so that one request that
-    the model cannot digest fails no other.
+    Every runner has one call at a time, in a thread of its own; what arrives meanwhile makes the next one. The first of
+    a batch waits `batch_wait_ms` for company. If a call of several requests fails, each runs alone, so that one request
+    that the model cannot digest fails no other.
+
+    Args:
+        crew: runners of the same model, as many as calls may run at once; one may be in it several times if it takes
+            calls from several threads.
+        settings: limits.
+        observe: takes examples and seconds of every call.
     """
 
-    def __init__(self, runner: Runner, settings: ServerSettings, observe: Callable[[int, float], None]):
-        self.runner = runner
+    def __init__(self, crew: Sequence[Runner], settings: ServerSettings, observe: Callable[[int, float], None]):
+        self.runner = runner = crew[0]
         self.waiting = 0
         self._settings = settings
         self._observe = observe
         self._jobs: collections.deque[_Job] = collections.deque()
         self._wake = asyncio.Event()
         self._closing = False
-        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix=f"kopt-serve-{runner.name}")
+        self._idle: asyncio.Queue[Runner] = asyncio.Queue()
+        for one in crew:
+            self._idle.put_nowait(one)
+        self._calls: set[asyncio.Task[None]] = set()
+        self._threads = concurrent.futures.ThreadPoolExecutor(len(crew), thread_name_prefix=f"kopt-serve-{runner.name}")
         self._task = asyncio.get_running_loop().create_task(self._work())
         self._shares = _is_batchable(runner)
 
@@ -77,7 +87,8 @@ class Batcher:
         self._closing = True
         self._wake.set()
         await self._task
-        self._thread.shutdown()
+        await asyncio.gather(*self._calls)
+        self._threads.shutdown()
 
     def _job(self, arrays: Arrays) -> _Job:
         inputs, most = self.runner.inputs, self._settings.max_examples
@@ -100,10 +111,20 @@ class Batcher:
                     return
                 self._wake.clear()
                 await self._wake.wait()
+            runner = await self._idle.get()
             await self._company()
             jobs = self._take()
+            call = asyncio.get_running_loop().create_task(self._call(runner, jobs))
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+
+    async def _call(self, runner: Runner, jobs: list[_Job]) -> None:
+        """Answer the jobs, then let the runner take others."""
+        try:
             if jobs:
-                await self._answer(jobs)
+                await self._answer(runner, jobs)
+        finally:
+            self._idle.put_nowait(runner)
 
     async def _company(self) -> None:
         """Wait until a batch is full or its first request has waited long enough."""
@@ -139,16 +160,16 @@ class Batcher:
         self._jobs = left
         return taken
 
-    async def _answer(self, jobs: list[_Job]) -> None:
+    async def _answer(self, runner: Runner, jobs: list[_Job]) -> None:
         loop = asyncio.get_running_loop()
         start = loop.time()
-        call = loop.run_in_executor(self._thread, self._run, jobs)
+        call = loop.run_in_executor(self._threads, self._run, runner, jobs)
         outcome: list[Any] = await asyncio.gather(call, return_exceptions=True)
         result = outcome[0]
         self._observe(sum(job.count for job in jobs), loop.time() - start)
         if isinstance(result, BaseException) and len(jobs) > 1:
             for job in jobs:
-                await self._answer([job])
+                await self._answer(runner, [job])
             return
         for number, job in enumerate(jobs):
             if job.answer.done():
@@ -158,11 +179,11 @@ class Batcher:
             else:
                 job.answer.set_result(result[number])
 
-    def _run(self, jobs: list[_Job]) -> list[dict[str, np.ndarray]]:
+    def _run(self, runner: Runner, jobs: list[_Job]) -> list[dict[str, np.ndarray]]:
         """Run one call for several requests and give each its rows. In the runner's thread."""
         total = sum(job.count for job in jobs)
         arrays = jobs[0].arrays if len(jobs) == 1 else _joined([job.arrays for job in jobs])
-        runner, size = self.runner, self._settings.max_batch_size
+        size = self._settings.max_batch_size
         outputs = runner.predict(dict(arrays), batch_size=runner.fixed_batch or size)
         named = outputs if isinstance(outputs, dict) else {runner.outputs[0].name: outputs}
         if len(jobs) == 1:

@@ -28,6 +28,7 @@ from kopt.measure import latency, load, random_inputs
 from kopt.serve import deployment
 from kopt.serve.batch_planning import batching_parameters_text, plan_batching
 from kopt.serve.endpoints import CLASSIFY_METHOD, Endpoint, default_signature, endpoints
+from kopt.serve.optimizing import optimized
 from kopt.serve.versions import change_state, claimed, labelled, present, read_state, rolled_back
 from kopt.serve.warming import require_protos, write_warmup
 
@@ -95,7 +96,8 @@ def bundle(
         batching: measure and plan (`True`), a plan of your own, or no batching (`False`).
         latency_ms: milliseconds that a request may take, waiting for its batch included; for the plan.
         batch_size: fixed number of examples a call; free if `None`.
-        variant: `"plain"`, or `"xla"`: the model is compiled by XLA, anew for each batch size.
+        variant: `"plain"`; `"optimized"`: weights are constants, and TensorFlow's graph optimizer has worked out what
+            depends on them alone; or `"xla"`: the model is compiled by XLA, anew for each batch size.
         server_image: of the container; `tensorflow/serving` of the installed TensorFlow if `None`.
         seed: of the random inputs.
 
@@ -236,12 +238,17 @@ def _variant(source: Source, variant: str) -> Source:
         return source
     if source.saved_model is not None:
         raise UnsupportedModelError(
-            f"{source.name} is a SavedModel; XLA is asked for where the Keras model is exported."
+            f"{source.name} is a SavedModel, which is copied as it is. Pass the Keras model for variant={variant!r}."
         )
-    inner = source.function.python_function
-    function = tf.function(inner, autograph=False, jit_compile=True)
+    if variant == "xla":
+        model = source.model
+        function = tf.function(source.function.python_function, autograph=False, jit_compile=True)
+    else:
+        model = tf.Module()  # the weights are constants of the graph: no variable is written beside them
+        function = optimized(source.name, source.concrete, source.inputs)
     specs = {info.name: tf.TensorSpec(info.shape, info.dtype, name=info.name) for info in source.inputs}
-    return dataclasses.replace(source, function=function, concrete=function.get_concrete_function(**specs))
+    concrete = function.get_concrete_function(**specs)
+    return dataclasses.replace(source, model=model, function=function, concrete=concrete)
 
 
 def _extra_endpoints(source: Source, **asked: Any) -> tuple[Endpoint, ...]:

@@ -1,6 +1,7 @@
 """A client of TF Serving, and of `kopt.serve.Server`, that says in types what went wrong."""
 
 import random
+import re
 import time
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from kopt.core.errors import (
     ConfigError,
     DataError,
     DeadlineError,
+    NotServedError,
     OverloadedError,
     RequestError,
     UnavailableError,
@@ -26,6 +28,7 @@ from kopt.serve.transports import GrpcTransport, RestTransport, Result, Signatur
 _SCHEMES = {"http": RestTransport, "https": RestTransport, "grpc": GrpcTransport}
 _PASSING = (OverloadedError, UnavailableError)
 _LEAST_S = 0.001
+_ID = re.compile(r"[A-Za-z0-9_.:-]{1,60}")
 T = TypeVar("T")
 
 
@@ -86,20 +89,26 @@ class Client:
         self._random = random.Random()
         self._signatures: Signatures | None = None
 
-    def predict(self, arrays: Arrays, *, signature: str = DEFAULT_SIGNATURE) -> np.ndarray | dict[str, np.ndarray]:
+    def predict(
+        self, arrays: Arrays, *, signature: str = DEFAULT_SIGNATURE, request_id: str | None = None
+    ) -> np.ndarray | dict[str, np.ndarray]:
         """Return what the model answers for any number of examples.
 
         Args:
             arrays: one array, a sequence by position or a dict by input name.
             signature: to run.
+            request_id: by which a server of kopt takes labels later, see `label`: letters, digits, `_`, `.`, `:`, `-`,
+                60 at most.
 
         Returns:
             One array for one output, else a dict by output name.
 
         Raises:
             DataError: the arrays do not fit the signature; nothing was sent.
+            ConfigError: an impossible `request_id`.
             ServingError: see its subclasses.
         """
+        _check_id(request_id)
         end = time.monotonic() + self._timeout_s
         inputs, outputs = self._signature(signature, end)
         named = match(inputs, arrays)
@@ -108,12 +117,49 @@ class Client:
         for start in range(0, total, self._batch_size):
             part = rows(inputs, named, start, start + self._batch_size)
             feeds = {info.name: convert(info, part[info.name]) for info in inputs}
-            parts.append(self._try(end, self._transport.predict, signature, feeds, outputs))
+            identity = self._part_id(request_id, start, total)
+            parts.append(self._try(end, self._transport.predict, signature, feeds, outputs, identity))
         if len(parts) == 1:
             joined = parts[0]
         else:
             joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return next(iter(joined.values())) if len(joined) == 1 else joined
+
+    def label(self, request_id: str, labels: Any) -> int:
+        """Tell a server of kopt what the right answers to an earlier request were; return how many examples it took.
+
+        Args:
+            request_id: that `predict` was given, by a client with the same `batch_size`.
+            labels: one an example.
+
+        Raises:
+            DataError: no labels.
+            RequestError: they do not fit, or the server takes none.
+            NotServedError: the server does not remember the request, or has its labels already.
+            ServingError: see its subclasses.
+        """
+        _check_id(request_id)
+        values = np.asarray(labels)
+        if not values.ndim or not values.size:
+            raise DataError(f"`labels` has one an example. Received: {labels!r}.")
+        end, total = time.monotonic() + self._timeout_s, len(values)
+        parts = {
+            str(self._part_id(request_id, start, total)): values[start : start + self._batch_size].tolist()
+            for start in range(0, total, self._batch_size)
+        }
+        unknown = self._try(end, self._transport.label, parts)
+        if unknown:
+            raise NotServedError(
+                f"The server does not remember {', '.join(unknown)}: too long ago, labelled already, or not predicted "
+                "with this id and batch size."
+            )
+        return total
+
+    def _part_id(self, request_id: str | None, start: int, total: int) -> str | None:
+        """Return the id of a part: that of the request where there is one part."""
+        if request_id is None or total <= self._batch_size:
+            return request_id
+        return f"{request_id}.{start // self._batch_size}"
 
     def classify(self, examples: Sequence[Mapping[str, Any]], *, signature: str = "classify") -> list[Result]:
         """Return labels with scores, best first, for examples given as features by name.
@@ -184,3 +230,8 @@ class Client:
                     raise DeadlineError(f"No answer in {self._timeout_s:g} s. The last try: {error}") from error
                 time.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
+
+
+def _check_id(request_id: str | None) -> None:
+    if request_id is not None and not (isinstance(request_id, str) and _ID.fullmatch(request_id)):
+        raise ConfigError(f"A request id has 1 to 60 letters, digits, '_', '.', ':' and '-'. Received: {request_id!r}.")

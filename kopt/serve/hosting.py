@@ -7,6 +7,7 @@ leaves only when what replaces it is there, after the requests that it has taken
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import gc
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +63,7 @@ class Host:
         self.name = name
         self.labels: dict[str, int] = {}
         self.refused: dict[int, str] = {}
+        self.on_load: Callable[[int, Path | None], None] = lambda version, path: None
         self._model = model
         self._settings = settings
         self._metrics = metrics
@@ -187,8 +189,9 @@ class Host:
         """Return whether a version is served, after trying to load it if it was not tried as it is."""
         if version in self._serving:
             return True
+        threads, workers = self._settings.threads, self._settings.workers
         if isinstance(source, Runner):
-            return await self._admit(version, source, lambda: from_runner(source))
+            return await self._admit(version, source, lambda: from_runner(source, workers=workers))
         mark = fingerprint(source)
         if self._refused_as.get(version) == mark:
             return False
@@ -196,10 +199,8 @@ class Host:
             self._without_manifest.add(version)  # its writer may be about to write it
             return False
         self._refused_as[version] = mark
-        threads = self._settings.threads
-        return await self._admit(
-            version, source, lambda: load_version(source, threads=threads, safe_mode=self._safe_mode)
-        )
+        load = functools.partial(load_version, threads=threads, workers=workers, safe_mode=self._safe_mode)
+        return await self._admit(version, source, lambda: load(source))
 
     async def _admit(self, version: int, source: Any, load: Callable[[], Loaded]) -> bool:
         self._loading.add(version)
@@ -214,13 +215,14 @@ class Host:
         finally:
             self._loading.discard(version)
         queues = {
-            key: Batcher(one.runner, self._settings, self._metrics.observe_batch)
+            key: Batcher(one.crew, self._settings, self._metrics.observe_batch)
             for key, one in loaded.signatures.items()
         }
         self.refused.pop(version, None)
         self._gone.discard(version)
         self._serving[version] = Serving(version, source, loaded, queues)
         self._metrics.count("kopt_loads_total", outcome="loaded")
+        self.on_load(version, source if isinstance(source, Path) else None)
         runtime = next(iter(loaded.signatures.values())).runner.runtime
         checked = "checked against its manifest" if loaded.verified else "without a manifest, so not checked"
         self.log(f"{self.name} version {version} is served by {runtime}, {checked}")

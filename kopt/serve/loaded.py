@@ -7,22 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from kopt.core.errors import DataError, LoadError
+from kopt.core.errors import ConfigError, LoadError
 from kopt.core.records import TensorInfo
-from kopt.measure import Runner, load_signatures, random_inputs
+from kopt.measure import Runner, load_signatures
 from kopt.measure.loading import DEFAULT_SIGNATURE, FORMATS, format_of
+from kopt.serve.trial import TRIED, require_harmless, run_once
 
 PREDICT, CLASSIFY, REGRESS = (f"tensorflow/serving/{word}" for word in ("predict", "classify", "regress"))
 _TYPES = {"float32": "FLOAT", "float64": "DOUBLE", "float16": "HALF", "object": "STRING"}
 _SAVED_MODEL = "saved_model.pb"
+_SHARED = ("saved_model", "keras")  # TensorFlow takes calls from several threads
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Signature:
-    """A runner and the method that TF Serving's APIs know it by."""
+    """A runner, the method that TF Serving's APIs know it by, and as many of it as calls run at once."""
 
     runner: Runner
     method: str
+    crew: tuple[Runner, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,8 +41,14 @@ class Loaded:
     verified: bool
 
 
-def load_version(path: Path, *, threads: int | None = None, safe_mode: bool = True) -> Loaded:
+def load_version(path: Path, *, threads: int | None = None, workers: int = 1, safe_mode: bool = True) -> Loaded:
     """Open a file or version directory, after checking it against the manifest beside it, and run it once.
+
+    Args:
+        path: of the version.
+        threads: see `kopt.measure.load`.
+        workers: calls that run at once.
+        safe_mode: see `kopt.load_model`.
 
     Raises:
         LoadError: it is damaged, or not what its manifest describes.
@@ -47,19 +56,35 @@ def load_version(path: Path, *, threads: int | None = None, safe_mode: bool = Tr
     """
     artefact = artefact_in(path)
     verified = _verified(artefact)
-    runners = load_signatures(artefact, threads=threads, safe_mode=safe_mode)
+    if not verified and format_of(artefact) in TRIED:
+        require_harmless(artefact, threads=threads)
+    crews = [load_signatures(artefact, threads=threads, safe_mode=safe_mode)]
+    if next(iter(crews[0].values())).format not in _SHARED:
+        crews += [load_signatures(artefact, threads=threads, safe_mode=safe_mode) for _ in range(workers - 1)]
+    else:
+        crews *= workers
+    for runner in {id(runner): runner for crew in crews for runner in crew.values()}.values():
+        run_once(runner)
     methods = _methods(artefact)
-    for runner in runners.values():
-        _run_once(runner)
-    return Loaded(
-        {name: Signature(runner, methods.get(name, PREDICT)) for name, runner in runners.items()}, verified=verified
-    )
+    signatures = {
+        name: Signature(runner, methods.get(name, PREDICT), tuple(crew[name] for crew in crews))
+        for name, runner in crews[0].items()
+    }
+    return Loaded(signatures, verified=verified)
 
 
-def from_runner(runner: Runner) -> Loaded:
-    """Return a runner that is loaded already as a version with one signature."""
-    _run_once(runner)
-    return Loaded({DEFAULT_SIGNATURE: Signature(runner, PREDICT)}, verified=False)
+def from_runner(runner: Runner, *, workers: int = 1) -> Loaded:
+    """Return a runner that is loaded already as a version with one signature.
+
+    Raises:
+        ConfigError: several workers, and a runner that takes one call at a time.
+    """
+    if workers > 1 and runner.format not in _SHARED:
+        raise ConfigError(
+            f"{runner.name} is loaded once and takes one call at a time. Pass its path for workers={workers}."
+        )
+    run_once(runner)
+    return Loaded({DEFAULT_SIGNATURE: Signature(runner, PREDICT, (runner,) * workers)}, verified=False)
 
 
 def artefact_in(path: Path) -> Path:
@@ -88,7 +113,8 @@ def has_manifest(path: Path) -> bool:
 
 def fingerprint(path: Path) -> tuple[Any, ...]:
     """Return what changes when somebody writes to a file or directory: names, sizes and times."""
-    files = [path, *(sorted(path.rglob("*")) if path.is_dir() else ()), Path(f"{path}.json")]
+    beside = [Path(f"{path}.json"), Path(f"{path}.data")]
+    files = [path, *(sorted(path.rglob("*")) if path.is_dir() else ()), *beside]
     found = []
     for file in files:
         try:
@@ -132,15 +158,6 @@ def _methods(artefact: Path) -> dict[str, str]:
 
     proto = saved_model_pb2.SavedModel.FromString((artefact / _SAVED_MODEL).read_bytes())
     return {name: one.method_name for graph in proto.meta_graphs for name, one in graph.signature_def.items()}
-
-
-def _run_once(runner: Runner) -> None:
-    """Pay for tracing and allocating before the first request does; what takes strings is not run."""
-    try:
-        feeds = random_inputs(runner.inputs, runner.fixed_batch or 1, seed=0)
-    except DataError:
-        return
-    runner.run(runner.feeds(feeds))
 
 
 def _tensor_info(info: TensorInfo) -> dict[str, Any]:

@@ -5,19 +5,38 @@ Source: "Exposition formats", text format 0.0.4, of the Prometheus documentation
 
 import bisect
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _EXAMPLES = (1, 2, 4, 8, 16, 32, 64, 128)
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 _HELP = {
     "kopt_requests_total": ("counter", "Answers by method and HTTP status."),
     "kopt_loads_total": ("counter", "Versions that were loaded, or refused."),
     "kopt_request_seconds": ("histogram", "Seconds from a request to its answer, by method."),
     "kopt_batch_examples": ("histogram", "Examples in a call of the runtime."),
     "kopt_batch_seconds": ("histogram", "Seconds that a call of the runtime took."),
+    "kopt_examples_total": ("counter", "Examples answered, by version."),
+    "kopt_predictions_total": ("counter", "Examples by predicted class and version."),
+    "kopt_prediction_confidence": ("histogram", "Probability of the predicted class, by version."),
+    "kopt_input_value": ("summary", "Finite numbers of an input: their sum and how many."),
+    "kopt_input_square": ("summary", "Squares of the finite numbers of an input: their sum and how many."),
+    "kopt_input_nonfinite_total": ("counter", "NaN and infinite numbers by input."),
+    "kopt_labels_total": ("counter", "Requests that labels came for, by what became of them."),
+    "kopt_shadow_total": ("counter", "Copies for the shadow, by what became of them."),
+    "kopt_shadow_examples_total": (
+        "counter",
+        "Examples that the shadow answered too, by whether the class is the same.",
+    ),
+    "kopt_monitor_lost_total": ("counter", "Requests that the monitor had no time for."),
 }
-_BOUNDS = {"kopt_request_seconds": _SECONDS, "kopt_batch_examples": _EXAMPLES, "kopt_batch_seconds": _SECONDS}
+_BOUNDS: dict[str, tuple[float, ...]] = {
+    "kopt_request_seconds": _SECONDS,
+    "kopt_batch_examples": _EXAMPLES,
+    "kopt_batch_seconds": _SECONDS,
+    "kopt_prediction_confidence": _SHARES,
+}
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -39,13 +58,21 @@ class Metrics:
         self._lock = threading.Lock()
         self._counters: dict[tuple[str, Labels], int] = {}
         self._histograms: dict[tuple[str, Labels], _Histogram] = {}
-        self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
+        self._summaries: dict[tuple[str, Labels], tuple[float, int]] = {}
+        self._gauges: dict[str, tuple[str, Callable[[], float | Mapping[Labels, float]]]] = {}
 
-    def count(self, name: str, **labels: str) -> None:
-        """Add one to a counter."""
+    def count(self, name: str, amount: int = 1, **labels: str) -> None:
+        """Add to a counter."""
         key = (name, tuple(sorted(labels.items())))
         with self._lock:
-            self._counters[key] = self._counters.get(key, 0) + 1
+            self._counters[key] = self._counters.get(key, 0) + amount
+
+    def summarize(self, name: str, total: float, count: int, **labels: str) -> None:
+        """Add the sum of so many values to a summary."""
+        key = (name, tuple(sorted(labels.items())))
+        with self._lock:
+            before = self._summaries.get(key, (0.0, 0))
+            self._summaries[key] = (before[0] + total, before[1] + count)
 
     def observe(self, name: str, value: float, **labels: str) -> None:
         """Add a value to a histogram."""
@@ -58,8 +85,8 @@ class Metrics:
         self.observe("kopt_batch_examples", examples)
         self.observe("kopt_batch_seconds", seconds)
 
-    def gauge(self, name: str, explanation: str, read: Callable[[], float]) -> None:
-        """Let `read` give the value of a gauge whenever it is asked for."""
+    def gauge(self, name: str, explanation: str, read: Callable[[], float | Mapping[Labels, float]]) -> None:
+        """Let `read` give the value of a gauge, or its values by labels, whenever it is asked for."""
         self._gauges[name] = (explanation, read)
 
     def text(self) -> str:
@@ -72,8 +99,14 @@ class Metrics:
                     lines += [f"{name}{_labels(labels)} {number}"] if found == name else []
                 for (found, labels), histogram in sorted(self._histograms.items(), key=lambda item: item[0]):
                     lines += _histogram_lines(name, labels, histogram) if found == name else []
+                for (found, labels), (total, number) in sorted(self._summaries.items()):
+                    if found == name:
+                        lines += [f"{name}_sum{_labels(labels)} {total:.9g}", f"{name}_count{_labels(labels)} {number}"]
         for name, (explanation, read) in self._gauges.items():
-            lines += [f"# HELP {name} {explanation}", f"# TYPE {name} gauge", f"{name} {read():g}"]
+            lines += [f"# HELP {name} {explanation}", f"# TYPE {name} gauge"]
+            values = read()
+            named = values if isinstance(values, Mapping) else {(): values}
+            lines += [f"{name}{_labels(labels)} {value:g}" for labels, value in named.items()]
         return "\n".join(lines) + "\n"
 
 

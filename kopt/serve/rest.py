@@ -5,12 +5,14 @@ import json
 import logging
 import re
 import urllib.parse
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+import numpy as np
 import tornado.web
 
 from kopt.core.errors import KoptError, NotServedError, RequestError, RequestTooLargeError, ServingError
+from kopt.core.monitoring_records import Traffic
 from kopt.core.serving_records import ServerSettings, VersionStatus
 from kopt.measure.loading import DEFAULT_SIGNATURE
 from kopt.serve import json_tensors
@@ -19,15 +21,30 @@ from kopt.serve.classifying import read_examples, require_method, results_of
 from kopt.serve.hosting import Host, Serving
 from kopt.serve.loaded import signature_definition
 from kopt.serve.metrics import CONTENT_TYPE, Metrics
+from kopt.serve.monitoring.monitor import Exchange, Monitor, ShadowAnswer
+from kopt.serve.monitoring.routing import is_chosen, request_id
 
 _ASKED = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
-_PREDICTION = re.compile(rf"/v1/models/(?P<name>[^/:]+){_ASKED}:(?P<method>classify|regress|predict)", re.I)
+_PREDICTION = re.compile(rf"/v1/models/(?P<name>[^/:]+){_ASKED}:(?P<method>classify|regress|predict|label)", re.I)
 _STATUS = re.compile(rf"/v1/models(?:/(?P<name>[^/:]+))?{_ASKED}(?:/(?P<metadata>metadata))?", re.I)
+_WATCHED = ("classify", "regress", "predict")
 _METRICS = ("/metrics", "/monitoring/prometheus/metrics")
 # A body that is too large is read and thrown away up to here, so that its sender gets to read the answer.
 _PATIENCE = 8
 _RETRY_AFTER_S = 1
 _LITTLE = 1 << 16
+_MOST_SHADOWS = 64
+ID_HEADER, VERSION_HEADER = "X-Request-Id", "X-Model-Version"
+Arrays = Mapping[str, np.ndarray]
+
+
+class Answer(NamedTuple):
+    """What a version answered: the body, and the arrays on both sides of the model."""
+
+    body: bytes
+    signature: str
+    arrays: Arrays
+    outputs: Arrays
 
 
 class State:
@@ -37,15 +54,57 @@ class State:
         under_way: requests that were begun and not answered.
         answered: requests that were.
         draining: whether connections end after their answer.
+        copies: calls of the shadow under way.
     """
 
-    def __init__(self, host: Host, settings: ServerSettings, metrics: Metrics):
+    def __init__(
+        self, host: Host, settings: ServerSettings, metrics: Metrics, monitor: Monitor | None, traffic: Traffic
+    ):
         self.host = host
         self.settings = settings
         self.metrics = metrics
+        self.monitor = monitor
+        self.traffic = traffic
         self.under_way = 0
         self.answered = 0
         self.draining = False
+        self.copies: set[asyncio.Task[None]] = set()
+
+    def route(self, identity: str) -> tuple[Serving, str]:
+        """Return the version for a request that asks for none, and its role."""
+        host, traffic = self.host, self.traffic
+        is_canary = traffic.canary in host.labels and is_chosen(identity, "canary", traffic.canary_share)
+        if is_canary:
+            return host.find(label=traffic.canary), "canary"
+        return host.find(label=traffic.main if traffic.main in host.labels else None), "main"
+
+    def copy(self, identity: str, serving: Serving, answer: Answer) -> None:
+        """Let the shadow answer too, behind the back of who asked; not at all where it cannot keep up."""
+        label = self.traffic.shadow
+        if label not in self.host.labels or not is_chosen(identity, "shadow", self.traffic.shadow_share):
+            return
+        shadow = self.host.find(label=label)
+        if shadow.version == serving.version or self.draining:
+            return
+        if len(self.copies) >= _MOST_SHADOWS or shadow.waiting > self.settings.max_queue // 2:
+            self.metrics.count("kopt_shadow_total", outcome="dropped")
+            return
+        task = asyncio.get_running_loop().create_task(self._shadowed(identity, shadow, answer))
+        self.copies.add(task)
+        task.add_done_callback(self.copies.discard)
+
+    async def _shadowed(self, identity: str, shadow: Serving, answer: Answer) -> None:
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        try:
+            _, queue = shadow.signature(answer.signature)
+            outputs = await queue.predict(answer.arrays)
+        except KoptError:
+            self.metrics.count("kopt_shadow_total", outcome="failed")
+            return
+        if self.monitor is not None:
+            seconds = loop.time() - start
+            self.monitor.note_shadow(ShadowAnswer(identity, shadow.version, seconds, outputs, answer.outputs))
 
 
 def application(state: State) -> tornado.web.Application:
@@ -64,6 +123,8 @@ class Handler(tornado.web.RequestHandler):
         self.chunks: list[bytes] = []
         self.received = 0
         self.method = "other"
+        self.id = request_id(self.request.headers.get(ID_HEADER))
+        self.seen: dict[str, Any] = {}
         self.is_under_way = True
         state.under_way += 1
 
@@ -127,7 +188,10 @@ class Handler(tornado.web.RequestHandler):
         state = self.state
         state.answered += 1
         state.metrics.count("kopt_requests_total", method=self.method, code=str(self.get_status()))
-        state.metrics.observe("kopt_request_seconds", self.request.request_time(), method=self.method)
+        seconds = self.request.request_time()
+        state.metrics.observe("kopt_request_seconds", seconds, method=self.method)
+        if state.monitor is not None and self.method in _WATCHED:
+            state.monitor.note(Exchange(self.id, self.method, self.get_status(), seconds, **self.seen))
 
     def _leave(self) -> None:
         if self.is_under_way:
@@ -148,14 +212,47 @@ class Handler(tornado.web.RequestHandler):
             self.method = "metadata" if asked["metadata"] else "status"
             return self._describe(asked), "application/json"
         self.method = asked["method"].lower()
-        serving = self._find(asked)
+        if self.method == "label":
+            return await self._label(asked), "application/json"
+        serving, role = self._serving(asked)
         if serving.waiting >= self.state.settings.max_queue:
             # Before the body is read: under overload, most of the work would be reading what is refused.
             raise queue_is_full(serving.waiting, self.state.settings)
         body = b"".join(self.chunks)
         self.chunks.clear()
         work = _predict if self.method == "predict" else _classify_or_regress
-        return await work(serving, body, self.method), "application/json"
+        answer = await work(serving, body, self.method)
+        self.set_header(ID_HEADER, self.id)
+        self.set_header(VERSION_HEADER, str(serving.version))
+        if self.state.monitor is not None:
+            arrays = {"signature": answer.signature, "arrays": answer.arrays, "outputs": answer.outputs}
+            self.seen = {"version": serving.version, "role": role, **arrays}
+        if self.method == "predict" and role != "asked":
+            self.state.copy(self.id, serving, answer)
+        return answer.body, "application/json"
+
+    async def _label(self, asked: dict[str, str | None]) -> bytes:
+        """Take labels for earlier requests, by their ids."""
+        self._find(asked)
+        monitor = self.state.monitor
+        if monitor is None:
+            raise RequestError("This server takes no labels: it was started without monitoring.")
+        labels = json_tensors.parse_body(b"".join(self.chunks)).get("labels")
+        if not isinstance(labels, dict) or not labels:
+            raise RequestError('Labels come as {"labels": {"<X-Request-Id>": [one an example]}}.')
+        coming = {identity: asyncio.wrap_future(monitor.label(identity, values)) for identity, values in labels.items()}
+        found = await asyncio.gather(*coming.values(), return_exceptions=True)
+        for one in found:
+            if isinstance(one, BaseException) and not isinstance(one, LookupError):
+                raise one
+        unknown = [identity for identity, one in zip(coming, found, strict=True) if isinstance(one, LookupError)]
+        return json.dumps({"labelled": len(coming) - len(unknown), "unknown": unknown}).encode()
+
+    def _serving(self, asked: dict[str, str | None]) -> tuple[Serving, str]:
+        if asked["version"] is None and asked["label"] is None:
+            self._find(asked)
+            return self.state.route(self.id)
+        return self._find(asked), "asked"
 
     def _describe(self, asked: dict[str, str | None]) -> bytes:
         if asked["name"] is None:
@@ -191,16 +288,18 @@ class Handler(tornado.web.RequestHandler):
         )
 
 
-async def _predict(serving: Serving, body: bytes, _: str) -> bytes:
+async def _predict(serving: Serving, body: bytes, _: str) -> Answer:
     document = await _aside(len(body), json_tensors.parse_body, body)
-    signature, queue = serving.signature(json_tensors.signature_name(document, DEFAULT_SIGNATURE))
+    key = json_tensors.signature_name(document, DEFAULT_SIGNATURE)
+    signature, queue = serving.signature(key)
     rows = json_tensors.is_row_format(document)
     read = json_tensors.read_rows if rows else json_tensors.read_columns
     value = document["instances" if rows else "inputs"]
-    outputs = await queue.predict(await _aside(len(body), read, value, signature.runner.inputs))
+    arrays = await _aside(len(body), read, value, signature.runner.inputs)
+    outputs = await queue.predict(arrays)
     size = sum(array.nbytes for array in outputs.values())
-    answer: bytes = await _aside(size, json_tensors.write_rows if rows else json_tensors.write_columns, outputs)
-    return answer
+    text: bytes = await _aside(size, json_tensors.write_rows if rows else json_tensors.write_columns, outputs)
+    return Answer(text, key, arrays, outputs)
 
 
 async def _aside(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -210,13 +309,15 @@ async def _aside(size: int, function: Callable[..., Any], *arguments: Any) -> An
     return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
 
 
-async def _classify_or_regress(serving: Serving, body: bytes, method: str) -> bytes:
+async def _classify_or_regress(serving: Serving, body: bytes, method: str) -> Answer:
     document = json_tensors.parse_body(body)
-    signature, queue = serving.signature(json_tensors.signature_name(document, DEFAULT_SIGNATURE))
+    key = json_tensors.signature_name(document, DEFAULT_SIGNATURE)
+    signature, queue = serving.signature(key)
     require_method(signature, method)
     (info,) = signature.runner.inputs
-    outputs = await queue.predict({info.name: read_examples(document, method)})
-    return json_tensors.write_results(results_of(outputs, method))
+    arrays = {info.name: read_examples(document, method)}
+    outputs = await queue.predict(arrays)
+    return Answer(json_tensors.write_results(results_of(outputs, method)), key, arrays, outputs)
 
 
 def _spec(asked: dict[str, str | None]) -> tuple[str, int | None, str | None]:

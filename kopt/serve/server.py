@@ -15,6 +15,7 @@ from typing import Any
 
 from kopt.core.errors import ConfigError, KoptError, UnavailableError
 from kopt.core.memory import resident_bytes
+from kopt.core.monitoring_records import Monitoring, Traffic
 from kopt.core.optional import require
 from kopt.core.serving_records import ServerSettings
 from kopt.core.settings import whole
@@ -43,6 +44,8 @@ class Server:
         host: address to listen at.
         port: to listen at; 0 takes a free one, see `url`.
         settings: limits.
+        monitoring: metrics of inputs and predictions, drift, labels, alerts and a log of requests; none if `None`.
+        traffic: which version answers a request that asks for none, and which gets a share or copies of them.
         safe_mode: see `kopt.load_model`.
         log: takes a line when a version comes or goes; standard error if `None`.
 
@@ -65,6 +68,8 @@ class Server:
         host: str = "127.0.0.1",
         port: int = REST_PORT,
         settings: ServerSettings | None = None,
+        monitoring: Monitoring | None = None,
+        traffic: Traffic | None = None,
         safe_mode: bool = True,
         log: Callable[[str], None] | None = None,
     ):
@@ -78,6 +83,8 @@ class Server:
         self.host = host
         self.port = port
         self._settings = settings or ServerSettings()
+        self._monitoring = monitoring
+        self._traffic = traffic or Traffic()
         self._safe_mode = safe_mode
         self._log = log or _to_standard_error
         self._thread: threading.Thread | None = None
@@ -145,6 +152,7 @@ class Server:
     async def _serve(self, ready: Callable[[], None], *, signals: bool) -> None:
         # Here, not at the top: these load Tornado and TensorFlow's messages, which `import kopt.serve` does not need.
         from kopt.serve.hosting import Host, follow  # noqa: PLC0415
+        from kopt.serve.monitoring.monitor import Monitor  # noqa: PLC0415
         from kopt.serve.rest import State, application  # noqa: PLC0415
 
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -154,13 +162,19 @@ class Server:
         listening = self._listen()
         metrics = Metrics()
         host = Host(self.name, self._model, self._settings, metrics, self._log, safe_mode=self._safe_mode)
+        monitor = None
         try:
+            if self._monitoring is not None:
+                monitor = Monitor(self.name, self._monitoring, metrics, self._log)
+                host.on_load = monitor.loaded
             await host.start()
         except BaseException:
             listening.close()
             await host.close()
+            if monitor is not None:
+                monitor.close()
             raise
-        state = State(host, self._settings, metrics)
+        state = State(host, self._settings, metrics, monitor, self._traffic)
         metrics.gauge("kopt_queue_examples", "Examples that wait.", host.waiting)
         metrics.gauge("kopt_requests_under_way", "Requests begun and not answered.", lambda: state.under_way)
         metrics.gauge("process_resident_memory_bytes", "Resident memory size in bytes.", resident_bytes)
@@ -173,7 +187,10 @@ class Server:
         state.draining = True
         await _drained(state, self._settings.drain_s)
         await follower
+        await asyncio.gather(*state.copies, return_exceptions=True)
         await host.close()
+        if monitor is not None:
+            monitor.close()
         await server.close_all_connections()
 
     def _listen(self) -> socket.socket:

@@ -47,13 +47,23 @@ class Transport(abc.ABC):
 
     @abc.abstractmethod
     def predict(
-        self, signature: str, arrays: Arrays, outputs: Sequence[TensorInfo], *, timeout_s: float
+        self,
+        signature: str,
+        arrays: Arrays,
+        outputs: Sequence[TensorInfo],
+        request_id: str | None = None,
+        *,
+        timeout_s: float,
     ) -> dict[str, np.ndarray]:
         """Return the outputs by name."""
 
     @abc.abstractmethod
     def classify(self, signature: str, examples: Sequence[Mapping[str, Any]], *, timeout_s: float) -> list[Result]:
         """Return labels and scores of each example."""
+
+    @abc.abstractmethod
+    def label(self, labels: Mapping[str, Any], *, timeout_s: float) -> list[str]:
+        """Send labels by request id; return the ids that the server does not know."""
 
     @abc.abstractmethod
     def metadata(self, *, timeout_s: float) -> Signatures:
@@ -85,11 +95,18 @@ class RestTransport(Transport):
         self._pool = urllib3.PoolManager(maxsize=_POOL, retries=False, cert_reqs="CERT_REQUIRED")
 
     def predict(
-        self, signature: str, arrays: Arrays, outputs: Sequence[TensorInfo], *, timeout_s: float
+        self,
+        signature: str,
+        arrays: Arrays,
+        outputs: Sequence[TensorInfo],
+        request_id: str | None = None,
+        *,
+        timeout_s: float,
     ) -> dict[str, np.ndarray]:
         """Send the arrays in columns."""
         inputs = {name: _to_json(array) for name, array in arrays.items()}
-        answer = self._ask("POST", ":predict", {"signature_name": signature, "inputs": inputs}, timeout_s=timeout_s)
+        body = {"signature_name": signature, "inputs": inputs}
+        answer = self._ask("POST", ":predict", body, request_id, timeout_s=timeout_s)
         with _expected_form(self._url):
             found = answer["outputs"]
             named = found if len(outputs) > 1 else {outputs[0].name: found}
@@ -101,6 +118,12 @@ class RestTransport(Transport):
         answer = self._ask("POST", ":classify", {"signature_name": signature, "examples": rows}, timeout_s=timeout_s)
         with _expected_form(self._url):
             return [[(str(label), float(score)) for label, score in row] for row in answer["results"]]
+
+    def label(self, labels: Mapping[str, Any], *, timeout_s: float) -> list[str]:
+        """Send labels, which TF Serving itself does not know."""
+        answer = self._ask("POST", ":label", {"labels": dict(labels)}, timeout_s=timeout_s)
+        with _expected_form(self._url):
+            return [str(one) for one in answer["unknown"]]
 
     def metadata(self, *, timeout_s: float) -> Signatures:
         """Ask for the signatures."""
@@ -127,9 +150,9 @@ class RestTransport(Transport):
         """Let go of the connections."""
         self._pool.clear()
 
-    def _ask(self, method: str, path: str, body: Any = None, *, timeout_s: float) -> Any:
+    def _ask(self, method: str, path: str, body: Any = None, request_id: str | None = None, *, timeout_s: float) -> Any:
         content = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json"} | ({} if request_id is None else {"X-Request-Id": request_id})
         try:
             answer = self._pool.request(
                 method, self._model + path, body=content, headers=headers, timeout=urllib3.Timeout(total=timeout_s)
@@ -147,7 +170,7 @@ def _answer(url: str, answer: Any) -> Any:
     """Return the JSON of an answer, or raise the error that its status stands for."""
     try:
         document = json.loads(answer.data)
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if answer.status == 200 and isinstance(document, dict):
         return document
@@ -168,7 +191,7 @@ def _expected_form(url: str) -> Iterator[None]:
     """Turn what comes of reading an answer of another form into an error that names the server."""
     try:
         yield
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ServerFailedError(
             f"{url} gave an answer of another form than it announced: {type(error).__name__} {error}. Is it a model "
             "server?"
@@ -193,6 +216,13 @@ def _feature_json(value: Any) -> Any:
 
 def _from_json(value: Any, info: TensorInfo) -> np.ndarray:
     array = np.asarray(value, info.dtype) if info.dtype != "object" else np.asarray(_plain(value), object)
+    return _fitting(array, info)
+
+
+def _fitting(array: np.ndarray, info: TensorInfo) -> np.ndarray:
+    """Return an output if it has the type and shape that the server announced."""
+    if array.dtype != info.dtype:
+        raise ValueError(f"output {info.name!r} is {array.dtype}, not {info.dtype}")
     if array.ndim != len(info.shape) or any(
         size not in (None, found) for size, found in zip(info.shape, array.shape, strict=True)
     ):
@@ -218,7 +248,8 @@ def _infos(tensors: Mapping[str, Any]) -> tuple[TensorInfo, ...]:
 
 
 def _dtype(word: str) -> str:
-    return _TYPES.get(word, word.lower())
+    """Return the name of a type that NumPy has; anything else is a `TypeError` of its own."""
+    return np.dtype(_TYPES.get(word, word.lower())).name
 
 
 class GrpcTransport(Transport):
@@ -244,6 +275,7 @@ class GrpcTransport(Transport):
         }
         self._tensorflow = importlib.import_module("tensorflow")
         self._codes = importlib.import_module("tensorflow.core.protobuf.error_codes_pb2").Code
+        self._decode_error = importlib.import_module("google.protobuf.message").DecodeError
         self._target = target
         self._asked = {"name": model, "version": version, "label": label}
         unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -252,14 +284,22 @@ class GrpcTransport(Transport):
         self._models = require(f"{apis}.model_service_pb2_grpc", purpose).ModelServiceStub(self._channel)
 
     def predict(
-        self, signature: str, arrays: Arrays, outputs: Sequence[TensorInfo], *, timeout_s: float
+        self,
+        signature: str,
+        arrays: Arrays,
+        outputs: Sequence[TensorInfo],
+        request_id: str | None = None,
+        *,
+        timeout_s: float,
     ) -> dict[str, np.ndarray]:
         """Send the arrays as tensors."""
         request = self._messages["predict"].PredictRequest(model_spec=self._spec(signature))
         for name, array in arrays.items():
             request.inputs[name].CopyFrom(self._tensorflow.make_tensor_proto(array))
-        answer = self._call(self._predictions.Predict, request, timeout_s)
-        return {name: self._tensorflow.make_ndarray(tensor) for name, tensor in answer.outputs.items()}
+        answer = self._call(self._predictions.Predict, request, timeout_s, request_id)
+        with _expected_form(self._target):
+            found = {name: self._tensorflow.make_ndarray(tensor) for name, tensor in answer.outputs.items()}
+            return {info.name: _fitting(found[info.name], info) for info in outputs}
 
     def classify(self, signature: str, examples: Sequence[Mapping[str, Any]], *, timeout_s: float) -> list[Result]:
         """Send the examples as `tf.train.Example`."""
@@ -272,18 +312,23 @@ class GrpcTransport(Transport):
         answer = self._call(self._predictions.Classify, request, timeout_s)
         return [[(one.label, one.score) for one in row.classes] for row in answer.result.classifications]
 
+    def label(self, labels: Mapping[str, Any], *, timeout_s: float) -> list[str]:
+        """Refuse: TF Serving's gRPC API has no labels."""
+        raise RequestError("Labels go over REST: TF Serving's gRPC API has no call for them. Use an http:// address.")
+
     def metadata(self, *, timeout_s: float) -> Signatures:
         """Ask for the signatures."""
         messages = self._messages["get_model_metadata"]
         request = messages.GetModelMetadataRequest(model_spec=self._spec(), metadata_field=["signature_def"])
         answer = self._call(self._predictions.GetModelMetadata, request, timeout_s)
         signatures = messages.SignatureDefMap()
-        answer.metadata["signature_def"].Unpack(signatures)
-        return {
-            name: (self._infos(one.inputs), self._infos(one.outputs))
-            for name, one in signatures.signature_def.items()
-            if not name.startswith("__")
-        }
+        with _expected_form(self._target):
+            self._unpack(answer.metadata["signature_def"], signatures)
+            return {
+                name: (self._infos(one.inputs), self._infos(one.outputs))
+                for name, one in signatures.signature_def.items()
+                if not name.startswith("__")
+            }
 
     def status(self, *, timeout_s: float) -> tuple[VersionStatus, ...]:
         """Ask for the versions."""
@@ -292,19 +337,26 @@ class GrpcTransport(Transport):
             self._models.GetModelStatus, messages.GetModelStatusRequest(model_spec=self._spec()), timeout_s
         )
         states = messages.ModelVersionStatus.State
-        return tuple(
-            VersionStatus(
-                one.version,
-                states.Name(one.state),
-                self._codes.Name(one.status.error_code),
-                one.status.error_message,
+        with _expected_form(self._target):
+            return tuple(
+                VersionStatus(
+                    one.version,
+                    states.Name(one.state),
+                    self._codes.Name(one.status.error_code),
+                    one.status.error_message,
+                )
+                for one in answer.model_version_status
             )
-            for one in answer.model_version_status
-        )
 
     def close(self) -> None:
         """Let go of the connection."""
         self._channel.close()
+
+    def _unpack(self, packed: Any, message: Any) -> None:
+        try:
+            packed.Unpack(message)
+        except self._decode_error as error:
+            raise ValueError(str(error)) from error
 
     def _spec(self, signature: str = "") -> Any:
         spec = self._messages["model"].ModelSpec(name=self._asked["name"], signature_name=signature)
@@ -314,9 +366,10 @@ class GrpcTransport(Transport):
             spec.version_label = self._asked["label"]
         return spec
 
-    def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
+    def _call(self, method: Any, request: Any, timeout_s: float, request_id: str | None = None) -> Any:
+        metadata = None if request_id is None else (("x-request-id", request_id),)
         try:
-            return method(request, timeout=timeout_s)
+            return method(request, timeout=timeout_s, metadata=metadata)
         except self._grpc.RpcError as error:
             name = error.code().name
             raise _BY_CODE.get(name, ServerFailedError)(f"{self._target}: {error.details() or name}") from error

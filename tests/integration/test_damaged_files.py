@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "export"))
-from safekeeping_cases import exported, moved
+from safekeeping_cases import exported, model, moved
 
 import kopt
 
@@ -127,3 +127,32 @@ def test_a_runtime_without_the_check_answers_or_raises_a_typed_error(original, t
     print(original.suffix, counts)
     assert not [one for one in counts if one.startswith("UNTYPED")], counts
     assert "died with 124" not in counts
+
+
+def directory_and_files(directory, kind):
+    """Return what is opened, and the files in it that may be damaged."""
+    if kind == "saved_model":
+        path = exported(directory)
+        return path, sorted(file for file in path.rglob("*") if file.is_file())
+    path = directory / "line.keras"
+    model().save(path)
+    return path, [path]
+
+
+@pytest.mark.parametrize(("kind", "count"), [("saved_model", 250), ("keras", 750)])
+def test_tensorflow_and_keras_answer_or_raise_a_typed_error(kind, count, tmp_path):
+    path, files = directory_and_files(tmp_path, kind)
+    generator, child, said = random.Random(2), Child(), []
+    try:
+        for _ in range(count):
+            file = generator.choice(files)
+            whole = file.read_bytes()
+            file.write_bytes(mutated(whole, generator))
+            said.append(child.open(path))
+            file.write_bytes(whole)
+    finally:
+        child.close()
+    counts = {one: said.count(one) for one in sorted(set(said))}
+    print(kind, counts)
+    assert not [one for one in counts if one.startswith(("UNTYPED", "died"))], counts
+    assert counts["LoadError"] > count / 4

@@ -142,6 +142,23 @@ def test_the_file_is_inferred_and_its_batch_is_free(cnn, tmp_path):
     assert artifact.inputs[0].name == model.inputs[0].name
 
 
+@pytest.mark.parametrize("scheme", ["float32", "float16", "int8"])
+def test_openvino_runs_the_file(cnn, trained, tmp_path, scheme):
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed; `pip install openvino` adds it")
+    model, x = cnn
+    artifact = export.onnx(trained if scheme == "int8" else model, tmp_path / "m.onnx", scheme=scheme, data=x)
+    core = openvino.Core()
+    hint = {"INFERENCE_PRECISION_HINT": "f32"}  # it chooses bfloat16 where the processor has it
+    compiled = core.compile_model(core.read_model(artifact.path), "CPU", hint)
+    # A tensor has several names where OpenVINO left out a cast.
+    for tensors, infos in ((compiled.inputs, artifact.inputs), (compiled.outputs, artifact.outputs)):
+        assert all(info.name in one.names for one, info in zip(tensors, infos, strict=True))
+    found, expected = compiled([x])[0], measure.load(artifact.path).predict(x)
+    # float16 rounds to 2 ** -11; int8 may round a value that lies between two steps to the other one.
+    bound = {"float32": 1e-5, "float16": 4 * 2**-11, "int8": 0.02}[scheme]
+    np.testing.assert_allclose(found, expected, atol=bound)
+
+
 def test_settings_that_do_not_go_together(cnn, trained, tmp_path):
     model, x = cnn
     for settings, words in (
@@ -159,8 +176,48 @@ def test_settings_that_do_not_go_together(cnn, trained, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_weights_beyond_one_file_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(to_onnx, "_LARGEST_BYTES", 100)
-    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(6)])  # 36 numbers of 4 bytes
-    with pytest.raises(UnsupportedModelError, match="one ONNX file holds less than 2 GB"):
-        export.onnx(model, tmp_path / "m.onnx")
+@pytest.fixture
+def large(monkeypatch):
+    """A model whose weights are called large: 64 * 64 + 64 numbers."""
+    monkeypatch.setattr(to_onnx, "_LARGEST_BYTES", 10_000)
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([keras.Input((64,), name="x"), keras.layers.Dense(64, name="y")], name="large")
+
+
+def test_weights_beyond_one_file_lie_beside_it(large, tmp_path, monkeypatch):
+    x = np.random.default_rng(0).normal(size=(8, 64)).astype(np.float32)
+    artifact = export.onnx(large, tmp_path / "m.onnx", data=x)
+    files = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert set(files) == {"m.onnx", "m.onnx.data", "m.onnx.json", "m.onnx.reference.npz"}
+    assert files["m.onnx"] < 2000
+    # The kernel lies beside; the bias, 256 bytes, is below the 1,024 from which a tensor does.
+    assert 4 * 64 * 64 <= files["m.onnx.data"] < 4 * 64 * 64 + 4096
+    assert artifact.size_bytes == files["m.onnx"] + files["m.onnx.data"]
+    np.testing.assert_allclose(measure.load(artifact.path).predict(x), large.predict(x, verbose=0), atol=1e-5)
+    assert export.verify(artifact.path).ok
+    # The copy has them, and brings them back.
+    export.backup(artifact.path, [tmp_path / "kept"])
+    for path in tmp_path.glob("m.onnx*"):
+        path.unlink()
+    export.restore(tmp_path / "m.onnx", [tmp_path / "kept"])
+    assert {path.name: path.stat().st_size for path in tmp_path.glob("m.onnx*")} == files
+    np.testing.assert_allclose(measure.load(artifact.path).predict(x), large.predict(x, verbose=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("damage", ["bit", "gone"])
+def test_damaged_weights_beside_a_file_are_found(large, tmp_path, damage):
+    artifact = export.onnx(large, tmp_path / "m.onnx")
+    path = artifact.external_path
+    data = bytearray(path.read_bytes())
+    data[1000] ^= 1
+    path.unlink() if damage == "gone" else path.write_bytes(data)
+    verification = export.verify(artifact.path)
+    failed = {one.checked: one.found for one in verification.verdicts if one.status == "failed"}
+    assert list(failed) == ["content"]
+    assert "m.onnx.data" in failed["content"]
+
+
+def test_integers_have_no_weights_beside_them(large, tmp_path):
+    with pytest.raises(UnsupportedModelError, match="scheme 'float16' is made of weights in the file"):
+        export.onnx(large, tmp_path / "m.onnx", scheme="float16")
+    assert not list(tmp_path.iterdir())

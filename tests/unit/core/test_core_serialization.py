@@ -106,3 +106,11 @@ def test_parity_reports_its_worst_output():
 def test_records_hold_plain_data_only():
     with pytest.raises(TypeError, match="cannot hold"):
         Latency(1, 1, 0, object(), 0.0, 0.0, 0.0, 0.0, 0.0).to_json()
+
+
+@pytest.mark.parametrize(
+    "number", ["[" * 100_000, "9" * 5000, "1" + "0" * 400], ids=["brackets", "five thousand digits", "no float"]
+)
+def test_what_json_cannot_hold_is_refused(number):
+    with pytest.raises(ConfigError, match="Sample"):
+        Sample.from_json(f'{{"schema": "Sample/1", "number": {number}}}')

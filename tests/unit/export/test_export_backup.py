@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 import uuid
 
 import numpy as np
@@ -228,6 +229,20 @@ def test_a_list_of_files_that_leads_elsewhere_is_not_followed(path, places, monk
     digest = copies.hashlib.sha256(text).hexdigest()[:16]
     copy.rename(copy.with_name(f"00000001-{digest}-00000000"))
     assert "is no part of m.tflite" in kopt.export.check_backup(path, places[:1]).copies[0].found
+
+
+def test_what_a_killed_writer_left_goes_a_day_later_and_a_living_one_is_left_alone(path, places):
+    kopt.export.backup(path, places)
+    holder = places[0] / "m.tflite"
+    for name, hours in ((".00000009-a.x.kopt-tmp", 25), (".00000009-b.x.kopt-tmp", 23)):
+        part = holder / name / "copy"
+        part.mkdir(parents=True)
+        (part / "half").write_bytes(b"half")
+        for one in (part / "half", part, holder / name):
+            os.utime(one, (time.time() - 3600 * hours,) * 2)
+    write(path, b"version 2")
+    assert kopt.export.backup(path, places).written == len(places)
+    assert sorted(one.name for one in holder.glob(".*")) == [".00000009-b.x.kopt-tmp"]
 
 
 def test_settings_that_cannot_be_used(path, places, monkeypatch):

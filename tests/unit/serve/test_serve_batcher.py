@@ -17,7 +17,7 @@ def run(runner, requests, **settings):
     """Send requests at once; return the answers, errors in their places."""
 
     async def main():
-        batcher = Batcher(runner, ServerSettings(**settings), lambda examples, seconds: None)
+        batcher = Batcher([runner], ServerSettings(**settings), lambda examples, seconds: None)
         answers = await asyncio.gather(*(batcher.predict(one) for one in requests), return_exceptions=True)
         await batcher.close()
         assert batcher.waiting == 0
@@ -88,7 +88,7 @@ def test_what_finds_no_room_is_refused_at_once_and_what_waits_is_answered(functi
         return x
 
     async def main():
-        batcher = Batcher(function_runner(slow), ServerSettings(max_queue=3, batch_wait_ms=0.0), lambda *_: None)
+        batcher = Batcher([function_runner(slow)], ServerSettings(max_queue=3, batch_wait_ms=0.0), lambda *_: None)
         first = asyncio.ensure_future(batcher.predict(row(0)))
         await asyncio.get_running_loop().run_in_executor(None, begun.wait)
         waiting = [asyncio.ensure_future(batcher.predict(row(number))) for number in (1, 2, 3)]
@@ -108,7 +108,7 @@ def test_a_request_that_is_late_is_told_so_and_never_run(function_runner):
     runner = function_runner(lambda x: x if go_on.wait(30) else None)
 
     async def main():
-        batcher = Batcher(runner, ServerSettings(timeout_s=0.05, batch_wait_ms=0.0), lambda *_: None)
+        batcher = Batcher([runner], ServerSettings(timeout_s=0.05, batch_wait_ms=0.0), lambda *_: None)
         answers = await asyncio.gather(batcher.predict(row(0)), batcher.predict(row(1)), return_exceptions=True)
         late = await asyncio.gather(batcher.predict(row(2)), return_exceptions=True)
         go_on.set()
@@ -135,3 +135,41 @@ def test_requests_that_do_not_fit_never_reach_the_queue(function_runner, arrays,
     with pytest.raises(RequestError, match=words):
         raise answer
     assert runner.calls == []
+
+
+def test_as_many_calls_run_at_once_as_there_are_runners(function_runner):
+    meeting = threading.Barrier(2)
+
+    def meet(x):
+        meeting.wait(10)  # breaks unless two calls are inside at once
+        return x * 2
+
+    crew = [function_runner(meet), function_runner(meet)]
+
+    async def main():
+        batcher = Batcher(crew, ServerSettings(max_batch_size=1, batch_wait_ms=0.0), lambda examples, seconds: None)
+        answers = await asyncio.gather(*(batcher.predict(row(number)) for number in range(6)))
+        await batcher.close()
+        return answers
+
+    assert [values(answer) for answer in asyncio.run(main())] == [[2.0 * number] for number in range(6)]
+    assert [len(runner.calls) for runner in crew] == [3, 3]
+
+
+def test_a_runner_that_failed_works_on(function_runner):
+    def fail_at_first(x):
+        if x[0, 0] == 0:
+            raise ValueError("zero")
+        return x
+
+    crew = [function_runner(fail_at_first)]
+
+    async def main():
+        batcher = Batcher(crew, ServerSettings(max_batch_size=1, batch_wait_ms=0.0), lambda examples, seconds: None)
+        answers = await asyncio.gather(*(batcher.predict(row(n)) for n in range(3)), return_exceptions=True)
+        await batcher.close()
+        return answers
+
+    failed, *others = asyncio.run(main())
+    assert isinstance(failed, ServerFailedError)
+    assert [values(answer) for answer in others] == [[1.0], [2.0]]

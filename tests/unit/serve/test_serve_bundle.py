@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 import kopt
 from kopt.core.errors import ConfigError, LoadError, OutputExistsError, ParityError, UnsupportedModelError
@@ -245,6 +246,39 @@ def test_a_signature_that_does_not_run_never_becomes_a_version(model, tmp_path, 
     with pytest.raises(ParityError, match="'serving_examples' was written but does not run"):
         kopt.serve.bundle(model, tmp_path / "m", examples=True, batching=False)
     assert not list(tmp_path.glob("m/[!.]*"))
+
+
+def test_the_optimized_variant_has_its_weights_in_the_graph_and_works_out_what_is_constant(tmp_path):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((6, 6, 2), name="image")
+    hidden = keras.layers.BatchNormalization(name="normalized")(keras.layers.Conv2D(3, 3)(image))
+    hidden = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(hidden))
+    model = keras.Model(image, keras.layers.Dense(3, activation="softmax", name="scores")(hidden))
+    generator = np.random.default_rng(0)
+    model.get_layer("normalized").set_weights([generator.uniform(0.5, 2.0, 3) for _ in range(4)])
+    operators, files = {}, {}
+    x = generator.normal(size=(5, 6, 6, 2)).astype(np.float32)
+    for variant in ("plain", "optimized"):
+        directory = tmp_path / variant
+        settings = {"class_names": list("abc"), "batching": False, "variant": variant}
+        path = directory / str(kopt.serve.bundle(model, directory, **settings).version)
+        proto = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+        functions = proto.meta_graphs[0].graph_def.library.function
+        operators[variant] = [node.op for function in functions for node in function.node_def]
+        files[variant] = {file.name: file.stat().st_size for file in path.rglob("*") if file.is_file()}
+        runners = kopt.measure.load_signatures(path)
+        np.testing.assert_allclose(runners["serving_default"].predict(x), model.predict(x, verbose=0), atol=1e-6)
+        assert {name: runner.fixed_batch for name, runner in runners.items() if name == "top_k"} == {"top_k": None}
+    # The square root of the variances is of constants alone.
+    assert "Rsqrt" in operators["plain"]
+    assert not {"Rsqrt", "ReadVariableOp"} & set(operators["optimized"])
+    weights = 4 * sum(np.size(one) for one in model.get_weights())
+    assert files["plain"]["variables.data-00000-of-00001"] > weights
+    assert (
+        files["optimized"]["variables.data-00000-of-00001"] < files["plain"]["variables.data-00000-of-00001"] - weights
+    )
+    with pytest.raises(UnsupportedModelError, match="Pass the Keras model for variant='optimized'"):
+        kopt.serve.bundle(path, tmp_path / "again", variant="optimized")
 
 
 @pytest.mark.slow

@@ -6,6 +6,8 @@ import socket
 
 import pytest
 
+import kopt
+
 MODEL = "/v1/models/half_plus_two"
 SEEDS = [
     b'{"instances": [1.0, 2.0, 5.0]}',
@@ -17,7 +19,10 @@ PIECES = [
     *(b"[", b"]", b"{", b"}", b'"', b",", b":", b"null", b"true", b"1e400", b"-", b"\x00", b"\xff", b"\\ud800"),
     *(b'{"b64": "*"}', b"[" * 2000, b"9" * 400, b'"x"', b"NaN", b"\n\n", b"[[]]", b"{}"),
 ]
-PATHS = [":predict", ":regress", ":classify", "/versions/123:predict", "", "/metadata", "/labels/x:predict", ":%zz"]
+PATHS = [
+    *(":predict", ":regress", ":classify", ":label", "/versions/123:predict", "", "/metadata", "/labels/x:predict"),
+    ":%zz",
+]
 FAULTS_OF_REQUESTS = {200, 400, 404, 413}
 
 
@@ -64,6 +69,18 @@ def test_ten_thousand_fuzzed_bodies(half_plus_two, serve, http_to):
     check(http_to(serve(half_plus_two)), 10_000, seed=1)
 
 
+def test_fuzzed_bodies_do_not_confuse_the_monitor(half_plus_two, http_to, tmp_path):
+    watched = kopt.core.monitoring_records.Monitoring(log=str(tmp_path / "log"))
+    with kopt.serve.Server(half_plus_two, port=0, monitoring=watched, log=lambda line: None) as server:
+        call = http_to(server)
+        check(call, 300, seed=5)
+        assert "kopt_monitor_lost_total{" not in call("/metrics")[1]
+        assert "kopt_monitor_lost_total 1" not in call("/metrics")[1]
+    report = kopt.serve.monitoring_report(tmp_path / "log")
+    assert (report.damaged, report.runs) == (0, 1)
+    assert report.statuses["200"] == sum(use.requests for use in report.versions) >= 3
+
+
 def test_bytes_that_are_no_http_end_their_own_connection_alone(half_plus_two, serve, http_to):
     server = serve(half_plus_two)
     generator = random.Random(2)
@@ -77,3 +94,62 @@ def test_bytes_that_are_no_http_end_their_own_connection_alone(half_plus_two, se
         assert answer == b"" or answer.startswith(b"HTTP/1.1 "), answer
         assert b"Traceback" not in answer
     assert http_to(server)(MODEL + ":predict", json.loads(SEEDS[0])) == (200, {"predictions": [2.5, 3.0, 4.5]})
+
+
+def raw_answers(server, count, seed):
+    """Send requests whose first line and headers have wrong bytes, each over a connection of its own; yield answers."""
+    generator = random.Random(seed)
+    lines = [
+        b"POST %s:predict HTTP/1.1",
+        b"GET %s/versions/123/metadata HTTP/1.1",
+        b"POST %s/labels/stable:predict HTTP/1.0",
+        b"GET /metrics?a=%s HTTP/1.1",
+    ]
+    headers = [
+        b"Host: x",
+        b"Content-Length: 30",
+        b"Content-Type: application/json; charset=utf-8",
+        b"X-Request-Id: a-b.c",
+        b"Transfer-Encoding: chunked",
+        b"Expect: 100-continue",
+        b"Connection: keep-alive",
+    ]
+    for _ in range(count):
+        first = generator.choice(lines)
+        first = first % MODEL.encode() if b"%s" in first else first
+        head = [first, *generator.sample(headers, generator.randint(1, len(headers)))]
+        place = generator.randrange(len(head))
+        head[place] = mutated(generator, head[place])
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+            connection.sendall(b"\r\n".join(head) + b"\r\n\r\n" + SEEDS[0])
+            connection.shutdown(socket.SHUT_WR)
+            parts = []
+            try:
+                while part := connection.recv(1 << 16):
+                    parts.append(part)
+            except ConnectionResetError:  # it closed before it had read everything
+                pass
+        yield b"".join(parts)
+
+
+def check_raw(server, call, count, seed):
+    found = {}
+    for answer in raw_answers(server, count, seed):
+        assert b"Traceback" not in answer
+        assert answer == b"" or answer.startswith(b"HTTP/1."), answer
+        word = answer[9:12].decode() or "closed"
+        found[word] = found.get(word, 0) + 1
+    assert "500" not in found, found
+    assert call(MODEL + ":predict", json.loads(SEEDS[0])) == (200, {"predictions": [2.5, 3.0, 4.5]})
+    return found
+
+
+def test_fuzzed_urls_and_headers_end_their_own_connection_alone(half_plus_two, serve, http_to):
+    server = serve(half_plus_two)
+    assert set(check_raw(server, http_to(server), 150, seed=3)) >= {"200", "400", "404"}
+
+
+@pytest.mark.slow
+def test_many_fuzzed_urls_and_headers(half_plus_two, serve, http_to):
+    server = serve(half_plus_two)
+    print("urls and headers", check_raw(server, http_to(server), 2000, seed=4))

@@ -241,3 +241,32 @@ def test_a_failure_that_nobody_foresaw_leaves_no_traceback(half, monkeypatch, ca
         {"error": "The server failed at this request (status 500)."},
     )
     assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["dense.tflite", "dense.onnx", "dense.keras", "dense_saved_model"])
+def test_several_workers_give_the_answers_of_one(models, serve, http_to, name):
+    server = serve(models / name, workers=3, batch_wait_ms=0.0, max_batch_size=1, name="m")
+    runner = kopt.measure.load(models / name)
+    x = kopt.measure.random_inputs(runner.inputs, 30, seed=0)
+    expected = runner.predict(x)
+    found = {}
+
+    def ask(number):
+        call = http_to(server)
+        for row in range(number, 30, 3):
+            body = {"instances": [{key: array[row].tolist() for key, array in x.items()}]}
+            found[row] = call("/v1/models/m:predict", body)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {status for status, _ in found.values()} == {200}
+    answers = np.array([found[row][1]["predictions"][0] for row in range(30)])
+    np.testing.assert_allclose(answers, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_runner_that_is_loaded_already_works_alone(serve, function_runner):
+    with pytest.raises(LoadError, match=r"takes one call at a time\. Pass its path for workers=2"):
+        serve(function_runner(lambda x: x), workers=2)

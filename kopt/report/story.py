@@ -143,17 +143,13 @@ def _step(result: OptimizationResult, candidate: Candidate) -> Step:
         kind = "kept"
     lines = [line for line in candidate.reason.splitlines() if line.strip()] or ["no reason was recorded"]
     found = lines[0] if failed else candidate.verdict.removeprefix("best: ")
-    how = ", then ".join(_label(step) for step in candidate.steps)
+    how = ", then ".join(step.label for step in candidate.steps)
     return Step(candidate.name, how, candidate.why, found, kind, tuple(lines[1:]) if failed else ())
 
 
 def _look(decision: Any) -> Step:
     """Return a model that was looked at and of which no file was made."""
     return Step(decision.name, "", decision.why, decision.reason, "looked" if decision.kept else "dropped")
-
-
-def _label(step: Any) -> str:
-    return str(getattr(step, "label", step))
 
 
 def test_text(result: OptimizationResult) -> str:

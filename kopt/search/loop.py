@@ -13,6 +13,7 @@ import numpy as np
 
 from kopt import data as kopt_data
 from kopt import export, measure
+from kopt.advice import Advice, from_run
 from kopt.core.budget_records import Budget
 from kopt.core.environment import machine
 from kopt.core.errors import ConfigError, OutputError
@@ -75,6 +76,11 @@ class SearchResult(OptimizationResult):
             ConfigError: another ending.
         """
         return write_story(self, path)
+
+    @property
+    def advice(self) -> Advice:
+        """What the run says about the model: what to change next, and why."""
+        return from_run(self)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,7 +37,7 @@ def test_a_smaller_model_inside_the_budget(digits, tmp_path):
         workdir=tmp_path / "run",
         techniques=("channels", "aware", "post_training", "tflite-float32", "tflite-int8"),
         budget=kopt.Budget(0.02, "size"),
-        training=kopt.Training(epochs=12),
+        training=kopt.Training(epochs=8),
         progress=None,
     )
     files = {one.name: one for one in result.candidates}

@@ -68,7 +68,7 @@ def main() -> int:
     return publish(
         "search_training",
         f"ResNet8 of {options.width} channels on {len(train):,} images of Fashion-MNIST; chosen: {best.name}; "
-        f"{len(splits.test):,} test images in LiteRT, one thread. {result.ended}",
+        f"judged on {len(splits.test):,} test images in LiteRT, one thread. {result.ended}",
         {
             "search, s": round(seconds, 1),
             "looked at": len(result.decisions) + len(result.candidates),

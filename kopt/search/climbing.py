@@ -6,6 +6,7 @@ from typing import Any
 from kopt.search.bench import Bench, Look
 from kopt.search.catalog import CATALOG
 from kopt.search.halving import Scored, between, halved, hopeless, inside
+from kopt.search.limits import RunEnded
 from kopt.search.proposals import Ladder
 from kopt.search.training import Training
 
@@ -22,13 +23,22 @@ class Climbed:
     look: Look
 
 
-def climb(bench: Bench, ladder: Ladder, training: Training) -> list[Climbed]:
-    """Return what was trained to the end, the strongest first.
+def climb(bench: Bench, ladder: Ladder, training: Training) -> tuple[list[Climbed], RunEnded | None]:
+    """Return what was trained to the end, the strongest first, and what ended the run meanwhile, if anything did.
 
     All levels are trained briefly, the promising half to the end, and then strengths half way between the strongest
-    inside the budget and the mildest outside it. What stops on the way is noted with the reason.
+    inside the budget and the mildest outside it. What stops on the way is noted with the reason. Where the run ends
+    before, what is inside the budget after its brief training is among the results.
     """
     ascent = _Ascent(bench, ladder, training)
+    try:
+        _ascend(bench, ladder, ascent)
+    except RunEnded as end:
+        return ascent.results(with_brief=True), end
+    return ascent.results(), None
+
+
+def _ascend(bench: Bench, ladder: Ladder, ascent: "_Ascent") -> None:
     looks = [ascent.look(level) for level in ladder.levels]
     for one, look in zip(halved(ascent.scored, bench.allowed), looks, strict=True):
         bench.decide(look, ladder.why, kept=one.kept, reason=one.reason)
@@ -48,7 +58,6 @@ def climb(bench: Bench, ladder: Ladder, training: Training) -> list[Climbed]:
             break
         if not ends:
             ascent.to_the_end(level, look)
-    return sorted(ascent.climbed, key=lambda one: one.level)
 
 
 class _Ascent:
@@ -59,6 +68,7 @@ class _Ascent:
         self._brief = max(1, training.epochs // _BRIEF)
         self._rest = training.epochs - self._brief
         self._known: set[str] = set()
+        self._looks: dict[Any, Look] = {}
         self.scored: list[Scored] = []
         self.climbed: list[Climbed] = []
 
@@ -70,7 +80,16 @@ class _Ascent:
         if (made := self._bench.fingerprint((step,))) is not None:
             self._known.add(made)
         self.scored.append(Scored(level, look.drop, look.problem))
+        self._looks[level] = look
         return look
+
+    def results(self, *, with_brief: bool = False) -> list[Climbed]:
+        """Return what was trained to the end, and with `with_brief` what is inside the budget already."""
+        found = {one.level: one for one in self.climbed}
+        for level, look in self._looks.items() if with_brief else ():
+            if level not in found and inside(look.drop, self._bench.allowed):
+                found[level] = Climbed(level, look)
+        return [found[level] for level in sorted(found)]
 
     def to_the_end(self, level: Any, look: Look) -> None:
         """Train on, and note whether it came inside the budget."""

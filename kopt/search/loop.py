@@ -199,8 +199,8 @@ def optimize(
         training: lets the search train, and says how; without it nothing is trained, and the result says what was not
             tried.
         seconds: after which the search ends and judges what it has; earlier runs in `workdir` count with what they
-            took. The latencies at the end take their time beyond that.
-        trials: most files and models to look at.
+            took. Files of what is trained by then, and the latencies at the end, take their time beyond that.
+        trials: most files and models to look at; files of what is trained by then are made beyond that.
 
     Returns:
         The candidates with their evidence; `best` is `None` if none is inside the budget, and `nearest` then is the

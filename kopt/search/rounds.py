@@ -1,5 +1,7 @@
 """The rounds of a search: ways to ship, what needs no training, what is trained, and their combinations."""
 
+import dataclasses
+
 from kopt.core.recipe_records import Recipe, steps_name
 from kopt.core.technique_records import Step
 from kopt.search.bench import Bench
@@ -48,7 +50,13 @@ def _trained(bench: Bench, plan: Plan, left: list[str]) -> None:
     found, too_little = ladders(plan.facts, plan.objective, plan.changes)
     left.extend(too_little)
     for ladder in found:
-        _ship(bench, plan, ladder, climb(bench, ladder, plan.training), left)
+        climbed, end = climb(bench, ladder, plan.training)
+        if end is not None:
+            # What is trained is worth its files, which take seconds; nothing more is trained.
+            bench.overrun()
+            _ship(bench, dataclasses.replace(plan, changes={}), ladder, climbed, left)
+            raise end
+        _ship(bench, plan, ladder, climbed, left)
     for step, why in compressible(plan.objective, plan.changes, plan.training.epochs):
         for way in plan.main_ways:
             if way.name == INT8:

@@ -37,7 +37,7 @@ def test_a_smaller_model_inside_the_budget(digits, tmp_path):
         workdir=tmp_path / "run",
         techniques=("channels", "aware", "post_training", "tflite-float32", "tflite-int8"),
         budget=kopt.Budget(0.02, "size"),
-        training=kopt.Training(epochs=12),
+        training=kopt.Training(epochs=8),
         progress=None,
     )
     files = {one.name: one for one in result.candidates}
@@ -52,7 +52,9 @@ def test_a_smaller_model_inside_the_budget(digits, tmp_path):
     for directory in (tmp_path / "run" / "candidates").iterdir():
         assert {"recipe.json", "candidate.json"} <= {path.name for path in directory.iterdir()}
     for directory in (tmp_path / "run" / "models").iterdir():
-        assert {"made.json", "model.keras"} <= {path.name for path in directory.iterdir()}
+        names = {path.name for path in directory.iterdir()}
+        # Where widths were rounded to those of another strength, the training that follows was left out.
+        assert {"made.json", "model.keras"} <= names or names == {"recipe.json", "log.txt"}
 
 
 def small_network():

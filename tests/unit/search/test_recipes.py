@@ -34,9 +34,11 @@ def test_what_may_follow_each_other(names):
     ("names", "export", "reason"),
     [
         (("recover", "channels"), INT8, r"'channels' \(prune\) may not come after 'recover' \(recover\)"),
-        # Between them stands one that both could neighbour: a training without masks fills the zeros again.
+        # A training without masks fills the zeros again.
         (("magnitude", "recover"), INT8, "only cluster and quantize and ship may follow"),
         (("fold_batch_norm", "aware"), INT8, "'aware' .* may not come after 'fold_batch_norm'"),
+        # Each may follow the one before it, but not all that came before.
+        (("fold_batch_norm", "constant_channels", "channels"), INT8, "'channels' .* not come after 'fold_batch_norm'"),
         (("constant_channels", "aware", "recover"), INT8, "may not come after 'aware'"),
         (("aware",), FLOAT, "'aware' does not show in 'tflite-float32'"),
         (("post_training",), ExportConfig("tflite", "int16x8"), "made for int8, and 'tflite-int16x8' is int16x8"),

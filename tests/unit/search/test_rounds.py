@@ -211,14 +211,26 @@ def test_a_strength_that_cannot_be_made_is_noted_and_the_others_go_on():
 @pytest.mark.parametrize(
     ("limits", "ended"),
     [
-        (Limits(trials=3), "3 trials were made, all that `trials` allows."),
+        (Limits(trials=2), "2 trials were made, all that `trials` allows."),
         (Limits(seconds=1e-9), "The 1e-09 seconds that `seconds` allows were used up."),
     ],
 )
 def test_limits_end_the_search_and_say_so(limits, ended):
     bench, found, _ = search(CHANNELS, training=Training(), limits=limits)
     assert found == ended
-    assert len(bench.candidates) + len(bench.decisions) <= 3
+    assert len(bench.candidates) + len(bench.decisions) <= 2
+
+
+@pytest.mark.parametrize(
+    ("trials", "shipped"),
+    [(5, "channels-0.75+recover-1"), (7, "channels-0.75+recover-1+recover-3")],
+)
+def test_what_was_trained_when_the_run_ends_becomes_a_file(trials, shipped):
+    """2 ways to ship, then 4 brief looks, then 0.75 and 0.5 to the end: the 5th is in the middle of the looks."""
+    bench, ended, _ = search(CHANNELS, max_drop=0.006, training=Training(epochs=4), limits=Limits(trials=trials))
+    assert ended == f"{trials} trials were made, all that `trials` allows."
+    made = [one.name for one in bench.candidates if one.steps]
+    assert made == [f"{shipped}+tflite-float32", f"{shipped}+tflite-int8"]
 
 
 def test_seconds_of_earlier_runs_count():

@@ -284,6 +284,15 @@ class Budget(Record):
         max_drop: how much of the metric may be lost, as a fraction of 1 (0.01 = one point of accuracy).
         objective: what is to become small: `"latency"`, `"size"` or `"energy"`.
         metric: the metric that is guarded, higher is better.
+
+    Example:
+        >>> budget = kopt.Budget(max_drop=0.01, objective="size")
+        >>> budget.metric
+        'accuracy'
+        >>> kopt.Budget(objective="beauty")
+        Traceback (most recent call last):
+            ...
+        kopt.core.errors.ConfigError: ...
     """
 
     max_drop: float = 0.01

@@ -35,6 +35,11 @@ def evaluate(target: Any, data: Any, *, metrics: Any = ("accuracy",), batch_size
         DataError: labels do not fit the examples or the output: count, shape or class numbers out of range.
         MeasurementError: the file answers with NaN, of which no metric can be computed.
         ConfigError: no such metric.
+
+    Example:
+        >>> found = kopt.measure.evaluate("model.tflite", (x_val, y_val))
+        >>> found.examples, found.metrics["accuracy"] > 0.8
+        (269, True)
     """
     runner = load(target)
     metrics = tuple(metrics) if isinstance(metrics, (list, tuple)) else (metrics,)
@@ -132,6 +137,10 @@ def is_loss(metric: Any) -> bool:
 
     Raises:
         ConfigError: there is no such metric.
+
+    Example:
+        >>> kopt.measure.is_loss("mse"), kopt.measure.is_loss("accuracy")
+        (True, False)
     """
     # Keras keeps the direction for its tuner; a metric that says none counts upwards, as Keras itself takes it.
     return metric != "accuracy" and getattr(_keras_metric(metric), "_direction", "up") == "down"

@@ -39,6 +39,11 @@ def energy(
     Raises:
         MeasurementError: the counters do not move.
         MissingDependencyError: the runner is on a GPU and `nvidia-ml-py` is not installed.
+
+    Example:
+        >>> used = kopt.measure.energy("model.tflite", seconds=0.1)
+        >>> used.millijoules > 0, used.measured or "estimate" in used.method
+        (True, True)
     """
     if not seconds > 0 or not watts_per_core > 0:
         raise ConfigError(

@@ -95,3 +95,12 @@ def _words(curve: LearningRateCurve) -> str:
 
 
 LEARNING_RATES = Look("learning-rates", _table, _figure, _words)
+"""How a range test of learning rates is shown; `.table()` and `.plot()` of `kopt.train.find_learning_rate` do it.
+
+Example:
+    >>> fresh, _ = kopt.restructure.reinitialize(model)
+    >>> fresh.compile("adam", "sparse_categorical_crossentropy")
+    >>> curve = kopt.train.find_learning_rate(fresh, (x_train, y_train), min_rate=1e-5)
+    >>> print(kopt.report.LEARNING_RATES.words(curve))
+    Loss against learning rate from 1e-05 to ...
+"""

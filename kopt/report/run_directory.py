@@ -25,6 +25,10 @@ def write_report(result: OptimizationResult, directory: str | os.PathLike[str], 
     Raises:
         OutputExistsError: there is a report and `overwrite` is false.
         OutputError: the directory cannot be written.
+
+    Example:
+        >>> kopt.report.write_report(result, "again").name, kopt.report.read_result("again").model
+        ('report.html', 'digits')
     """
     directory = Path(directory)
     for name in (_RECORD, _PAGE):
@@ -39,6 +43,11 @@ def read_result(run_dir: str | os.PathLike[str]) -> OptimizationResult:
 
     Raises:
         LoadError: there is no `report.json`, or it cannot be read as one.
+
+    Example:
+        >>> again = kopt.report.read_result("run")
+        >>> again.best_name == result.best_name, [candidate.name for candidate in again.candidates]
+        (True, ['tflite-float32', 'tflite-int8'])
     """
     path = Path(run_dir) / _RECORD
     if not path.is_file():

@@ -36,6 +36,12 @@ CATALOG: dict[str, Technique] = {
         ),
     )
 }
+"""The ways to ship a model that `kopt.optimize` tries, by the names that `techniques=` takes.
+
+Example:
+    >>> list(kopt.search.CATALOG)[-3:]
+    ['tflite-int8', 'tflite-int16x8', 'tflite-int4']
+"""
 
 
 def select(names: Sequence[str] | None) -> tuple[Technique, ...]:

@@ -50,14 +50,12 @@ def strategy(
         WorkerLostError: not all workers appeared in time; names their addresses.
 
     Example:
-        ```python
-        plan = kopt.train.plan_distribution(per_replica_batch_size=64, learning_rate=1e-3, scale_learning_rate="linear")
-        print(plan)
-        with kopt.train.strategy(plan).scope():
-            model = build()
-            model.compile(keras.optimizers.Adam(plan.scaled_learning_rate), "mse")
-        model.fit(dataset.batch(plan.global_batch_size))
-        ```
+        >>> with kopt.train.strategy("one_device", devices=["CPU:0"]).scope():
+        ...     replica = keras.models.clone_model(model)
+        ...     replica.compile("adam", "sparse_categorical_crossentropy")
+        >>> history = replica.fit(x_train, y_train, verbose=0)
+        >>> kopt.train.strategy("one_device", devices=["CPU:0"]).num_replicas_in_sync
+        1
     """
     plan = name if isinstance(name, DistributionPlan) else plan_distribution(name, devices=devices)
     if isinstance(name, DistributionPlan) and devices is not None:
@@ -90,10 +88,11 @@ def watching(strategy: tf.distribute.Strategy) -> Iterator[None]:
         WorkerLostError: names the worker if TensorFlow knows it, and says how to go on.
 
     Example:
-        ```python
-        with kopt.train.watching(strategy):
-            model.fit(dataset, epochs=10, callbacks=[keras.callbacks.BackupAndRestore(f"backup/{worker}")])
-        ```
+        >>> plan = kopt.train.strategy("one_device", devices=["CPU:0"])
+        >>> with kopt.train.watching(plan):  # a worker that dies becomes a WorkerLostError
+        ...     history = model.fit(x_train, y_train, verbose=0)
+        >>> sorted(history.history)
+        ['accuracy', 'loss']
     """
     try:
         yield

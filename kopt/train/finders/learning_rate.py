@@ -22,7 +22,15 @@ _LEAST_STEPS = 10
 
 @dataclasses.dataclass(frozen=True)
 class LearningRateRange(Shown, LearningRateCurve):
-    """What `find_learning_rate` found; `suggestion` is the rate to train with."""
+    """What `find_learning_rate` found; `suggestion` is the rate to train with.
+
+    Example:
+        >>> fresh, _ = kopt.restructure.reinitialize(model)
+        >>> fresh.compile("adam", "sparse_categorical_crossentropy")
+        >>> found = kopt.train.find_learning_rate(fresh, (x_train, y_train), min_rate=1e-5)
+        >>> found.suggestion == found.steepest, found.rates[0] < found.suggestion < found.rates[-1]
+        (True, True)
+    """
 
     look = LEARNING_RATES
 
@@ -79,11 +87,13 @@ def find_learning_rate(
         NonFiniteError: the loss of the first step is NaN or infinite: no rate is to blame for that.
 
     Example:
-        ```python
-        found = kopt.train.find_learning_rate(model, dataset)
-        found.plot("rates.svg")
-        model.optimizer.learning_rate = found.suggestion
-        ```
+        >>> fresh, _ = kopt.restructure.reinitialize(model)
+        >>> fresh.compile("adam", "sparse_categorical_crossentropy")
+        >>> found = kopt.train.find_learning_rate(fresh, (x_train, y_train), min_rate=1e-5)
+        >>> 1e-4 < found.suggestion < 1
+        True
+        >>> path = found.plot("rates.svg")
+        >>> fresh.optimizer.learning_rate = found.suggestion
 
     References:
         Smith: Cyclical learning rates for training neural networks (arXiv:1506.01186), section 3.3.

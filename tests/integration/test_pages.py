@@ -1,0 +1,19 @@
+"""The code on the pages of the documentation runs from top to bottom."""
+
+import page_blocks
+import pytest
+
+from kopt.graph.tfmot import load_tfmot
+
+PAGES = [page for page in sorted(page_blocks.DOCS.rglob("*.md")) if page_blocks.blocks(page)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page != page_blocks.PREPARATION],
+    ids=lambda page: str(page.relative_to(page_blocks.DOCS)),
+)
+def test_runs_from_top_to_bottom(page, scope):
+    load_tfmot()  # a page imports it, which would change `tf.keras` for the tests behind it
+    page_blocks.run(page, scope)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import page_blocks
 import pytest
+from tensorflow.python.framework.config import disable_op_determinism
 
 import kopt
 
@@ -29,7 +30,8 @@ def scope(prepared, tmp_path, monkeypatch):
     shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     names["keras"].utils.set_random_seed(0)
-    return {**names, "model": copied(names["model"])}
+    yield {**names, "model": copied(names["model"])}
+    disable_op_determinism()  # one example turns it on, which holds for the process
 
 
 def copied(model):

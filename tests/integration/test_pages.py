@@ -17,3 +17,14 @@ PAGES = [page for page in sorted(page_blocks.DOCS.rglob("*.md")) if page_blocks.
 def test_runs_from_top_to_bottom(page, scope):
     load_tfmot()  # a page imports it, which would change `tf.keras` for the tests behind it
     page_blocks.run(page, scope)
+
+
+# `core` and `cli` hold no names for users.
+ROOMS = sorted({path.parent.name for path in page_blocks.ROOT.glob("kopt/*/__init__.py")} - {"core", "cli"})
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_room_has_its_page(room):
+    page = page_blocks.DOCS / "reference" / f"{room}.md"
+    assert f"::: kopt.{room}\n" in page.read_text()
+    assert f"kopt.{room}: reference/{room}.md" in (page_blocks.ROOT / "mkdocs.yml").read_text()

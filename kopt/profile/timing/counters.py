@@ -88,10 +88,13 @@ class GpuWatch:
         result: what was read; there after the block.
 
     Example:
-        >>> with kopt.profile.gpu_counters() as watch:  # doctest: +SKIP
-        ...     history = model.fit(x_train, y_train, verbose=0)
-        >>> watch.result.gpus[0].mean_utilization  # doctest: +SKIP
-        0.83
+        >>> try:
+        ...     with kopt.profile.gpu_counters(interval_s=0.05) as watch:
+        ...         history = model.fit(x_train, y_train, verbose=0)
+        ...     print("utilization:", [gpu.mean_utilization for gpu in watch.result.gpus])
+        ... except kopt.KoptError as error:
+        ...     print("utilization:", error)
+        utilization: ...
     """
 
     result: GpuReport

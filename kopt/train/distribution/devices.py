@@ -33,9 +33,11 @@ def memory_growth(enable: bool = True) -> DeviceChange:
         ConfigError: TensorFlow was used already.
 
     Example:
-        >>> change = kopt.train.memory_growth()  # first in the program
-        >>> change.setting
-        'memory growth on'
+        >>> try:
+        ...     print("memory:", kopt.train.memory_growth().effect)
+        ... except kopt.KoptError as error:  # a GPU is in use already: call it first in the program
+        ...     print("memory:", error)
+        memory: ...
     """
     gpus = tf.config.get_visible_devices("GPU")
     for gpu in gpus:
@@ -59,9 +61,11 @@ def memory_limit(limit_mb: int) -> DeviceChange:
         ConfigError: an impossible limit, or TensorFlow was used already.
 
     Example:
-        >>> change = kopt.train.memory_limit(4096)  # first in the program
-        >>> change.setting
-        'memory limit 4096 MB'
+        >>> try:
+        ...     print("memory:", kopt.train.memory_limit(4096).effect)
+        ... except kopt.KoptError as error:  # a GPU is in use already: call it first in the program
+        ...     print("memory:", error)
+        memory: ...
     """
     _require_count(limit_mb, "limit_mb")
     gpus = tf.config.get_visible_devices("GPU")
@@ -82,9 +86,11 @@ def visible_devices(gpus: Sequence[int]) -> DeviceChange:
         ConfigError: an index that does not exist, or TensorFlow was used already.
 
     Example:
-        >>> change = kopt.train.visible_devices([])  # first in the program: the CPU alone
-        >>> change.devices
-        ()
+        >>> try:
+        ...     print("visible:", kopt.train.visible_devices([]).setting)  # the CPU alone
+        ... except kopt.KoptError as error:  # a GPU is in use already: call it first in the program
+        ...     print("visible:", error)
+        visible: ...
     """
     found = tf.config.list_physical_devices("GPU")
     wrong = [index for index in gpus if isinstance(index, bool) or index not in range(len(found))]

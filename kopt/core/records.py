@@ -292,7 +292,7 @@ class Budget(Record):
         >>> kopt.Budget(objective="beauty")
         Traceback (most recent call last):
             ...
-        kopt.core.errors.ConfigError: ...
+        kopt.core.errors.ConfigError: Unknown objective 'beauty'. Accepted: latency, size, energy.
     """
 
     max_drop: float = 0.01

@@ -41,7 +41,7 @@ def check_sort(sort: str) -> None:
         >>> kopt.report.check_sort("weight")
         Traceback (most recent call last):
             ...
-        kopt.core.errors.ConfigError: ...
+        kopt.core.errors.ConfigError: Unknown `sort` 'weight'. Accepted: order, macs, flops, parameters, activations.
     """
     if sort not in _SORTS:
         raise ConfigError(f"Unknown `sort` {sort!r}.{nearest(sort, _SORTS)} Accepted: {', '.join(_SORTS)}.")

@@ -70,7 +70,7 @@ def diagnose(dataset: tf.data.Dataset, model: Any = None, *, seconds: float = 10
 
     Example:
         >>> train = kopt.data.from_arrays(x_train, y_train, batch_size=64)
-        >>> found = kopt.data.diagnose(train, model, seconds=0.5)
+        >>> found = kopt.data.diagnose(train, model, seconds=0.3)
         >>> [stage.stage for stage in found.stages]
         ['source: range', 'batch', 'map']
         >>> found.verdict  # doctest: +SKIP

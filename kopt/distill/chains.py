@@ -71,9 +71,9 @@ def born_again(model: keras.Model, generations: int, train: Train, **settings: A
         >>> def train(teaching):
         ...     teaching.compile("adam", "sparse_categorical_crossentropy")
         ...     teaching.fit(x_train, y_train, verbose=0)
-        >>> copies = kopt.distill.born_again(model, 2, train)
+        >>> copies = kopt.distill.born_again(model, 1, train)
         >>> [copy.count_params() for copy in copies]
-        [2722, 2722]
+        [2722]
 
     Source: Furlanello et al., "Born-again neural networks", 2018.
     """

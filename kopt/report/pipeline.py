@@ -21,7 +21,7 @@ def pipeline_headline(diagnosis: PipelineDiagnosis) -> str:
 
     Example:
         >>> train = kopt.data.from_arrays(x_train, y_train, batch_size=64)
-        >>> print(kopt.report.pipeline_headline(kopt.data.diagnose(train, seconds=0.2)))
+        >>> print(kopt.report.pipeline_headline(kopt.data.diagnose(train, seconds=0.1)))
         The pipeline makes a batch in ... ms, ... examples a second; ... costs most.
     """
     batch = f"{formats.number(diagnosis.batch_ms)} ms"
@@ -139,7 +139,7 @@ PIPELINE = Look("pipeline", _table, _figure, _words)
 
 Example:
     >>> train = kopt.data.from_arrays(x_train, y_train, batch_size=64)
-    >>> found = kopt.data.diagnose(train, seconds=0.2)
+    >>> found = kopt.data.diagnose(train, seconds=0.1)
     >>> kopt.report.PIPELINE.svg(found)[:4]
     '<svg'
 """

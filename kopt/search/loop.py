@@ -127,7 +127,7 @@ def optimize(
         ...     (x_train, y_train),
         ...     (x_val, y_val),
         ...     budget=kopt.Budget(max_drop=0.05, objective="size"),
-        ...     techniques=["tflite-float32", "tflite-int8"],
+        ...     techniques=["tflite-int8"],
         ...     workdir="again",
         ...     progress=None,
         ... )

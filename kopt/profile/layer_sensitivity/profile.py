@@ -87,7 +87,7 @@ def sensitivity(
         UnsupportedModelError: no layer has a kernel that the loss depends on.
 
     Example:
-        >>> profile = kopt.profile.sensitivity(model, (x_val, y_val))
+        >>> profile = kopt.profile.sensitivity(model, (x_val, y_val), perturbations=["int8", "int4", "pruned_50"])
         >>> profile.metric, [layer.layer for layer in profile.layers]
         ('accuracy', ['conv1', 'conv2', 'classes'])
         >>> plan = profile.plan(0.01, model=model, data=(x_val, y_val))

@@ -90,7 +90,7 @@ class GpuWatch:
     Example:
         >>> try:
         ...     with kopt.profile.gpu_counters(interval_s=0.05) as watch:
-        ...         history = model.fit(x_train, y_train, verbose=0)
+        ...         y = model(x_val)
         ...     print("utilization:", [gpu.mean_utilization for gpu in watch.result.gpus])
         ... except kopt.KoptError as error:
         ...     print("utilization:", error)

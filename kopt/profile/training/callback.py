@@ -43,10 +43,10 @@ class Trends(InTensorBoard, TrainingTrends):
 
     Example:
         >>> watch = kopt.profile.TrainingProfile(every=8, log_path="training.jsonl")
-        >>> history = model.fit(x_train, y_train, callbacks=[watch], verbose=0)
+        >>> history = model.fit(x_train[:256], y_train[:256], callbacks=[watch], verbose=0)
         >>> again = kopt.profile.Trends.from_jsonl("training.jsonl")
         >>> again.run.model, len(again.samples), len(again.epochs)
-        ('digits', 2, 1)
+        ('digits', 1, 1)
     """
 
     look = TRAINING

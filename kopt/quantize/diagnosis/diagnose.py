@@ -44,7 +44,7 @@ class Diagnosis(Shown, QuantizationDiagnosis):
     """What `diagnose` found, with ways to show it.
 
     Example:
-        >>> found = kopt.quantize.diagnose(model, (x_train, y_train), samples=50)
+        >>> found = kopt.quantize.diagnose(model, (x_train, y_train), samples=20)
         >>> [(row.layer, row.type) for row in found.layers][:3]
         [('image', 'InputLayer'), ('conv1', 'Conv2D'), ('conv2', 'Conv2D')]
     """

@@ -32,7 +32,7 @@ class Bits(Shown, BitsPlan):
     """What `bits` found, with ways to show it.
 
     Example:
-        >>> plan = kopt.quantize.bits(model, x_train, size=0.6)
+        >>> plan = kopt.quantize.bits(model, x_train, size=0.6, samples=20)
         >>> sorted(set(plan.bits.values())), plan.size_bytes <= plan.budget_bytes
         ([4, 8], True)
     """

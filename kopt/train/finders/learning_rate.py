@@ -25,11 +25,19 @@ class LearningRateRange(Shown, LearningRateCurve):
     """What `find_learning_rate` found; `suggestion` is the rate to train with.
 
     Example:
-        >>> fresh, _ = kopt.restructure.reinitialize(model)
-        >>> fresh.compile("adam", "sparse_categorical_crossentropy")
-        >>> found = kopt.train.find_learning_rate(fresh, (x_train, y_train), min_rate=1e-5)
-        >>> found.suggestion == found.steepest, found.rates[0] < found.suggestion < found.rates[-1]
-        (True, True)
+        >>> found = kopt.train.LearningRateRange(
+        ...     rates=(1e-4, 1e-3, 1e-2, 1e-1),
+        ...     losses=(2.3, 2.0, 0.9, 4.0),
+        ...     smoothed=(2.3, 1.9, 1.1, 3.6),
+        ...     steepest=1e-3,
+        ...     valley=1e-3,
+        ...     minimum=1e-3,
+        ...     stopped="diverged",
+        ...     passes=1,
+        ... )  # as `find_learning_rate` returns it
+        >>> found.suggestion == found.steepest
+        True
+        >>> path = found.plot("rates.svg")
     """
 
     look = LEARNING_RATES

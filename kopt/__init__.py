@@ -6,17 +6,22 @@ Importing kopt is light and changes nothing in the process: subpackages, and Ten
 import importlib
 from typing import Any
 
+from kopt.core.budget_records import Budget, Constraint
 from kopt.core.errors import KoptError
-from kopt.core.records import Budget
 from kopt.version import __version__
 
 _SUBPACKAGES = (
-    *("cluster", "core", "data", "distill", "export", "graph", "measure", "profile"),
+    *("advice", "cluster", "core", "data", "distill", "export", "graph", "measure", "profile"),
     *("prune", "quantize", "report", "restructure", "search", "serve", "train"),
 )
-_ATTRIBUTES = {"DistillationModel": "kopt.distill", "load_model": "kopt.graph", "optimize": "kopt.search"}
+_ATTRIBUTES = {
+    "DistillationModel": "kopt.distill",
+    "advise": "kopt.advice",
+    "load_model": "kopt.graph",
+    "optimize": "kopt.search",
+}
 
-__all__ = ["Budget", "KoptError", "__version__", *_SUBPACKAGES, *_ATTRIBUTES]
+__all__ = ["Budget", "Constraint", "KoptError", "__version__", *_SUBPACKAGES, *_ATTRIBUTES]
 
 
 def __getattr__(name: str) -> Any:

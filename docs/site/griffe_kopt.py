@@ -4,7 +4,11 @@ import ast
 
 import griffe
 
-_LAZY = ("_HOMES", "_ATTRIBUTES")  # dicts of the names that a package loads on first use, by where they live
+_LAZY = (
+    "_HOMES",
+    "_LOOKING",
+    "_ATTRIBUTES",
+)  # dicts of the names that a package loads on first use, by where they live
 # What Keras calls, or what does for a wrapper what it does for any model: known from there.
 _FROM_KERAS = {
     "apply",
@@ -54,8 +58,10 @@ class KoptExtension(griffe.Extension):
             for name, home in {**homes, **hidden}.items():
                 room.members[name] = griffe.Alias(name, _found(pkg, home), parent=room)
             if homes:
-                values = [name for name in room.exports or () if name in ("Budget", "KoptError", "__version__")]
-                room.exports = [*values, *homes]
+                room.exports = [
+                    *(name for name in room.exports or () if isinstance(name, str) and name in room.imports),
+                    *homes,
+                ]
 
 
 def _literal(module: griffe.Module, name: str) -> dict[str, str]:

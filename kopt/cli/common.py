@@ -6,9 +6,10 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
+import kopt
+from kopt.core.budget_records import OBJECTIVES, Budget, Constraint
 from kopt.core.errors import ConfigError, OutputExistsError
 from kopt.core.progress import Progress, Silent
-from kopt.core.records import OBJECTIVES, Budget
 
 
 def add_budget(parser: argparse.ArgumentParser) -> None:
@@ -17,12 +18,52 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
         "--max-drop", type=float, default=0.01, help="accuracy that may be lost, as a fraction: 0.01 is one point"
     )
     # No `choices`: the library's own error names the nearest objective.
-    parser.add_argument("--objective", default="latency", help=f"what is to become small: {', '.join(OBJECTIVES)}")
+    parser.add_argument(
+        "--objective",
+        nargs="+",
+        default=["latency"],
+        metavar="NAME",
+        help=f"what is to improve: {', '.join(OBJECTIVES)}",
+    )
+    parser.add_argument("--metric", default="accuracy", help="the metric that is guarded, of which more is better")
+    parser.add_argument(
+        "--constraint",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="BOUND",
+        help="what must hold, e.g. 'size_bytes<=200000' 'latency_ms<=2' 'peak_memory_bytes<=2e6' 'auc>=0.9'",
+    )
+    parser.add_argument("--max-class-drop", type=float, help="accuracy that any one class may lose, as a fraction")
+    parser.add_argument("--target", type=float, help="factor in every objective at which it is good enough, e.g. 3")
+    parser.add_argument(
+        "--sure",
+        action="store_true",
+        help="count a drop that so many examples cannot tell from the budget as outside, not by its estimate",
+    )
 
 
 def budget_from(options: argparse.Namespace) -> Budget:
     """Return the budget that the options describe; an impossible one is a ConfigError."""
-    return Budget(max_drop=options.max_drop, objective=options.objective)
+    return Budget(
+        max_drop=options.max_drop,
+        objective=tuple(options.objective or ("latency",)),
+        metric=options.metric,
+        constraints=tuple(Constraint.parse(text) for text in options.constraint),
+        max_class_drop=options.max_class_drop,
+        target=options.target,
+        undecided="outside" if options.sure else "estimate",
+    )
+
+
+def budget_words(budget: Budget) -> list[str]:
+    """Return the options that give `budget` again."""
+    words = ["--max-drop", f"{budget.max_drop:g}", "--objective", *budget.objectives]
+    words += ["--metric", budget.metric] if budget.metric != "accuracy" else []
+    words += ["--constraint", *map(str, budget.constraints)] if budget.constraints else []
+    words += ["--max-class-drop", f"{budget.max_class_drop:g}"] if budget.max_class_drop is not None else []
+    words += ["--target", f"{max(budget.targets.values()):g}"] if budget.targets else []
+    return words + (["--sure"] if budget.undecided == "outside" else [])
 
 
 def progress_from(options: argparse.Namespace) -> Progress | str:
@@ -88,5 +129,6 @@ def show_run(result: Any, options: argparse.Namespace, table: RenderableType, he
         show_text(result.to_json())
     else:
         show(table)
-        show_text(f"\n{headline}\nReport: {path}")
+        notes = "".join(f"{note}\n" for note in (*result.notes, kopt.report.test_text(result)) if note)
+        show_text(f"\n{headline}\n{notes}Report: {path}")
     return 0 if result.best_name is not None else 1

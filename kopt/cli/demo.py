@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 import kopt
-from kopt.cli.common import add_budget, budget_from, progress_from, show_run, show_text
+from kopt.cli.common import add_budget, budget_from, budget_words, progress_from, show_run, show_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,12 +24,12 @@ def run(options: argparse.Namespace) -> int:
     if not options.json and not model_path.exists():
         show_text(f"Training a CNN on {len(splits.train)} examples of {options.dataset} ...")
     model = kopt.search.demo.train_or_load(splits, model_path, progress=kopt.report.make_progress(quiet=options.json))
-    words = ["kopt", "demo", "--dataset", options.dataset, "--max-drop", f"{options.max_drop:g}"]
-    words += ["--objective", options.objective, "--workdir", str(workdir)]
+    words = ["kopt", "demo", "--dataset", options.dataset, *budget_words(budget), "--workdir", str(workdir)]
     result = kopt.optimize(
         model,
         splits.train,
         splits.validation,
+        test=splits.test,
         budget=budget,
         workdir=workdir,
         progress=progress_from(options),

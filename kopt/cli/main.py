@@ -11,6 +11,7 @@ from typing import NoReturn
 from kopt.cli import (
     backup,
     bench,
+    compare,
     demo,
     diagnose,
     distill,
@@ -41,6 +42,7 @@ COMMANDS = (
     serve,
     bench,
     report,
+    compare,
     doctor,
 )
 EXIT_FAILED = 1
@@ -61,7 +63,7 @@ def main(arguments: Sequence[str] | None = None, *, own_process: bool = False) -
         stands, 130 if interrupted.
     """
     options = _parser().parse_args(arguments)
-    if own_process and not options.debug and options.run is not report.run:
+    if own_process and not options.debug and options.run not in (report.run, compare.run):
         _load_runtimes_quietly()
     try:
         return int(options.run(options))

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 import kopt
-from kopt.cli.common import add_budget, budget_from, progress_from, show_run
+from kopt.cli.common import add_budget, budget_from, budget_words, progress_from, show_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,8 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         required=True,
-        help=".npz with x_train, y_train, x_val, y_val; a folder of class folders of images (pixels become [0, 1]); "
-        "or a packaged name",
+        help=".npz with x_train, y_train, x_val, y_val and perhaps x_test, y_test; a folder of class folders of images "
+        "(pixels become [0, 1]); or a packaged name",
     )
     add_budget(parser)
     parser.add_argument("--workdir", type=Path, default=Path("kopt-run"), help="where the run is kept and resumed")
@@ -34,6 +34,7 @@ def run(options: argparse.Namespace) -> int:
         model,
         splits.train,
         splits.validation,
+        test=splits.test,
         budget=budget,
         workdir=options.workdir,
         techniques=options.techniques,
@@ -48,8 +49,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _command(options: argparse.Namespace) -> str:
-    words = ["kopt", "optimize", options.model, "--data", options.data, "--max-drop", f"{options.max_drop:g}"]
-    words += ["--objective", options.objective, "--workdir", str(options.workdir), "--samples", str(options.samples)]
+    words = ["kopt", "optimize", options.model, "--data", options.data, *budget_words(budget_from(options))]
+    words += ["--workdir", str(options.workdir), "--samples", str(options.samples)]
     words += ["--techniques", *options.techniques] if options.techniques else []
     words += ["--threads", str(options.threads)] if options.threads else []
     words += ["--unsafe"] if options.unsafe else []

@@ -137,3 +137,18 @@ class MemoryEstimate(Record):
     def total_bytes(self) -> int:
         """Weights, optimizer and the step's tensors at their peak."""
         return self.weights_bytes + self.optimizer_bytes + self.step_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryRemedy(Record):
+    """A change after which a training step needs less memory.
+
+    Attributes:
+        words: what it is and costs.
+        code: that makes it.
+        total_bytes: what the step then needs, about.
+    """
+
+    words: str
+    code: str
+    total_bytes: int

@@ -8,6 +8,7 @@ from kopt.core.errors import MissingDependencyError
 EXTRAS = {
     "fsspec": "backup",
     "ai_edge_quantizer": "int4",
+    "codecarbon": "energy",
     "pynvml": "energy",
     "tensorboard": "tensorboard",
     "grpc": "serve",

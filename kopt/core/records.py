@@ -1,15 +1,14 @@
 """What stages hand to each other: frozen, serialisable, with the unit in the name."""
 
 import dataclasses
-import math
 from pathlib import Path
 
+from kopt.core.budget_records import Budget as Budget
 from kopt.core.cost_records import ModelProfile
-from kopt.core.errors import ConfigError, nearest
+from kopt.core.errors import ConfigError
+from kopt.core.judgement_records import Judgement, Shortfall
 from kopt.core.schemes import get_scheme
 from kopt.core.serialization import Record
-
-OBJECTIVES = ("latency", "size", "energy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,44 +276,6 @@ class TransformReport(Record):
 
 
 @dataclasses.dataclass(frozen=True)
-class Budget(Record):
-    """What may be given up, and for what.
-
-    Attributes:
-        max_drop: how much of the metric may be lost, as a fraction of 1 (0.01 = one point of accuracy).
-        objective: what is to become small: `"latency"`, `"size"` or `"energy"`.
-        metric: the metric that is guarded, higher is better.
-
-    Example:
-        >>> budget = kopt.Budget(max_drop=0.01, objective="size")
-        >>> budget.metric
-        'accuracy'
-        >>> kopt.Budget(objective="beauty")
-        Traceback (most recent call last):
-            ...
-        kopt.core.errors.ConfigError: Unknown objective 'beauty'. Accepted: latency, size, energy.
-    """
-
-    max_drop: float = 0.01
-    objective: str = "latency"
-    metric: str = "accuracy"
-
-    def __post_init__(self) -> None:
-        if isinstance(self.max_drop, bool) or not isinstance(self.max_drop, (int, float)):
-            raise ConfigError(f"`max_drop` must be a number. Received: {self.max_drop!r}.")
-        if not 0.0 <= self.max_drop <= 1.0 or math.isnan(self.max_drop):
-            raise ConfigError(
-                f"`max_drop` is a fraction of the metric in [0, 1], e.g. 0.01 for one point of accuracy. "
-                f"Received: {self.max_drop!r}."
-            )
-        if self.objective not in OBJECTIVES:
-            raise ConfigError(
-                f"Unknown objective {self.objective!r}.{nearest(self.objective, OBJECTIVES)} "
-                f"Accepted: {', '.join(OBJECTIVES)}."
-            )
-
-
-@dataclasses.dataclass(frozen=True)
 class ExportConfig(Record):
     """How to export a model; the request of a candidate.
 
@@ -349,9 +310,13 @@ class Candidate(Record):
         config: the request.
         status: `"ok"`, or `"failed"` with the reason in `reason`.
         drop: metric of the baseline minus that of the file; negative when the file is better.
-        within_budget: `drop <= budget.max_drop`.
-        pareto: no other candidate is at least as good in metric, latency and size and better in one of them.
+        within_budget: it keeps the budget: drop, floor of the classes and constraints. Where so many examples cannot
+            tell, `Budget.undecided` says how it counts.
+        pareto: no other candidate is at least as good in the metric and in every cost that counts (the objectives; of
+            a single one also latency and size) and better in one of them.
         verdict: why it won or lost, in words.
+        judgement: against the model as given, with intervals and classes; `None` in reports of older versions.
+        shortfalls: what it does not meet.
     """
 
     name: str
@@ -365,6 +330,8 @@ class Candidate(Record):
     within_budget: bool = False
     pareto: bool = False
     verdict: str = ""
+    judgement: Judgement | None = None
+    shortfalls: tuple[Shortfall, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -375,6 +342,13 @@ class OptimizationResult(Record):
         baseline: the model as it was given, measured in its own runtime.
         best_name: name of the best candidate; `None` if none is inside the budget.
         command: the command line or call that reproduces the run.
+        nearest_name: where none is inside the budget, the candidate that misses it by least: the sum of the shares by
+            which it misses each demand is smallest.
+        test: the best candidate on examples that the search never saw; `None` if there were none, or no best.
+        target_reached: whether the best has the factors of `Budget.target`; `None` without a target.
+        identity: hashes of the model, of the data and of the test data, by which runs are told apart.
+        reference_bytes, reference_gzip_bytes: of the model as given: its float32 weights, or its file.
+        notes: what a reader must know, e.g. that there were no labels, or what else lay in the work directory.
     """
 
     model: str
@@ -387,15 +361,27 @@ class OptimizationResult(Record):
     machine: Machine
     command: str
     seconds: float
+    nearest_name: str | None = None
+    test: Judgement | None = None
+    target_reached: bool | None = None
+    identity: dict[str, str] = dataclasses.field(default_factory=dict)
+    reference_bytes: int | None = None
+    reference_gzip_bytes: int | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def best(self) -> Candidate | None:
-        """The candidate with the smallest objective inside the budget."""
+        """The candidate with the best objective inside the budget."""
         return next((candidate for candidate in self.candidates if candidate.name == self.best_name), None)
 
     @property
+    def nearest(self) -> Candidate | None:
+        """The candidate that misses an impossible budget by least."""
+        return next((candidate for candidate in self.candidates if candidate.name == self.nearest_name), None)
+
+    @property
     def pareto(self) -> tuple[Candidate, ...]:
-        """The candidates that no other beats in metric, latency and size at once."""
+        """The candidates that no other beats in the metric and all costs that count at once."""
         return tuple(candidate for candidate in self.candidates if candidate.pareto)
 
 

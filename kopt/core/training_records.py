@@ -212,6 +212,28 @@ class NonFiniteReport(Record):
 
 
 @dataclasses.dataclass(frozen=True)
+class InputScale(Record):
+    """An input that is far from a mean of 0 and a deviation of 1, and that the model does not scale.
+
+    Attributes:
+        name: of the input.
+        mean, deviation: over the first batch.
+        remedy: the layer that scales it, as code.
+    """
+
+    name: str
+    mean: float
+    deviation: float
+    remedy: str
+
+    def __str__(self) -> str:
+        return (
+            f"The input {self.name!r} has mean {self.mean:.3g} and standard deviation {self.deviation:.3g} in the "
+            f"first batch; networks train best near 0 and 1. Put {self.remedy} first in the model, or scale the data."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class InputCheck(Record):
     """What was looked at before the first training step, and what is worth knowing about it.
 
@@ -219,11 +241,13 @@ class InputCheck(Record):
         examples: in the batch that was looked at.
         inputs: names of the model's inputs.
         notes: warnings and remarks; empty if nothing is unusual. What cannot be trained on is an error instead.
+        unscaled: the inputs that a note calls far from 0 and 1.
     """
 
     examples: int
     inputs: tuple[str, ...]
     notes: tuple[str, ...]
+    unscaled: tuple[InputScale, ...] = ()
 
     def __str__(self) -> str:
         return "\n".join(self.notes) or f"The first batch ({self.examples} examples) fits the model."

@@ -115,8 +115,8 @@ def teach(
     if keep == "best" or (keep == "auto" and not constraints_of(student)):
         model.set_weights(course.best_weights)
         last = course.best
-    costs = profile.model(student)
-    whole_costs = None if original is None else profile.model(original)
+    costs = profile.model(student, data=x)
+    whole_costs = None if original is None else profile.model(original, data=x)
     return Teaching(
         model=student.name,
         metric=metric or "loss",

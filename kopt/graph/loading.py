@@ -4,6 +4,7 @@ import json
 import os
 import re
 import tempfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -31,18 +32,20 @@ def load_model(
     custom_objects: dict[str, Any] | None = None,
     safe_mode: bool = True,
     verify: bool = True,
+    compile: bool = False,
 ) -> keras.Model:
     """Open a `.keras` or `.h5` file, of Keras 3 or of the Keras 2 line, as a Keras 3 model.
 
     Use it instead of `keras.models.load_model` when the file may come from Keras 2: Keras 3 refuses many of those, and
-    opens some with other mathematics (`hard_sigmoid`). The format is told by the content, not by the file name. The
-    model is not compiled.
+    opens some with other mathematics (`hard_sigmoid`). The format is told by the content, not by the file name.
 
     Args:
         path: the file.
         custom_objects: classes and functions of yours that the file refers to, by name.
         safe_mode: refuse files that carry Python code. Turn it off only for a file whose origin you trust.
         verify: run a Keras 2 file in tf_keras too and compare the outputs on seeded inputs.
+        compile: with the optimizer, its state, loss and metrics that a `.keras` file of Keras 3 was saved with, if it
+            was compiled. Models of other files never are: Keras 3.15 does not read back the loss of its own `.h5`.
 
     Raises:
         LoadError: the file is missing, damaged, of another kind, or needs a class that is not known; or the outputs of
@@ -63,7 +66,7 @@ def load_model(
         refuse_stored_code(config, path)
     if kind == "zip" and _zip_member(path, "metadata.json").get("keras_version", "").startswith("2."):
         return load_legacy_archive(path, custom_objects=custom_objects, safe_mode=safe_mode, verify=verify)
-    return _load_with_keras(path, ".keras", custom_objects, safe_mode)
+    return _load_with_keras(path, ".keras", custom_objects, safe_mode, with_training=compile)
 
 
 def refuse_stored_code(config: Any, path: Path) -> None:
@@ -158,7 +161,7 @@ def _load_hdf5(path: Path, custom_objects: dict[str, Any], safe_mode: bool, veri
         refuse_stored_code(config, path)
     version = version.decode() if isinstance(version, bytes) else str(version)
     if int(version.split(".")[0]) >= 3:
-        return _load_with_keras(path, ".h5", custom_objects, safe_mode)
+        return _load_with_keras(path, ".h5", custom_objects, safe_mode, with_training=False)
     if version.startswith("1"):
         raise LoadError(
             f"{path} was written by Keras {version}, whose layers have other names and weight layouts. Open it with "
@@ -170,14 +173,21 @@ def _load_hdf5(path: Path, custom_objects: dict[str, Any], safe_mode: bool, veri
         raise _explained(error, path) from error
 
 
-def _load_with_keras(path: Path, suffix: str, custom_objects: dict[str, Any], safe_mode: bool) -> keras.Model:
+def _load_with_keras(
+    path: Path, suffix: str, custom_objects: dict[str, Any], safe_mode: bool, with_training: bool
+) -> keras.Model:
     with tempfile.TemporaryDirectory() as directory:
         # Keras goes by the file name, this module by the content.
         named = path if path.suffix == suffix or path.is_dir() else Path(directory, f"model{suffix}")
         if named != path:
             named.symlink_to(path.absolute())
         try:
-            return keras.models.load_model(named, custom_objects=custom_objects, compile=False, safe_mode=safe_mode)
+            with warnings.catch_warnings():
+                # A compiled model that was never trained has no state of an optimizer to load.
+                warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
+                return keras.models.load_model(
+                    named, custom_objects=custom_objects, compile=with_training, safe_mode=safe_mode
+                )
         except _KERAS_REFUSALS as error:
             raise _explained(error, path) from error
 

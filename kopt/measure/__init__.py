@@ -1,13 +1,14 @@
 """What ships is what is judged: one runner over every deployable file, and honest numbers on it."""
 
 from kopt.measure.ab_test import ABResult, ab_scores, ab_test
-from kopt.measure.accuracy import evaluate, is_loss
+from kopt.measure.accuracy import correct_share, evaluate, is_loss, metric_values
 from kopt.measure.comparison import compare_outputs, parity
 from kopt.measure.devices import check_devices
 from kopt.measure.drift import drift, drift_profile
 from kopt.measure.feeding import random_inputs
 from kopt.measure.footprint import memory
 from kopt.measure.loading import load, load_signatures
+from kopt.measure.operation_energy import Work
 from kopt.measure.power import energy
 from kopt.measure.runner import Runner
 from kopt.measure.tensorrt_facts import tensorrt_facts, tensorrt_support
@@ -16,10 +17,12 @@ from kopt.measure.timing import latency, summarize
 __all__ = [
     "ABResult",
     "Runner",
+    "Work",
     "ab_scores",
     "ab_test",
     "check_devices",
     "compare_outputs",
+    "correct_share",
     "drift",
     "drift_profile",
     "energy",
@@ -29,6 +32,7 @@ __all__ = [
     "load",
     "load_signatures",
     "memory",
+    "metric_values",
     "parity",
     "random_inputs",
     "summarize",

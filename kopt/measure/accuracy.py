@@ -1,7 +1,7 @@
 """Metrics on labelled data, of the file in its own runtime."""
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,40 @@ def evaluate(target: Any, data: Any, *, metrics: Any = ("accuracy",), batch_size
     return Evaluation(runner.name, runner.runtime, count, results)
 
 
+def metric_values(labels: np.ndarray, predicted: np.ndarray, metrics: Sequence[str]) -> dict[str, float]:
+    """Return metrics of predictions that are at hand, by the names they were asked for; see `evaluate`.
+
+    Args:
+        labels: of one output, examples first.
+        predicted: that output.
+        metrics: names.
+
+    Raises:
+        ConfigError: no such metric, or it has no meaning for such labels and predictions.
+        DataError: labels do not fit the output.
+
+    Example:
+        >>> labels, predicted = np.array([0, 1, 1, 0]), np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.4]])
+        >>> kopt.measure.metric_values(labels, predicted, ["accuracy"])
+        {'accuracy': 0.75}
+    """
+    found = {}
+    for metric in metrics:
+        tracker = _Tracker(metric, labels, predicted)
+        try:
+            tracker.update(labels, predicted, None)
+        except DataError:
+            raise
+        except Exception as error:  # Keras and TensorFlow raise many kinds for one mistake.
+            first = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"The metric {metric!r} cannot be computed of labels of shape {labels.shape} and outputs of shape "
+                f"{predicted.shape}: {first} Name one that fits, e.g. 'accuracy' for classes."
+            ) from error
+        found[metric] = tracker.result()
+    return found
+
+
 def correct_share(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Return for each example the share of its answers that are right: 0 or 1, unless an example has several.
 
@@ -72,6 +106,10 @@ def correct_share(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
     Raises:
         DataError: labels do not fit the output.
+
+    Example:
+        >>> kopt.measure.correct_share(np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]]))
+        array([1., 1., 0.])
     """
     if _is_binary(predicted):
         _check_classes(labels, 2)

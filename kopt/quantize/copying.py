@@ -1,6 +1,5 @@
 """Makes the copy of a model that computes with rounded numbers."""
 
-import fnmatch
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from kopt.core.quantize_records import Quantization, QuantizedKernel, RangeRule
 from kopt.core.settings import choice
 from kopt.graph import FreshNames, GraphView, require_built, require_finite
 from kopt.graph.internals import flatten_layers, graph_of, node_of
+from kopt.graph.layer_names import is_named
 from kopt.graph.rewrite import copy_model_settings
 from kopt.profile.cost.flat import FlatGraph, flatten_calls
 from kopt.quantize.placement import Placement
@@ -168,5 +168,4 @@ def _skipped(graph: FlatGraph, skip: Skip) -> Mapping[str, str]:
 def _matches(entry: Any, path: str, operation: keras.Operation) -> bool:
     if isinstance(entry, type):
         return isinstance(operation, entry)
-    inside = any(part == entry for part in path.split("/")) or path.startswith(f"{entry}/")
-    return path == entry or inside or fnmatch.fnmatchcase(path, str(entry)) or type(operation).__name__ == entry
+    return is_named(path, str(entry)) or type(operation).__name__ == entry

@@ -1,17 +1,21 @@
 """Records as tables, JSON, plots, HTML and progress: renders what others measured, and never loads TensorFlow."""
 
+from kopt.report.comparing import compare_runs
 from kopt.report.costs import COSTS, check_sort
 from kopt.report.learning_rates import LEARNING_RATES
 from kopt.report.look import Look, Shown
+from kopt.report.markdown import markdown
 from kopt.report.outcome import headline
 from kopt.report.page import html
 from kopt.report.pipeline import PIPELINE, pipeline_headline
 from kopt.report.plots import bars, pareto_plot
 from kopt.report.profile_page import full_profile_table, profile_html
 from kopt.report.progress import make_progress
-from kopt.report.run_directory import read_result, write_report
+from kopt.report.run_comparison import comparison_table
+from kopt.report.run_directory import read_result, write_report, write_story
 from kopt.report.safekeeping import backup_table, verification_table
 from kopt.report.statistics import wilson_interval
+from kopt.report.story import story, test_text
 from kopt.report.tables import (
     artifact_table,
     candidates_table,
@@ -32,17 +36,23 @@ __all__ = [
     "candidates_table",
     "check_sort",
     "checks_table",
+    "compare_runs",
+    "comparison_table",
     "full_profile_table",
     "headline",
     "html",
     "json_text",
     "make_progress",
+    "markdown",
     "measurements_table",
     "pareto_plot",
     "pipeline_headline",
     "profile_html",
     "read_result",
+    "story",
+    "test_text",
     "verification_table",
     "wilson_interval",
     "write_report",
+    "write_story",
 ]

@@ -7,7 +7,7 @@ NOTHING = "-"
 
 def is_counted(metric: str) -> bool:
     """Tell whether a metric is a fraction of examples answered right, to be shown in percent."""
-    return "accuracy" in metric.lower() or metric.lower() == "acc"
+    return "accuracy" in metric.lower() or metric.lower() in ("acc", "agreement")
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -3,6 +3,7 @@
 from kopt.core.records import OptimizationResult
 from kopt.report import formats
 from kopt.report.rows import Row, baseline_row, candidate_rows, size_reference
+from kopt.report.shortfalls import demands, shortfall_text
 
 _SAME_SPEED = 0.05
 
@@ -21,10 +22,14 @@ def headline(result: OptimizationResult) -> str:
     usable = [row for row in rows if not row.failed and row.drop is not None]
     if not usable:
         return f"None of the {len(rows)} candidates could be made and measured." if rows else "No candidate was tried."
-    closest = min(usable, key=lambda row: row.drop or 0.0)
+    closest = next((row for row in usable if row.name == result.nearest_name), None)
+    closest = closest or min(usable, key=lambda row: row.drop or 0.0)
+    bounds = "".join(f", {one}" for one in demands(result.budget)[1:])
+    missed = "; ".join(shortfall_text(one, result.budget) for one in closest.candidate.shortfalls)
     return (
-        f"No candidate stays inside the budget of {budget_text(result)}. "
+        f"No candidate stays inside the budget of {budget_text(result)}{bounds}. "
         f"The closest is {closest.name}: it {_gains(result, closest)}; {_metric(result, closest)}."
+        + (f" What is not met: {missed}." if missed else "")
     )
 
 
@@ -50,18 +55,26 @@ def doubts(result: OptimizationResult, row: Row) -> list[str]:
     """Return what the examples cannot tell about a candidate, in sentences; empty if nothing is open."""
     if row.drop_interval is None:
         return []
-    few = f"{row.examples:,} examples"
+    few, level = f"{row.examples:,} examples", f"{result.budget.level:.0%}"
     low, high = (formats.metric_change(end, result.budget.metric) for end in row.drop_interval)
     unit = formats.change_unit(result.budget.metric)
     found = []
     if row.within_noise:
-        found.append(f"The change is within noise: on {few} the drop lies between {low} and {high} {unit} (95%).")
+        found.append(f"The change is within noise: on {few} the drop lies between {low} and {high} {unit} ({level}).")
     if row.candidate.within_budget and row.drop_interval[1] > result.budget.max_drop:
+        needed = row.candidate.judgement.examples_needed if row.candidate.judgement else None
+        more = f" About {_rounded(needed)} would do." if needed else ""
         found.append(
-            f"The drop may be as large as {high} {unit} (95%), more than the budget allows: "
-            f"{few} are too few to be sure."
+            f"The drop may be as large as {high} {unit} ({level}), more than the budget allows: "
+            f"{few} are too few to be sure.{more}"
         )
     return found
+
+
+def _rounded(count: int) -> str:
+    """Return `count` rounded up to two significant digits: more would pretend to know it."""
+    step = 10 ** max(0, len(str(count)) - 2)
+    return f"{-(-count // step) * step:,}"
 
 
 def runtime_text(result: OptimizationResult, row: Row) -> str:

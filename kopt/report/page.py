@@ -7,8 +7,10 @@ from markupsafe import Markup
 from kopt.core.cost_records import ModelProfile
 from kopt.core.records import OptimizationResult
 from kopt.report import formats, outcome, plots
+from kopt.report.cost_axis import cost_axis
 from kopt.report.costs import COSTS, hidden_layers
 from kopt.report.rows import Row, baseline_row, candidate_rows, size_reference
+from kopt.report.story import story
 from kopt.report.templating import environment
 
 _LAYER_ROWS = 100
@@ -25,7 +27,7 @@ class _Tile:
 
 
 def html(result: OptimizationResult) -> str:
-    """Return a run as one self-contained HTML page: verdict, candidates, plots, layers, environment.
+    """Return a run as one self-contained HTML page: its story, candidates, plots, layers, model card, environment.
 
     Args:
         result: what `kopt.optimize` returned or `read_result` loaded.
@@ -40,19 +42,19 @@ def html(result: OptimizationResult) -> str:
     template = environment().get_template("report.html")
     return template.render(
         result=result,
+        told=story(result),
         metric=result.budget.metric,
         headline=outcome.headline(result),
-        budget=outcome.budget_text(result),
         best=best,
         baseline=baseline,
         size_reference=size_reference(result)[1],
         tiles=_tiles(result, best, baseline) if best else (),
-        doubts=outcome.doubts(result, best) if best else (),
         where=_where(result, best or baseline),
         rows=(baseline, *rows),
         tried=rows,
         has_energy=any(row.energy for row in (baseline, *rows)),
         plots=_plots(result, (baseline, *rows)),
+        against=cost_axis(result.budget).name,
         layer_plot=_layer_plot(result.profile),
         hidden_layers=hidden_layers,
         layers=result.profile.layers[:_LAYER_ROWS] if result.profile else (),
@@ -91,7 +93,8 @@ def _where(result: OptimizationResult, row: Row) -> str:
 
 def _plots(result: OptimizationResult, rows: tuple[Row, ...]) -> dict[str, Markup | None]:
     shown: dict[str, Markup | None] = {"pareto": None, "size": None, "latency": None}
-    if any(row.drawable for row in rows):
+    axis = cost_axis(result.budget)
+    if any(row.drawable and axis.value(row) is not None for row in rows):
         shown["pareto"] = Markup(plots.pareto_plot(result))
     if any(row.size_bytes is not None and not row.failed for row in rows):
         shown["size"] = Markup(plots.bars(result, "size"))

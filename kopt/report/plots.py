@@ -8,6 +8,7 @@ from kopt.core.errors import ConfigError, InputError
 from kopt.core.records import OptimizationResult
 from kopt.report import formats, scatter
 from kopt.report.bars import draw_bars
+from kopt.report.cost_axis import cost_axis
 from kopt.report.rows import Row, baseline_row, candidate_rows
 from kopt.report.svg import drawing, to_svg
 
@@ -15,21 +16,23 @@ _PLAIN, _CHOSEN, _GIVEN = "#56b4e9", "#009e73", "#8a8f98"
 
 
 def pareto_plot(result: OptimizationResult) -> str:
-    """Return the guarded metric against latency as SVG.
+    """Return the guarded metric against the cost that is to improve, latency or another, as SVG.
 
     The larger a bubble, the larger the file; its color is the runtime; hollow bubbles are outside the budget, whose
     border is the dashed line. The Pareto front is connected. Candidates that failed or lack a number are absent.
 
     Raises:
-        InputError: neither the baseline nor any candidate has a metric, a latency and a size.
+        InputError: neither the baseline nor any candidate has a metric, that cost and a size.
 
     Example:
         >>> kopt.report.pareto_plot(result)[:4]
         '<svg'
     """
-    rows = [row for row in (baseline_row(result), *candidate_rows(result)) if row.drawable]
+    axis = cost_axis(result.budget)
+    shown = (row for row in (baseline_row(result), *candidate_rows(result)) if row.drawable)
+    rows = [row for row in shown if axis.value(row) is not None]
     if not rows:
-        raise InputError("No candidate has a metric, a latency and a size: there is nothing to plot.")
+        raise InputError(f"No candidate has a metric, a {axis.name} and a size: there is nothing to plot.")
     with drawing():
         figure = Figure(figsize=(8.6, 5.0), layout="constrained")
         axes = figure.add_subplot()
@@ -102,10 +105,10 @@ def _bar_title(rows: Sequence[Row], what: str) -> str:
 
 
 def _pareto_words(result: OptimizationResult, rows: Sequence[Row]) -> str:
-    metric = result.budget.metric
+    metric, axis = result.budget.metric, cost_axis(result.budget)
     points = "; ".join(
-        f"{row.name}: {formats.metric_value(row.metric, metric)} at {formats.number(row.latency_ms)} ms, "
+        f"{row.name}: {formats.metric_value(row.metric, metric)} at {axis.text(axis.value(row) or 0.0)}, "
         f"{formats.kibibytes(row.size_bytes)} KiB"
         for row in rows
     )
-    return f"{metric.capitalize()} against latency. {points}."
+    return f"{metric.capitalize()} against {axis.name}. {points}."

@@ -3,7 +3,8 @@
 import dataclasses
 import math
 
-from kopt.core.records import Candidate, Energy, Evaluation, Latency, Measurement, OptimizationResult
+from kopt.core.quantities import joint, smallest_batch
+from kopt.core.records import Budget, Candidate, Energy, Evaluation, Latency, OptimizationResult
 from kopt.report.formats import is_counted
 from kopt.report.statistics import Interval, paired_interval, unpaired_interval, wilson_interval
 
@@ -17,8 +18,8 @@ class Row:
 
     Attributes:
         runtime, format: what it ran in, and what kind of file it is.
-        metric: the guarded metric; `interval` its 95 % interval where it is a counted fraction.
-        drop_interval: 95 % interval of the drop; `None` where nothing was counted.
+        metric: the guarded metric; `interval` its interval, where there is one.
+        drop_interval: interval of the drop; `None` where there is none.
         size_bytes: of the file; of a baseline that has none, of its weights in float32.
         speedup: baseline latency over its own; `None` unless both ran at the same batch size.
         size_ratio: its size over the baseline's.
@@ -96,7 +97,7 @@ def baseline_row(result: OptimizationResult) -> Row:
 def candidate_rows(result: OptimizationResult) -> tuple[Row, ...]:
     """Return the candidates: inside the budget by objective, then outside it, then failed."""
     rows = [_row(result, candidate) for candidate in result.candidates]
-    return tuple(sorted(rows, key=lambda row: _rank(row, result.budget.objective)))
+    return tuple(sorted(rows, key=lambda row: _rank(row, result.budget)))
 
 
 def size_reference(result: OptimizationResult) -> tuple[int | None, str]:
@@ -107,33 +108,15 @@ def size_reference(result: OptimizationResult) -> tuple[int | None, str]:
     """
     if result.baseline.artifact:
         return result.baseline.artifact.size_bytes, "its file"
+    if result.reference_bytes is not None:
+        return result.reference_bytes, "its float32 weights" if result.profile else "its file"
     if result.profile:
         return 4 * result.profile.parameters, "its float32 weights"
     return None, ""
 
 
-def objective_value(candidate: Candidate, objective: str) -> float | None:
-    """Return what the budget asks to make small: milliseconds, bytes or millijoules."""
-    if objective == "size":
-        return candidate.artifact.size_bytes if candidate.artifact else None
-    if candidate.measurement is None:
-        return None
-    if objective == "energy":
-        return candidate.measurement.energy.millijoules if candidate.measurement.energy else None
-    latency = smallest_batch(candidate.measurement)
-    return latency.p50_ms if latency else None
-
-
-def smallest_batch(measurement: Measurement | None) -> Latency | None:
-    """Return the latency at the smallest batch size measured."""
-    if measurement is None or not measurement.latencies:
-        return None
-    return min(measurement.latencies, key=lambda latency: latency.batch_size)
-
-
-def _rank(row: Row, objective: str) -> tuple[bool, bool, bool, float]:
-    value = objective_value(row.candidate, objective)
-    return row.failed, not row.is_best, not row.candidate.within_budget, math.inf if value is None else value
+def _rank(row: Row, budget: Budget) -> tuple[bool, bool, bool, float]:
+    return row.failed, not row.is_best, not row.candidate.within_budget, joint(row.candidate, budget)
 
 
 def _row(result: OptimizationResult, candidate: Candidate) -> Row:
@@ -151,7 +134,7 @@ def _row(result: OptimizationResult, candidate: Candidate) -> Row:
         format=artifact.format if artifact else ("keras" if candidate is result.baseline else candidate.config.format),
         metric=metric,
         examples=candidate.evaluation.examples if candidate.evaluation else None,
-        interval=_interval(candidate.evaluation, metric, result.budget.metric),
+        interval=_interval(candidate, metric, result.budget.metric),
         drop=candidate.drop,
         drop_interval=_drop_interval(result, candidate),
         latency=latency,
@@ -181,13 +164,18 @@ def _is_fraction(value: float | None, metric: str) -> bool:
     return is_counted(metric) and value is not None and 0.0 <= value <= 1.0
 
 
-def _interval(evaluation: Evaluation | None, value: float | None, metric: str) -> Interval | None:
+def _interval(candidate: Candidate, value: float | None, metric: str) -> Interval | None:
+    if candidate.judgement is not None:
+        return candidate.judgement.after_interval
+    evaluation = candidate.evaluation
     if evaluation is None or value is None or evaluation.examples < 1 or not _is_fraction(value, metric):
         return None
     return wilson_interval(value, evaluation.examples)
 
 
 def _drop_interval(result: OptimizationResult, candidate: Candidate) -> Interval | None:
+    if candidate.judgement is not None:
+        return candidate.judgement.interval
     metric, before, after = result.budget.metric, result.baseline.evaluation, candidate.evaluation
     if candidate is result.baseline or before is None or after is None or min(before.examples, after.examples) < 1:
         return None

@@ -1,4 +1,4 @@
-"""The metric-against-latency plot: scales, bubbles, the budget, the front and the names."""
+"""The metric-against-cost plot: scales, bubbles, the budget, the front and the names."""
 
 import dataclasses
 import math
@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from kopt.core.records import OptimizationResult
 from kopt.report import formats
+from kopt.report.cost_axis import CostAxis, cost_axis
 from kopt.report.labels import Box, place_labels
 from kopt.report.rows import Row
 from kopt.report.svg import INK, PAPER
@@ -40,8 +41,10 @@ class _Point:
 def draw(axes: Axes, result: OptimizationResult, rows: Sequence[Row]) -> None:
     """Draw `rows`, all of them drawable, into empty axes."""
     low, high = metric_range(result, rows)
-    points = _points(rows, low, high)
+    axis = cost_axis(result.budget, rows)
+    points = _points(rows, axis, low, high)
     _set_scales(axes, points, (low, high), result.budget.metric)
+    axes.set_xlabel(axis.label)
     _draw_budget(axes, result, low)
     _draw_front(axes, points)
     for point in sorted(points, key=lambda point: -point.radius):
@@ -66,7 +69,7 @@ def metric_range(result: OptimizationResult, rows: Sequence[Row]) -> tuple[float
     return low - margin, high + margin
 
 
-def _points(rows: Sequence[Row], low: float, high: float) -> list[_Point]:
+def _points(rows: Sequence[Row], axis: CostAxis, low: float, high: float) -> list[_Point]:
     largest = max(row.size_bytes or 0 for row in rows) or 1
     runtimes = list(dict.fromkeys(row.runtime for row in rows))
     bottom = low + 0.06 * (high - low)
@@ -76,7 +79,7 @@ def _points(rows: Sequence[Row], low: float, high: float) -> list[_Point]:
         points.append(
             _Point(
                 row=row,
-                x=row.latency_ms or 0.0,
+                x=axis.value(row) or 0.0,
                 y=max(metric, bottom),
                 # Not the area: beside a SavedModel of 300 KiB, files of 15 and 60 KiB would be equal specks.
                 radius=max(_SMALLEST_RADIUS, _LARGEST_RADIUS * share**0.25),
@@ -102,8 +105,6 @@ def _set_scales(axes: Axes, points: Sequence[_Point], metric_ends: tuple[float, 
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     if formats.is_counted(metric):
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.4g}%"))
-    batches = sorted({point.row.latency.batch_size for point in points if point.row.latency})
-    axes.set_xlabel(f"Median ms a call at batch {' or '.join(map(str, batches))}  (left is faster)")
     axes.set_ylabel(f"{metric.capitalize()}  (up is better)")
     axes.grid(alpha=0.12, color=INK, linewidth=0.8)
 

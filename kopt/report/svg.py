@@ -76,6 +76,11 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1).strip()
 
 
+def as_file(svg: str) -> str:
+    """Return an element of `to_svg` as a file of its own, dark on white whatever page shows it."""
+    return svg.replace("<svg", '<svg style="background: #ffffff; color: #1c2128"', 1) + "\n"
+
+
 def write_plot(
     path: str | os.PathLike[str], figure: Figure, name: str, description: str, *, overwrite: bool = False
 ) -> Path:

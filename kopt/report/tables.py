@@ -53,6 +53,8 @@ def candidates_table(result: OptimizationResult) -> RenderableType:
     """
     metric = result.budget.metric
     rows = (baseline_row(result), *candidate_rows(result))
+    # Where it is no objective, it is known of the best alone.
+    energy_rank = 0 if "energy" in result.budget.objectives else 8
     columns = (
         Column[Row]("Candidate", lambda row: f"{'>' if row.is_best else ' '} {row.name}", is_number=False),
         Column[Row]("Runtime", lambda row: row.runtime or formats.NOTHING, 3, is_number=False),
@@ -63,7 +65,7 @@ def candidates_table(result: OptimizationResult) -> RenderableType:
         Column[Row]("Speed", lambda row: formats.times(row.speedup), 1),
         Column[Row]("KiB", lambda row: formats.kibibytes(row.size_bytes)),
         Column[Row]("Size", lambda row: formats.share(row.size_ratio), 2),
-        *([Column[Row]("mJ", _energy)] if any(row.energy for row in rows) else []),
+        *([Column[Row]("mJ", _energy, energy_rank)] if any(row.energy for row in rows) else []),
         Column[Row]("Agree", lambda row: formats.agreement(row.agreement), 4),
         Column[Row]("Pareto", lambda row: "*" if row.candidate.pareto else "", 5),
     )

@@ -12,30 +12,33 @@ import numpy as np
 
 from kopt import data as kopt_data
 from kopt import export, measure
+from kopt.core.budget_records import Budget
 from kopt.core.environment import machine
-from kopt.core.errors import ConfigError, OutputError, UnsupportedModelError
-from kopt.core.files import atomic_write, check_output, sha256
+from kopt.core.errors import ConfigError, OutputError
+from kopt.core.files import check_output, sha256
 from kopt.core.progress import Progress, Silent
 from kopt.core.randomness import preserved_random_state
-from kopt.core.records import (
-    Artifact,
-    Budget,
-    Candidate,
-    Evaluation,
-    ExportConfig,
-    Measurement,
-    OptimizationResult,
-    Parity,
-)
+from kopt.core.records import Artifact, Candidate, Evaluation, ExportConfig, OptimizationResult
 from kopt.graph import fingerprint
 from kopt.measure.runner import check_positive
 from kopt.profile import model as profile_model
-from kopt.report import html, make_progress, write_report
-from kopt.search.catalog import Technique, select
-from kopt.search.ranking import rank
+from kopt.report import make_progress, write_report, write_story
+from kopt.search.calls import call_text
+from kopt.search.catalog import CATALOG, Technique, select
+from kopt.search.costing import Costs, reference_sizes
+from kopt.search.evidence import baseline_evaluation, examine_file, final_judgement, judged, kept
+from kopt.search.examining import BASELINE, Examiner
+from kopt.search.judging_data import (
+    NO_LABELS,
+    check_judgeable,
+    checked_budget,
+    examiner_of,
+    overlap,
+    read_split,
+)
+from kopt.search.leftovers import unused
+from kopt.search.ranking import nearest_of, rank, target_reached
 from kopt.search.trials import Trials
-
-BASELINE = "baseline"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +59,15 @@ class SearchResult(OptimizationResult):
         return OptimizationResult.schema()
 
     def report(self, path: str | os.PathLike[str]) -> Path:
-        """Write the HTML report, one file that needs no network, replacing what is there."""
-        return atomic_write(path, html(self), overwrite=True)
+        """Write the report, replacing what is there: HTML, one file that needs no network, or Markdown.
+
+        Args:
+            path: that ends in `.html` or `.md`; the plot of a Markdown report lies beside it, as SVG.
+
+        Raises:
+            ConfigError: another ending.
+        """
+        return write_story(self, path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +76,11 @@ class _Job:
 
     source: Any
     calibration: Mapping[str, np.ndarray]
-    validation: tuple[Mapping[str, np.ndarray], np.ndarray]
+    examiner: Examiner
     budget: Budget
     threads: int | None
     trials: Trials
-    expected: Mapping[str, np.ndarray]
-
-    def evaluate(self, runner: measure.Runner) -> Evaluation:
-        return measure.evaluate(runner, self.validation, metrics=(self.budget.metric,))
+    costs: Costs
 
 
 @preserved_random_state()
@@ -82,6 +89,7 @@ def optimize(
     train: Any,
     validation: Any,
     *,
+    test: Any = None,
     budget: Budget | None = None,
     workdir: str | os.PathLike[str] = "kopt-run",
     techniques: Sequence[str] | None = None,
@@ -92,19 +100,24 @@ def optimize(
     description: str = "arrays",
     command: str = "",
 ) -> SearchResult:
-    """Find the best file to ship: smallest in the objective among those inside the accuracy budget.
+    """Find the best file to ship: best in the objective among those that keep the budget.
 
     Every candidate is exported, opened in its own runtime and evaluated there on `validation`; latencies are taken
-    together, interleaved. Finished candidates are kept in `workdir`: a run that was killed and is started again with
-    the same arguments goes on where it stopped. A candidate that fails is reported with its reason.
+    together, interleaved. What a file lost is judged example by example, with an interval: it is inside the budget,
+    outside, or so many examples cannot tell, for which `Budget.undecided` has the rule. Finished candidates are kept in
+    `workdir`: a run that was killed and is started again with the same arguments goes on where it stopped. A candidate
+    that fails is reported with its reason.
 
     Args:
         model: a built Keras model, or the path of a `.keras`, `.h5` or SavedModel.
         train: where calibration samples come from: arrays, `(x, y)`, `kopt.data.Split` or a `tf.data.Dataset`.
-        validation: labelled data that judges the files, `(x, y)`, `Split` or a batched `tf.data.Dataset`; it is held in
-            memory.
-        budget: what may be lost and what is to become small; by default at most 0.01 of accuracy, for latency.
-        workdir: directory for everything the run makes, `report.html` and `report.json` among it.
+        validation: data that judges the files, `(x, y)`, `Split` or a batched `tf.data.Dataset`; it is held in memory.
+            Without labels (`x` alone) the agreement with the model as given is guarded in place of the accuracy.
+        test: such data, which the search never touches: only the model as given and the chosen file are evaluated on
+            it, at the end. The best of many is flattered by the examples it was chosen on; on these it is not.
+        budget: what may be lost, what is to improve and what must hold; by default at most 0.01 of accuracy, for
+            latency.
+        workdir: directory for everything the run makes, `report.html`, `report.md` and `report.json` among it.
         techniques: names of catalog rows to try; all if `None`.
         samples: calibration examples.
         threads: threads that LiteRT and ONNX Runtime get; their own choice if `None`.
@@ -114,7 +127,8 @@ def optimize(
         command: what the report gives as the way to reproduce the run.
 
     Returns:
-        The candidates with their evidence; `best` is `None` if none is inside the budget.
+        The candidates with their evidence; `best` is `None` if none is inside the budget, and `nearest` then is the
+        one that misses it by least.
 
     Raises:
         InputError: the model, the data or a setting cannot be used; nothing was written.
@@ -135,79 +149,119 @@ def optimize(
         ('tflite-int8', True)
     """
     started = time.monotonic()
-    budget = _checked_budget(budget)
     rows = select(techniques)
     reporter = _reporter(progress)
     if threads is not None:
         check_positive("threads", threads)
     model = export.open_model(model)
     runner = measure.load(model)
-    _check_judgeable(runner, budget)
+    check_judgeable(runner)
+    validation = read_split(validation, "validation")
+    given = budget
+    budget = checked_budget(given, validation.y is not None)
     calibration = kopt_data.calibration(train, samples=samples, seed=seed, inputs=runner.inputs)
-    split = _labelled(validation)
-    checked = kopt_data.check(split, runner.inputs, num_classes=_num_classes(runner, budget), name="validation")
-    labels = np.asarray(split.y)
+    examiner = examiner_of(validation, runner, budget)
+    final = None if test is None else examiner_of(test, runner, budget, "test")
+    notes: tuple[str, ...] = () if validation.y is not None else (NO_LABELS,)
+    if final is not None:
+        notes += _overlap_note(overlap(final, examiner), final.count)
     workdir = Path(workdir)
     check_output(workdir / "report.html", overwrite=True)
     identity = {
         "model": sha256(model) if isinstance(model, Path) else fingerprint(model),
-        "data": _hash({**calibration, **{f"validation {k}": v for k, v in checked.items()}, "labels": labels}),
+        "data": _hash({**calibration, **_named(examiner, "validation")}),
         "metric": budget.metric,
     }
-    reporter.start(len(rows) + 2)
+    reporter.start(len(rows) + 3 + (final is not None))
+    trials = Trials(workdir, identity)
     try:
         with export.traced(model) as source:
-            trials, expected = Trials(workdir, identity), _outputs(runner, checked)
-            job = _Job(source, calibration, (checked, labels), budget, threads, trials, expected)
-            baseline, candidates = _run(job, runner, rows, reporter)
+            reporter.step(f"{BASELINE}: evaluate {runner.name}")
+            evaluation = baseline_evaluation(examiner, trials, budget)
+            profile = None if isinstance(model, Path) else profile_model(model)
+            costs = Costs(model, identity["model"], examiner, budget, threads, profile, trials)
+            job = _Job(source, calibration, examiner, budget, threads, trials, costs)
+            baseline, candidates = _run(job, rows, evaluation, reporter)
+            ranked, best = rank(candidates, baseline, budget)
+            nearest = None if best else nearest_of(ranked, budget)
+            reporter.step(f"memory and energy of {BASELINE} and {best or nearest or 'no candidate'}")
+            baseline, ranked = costs.complete(baseline, ranked, best or nearest)
+        chosen = next((candidate for candidate in ranked if candidate.name == (best or nearest)), None)
+        judgement = None
+        if final is not None and chosen is not None:
+            reporter.step(f"test: {chosen.name} on {final.count} examples that the search never saw")
+            judgement = final_judgement(final, chosen, threads, budget)
     finally:
         reporter.finish()
-    ranked, best = rank(candidates, baseline, budget)
+    plain, packed = reference_sizes(model)
+    made = tuple(candidate.artifact for candidate in ranked if candidate.artifact is not None)
+    used = tuple(trials.directory(row) for row in CATALOG.values())
+    settings = {"techniques": techniques, "samples": samples, "threads": threads, "seed": seed}
     result = SearchResult(
         model=runner.name,
-        data=f"{description}, {len(labels)} validation examples",
+        data=f"{description}, {examiner.count} validation examples",
         budget=budget,
         baseline=baseline,
         candidates=ranked,
         best_name=best,
-        profile=None if isinstance(model, Path) else profile_model(model),
+        profile=profile,
         machine=machine(),
-        command=command or f"kopt.optimize(model, train, validation, budget={budget!r}, workdir={str(workdir)!r})",
+        command=command or call_text(given or budget, workdir, settings, has_test=final is not None),
         seconds=time.monotonic() - started,
+        nearest_name=nearest,
+        test=judgement,
+        target_reached=target_reached(chosen, baseline, budget, plain) if chosen and best else None,
+        identity=identity | ({"test": _hash(_named(final, "test"))} if final is not None else {}),
+        reference_bytes=plain,
+        reference_gzip_bytes=packed,
+        notes=(*notes, *unused(workdir, used, made)),
     )
     write_report(result, workdir)
     return result
 
 
 def _run(
-    job: _Job, runner: measure.Runner, rows: tuple[Technique, ...], reporter: Progress
+    job: _Job, rows: tuple[Technique, ...], evaluation: Evaluation, reporter: Progress
 ) -> tuple[Candidate, tuple[Candidate, ...]]:
-    reporter.step(f"{BASELINE}: evaluate {runner.name}")
-    evaluation = job.trials.baseline() or job.evaluate(runner)
-    job.trials.finish_baseline(evaluation)
+    examiner, trials, budget = job.examiner, job.trials, job.budget
     tried = []
     for row in rows:
-        known = job.trials.finished(row)
+        known = trials.finished(row)
         reporter.step(f"{row.name}: {'kept from an earlier run' if known else 'export, verify, evaluate'}")
-        tried.append(known or _try(job, row))
+        tried.append(_kept(job, row, known) if known else _try(job, row))
     usable = [candidate for candidate in tried if candidate.artifact is not None]
     reporter.step("latency of all candidates, interleaved")
-    measured = _measure(job, runner, usable)
+    measured = job.costs.measure_all(usable)
     config = ExportConfig("saved_model")
     baseline = Candidate(BASELINE, config, "ok", evaluation=evaluation, measurement=measured[BASELINE])
+    judgeable = zip(rows, tried, strict=True)
     return baseline, tuple(
-        dataclasses.replace(candidate, measurement=measured.get(candidate.name)) for candidate in tried
+        candidate
+        if candidate.artifact is None
+        else judged(
+            dataclasses.replace(candidate, measurement=measured[candidate.name]),
+            trials.outcomes_path(row),
+            trials.outcomes_path(),
+            examiner,
+            budget,
+        )
+        for row, candidate in judgeable
     )
+
+
+def _kept(job: _Job, row: Technique, known: Candidate) -> Candidate:
+    candidate = kept(job.examiner, known, job.trials.outcomes_path(row), job.threads)
+    if candidate is not known:
+        job.trials.finish(row, candidate)
+    return candidate
 
 
 def _try(job: _Job, row: Technique) -> Candidate:
     directory = job.trials.start(row)
     try:
         artifact = _export(job, row, directory / f"model{row.suffix}")
-        runner = measure.load(artifact.path, threads=job.threads)
-        evaluation = job.evaluate(runner)
-        # The exporter compared a few examples; what is shown is about all that the file is judged on.
-        artifact = dataclasses.replace(artifact, parity=_parity(job, runner))
+        path = job.trials.outcomes_path(row)
+        evaluation, artifact = examine_file(job.examiner, artifact, path, job.threads)
     except OutputError:  # the place itself is full or forbidden: no candidate can do better
         raise
     except Exception as error:  # noqa: BLE001 - whatever goes wrong with one candidate is reported; the run goes on
@@ -215,17 +269,6 @@ def _try(job: _Job, row: Technique) -> Candidate:
     candidate = Candidate(row.name, row.config, "ok", artifact=artifact, evaluation=evaluation)
     job.trials.finish(row, candidate)
     return candidate
-
-
-def _parity(job: _Job, runner: measure.Runner) -> Parity:
-    found = _outputs(runner, job.validation[0])
-    outputs = tuple(measure.compare_outputs(name, found[name], job.expected[name]) for name in found)
-    return Parity(runner.runtime, BASELINE, len(job.validation[1]), outputs)
-
-
-def _outputs(runner: measure.Runner, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    predicted = runner.predict(inputs)
-    return predicted if isinstance(predicted, dict) else {runner.outputs[0].name: predicted}
 
 
 def _export(job: _Job, row: Technique, path: Path) -> Artifact:
@@ -246,61 +289,14 @@ def _export(job: _Job, row: Technique, path: Path) -> Artifact:
     )
 
 
-def _measure(job: _Job, runner: measure.Runner, candidates: list[Candidate]) -> dict[str, Measurement]:
-    names = [BASELINE, *(candidate.name for candidate in candidates)]
-    settings = f"threads={job.threads} objective={job.budget.objective}"
-    known = job.trials.measurements(names, settings)
-    if known is not None:
-        return known
-    runners = [runner, *(measure.load(c.artifact.path, threads=job.threads) for c in candidates if c.artifact)]
-    inputs = job.validation[0]
-    timed = measure.latency(runners, inputs)
-    assert isinstance(timed, list)
-    measured = dict(zip(names, timed, strict=True))
-    if job.budget.objective == "energy":
-        for name, one in zip(names, runners, strict=True):
-            measured[name] = dataclasses.replace(measured[name], energy=measure.energy(one, inputs))
-    job.trials.finish_measurements(names, settings, measured)
-    return measured
+def _named(examiner: Examiner, name: str) -> dict[str, np.ndarray]:
+    return {**{f"{name} {key}": array for key, array in examiner.inputs.items()}, "labels": examiner.labels}
 
 
-def _checked_budget(budget: Budget | None) -> Budget:
-    if budget is None:
-        return Budget()
-    if not isinstance(budget, Budget):
-        raise ConfigError(f"`budget` must be a kopt.Budget, e.g. kopt.Budget(max_drop=0.01). Received: {budget!r}.")
-    return budget
-
-
-def _check_judgeable(runner: measure.Runner, budget: Budget) -> None:
-    if len(runner.outputs) > 1:
-        names = ", ".join(info.name for info in runner.outputs)
-        raise UnsupportedModelError(
-            f"A budget guards the metric of one output; {runner.name} has {len(runner.outputs)}: {names}. Optimize "
-            f"`keras.Model(model.inputs, one_output)`, or export with `kopt.export` and judge with "
-            f"`kopt.measure.evaluate`, which takes several."
-        )
-    if measure.is_loss(budget.metric):
-        raise ConfigError(
-            f"`Budget.metric` must be a metric of which more is better; of {budget.metric!r} less is better. Use e.g. "
-            f"'accuracy', 'auc' or, for regression, 'r2_score'."
-        )
-
-
-def _labelled(data: Any) -> kopt_data.Split:
-    """Return `data` as a `Split`; a data set is read whole."""
-    if isinstance(data, kopt_data.Split):
-        return data
-    if isinstance(data, tuple) and len(data) == 2:
-        return kopt_data.Split(*data)
-    return kopt_data.collect(data, name="validation")
-
-
-def _num_classes(runner: measure.Runner, budget: Budget) -> int | None:
-    if budget.metric != "accuracy" or len(runner.outputs) != 1 or len(runner.outputs[0].shape) != 2:
-        return None
-    width = runner.outputs[0].shape[1]
-    return 2 if width == 1 else width
+def _overlap_note(shared: int, count: int) -> tuple[str, ...]:
+    if not shared:
+        return ()
+    return (f"{shared} of {count} test examples are also among those of validation, bit for bit.",)
 
 
 def _hash(arrays: Mapping[str, np.ndarray]) -> str:

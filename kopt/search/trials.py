@@ -2,10 +2,11 @@
 
 ```
 workdir/
-  candidates/<technique>-<key>/   the exported file, its manifest, and candidate.json once it is finished
-  baseline-<key>.json             evaluation of the model as it was given
+  candidates/<technique>-<key>/   the exported file, its manifest, outcomes.npz (what it scored on each example), and
+                                  candidate.json once it is finished
+  baseline-<key>.json, .npz       evaluation of the model as it was given, and what it scored on each example
   measurements-<key>.json         latencies of all candidates from one interleaved round
-  report.json  report.html
+  report.json  report.html  report.md  report-pareto.svg
 ```
 A key is the hash of everything the result depends on: request, model, data, settings and package versions. What has no
 `candidate.json`, or whose file is not the one its manifest describes, is made again.
@@ -54,6 +55,7 @@ class Trials:
             candidate = Candidate.from_json((directory / "candidate.json").read_text())
             assert candidate.artifact is not None
             path = require_intact(directory / candidate.artifact.path).path
+            remove_leftovers(directory)  # of a run that was killed just after it had finished
             return dataclasses.replace(candidate, artifact=dataclasses.replace(candidate.artifact, path=path))
         except (FileNotFoundError, ConfigError, LoadError):
             shutil.rmtree(directory)
@@ -73,6 +75,12 @@ class Trials:
         relative = dataclasses.replace(candidate.artifact, path=Path(candidate.artifact.path).name)
         record = dataclasses.replace(candidate, artifact=relative)
         atomic_write(self.directory(technique) / "candidate.json", record.to_json() + "\n", overwrite=True)
+
+    def outcomes_path(self, technique: Technique | None = None) -> Path:
+        """Return where the scores of each example are kept: of a candidate, or of the model as it was given."""
+        if technique is None:
+            return self._baseline_path().with_suffix(".npz")
+        return self.directory(technique) / "outcomes.npz"
 
     def baseline(self) -> Evaluation | None:
         """Return the finished evaluation of the model as it was given, or `None`."""

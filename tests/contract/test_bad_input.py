@@ -331,11 +331,32 @@ def test_from_arrays(tmp_path):
         data.from_arrays(IMAGES.astype(object), LABELS, batch_size=4)
 
 
-@over("validation", [IMAGES, (IMAGES, LABELS, LABELS), "digits", None])
+@over("validation", [(IMAGES, LABELS, LABELS), "digits", None])
 def test_validation_that_is_not_labelled(tmp_path, cnn, validation):
-    kind = f"builtins.{type(validation).__name__}" if not isinstance(validation, np.ndarray) else "numpy.ndarray"
+    kind = f"builtins.{type(validation).__name__}"
     with refused(tmp_path, DataError, "`validation` is (x, y) arrays, a `kopt.data.Split` or a batched", kind):
         optimize(cnn, tmp_path, train=IMAGES, validation=validation)
+
+
+@over(
+    ("settings", "validation", "parts"),
+    [
+        ({"metric": "auc"}, IMAGES, ("'auc' needs labels, and there are none", "metric='accuracy' for classes")),
+        ({"constraints": ("size<=5",)}, (IMAGES, LABELS), ("'size' has no unit", "'size_bytes'")),
+        ({"constraints": ("size_bytes<=5", "size_bytes>=6")}, (IMAGES, LABELS), ("contradict each other",)),
+        ({"constraints": ("accuracy_<=0.5",)}, (IMAGES, LABELS), ("Unknown metric 'accuracy_'", "Did you mean")),
+        ({"metric": "auc"}, (IMAGES, LABELS), ("'auc' cannot be computed of labels of shape (8,)", "'accuracy'")),
+        ({"metric": "r2_score", "max_class_drop": 0.1}, IMAGES, ("`max_class_drop` needs a class", "labels none")),
+    ],
+)
+def test_budgets_that_cannot_be_judged(tmp_path, cnn, settings, validation, parts):
+    with refused(tmp_path, ConfigError, *parts):
+        optimize(cnn, tmp_path, train=IMAGES, validation=validation, budget=kopt.Budget(**settings))
+
+
+def test_a_test_split_that_is_validation(tmp_path, cnn):
+    with refused(tmp_path, InputError, "`test` must hold examples that the search never sees", "all 12 of it"):
+        optimize(cnn, tmp_path, train=IMAGES, validation=(IMAGES, LABELS), test=(IMAGES, LABELS))
 
 
 def test_validation_data_sets(tmp_path, cnn):
@@ -344,7 +365,7 @@ def test_validation_data_sets(tmp_path, cnn):
         (pairs, ("do not join", "`.batch(32)`")),
         (pairs.batch(4).take(0), ("is empty", "at least one batch")),
         (pairs.batch(4).repeat(), ("infinite", "`.take(steps)`")),
-        (pairs.batch(4).map(lambda x, y: x), ("pairs (x, y)", "(None, 12, 12, 3)", "Dataset.zip")),
+        (pairs.batch(4).map(lambda x, y: (x, y, y)), ("pairs (x, y)", "(None, 12, 12, 3)", "Dataset.zip")),
         (pairs.batch(4).map(lambda x, y: (x, y + 5)), ("[0, 5)", "all lie in [5, 9]")),
     ):
         with refused(tmp_path, DataError, "validation", *parts):

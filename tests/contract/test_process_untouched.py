@@ -20,6 +20,7 @@ from bad_input import DATA, DENSE, X, Y
 
 import kopt
 from kopt import data, export, graph, measure, prune, restructure, train
+from kopt.advice import advise
 from kopt.core.errors import TrainingError, UnsafeModelError
 
 
@@ -89,6 +90,12 @@ def fit_accelerated(model, _):
     train.accelerate(model, jit_compile=False).fit(*training_cases.examples(40), verbose=0)
 
 
+def advise_fully(model, _):
+    examples = training_cases.examples(40)
+    looks = ["data", "inference", "activity", "fit", "memory", "gradients", "steps", "quantization"]
+    advise(model, data.from_arrays(*examples, batch_size=8), examples, depth="full", looks=looks)
+
+
 # What is called, and what makes its input beforehand.
 def measure_pruned(model, _):
     smaller, report = prune.channels(model, keep=0.5)
@@ -120,6 +127,7 @@ CALLS = {
         ),
         lambda _: training_cases.network(),
     ),
+    "advise": (advise_fully, lambda _: training_cases.network()),
     "estimate_memory": (lambda model, _: train.estimate_memory(model, 4), lambda _: training_cases.network()),
     "prune.magnitude": (
         lambda model, _: prune.finalize(prune.magnitude(model, 0.5)[0]),
@@ -140,6 +148,7 @@ CALLS = {
 
 
 SLOW = (
+    "advise",
     "prune.magnitude by tfmot",
     "prune.measured",
     "tflite of an LSTM",

@@ -31,9 +31,9 @@ def docstring(module, name, value):
     """Return the docstring of a class or function; of a value, the text below its assignment."""
     if callable(value):
         return inspect.getdoc(value) or ""
-    for path in sorted(Path(module.__file__).parent.glob("*.py")):
-        body = ast.parse(path.read_text()).body
-        for statement, following in itertools.pairwise(body):
+    for path in sorted(Path(module.__file__).parent.rglob("*.py")):
+        text = path.read_text()
+        for statement, following in itertools.pairwise(ast.parse(text).body if f"\n{name}" in text else ()):
             targets = getattr(statement, "targets", [getattr(statement, "target", None)])
             if any(getattr(target, "id", None) == name for target in targets) and isinstance(following, ast.Expr):
                 return inspect.cleandoc(following.value.value)

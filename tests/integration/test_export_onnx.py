@@ -12,7 +12,7 @@ from kopt import export, measure, quantize
 from kopt.core.errors import ConfigError, UnsupportedModelError
 from kopt.export import to_onnx
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("export_onnx")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from kopt.core.errors import ConfigError, ExportError, UnsupportedModelError
 from kopt.export.process import converter
 from kopt.export.source import trace
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("export_options")]
+pytestmark = pytest.mark.slow
 L = keras.layers
 
 

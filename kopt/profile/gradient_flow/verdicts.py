@@ -8,7 +8,7 @@ from kopt.core.gradient_records import ActivationStatistics, GradientThresholds,
 def gradient_verdicts(variables: Sequence[VariableGradient], thresholds: GradientThresholds) -> tuple[Verdict, ...]:
     """Return what is wrong with the gradients of variables, given from the input to the output.
 
-    Vanishing is judged of weights with two axes and more: those with one are biases and scales, whose gradients are
+    Vanishing is judged of kernels, weights with two axes and more that are no bias: gradients of biases and scales are
     sums over positions and of another size.
     """
     return tuple(
@@ -37,7 +37,7 @@ def _of_variable(one: VariableGradient, after: float, thresholds: GradientThresh
             "output, a mask) or its inputs are 0."
         )
         yield Verdict("zero gradient", one.path, 0.0, 0.0, words)
-    elif len(one.shape) > 1 and after and one.rms < thresholds.vanishing * after:
+    elif _is_kernel(one) and after and one.rms < thresholds.vanishing * after:
         share = one.rms / after
         words = (
             f"Its gradient is {share:.1e} of the largest one nearer the output (threshold {thresholds.vanishing:g}). "
@@ -54,7 +54,12 @@ def _of_variable(one: VariableGradient, after: float, thresholds: GradientThresh
 
 
 def _largest_after(variables: Sequence[VariableGradient]) -> float:
-    return max((one.rms for one in variables if len(one.shape) > 1 and one.trainable), default=0.0)
+    return max((one.rms for one in variables if _is_kernel(one) and one.trainable), default=0.0)
+
+
+def _is_kernel(one: VariableGradient) -> bool:
+    # Biases of attention have an axis for the heads; that of its keys changes no answer, so that its gradient is 0.
+    return len(one.shape) > 1 and not one.path.endswith("/bias")
 
 
 def _of_activation(one: ActivationStatistics, thresholds: GradientThresholds) -> Iterator[Verdict]:

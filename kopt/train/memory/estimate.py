@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, InputError, OutOfMemoryError, UnsupportedModelError
-from kopt.core.finder_records import LayerMemory, MemoryEstimate
+from kopt.core.finder_records import LayerMemory, MemoryEstimate, MemoryRemedy
 from kopt.core.randomness import preserved_random_state
 from kopt.core.settings import whole
 from kopt.core.step_records import StepConfig
@@ -117,7 +117,9 @@ def explain_out_of_memory(
     except InputError as reason:
         return OutOfMemoryError(f"{head} There is no estimate: {reason}\n{_REMEDIES}")
     lines = [head, _needs(estimate), "What needs less:"]
-    lines += [f"- {line}" for line in _alternatives(model, estimate, batch, accumulate_steps)]
+    data = None if isinstance(batch, int) else batch
+    remedies = memory_remedies(model, estimate, data=data, accumulate_steps=accumulate_steps)
+    lines += [f"- {one.words}: about {_bytes(one.total_bytes)}" for one in remedies]
     return OutOfMemoryError("\n".join([*lines, _REMEDIES]))
 
 
@@ -142,27 +144,51 @@ def _needs(estimate: MemoryEstimate) -> str:
     )
 
 
-def _alternatives(model: keras.Model, estimate: MemoryEstimate, batch: Any, accumulate_steps: int) -> Iterable[str]:
+def memory_remedies(
+    model: keras.Model, estimate: MemoryEstimate, *, data: Any = None, accumulate_steps: int = 1
+) -> tuple[MemoryRemedy, ...]:
+    """Return what makes a training step need less, with the bytes it then needs, about.
+
+    Smaller batches and fewer examples a replica divide what grows with the batch; rematerialization is traced; 16 bits
+    halve the activations.
+
+    Args:
+        model: that will be trained.
+        estimate: of its step.
+        data: as for `estimate_memory`.
+        accumulate_steps: batches an update, as it is.
+    """
     size = estimate.batch_size
     fixed = estimate.total_bytes - estimate.step_bytes + estimate.gradients_bytes
     per_example = (estimate.step_bytes - estimate.gradients_bytes) / size
+    found = []
     for parts in (2, 4):
         if size >= parts:
             smaller = size // parts
-            needed = round(fixed + per_example * smaller) + estimate.gradients_bytes
-            yield (
-                f"batch {smaller} with `accumulate_steps={accumulate_steps * parts}`, which updates as before: about "
-                f"{_bytes(needed)}"
+            accumulated = f"accumulate_steps={accumulate_steps * parts}"
+            found.append(
+                MemoryRemedy(
+                    f"batch {smaller} with `{accumulated}`, which updates as before",
+                    f"kopt.train.accelerate(model, {accumulated})  # and batches of {smaller}",
+                    round(fixed + per_example * smaller) + estimate.gradients_bytes,
+                )
             )
     if graph_of(model) is not None:
-        data = None if isinstance(batch, int) else batch
         with contextlib.suppress(InputError):  # A graph that cannot be cut is no alternative.
             cut = estimate_memory(model, size, data=data, remat="auto")
             if cut.total_bytes < estimate.total_bytes:
-                yield f'`remat="auto"`, with about a third more time a step: about {_bytes(cut.total_bytes)}'
+                words = '`remat="auto"`, with about a third more time a step'
+                found.append(MemoryRemedy(words, 'kopt.train.accelerate(model, remat="auto")', cut.total_bytes))
     if model.compute_dtype == "float32":
-        needed = estimate.total_bytes - estimate.activations_bytes // 2
-        yield f"mixed precision, with activations of 16 bits: about {_bytes(needed)}"
+        words, needed = "mixed precision, with activations of 16 bits", estimate.activations_bytes // 2
+        code = 'kopt.train.to_precision(model, "auto")'
+        found.append(MemoryRemedy(words, code, estimate.total_bytes - needed))
+    halved = estimate.weights_bytes + estimate.optimizer_bytes + estimate.gradients_bytes
+    if graph_of(model) is not None and len(model.layers) > 2:
+        words = "layers on two devices, each with about half of the parameters"
+        code = "kopt.train.place_layers(model, devices)"
+        found.append(MemoryRemedy(words, code, estimate.total_bytes - halved // 2))
+    return tuple(found)
 
 
 def _trace(model: keras.Model, optimizer: Any, batch: Any, has_targets: bool, remat: Any) -> StepGraph:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError, NonFiniteError
 from kopt.core.records import TensorInfo
-from kopt.core.training_records import InputCheck
+from kopt.core.training_records import InputCheck, InputScale
 from kopt.data.validation import as_model_inputs, fits
 from kopt.graph.checks import signature
 from kopt.graph.internals import flatten_layers, graph_of, node_of, was_called
@@ -87,10 +87,11 @@ def check_inputs(
     examples = _examples(x)
     inputs, input_notes = _checked_inputs(model, x)
     notes += input_notes
-    notes += _scale_notes(model, inputs)
+    unscaled, scale_notes = _scales(model, inputs)
+    notes += [*map(str, unscaled), *scale_notes]
     notes += _checked_weights(sample_weight, examples)
     notes += _checked_targets(model, x, y, examples, loss, look_at_outputs)
-    return InputCheck(examples, tuple(inputs), tuple(notes))
+    return InputCheck(examples, tuple(inputs), tuple(notes), tuple(unscaled))
 
 
 def _check_settings(
@@ -273,8 +274,9 @@ def _adjusted(array: np.ndarray, info: TensorInfo, notes: list[str]) -> np.ndarr
     return array
 
 
-def _scale_notes(model: keras.Model, inputs: dict[str, Any]) -> list[str]:
-    notes = []
+def _scales(model: keras.Model, inputs: dict[str, Any]) -> tuple[list[InputScale], list[str]]:
+    """Return the inputs far from 0 and 1, and notes on those that never change."""
+    unscaled, notes = [], []
     for name, array in inputs.items():
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or _expects_any_scale(model, name):
             continue
@@ -283,13 +285,10 @@ def _scale_notes(model: keras.Model, inputs: dict[str, Any]) -> list[str]:
         if max(abs(mean), deviation) > _SCALE:
             pixels = values.min() >= 0 and 100 < values.max() <= 255
             fix = "`keras.layers.Rescaling(1 / 255)`" if pixels else "`keras.layers.Normalization()` (after `adapt`)"
-            notes.append(
-                f"The input {name!r} has mean {mean:.3g} and standard deviation {deviation:.3g} in the first batch; "
-                f"networks train best near 0 and 1. Put {fix} first in the model, or scale the data."
-            )
+            unscaled.append(InputScale(name, float(mean), float(deviation), fix))
         elif deviation == 0 and values.size > 1:
             notes.append(f"The input {name!r} is {mean:.3g} everywhere in the first batch: there is nothing to learn.")
-    return notes
+    return unscaled, notes
 
 
 def _expects_any_scale(model: keras.Model, name: str) -> bool:

@@ -1,10 +1,12 @@
 """What a user's mistake looks like on the command line. Each error comes before TensorFlow does any work."""
 
+import argparse
 import json
 
 import pytest
 
 from kopt.cli import main
+from kopt.cli.common import add_budget, budget_from, budget_words
 
 
 def fails(capsys, *arguments):
@@ -67,3 +69,36 @@ def test_nothing_to_do_is_an_error(capsys):
         main([])
     assert exit.value.code == 2
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--constraint", "size<=5"], "'size' has no unit"),
+        (["--constraint", "size_bytes<=5", "size_bytes>=6"], "contradict each other"),
+        (["--constraint", "small"], "a quantity, <= or >=, and a number"),
+        (["--objective", "size", "sise"], "Did you mean 'size'"),
+        (["--target", "0.5"], "above 1"),
+        (["--max-class-drop", "2"], "`max_class_drop` is a fraction"),
+    ],
+)
+def test_budgets_that_cannot_be(capsys, tmp_path, words, part):
+    code, captured = fails(
+        capsys, "optimize", "m.keras", "--data", "digits", "--workdir", str(tmp_path / "run"), *words
+    )
+    assert code == 2
+    assert part in captured.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_words_of_a_budget_give_it_again():
+    parser = argparse.ArgumentParser()
+    add_budget(parser)
+    for words in (
+        [],
+        ["--max-drop", "0.02", "--objective", "latency", "size", "--metric", "auc", "--sure", "--target", "3"],
+        ["--constraint", "size_bytes<=200_000", "--constraint", "auc>=0.9", "--max-class-drop", "0.05"],
+    ):
+        budget = budget_from(parser.parse_args(words))
+        assert budget_from(parser.parse_args(budget_words(budget))) == budget
+    assert budget.constraints[1].bound == 0.9

@@ -52,6 +52,21 @@ def test_a_student_learns_and_the_report_says_what_it_is_worth(student, teacher,
     assert TeachingReport.from_json(report.to_json()).best == report.best
 
 
+def test_the_work_of_a_subclassed_teacher_is_counted(student):
+    class Rule(keras.Model):
+        def __init__(self):
+            super().__init__(name="rule")
+            self.inner, self.outer = L.Dense(16, activation="relu"), L.Dense(3, activation="softmax")
+
+        def call(self, x):
+            return self.outer(self.inner(x))
+
+    rule = Rule()
+    rule(X[:1])
+    report = kopt.distill.teach(student, rule, (X, Y), epochs=1, loss=CE)
+    assert report.teacher_macs == 8 * 16 + 16 * 3
+
+
 def test_the_best_epoch_is_kept_but_masks_end_with_their_schedule(student, teacher):
     # A rate that only destroys: what was given stays the best.
     student.set_weights([TRUE, np.zeros(3, "float32")])

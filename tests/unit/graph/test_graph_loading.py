@@ -51,6 +51,20 @@ def test_a_keras_file_opens_uncompiled_and_equal(tmp_path):
     assert not opened.compiled
 
 
+def test_a_model_comes_compiled_if_that_is_asked_for(tmp_path):
+    model = model_with()
+    model.compile(keras.optimizers.SGD(0.25), "mse")
+    model.save(tmp_path / "untrained.keras")
+    model.fit(X, np.zeros((len(X), 2)), epochs=3, verbose=0)
+    model.save(tmp_path / "m.keras")
+    opened = load_model(tmp_path / "m.keras", compile=True)
+    assert (opened.loss, float(opened.optimizer.learning_rate), int(opened.optimizer.iterations)) == ("mse", 0.25, 3)
+    assert load_model(tmp_path / "untrained.keras", compile=True).loss == "mse"
+    model_with().save(tmp_path / "plain.keras")
+    assert not load_model(tmp_path / "plain.keras", compile=True).compiled
+    assert not load_model(saved_as_h5(model, tmp_path / "m.h5"), compile=True).compiled
+
+
 def test_the_content_counts_not_the_name(saved, tmp_path):
     model, path = saved
     renamed = path.rename(tmp_path / "weights.h5")

@@ -82,6 +82,18 @@ def test_twenty_sigmoid_layers_vanish():
     assert found.variables[0].rms < 1e-6 < found.variables[-2].rms
 
 
+def test_biases_of_attention_do_not_vanish():
+    inputs = keras.Input((6, 8))
+    attended = L.MultiHeadAttention(2, 4, name="attention")(inputs, inputs)
+    model = keras.Model(inputs, L.Dense(3, "softmax")(L.GlobalAveragePooling1D()(attended)))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    random = np.random.default_rng(0)
+    found = gradients(model, (random.normal(size=(64, 6, 8)).astype("float32"), random.integers(0, 3, 64)))
+    [keys] = [one for one in found.variables if one.path == "attention/key/bias"]
+    assert keys.rms < 1e-6  # Softmax does not see what is added to all keys.
+    assert [verdict for verdict in found.verdicts if verdict.where == keys.path and verdict.kind == "vanishing"] == []
+
+
 def test_large_weights_explode():
     large = keras.initializers.RandomNormal(stddev=5.0, seed=1)
     layers = [L.Dense(16, kernel_initializer=large) for _ in range(8)]

@@ -103,7 +103,7 @@ def test_what_users_write_is_escaped(result):
 def test_page_keeps_what_the_converter_printed(result):
     failed = dataclasses.replace(result.candidates[5], reason="ExportError: it died\nline of a log")
     page = _Page(report.html(dataclasses.replace(result, candidates=(failed,), best_name=None)))
-    assert "failed ExportError: it died What was printed line of a log" in page.text
+    assert "int16x8 failed ExportError: it died What was printed line of a log" in page.text
 
 
 def test_page_of_a_baseline_without_a_file(result):
@@ -134,7 +134,7 @@ def test_page_of_a_run_with_nothing_in_it(result):
 def test_page_of_a_single_winner_and_of_a_model_without_layers(result):
     empty = ModelProfile("m", (), 0, 0)
     page = _Page(report.html(dataclasses.replace(result, candidates=result.candidates[2:3], profile=empty)))
-    assert "It was the only candidate." in page.text
+    assert "int8 best fastest inside the budget" in page.text
     assert "1 candidate in" in page.text
 
 
@@ -165,7 +165,9 @@ def test_write_and_read_back(result, rendered, tmp_path):
     assert path == tmp_path / "run" / "report.html"
     assert path.read_text(encoding="utf-8") == rendered
     assert report.read_result(tmp_path / "run") == result
-    assert sorted(item.name for item in path.parent.iterdir()) == ["report.html", "report.json"]
+    assert sorted(item.name for item in path.parent.iterdir()) == [
+        "report-pareto.svg", "report.html", "report.json", "report.md",
+    ]  # fmt: skip
     with pytest.raises(OutputExistsError, match=r"report\.json"):
         report.write_report(result, tmp_path / "run", overwrite=False)
     path.write_text("old")

@@ -9,7 +9,7 @@ from report_records import make_candidate, make_profile
 
 from kopt.core.cost_records import LayerCost
 from kopt.core.errors import ConfigError, InputError
-from kopt.core.records import Evaluation
+from kopt.core.records import Budget, Evaluation
 from kopt.report import COSTS, bars, pareto_plot
 from kopt.report.labels import Box, place_labels
 from kopt.report.rows import baseline_row, candidate_rows
@@ -66,6 +66,18 @@ def test_one_candidate_is_enough_and_none_is_an_error(result):
     bare = dataclasses.replace(only, baseline=dataclasses.replace(result.baseline, measurement=None))
     with pytest.raises(InputError, match="nothing to plot"):
         pareto_plot(bare)
+
+
+def test_the_axis_is_the_cost_that_is_to_improve(result):
+    sized = pareto_plot(dataclasses.replace(result, budget=Budget(objective="size")))
+    assert "KiB on disk  (left is smaller)" in texts(sized)
+    assert "int8: 97.90% at 100.0 KiB" in sized
+    both = pareto_plot(dataclasses.replace(result, budget=Budget(objective=("size", "latency"))))
+    assert "Median ms a call at batch 1  (left is faster)" in texts(both)
+    # All but the failed have 12 MiB of memory, of energy int8 alone is known.
+    assert pareto_plot(dataclasses.replace(result, budget=Budget(objective="memory"))).count("at 12.0 MiB") == 6
+    energy = pareto_plot(dataclasses.replace(result, budget=Budget(objective="energy")))
+    assert "Accuracy against energy. int8: 97.90% at 0.500 mJ, 100 KiB." in energy
 
 
 def test_nan_metric_is_left_out(result):

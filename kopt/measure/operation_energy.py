@@ -25,7 +25,7 @@ class Work:
         >>> work = kopt.measure.Work(macs=16_416, moved_bytes=90_000, dtype="int8")
         >>> used = kopt.measure.energy("model.tflite", work=work, meter="operations")
         >>> used.method
-        'estimate: 16,416 int8 multiply-accumulates at 0.3 pJ and 90,000 bytes moved at 162.5 pJ (Horowitz 2014, 45 nm); ...'
+        'estimate: 16,416 int8 multiply-accumulates at ... pJ and 90,000 bytes moved at ... pJ (Horowitz ...'
     """
 
     macs: int

@@ -28,12 +28,12 @@ def json_text(record: Record) -> str:
     """Return a record as the JSON that `--json` prints.
 
     Example:
-        >>> print(kopt.report.json_text(kopt.Budget(max_drop=0.02)))
+        >>> print(kopt.report.json_text(kopt.Constraint.parse("size_bytes<=200_000")))
         {
-          "schema": "Budget/1",
-          "max_drop": 0.02,
-          "objective": "latency",
-          "metric": "accuracy"
+          "schema": "Constraint/1",
+          "quantity": "size_bytes",
+          "relation": "<=",
+          "bound": 200000.0
         }
     """
     return record.to_json()

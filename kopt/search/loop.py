@@ -50,7 +50,8 @@ class SearchResult(OptimizationResult):
         ('tflite-int8', ['tflite-float32', 'tflite-int8'])
         >>> result.best.artifact.size_bytes < result.candidates[0].artifact.size_bytes
         True
-        >>> path = result.report("again")
+        >>> result.report("report.html").name
+        'report.html'
     """
 
     @classmethod

@@ -72,11 +72,11 @@ def advise(
         DataError: data or a history of a kind that nothing can read.
 
     Example:
-        ```python
-        advice = kopt.advise(model, train, validation, history=history)
-        print(advice.table())
-        advice.html("advice.html")
-        ```
+        >>> model.compile("adam", "sparse_categorical_crossentropy", run_eagerly=True)
+        >>> found = kopt.advise(model, (x_train, y_train), (x_val, y_val))
+        >>> [(item.effort, item.code) for item in found.of("run-eagerly")]
+        [('basic', 'model.compile(optimizer, loss, run_eagerly=False)')]
+        >>> path = found.html("advice.html")
     """
     start = time.monotonic()
     choice("depth", depth, DEPTHS)

@@ -53,6 +53,11 @@ class Facts:
         sensitivity: of layers to pruning and rounding.
         quantization: rounding error by layer.
         deployment: files in their runtimes.
+
+    Example:
+        >>> facts = kopt.advice.Facts(cost=kopt.profile.model(model), parameters=kopt.profile.parameters(model))
+        >>> facts.cost.macs, facts.gradients  # what was not looked at is `None`
+        (16416, None)
     """
 
     installation: tuple[Check, ...] | None = None

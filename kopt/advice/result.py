@@ -12,7 +12,14 @@ from kopt.report.look import Shown
 
 @dataclasses.dataclass(frozen=True)
 class Advice(Shown, ModelAdvice):
-    """What `advise` found: `.items` in order, `.table()`, `.plot(path)`, `.html(path)`, `.to_json()`."""
+    """What `advise` found: `.items` in order, `.table()`, `.plot(path)`, `.html(path)`, `.to_json()`.
+
+    Example:
+        >>> found = kopt.advise(model, (x_train, y_train), (x_val, y_val))
+        >>> found.model, found.depth, len(found.checked) + len(found.unchecked) == len(kopt.advice.RULES)
+        ('digits', 'quick', True)
+        >>> path = found.html("advice.html")
+    """
 
     look = ADVICE
 

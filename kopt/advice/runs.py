@@ -24,9 +24,9 @@ def from_run(result: OptimizationResult, more: Facts | None = None) -> Advice:
         Advice; its looks say what a run cannot tell.
 
     Example:
-        ```python
-        print(kopt.advice.from_run(kopt.report.read_result("run")).table())
-        ```
+        >>> found = kopt.advice.from_run(kopt.report.read_result("run"))
+        >>> found.model, "failed-export" in found.checked, "input-bound" in found.unchecked
+        ('digits', True, True)
     """
     facts = more or Facts()
     facts = dataclasses.replace(facts, cost=result.profile or facts.cost, deployment=deployment_of(result))

@@ -17,7 +17,13 @@ train."""
 
 
 def troubleshooting(rules: Sequence[Rule] = RULES) -> str:
-    """Return the page as Markdown: by area, for each rule its symptoms, what is checked, and what helps."""
+    """Return the page as Markdown: by area, for each rule its symptoms, what is checked, and what helps.
+
+    Example:
+        >>> page = kopt.advice.troubleshooting()
+        >>> page.splitlines()[0]
+        '# Troubleshooting'
+    """
     areas = [(area, [rule for rule in rules if rule.area == area]) for area in AREAS]
     parts = [_HEAD, *_index(areas)]
     for area, found in areas:

@@ -31,7 +31,13 @@ _SIZE = (
 
 @dataclasses.dataclass(frozen=True)
 class Clustering(Shown, WeightClustering):
-    """What `weights` or `finalize` did, with ways to show it."""
+    """What `weights` or `finalize` did, with ways to show it.
+
+    Example:
+        >>> report = kopt.cluster.weights(model, clusters=16)[1]
+        >>> [(variable.path, variable.distinct, variable.bits) for variable in report.variables]
+        [('conv1/kernel', 16, 4), ('conv2/kernel', 16, 4), ('classes/kernel', 16, 4)]
+    """
 
     look = CLUSTERING
 
@@ -87,12 +93,14 @@ def weights(
         NonFiniteError: a weight is NaN or infinite.
 
     Example:
-        ```python
-        clustered, report = kopt.cluster.weights(model, clusters=16)
-        clustered.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-        clustered.fit(train, epochs=2)
-        plain, report = kopt.cluster.finalize(clustered)
-        ```
+        >>> clustered, before = kopt.cluster.weights(model, clusters=16, skip=["conv1"])
+        >>> clustered.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        >>> history = clustered.fit(x_train, y_train, verbose=0)
+        >>> plain, report = kopt.cluster.finalize(clustered)
+        >>> [(variable.path, variable.distinct) for variable in report.variables]
+        [('conv2/kernel', 16), ('classes/kernel', 16)]
+        >>> report.gzip_after < before.gzip_before / 2
+        True
 
     Source: Han et al., "Deep compression", 2016, https://arxiv.org/abs/1510.00149; tfmot's `cluster_weights`.
     """
@@ -133,6 +141,12 @@ def finalize(model: keras.Model) -> tuple[keras.Model, Clustering]:
 
     Raises:
         InputError: the model has no codebooks.
+
+    Example:
+        >>> clustered, _ = kopt.cluster.weights(model, clusters=8)
+        >>> plain, report = kopt.cluster.finalize(clustered)
+        >>> len(np.unique(plain.get_layer("classes").kernel))
+        8
     """
     origin = twin_clustering_of(model)
     if origin is not None:

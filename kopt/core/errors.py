@@ -35,7 +35,15 @@ from collections.abc import Iterable
 
 
 class KoptError(Exception):
-    """Base of every error that kopt raises on purpose."""
+    """Base of every error that kopt raises on purpose.
+
+    Example:
+        >>> try:
+        ...     kopt.export.tflite(model, "no_such_directory/model.tflite", scheme="int7")
+        ... except kopt.KoptError as error:
+        ...     print(type(error).__name__)
+        ConfigError
+    """
 
 
 class InputError(KoptError, ValueError):

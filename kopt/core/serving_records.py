@@ -19,7 +19,14 @@ class RawImage(Record):
 
     Attributes:
         fit: `"stretch"` to the model's size, or `"window"`: the largest centered window of its proportions.
-        scale, offset: applied to pixels in [0, 1]; 255 and 0 for a model that rescales itself.
+        scale: pixels in [0, 1] are multiplied by it; 255 for a model that rescales itself.
+        offset: added to them then.
+
+    Example:
+        >>> window = kopt.serve.RawImage(fit="window")
+        >>> made = kopt.serve.bundle(model, "models/digits", image=window, warmup=False, batching=False)
+        >>> [signature.name for signature in made.signatures]
+        ['serving_default', 'serving_images']
     """
 
     fit: str = "stretch"
@@ -43,6 +50,18 @@ class BatchingPlan(Record):
         num_batch_threads: batches that run at once.
         allowed_batch_sizes: sizes that batches are filled up to, ascending, the last one `max_batch_size`.
         latencies: measured, one a batch size; empty where the parameters were written down by hand.
+
+    Example:
+        >>> plan = kopt.serve.BatchingPlan(
+        ...     max_batch_size=8,
+        ...     batch_timeout_micros=500,
+        ...     max_enqueued_batches=100,
+        ...     num_batch_threads=1,
+        ...     allowed_batch_sizes=(1, 4, 8),
+        ... )
+        >>> made = kopt.serve.bundle(model, "models/digits", batching=plan, warmup=False)
+        >>> made.batching.allowed_batch_sizes
+        (1, 4, 8)
     """
 
     max_batch_size: int
@@ -138,6 +157,12 @@ class ServerSettings(Record):
         workers: calls of the runtime that run at once, each with its own interpreter of LiteRT or session of ONNX
             Runtime. TensorFlow's calls share one set of weights and stay on the device that TensorFlow chooses, the
             first GPU if there is one; for several, start a server for each with `CUDA_VISIBLE_DEVICES`.
+
+    Example:
+        >>> settings = kopt.serve.ServerSettings(max_batch_size=64, batch_wait_ms=2.0, timeout_s=5.0)
+        >>> with kopt.serve.Server("model.tflite", port=0, settings=settings, log=str) as server:
+        ...     server.name
+        'model'
     """
 
     max_batch_size: int = 32

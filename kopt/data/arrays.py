@@ -66,11 +66,10 @@ def from_arrays(
             `TF_CONFIG` names several workers.
 
     Example:
-        ```python
-        images = np.load("images.npy", mmap_mode="r")
-        train = kopt.data.from_arrays(images, labels, batch_size=128, shuffle=True, seed=0)
-        model.fit(train, epochs=3)
-        ```
+        >>> train = kopt.data.from_arrays(x_train, y_train, batch_size=100, shuffle=True, seed=0)
+        >>> [len(y) for x, y in train]
+        [100, 100, 100, 100, 100, 12]
+        >>> history = model.fit(train, epochs=2, shuffle=False, verbose=0)  # the data set shuffles
     """
     _check_batch_size(batch_size)
     check_seed(seed, draws=shuffle or isinstance(augment, Augmentation))

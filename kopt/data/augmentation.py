@@ -32,7 +32,8 @@ class Augmentation(Record):
         rotate: largest angle to either side, in degrees.
         zoom: sizes are multiplied by a number in `[1 - zoom, 1 + zoom]`.
         brightness: a number in `[-brightness, brightness]` times the value range is added.
-        contrast, saturation: multiplied by a number in `[1 - value, 1 + value]`.
+        contrast: multiplied by a number in `[1 - value, 1 + value]`.
+        saturation: the same.
         hue: colours are turned by a number in `[-hue, hue]` turns, at most 0.5.
         cutout: side in pixels of a square that is blanked out (set to zero), which may reach over the border.
         mixup: `alpha` of MixUp: two examples are mixed by a share from Beta(alpha, alpha); 0.2 is usual.
@@ -47,10 +48,11 @@ class Augmentation(Record):
         ConfigError: a value is out of range.
 
     Example:
-        ```python
-        augment = kopt.data.Augmentation(flip="horizontal", crop=4, cutout=8)
-        train = kopt.data.from_arrays(x, y, batch_size=128, shuffle=True, augment=augment, seed=0)
-        ```
+        >>> augment = kopt.data.Augmentation(flip="horizontal", crop=2, cutout=3)
+        >>> train = kopt.data.from_arrays(x_train, y_train, batch_size=64, augment=augment, seed=0)
+        >>> (epoch_1, _), (epoch_2, _) = next(iter(train)), next(iter(train))
+        >>> epoch_1.shape, bool(np.all(epoch_1 == epoch_2))
+        (TensorShape([64, 8, 8, 1]), False)
 
     Sources: MixUp https://arxiv.org/abs/1710.09412, CutMix https://arxiv.org/abs/1905.04899, Cutout
     https://arxiv.org/abs/1708.04552.

@@ -109,10 +109,9 @@ def plan_cache(
         ConfigError: `cache` is something else.
 
     Example:
-        ```python
-        dataset = tf.data.Dataset.range(1000).batch(10)
-        print(kopt.data.plan_cache(dataset).reason)
-        ```
+        >>> plan = kopt.data.plan_cache(tf.data.Dataset.range(1000).batch(10))
+        >>> plan.place, plan.size_bytes  # 1,000 numbers of 8 bytes
+        ('memory', 8000)
     """
     if cache is None or cache is False:
         return CachePlan("none", "not asked for.")
@@ -134,6 +133,12 @@ def cache_of(dataset: tf.data.Dataset) -> CachePlan | None:
     """Return where a data set that a builder of `kopt.data` made keeps its elements and why.
 
     `None` for data sets from elsewhere, and after further transformations of one.
+
+    Example:
+        >>> train = kopt.data.from_arrays(x_train, y_train, batch_size=64, cache=True)
+        >>> plan = kopt.data.cache_of(train)
+        >>> plan.place, plan.size_bytes == x_train.nbytes + y_train.nbytes
+        ('memory', True)
     """
     return _plans.get(dataset)
 

@@ -21,6 +21,11 @@ def collect(dataset: Any, *, name: str = "data") -> Split:
 
     Raises:
         DataError: not a data set of `(x, y)`, infinite, empty, or of examples that do not join.
+
+    Example:
+        >>> train = kopt.data.from_arrays(x_train, y_train, batch_size=100)
+        >>> kopt.data.collect(train).x.shape
+        (512, 8, 8, 1)
     """
     if not isinstance(dataset, tf.data.Dataset):
         raise DataError(

@@ -162,11 +162,15 @@ def skipped_files(dataset: tf.data.Dataset) -> SkippedFiles:
         ConfigError: the data set does not skip files.
 
     Example:
-        ```python
-        train = kopt.data.from_images("flowers", image_size=(224, 224), batch_size=32, corrupt="skip")
-        model.fit(train)
-        print(kopt.data.skipped_files(train).names)
-        ```
+        >>> import warnings
+        >>> tf.io.write_file("images/seven/damaged.png", b"no image")
+        >>> train = kopt.data.from_images("images", image_size=(8, 8), batch_size=4, corrupt="skip")
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore")  # each damaged file is warned of, too
+        ...     sum(len(y) for x, y in train)
+        12
+        >>> kopt.data.skipped_files(train).names
+        ('images/seven/damaged.png',)
     """
     if dataset not in _recorders:
         raise ConfigError(

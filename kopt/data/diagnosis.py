@@ -69,11 +69,12 @@ def diagnose(dataset: tf.data.Dataset, model: Any = None, *, seconds: float = 10
         DataError: not a data set, or an empty one.
 
     Example:
-        ```python
-        result = kopt.data.diagnose(train, model)
-        print(result.table())
-        result.plot("input.svg")
-        ```
+        >>> train = kopt.data.from_arrays(x_train, y_train, batch_size=64)
+        >>> found = kopt.data.diagnose(train, model, seconds=0.3)
+        >>> [stage.stage for stage in found.stages]
+        ['source: range', 'batch', 'map']
+        >>> found.verdict  # doctest: +SKIP
+        'compute-bound'
 
     Source: https://www.tensorflow.org/guide/data_performance_analysis
     """

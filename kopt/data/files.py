@@ -31,6 +31,10 @@ def open_data(spec: str | os.PathLike[str], *, image_shape: tuple[int | None, ..
 
     Raises:
         DataError: none of the three, or the file or folder does not hold what it should.
+
+    Example:
+        >>> kopt.data.open_data("images", image_shape=(8, 8, 1)).class_names
+        ('seven', 'three')
     """
     text = os.fspath(spec)
     path = Path(text)
@@ -58,6 +62,12 @@ def load_npz(path: str | os.PathLike[str]) -> DataSplits:
     Raises:
         DataError: not a whole `.npz` file, missing or unknown keys, pickled objects, lengths that do not match, or
             negative class labels.
+
+    Example:
+        >>> np.savez("data.npz", x_train=x_train, y_train=y_train, x_val=x_val, y_val=y_val)
+        >>> splits = kopt.data.load_npz("data.npz")
+        >>> splits.train.x.shape, splits.num_classes, splits.test
+        ((512, 8, 8, 1), 10, None)
     """
     arrays = _read_npz(Path(path))
     splits = {part: _split(arrays, part, path) for part in ("train", "val", "test") if f"x_{part}" in arrays}
@@ -91,6 +101,11 @@ def load_folder(
     Raises:
         DataError: no images, fewer than two classes, a damaged image, or images of different sizes without
             `image_size`.
+
+    Example:
+        >>> splits = kopt.data.load_folder("images", channels=1, validation_fraction=0.5)
+        >>> splits.train.x.shape, splits.validation.y, splits.class_names
+        ((6, 8, 8, 1), array([0, 0, 0, 1, 1, 1]), ('seven', 'three'))
     """
     directory = Path(directory)
     if not 0.0 < validation_fraction < 1.0:

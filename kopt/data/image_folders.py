@@ -23,9 +23,8 @@ def image_classes(directory: str | os.PathLike[str]) -> tuple[str, ...]:
         DataError: not a folder, or fewer than two class folders.
 
     Example:
-        ```python
-        kopt.data.image_classes("flowers")  # ('daisy', 'rose')
-        ```
+        >>> kopt.data.image_classes("images")
+        ('seven', 'three')
     """
     directory = Path(directory)
     if not directory.is_dir():

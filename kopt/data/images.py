@@ -87,10 +87,10 @@ def from_images(
         ConfigError: an impossible setting.
 
     Example:
-        ```python
-        train = kopt.data.from_images("flowers/train", image_size=(224, 224), batch_size=32, shuffle=True, seed=0)
-        model.fit(train, epochs=5)
-        ```
+        >>> train = kopt.data.from_images("images", image_size=(16, 16), batch_size=4, shuffle=True, seed=0)
+        >>> x, y = next(iter(train))
+        >>> x.shape, len(train)
+        (TensorShape([4, 16, 16, 3]), 3)
     """
     size = _check_settings(image_size, batch_size, channels, labels, corrupt)
     check_seed(seed, draws=shuffle or isinstance(augment, Augmentation))

@@ -105,10 +105,11 @@ def local_service(workers: int = 2, *, restart: bool = True, timeout_s: float = 
         LoadError: a process did not start, with the end of its log.
 
     Example:
-        ```python
-        with kopt.data.local_service(workers=2) as service:
-            model.fit(kopt.data.distribute(dataset, service=service))
-        ```
+        >>> dataset = tf.data.Dataset.range(100).batch(10)
+        >>> with kopt.data.local_service(workers=1) as service:
+        ...     batches = kopt.data.distribute(dataset, service=service, mode="exactly_once")
+        ...     sorted(int(number) for batch in batches for number in batch) == list(range(100))
+        True
     """
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise ConfigError(f"`workers` must be a whole number of at least 1. Received: {workers!r}.")

@@ -53,6 +53,11 @@ def load(name: str) -> DataSplits:
 
     Raises:
         DataError: unknown name; Fashion-MNIST is not on this machine and cannot be downloaded, or a file is damaged.
+
+    Example:
+        >>> digits = kopt.data.load("digits")
+        >>> digits.train.x.shape, digits.class_names[:3]
+        ((1259, 8, 8, 1), ('0', '1', '2'))
     """
     if name not in PACKAGED:
         raise DataError(f"Unknown data set {name!r}.{nearest(name, PACKAGED)} Packaged: {', '.join(PACKAGED)}.")

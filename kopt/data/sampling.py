@@ -46,6 +46,11 @@ def calibration(
         ConfigError: `samples` is not a whole number of at least 1.
         DataError: no examples, or examples that do not fit `inputs`.
         NonFiniteError: NaN or infinity in the chosen examples, if `inputs` is given.
+
+    Example:
+        >>> images = kopt.data.calibration((x_train, y_train), samples=20)  # two of each digit
+        >>> images.shape
+        (20, 8, 8, 1)
     """
     if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)) or samples < 1:
         raise ConfigError(f"`samples` must be a whole number of at least 1. Received: {samples!r}.")

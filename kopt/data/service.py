@@ -62,11 +62,13 @@ def distribute(
         DataError: nothing answers at the address, something that is no dispatcher does, or the data set is empty.
 
     Example:
-        ```python
-        with kopt.data.local_service(workers=2) as service:
-            batches = kopt.data.distribute(dataset, service=service, mode="exactly_once")
-            model.fit(batches.prefetch(tf.data.AUTOTUNE))
-        ```
+        >>> dataset = tf.data.Dataset.range(100).batch(10)
+        >>> kopt.data.distribute(dataset, service="grpc://localhost:1", timeout_s=0.1)
+        Traceback (most recent call last):
+            ...
+        kopt.core.errors.DataError: No tf.data service answers at grpc://localhost:1 within 0.1 s ...
+
+        `kopt.data.local_service` starts one to try it with.
 
     Source: https://www.tensorflow.org/api_docs/python/tf/data/experimental/service
     """

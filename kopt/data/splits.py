@@ -15,6 +15,11 @@ class Split:
     Attributes:
         x: one array, or a dict by name or a sequence by position of one array an input.
         y: one array, or such a dict or sequence.
+
+    Example:
+        >>> train = kopt.data.Split(x_train, y_train)
+        >>> kopt.data.calibration(train, samples=20).shape
+        (20, 8, 8, 1)
     """
 
     x: Any
@@ -35,6 +40,11 @@ class DataSplits:
         name: packaged name or path.
         test: `None` where the source has no test part.
         class_names: one name a class, in label order; empty when the targets are not class labels.
+
+    Example:
+        >>> digits = kopt.data.load("digits")
+        >>> len(digits.train.y), len(digits.validation.y), len(digits.test.y), digits.num_classes
+        (1259, 269, 269, 10)
     """
 
     name: str

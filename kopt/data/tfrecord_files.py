@@ -35,9 +35,9 @@ def check_tfrecords(
         DataError: no file matches, or a damaged file, with the offset of the record.
 
     Example:
-        ```python
-        kopt.data.check_tfrecords("train-*.tfrecord")  # {'train-00000-of-00002.tfrecord': 600, ...}
-        ```
+        >>> written = kopt.data.write_tfrecords((x_train, y_train), "train", shards=2, progress=None)
+        >>> kopt.data.check_tfrecords("train", full=True)
+        {'train/data-00000-of-00002.tfrecord': 256, 'train/data-00001-of-00002.tfrecord': 256}
     """
     files = matching(pattern)
     kind = compression_of(files, compression)

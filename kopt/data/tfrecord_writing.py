@@ -71,10 +71,9 @@ def write_tfrecords(
         OutputError: it cannot be written.
 
     Example:
-        ```python
-        kopt.data.write_tfrecords((images, labels), "train", shards=8)
-        train = kopt.data.from_tfrecords("train", batch_size=128, shuffle=True, seed=0)
-        ```
+        >>> written = kopt.data.write_tfrecords((x_train, y_train), "train", shards=4, progress=None)
+        >>> [shard.records for shard in written.shards], written.features[0].shape
+        ([128, 128, 128, 128], (8, 8, 1))
     """
     _check_settings(shards, compression, name)
     reporter = _reporter(progress)

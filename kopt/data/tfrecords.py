@@ -87,17 +87,21 @@ def from_tfrecords(
         ConfigError: an impossible setting.
 
     Example:
-        ```python
-        features = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
+        >>> written = kopt.data.write_tfrecords((x_train, y_train), "train", shards=2, progress=None)
+        >>> train = kopt.data.from_tfrecords("train", batch_size=128, shuffle=True, seed=0)
+        >>> train.element_spec[0]
+        TensorSpec(shape=(None, 8, 8, 1), dtype=tf.float32, name=None)
 
-        def decode(f):
-            return tf.image.resize(kopt.data.decode_image(f["image"]), (224, 224)) / 255, f["label"]
+        Files of others need their features, and images a decoder:
 
-        train = kopt.data.from_tfrecords(
-            "train-*.tfrecord", features=features, decode=decode, batch_size=128, shuffle=True, seed=0
-        )
-        model.fit(train, epochs=5)
-        ```
+        >>> features = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
+        >>> def decode(example):
+        ...     return kopt.data.decode_image(example["image"]) / 255, example["label"]
+        >>> options = {"features": features, "decode": decode}
+        >>> kopt.data.from_tfrecords("photos-*.tfrecord", batch_size=128, **options)
+        Traceback (most recent call last):
+            ...
+        kopt.core.errors.DataError: No file matches 'photos-*.tfrecord'. ...
     """
     _check_settings(batch_size, features, parse, decode, shuffle, compression, check)
     check_seed(seed, draws=bool(shuffle) or isinstance(augment, Augmentation))

@@ -35,6 +35,13 @@ def check(
     Raises:
         DataError: wrong names, number, shapes or types, no examples, different lengths, or labels out of range.
         NonFiniteError: NaN or infinity, with their number and the first position.
+
+    Example:
+        >>> inputs, outputs = kopt.graph.signature(model)
+        >>> kopt.data.check(x_val[..., 0], inputs)
+        Traceback (most recent call last):
+            ...
+        kopt.core.errors.DataError: data has float32 arrays of shape (269, 8, 8); the model input 'image' needs ...
     """
     arrays = as_model_inputs(data.x if isinstance(data, Split) else data, inputs, name=name)
     if isinstance(data, Split):

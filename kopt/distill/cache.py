@@ -63,12 +63,14 @@ def cache_teacher(
         OutputError: the directory cannot be written.
 
     Example:
-        ```python
-        cache = kopt.distill.cache_teacher(teacher, train, "cache")
-        model = kopt.DistillationModel(student, cache)
-        model.compile("adam", "sparse_categorical_crossentropy")
-        model.fit(cache.join(train), epochs=10)
-        ```
+        >>> train = kopt.data.from_arrays(x_train, y_train, batch_size=64, shuffle=True, seed=0)
+        >>> cache = kopt.distill.cache_teacher(model, train, "cache", top_k=3)
+        >>> cache.manifest.outputs[0].top_k
+        3
+        >>> student, _ = kopt.distill.smaller_student(model, width=0.5)
+        >>> teaching = kopt.DistillationModel(student, cache)
+        >>> teaching.compile("adam", "sparse_categorical_crossentropy")
+        >>> history = teaching.fit(cache.join(train), epochs=2, shuffle=False, verbose=0)
     """
     choice("dtype", dtype, _DTYPES)
     whole("shard_examples", shard_examples)
@@ -113,6 +115,16 @@ def cache_predictions(
         DataError: other numbers of examples.
         NonFiniteError: NaN or infinity, or numbers that float16 cannot hold.
         LoadError: a file that is no array.
+
+    Example:
+        >>> predictions = model.predict(x_train, verbose=0)
+        >>> cache = kopt.distill.cache_predictions(x_train, predictions, "cache", form="probabilities")
+        >>> train = cache.join(kopt.data.from_arrays(x_train, y_train, batch_size=32))
+        >>> student, _ = kopt.distill.smaller_student(model, width=0.5)
+        >>> teaching = kopt.DistillationModel(student, cache)
+        >>> teaching.compile("adam", "sparse_categorical_crossentropy")
+        >>> sorted(teaching.fit(train, shuffle=False, verbose=0).history)
+        ['hard_loss', 'loss', 'soft_loss']
     """
     choice("dtype", dtype, _DTYPES)
     source = PredictionsTeacher(predictions)
@@ -130,6 +142,12 @@ class TeacherCache(Teacher):
 
     Attributes:
         manifest: what it was made of.
+
+    Example:
+        >>> cache = kopt.distill.cache_teacher(model, x_train, "cache")
+        >>> again = kopt.distill.TeacherCache("cache")
+        >>> again.manifest.outputs[0].shape, again.manifest.dtype
+        ((10,), 'float16')
     """
 
     def __init__(self, directory: str | os.PathLike[str], teacher: Any = None):

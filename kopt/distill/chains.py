@@ -30,6 +30,16 @@ def teach_in_turn(models: Sequence[Any], train: Train, **settings: Any) -> tuple
     Raises:
         ConfigError: fewer than two models.
 
+    Example:
+        >>> def train(teaching):
+        ...     teaching.compile("adam", "sparse_categorical_crossentropy")
+        ...     teaching.fit(x_train, y_train, verbose=0)
+        >>> assistant, _ = kopt.distill.smaller_student(model, width=0.75, round_to=1, name="assistant")
+        >>> student, _ = kopt.distill.smaller_student(model, width=0.5, round_to=1, name="student")
+        >>> reports = kopt.distill.teach_in_turn([model, assistant, student], train)
+        >>> [report.student for report in reports]
+        ['assistant', 'student']
+
     Source: Mirzadeh et al., "Improved knowledge distillation via teacher assistant", 2020.
     """
     if len(models) < 2:
@@ -56,6 +66,14 @@ def born_again(model: keras.Model, generations: int, train: Train, **settings: A
 
     Raises:
         ConfigError: no generation.
+
+    Example:
+        >>> def train(teaching):
+        ...     teaching.compile("adam", "sparse_categorical_crossentropy")
+        ...     teaching.fit(x_train, y_train, verbose=0)
+        >>> copies = kopt.distill.born_again(model, 1, train)
+        >>> [copy.count_params() for copy in copies]
+        [2722]
 
     Source: Furlanello et al., "Born-again neural networks", 2018.
     """

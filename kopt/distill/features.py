@@ -27,6 +27,13 @@ class Feature:
         loss: a `FeatureLoss`, or its kind.
         weight: of the loss in the sum.
         automatic: whether kopt chose the pair.
+
+    Example:
+        >>> student, _ = kopt.distill.smaller_student(model, width=0.5)
+        >>> pair = kopt.distill.Feature("conv2", loss="attention_transfer", weight=0.5)
+        >>> teaching = kopt.DistillationModel(student, model, features=[pair])
+        >>> [(row.student, row.student_shape, row.teacher_shape) for row in teaching.report.features]
+        [('conv2', (None, 3, 3, 8), (None, 3, 3, 16))]
     """
 
     student: str

@@ -102,16 +102,16 @@ class OutputLoss(_Named):
             `kopt.train.soft_targets`.
         temperature: where the loss is called alone, above 0. Default 1.
         form: of both outputs where it is called alone: `"logits"`, `"probabilities"`, `"sigmoids"` or `"values"`.
-        reduction: as of every Keras loss.
-        name: as of every Keras loss; `kind` by default.
-        **settings: of the function, e.g. `others=8.0` of `"decoupled"`.
+        **settings: of the function, e.g. `others=8.0` of `"decoupled"`; `reduction` and `name` as of every Keras loss.
 
     Raises:
         ConfigError: an unknown kind or setting, or one out of range.
 
     Example:
         >>> loss = kopt.distill.OutputLoss("kl", temperature=4.0)
-        >>> loss(teacher_logits, student_logits)
+        >>> same, other = np.array([[2.0, 0.0]]), np.array([[0.0, 2.0]])
+        >>> float(loss(same, same)), float(loss(same, other)) > 1
+        (0.0, True)
     """
 
     kinds = OUTPUT_LOSSES
@@ -144,12 +144,17 @@ class FeatureLoss(_Named):
         kind: `"fitnet"`, `"cosine"`, `"attention_transfer"`, `"similarity"`, `"relational"`, `"contrastive"` or
             `"attention_maps"`. The formulas are those of the functions of these names in
             `kopt.distill.feature_losses`.
-        reduction: as of every Keras loss.
-        name: as of every Keras loss; `kind` by default.
-        **settings: of the function, e.g. `power=1.0` of `"attention_transfer"`.
+        **settings: of the function, e.g. `power=1.0` of `"attention_transfer"`; `reduction` and `name` as of every
+            Keras loss.
 
     Raises:
         ConfigError: an unknown kind or setting, or one out of range.
+
+    Example:
+        >>> loss = kopt.distill.FeatureLoss("attention_transfer")
+        >>> maps = np.random.default_rng(0).normal(size=(2, 4, 4, 8)).astype("float32")
+        >>> float(loss(maps, 2 * maps)) < 1e-6  # only where the attention is counts, not how much
+        True
     """
 
     kinds = FEATURE_LOSSES
@@ -177,6 +182,12 @@ class FocalSmoothed(keras.losses.Loss):
 
     Raises:
         ConfigError: a setting out of range.
+
+    Example:
+        >>> y, sure, unsure = [[0.0, 1.0]], [[0.1, 0.9]], [[0.5, 0.5]]
+        >>> focal, plain = kopt.distill.FocalSmoothed(2.0), kopt.distill.FocalSmoothed(0.0)
+        >>> [round(float(focal(y, q) / plain(y, q)), 3) for q in (sure, unsure)]  # (1 - q)^2
+        [0.01, 0.25]
     """
 
     def __init__(
@@ -198,6 +209,7 @@ class FocalSmoothed(keras.losses.Loss):
     def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
         """Return one value for each example."""
         form = "logits" if self.from_logits else "probabilities"
+        y_true, y_pred = tf.convert_to_tensor(y_true), tf.convert_to_tensor(y_pred)
         return soft_targets.focal_smoothed(y_true, y_pred, focusing=self.focusing, smoothing=self.smoothing, form=form)
 
     def get_config(self) -> dict[str, Any]:

@@ -31,6 +31,11 @@ def matched(student: keras.Model, teacher: keras.Model, loss: FeatureLoss | str 
     Raises:
         UnsupportedModelError: a subclassed model, whose layers are not known.
         ConfigError: no layers that belong together.
+
+    Example:
+        >>> student, _ = kopt.distill.smaller_student(model, width=0.5)
+        >>> [(pair.student, pair.teacher) for pair in kopt.distill.matched(student, model)]
+        [('relu1', 'relu1'), ('conv2', 'conv2')]
     """
     ours, theirs = (_by_resolution(GraphView.of(model)) for model in (student, teacher))
     pairs = [(ours[size], theirs[size]) for size in ours if size in theirs]

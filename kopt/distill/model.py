@@ -52,13 +52,13 @@ class DistillationModel(Exporting, keras.Model):
         projectors: trainable layers from the student's channels to the teacher's, dropped after training.
 
     Example:
-        ```python
-        model = kopt.DistillationModel(student, teacher, temperature=4.0, features="auto")
-        print(model.report)
-        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-        model.fit(train, epochs=10)
-        model.export_tflite("student.tflite", scheme="int8", calibration=train)
-        ```
+        >>> student, _ = kopt.distill.smaller_student(model, width=0.5)
+        >>> teaching = kopt.DistillationModel(student, model, temperature=4.0, alpha=0.7)
+        >>> teaching.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        >>> history = teaching.fit(x_train, y_train, verbose=0)
+        >>> sorted(history.history)
+        ['accuracy', 'hard_loss', 'loss', 'soft_loss']
+        >>> made = teaching.export_tflite("student.tflite", scheme="int8", calibration=x_train)
 
     Source: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015.
     """

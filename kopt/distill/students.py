@@ -60,9 +60,9 @@ def smaller_student(
         UnsupportedModelError: a subclassed model, or one whose shapes forbid other widths.
 
     Example:
-        ```python
-        student, report = kopt.distill.smaller_student(teacher, target_macs=0.25, depth=0.5)
-        ```
+        >>> student, report = kopt.distill.smaller_student(model, target_macs=0.5, round_to=1)
+        >>> report.macs_before, report.macs_after, [student.get_layer(name).filters for name in ("conv1", "conv2")]
+        (16416, 7830, [5, 10])
     """
     number("depth", depth, least=0.0, most=1.0)
     if sum(one is not None for one in (width, target_macs, target_params)) > 1:
@@ -111,6 +111,11 @@ def mobile_student(
     Raises:
         ConfigError: a setting out of range, several at once, or a target that no width reaches.
         UnsupportedModelError: other inputs or outputs.
+
+    Example:
+        >>> student, report = kopt.distill.mobile_student(model, target_params=0.5)
+        >>> student.count_params() <= 0.5 * model.count_params(), student.output_shape
+        (True, (None, 10))
 
     Source: Howard et al., "MobileNets", 2017.
     """

@@ -23,7 +23,14 @@ _WARMUP = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Teaching(Shown, TeachingReport):
-    """What `teach` did, with ways to show it."""
+    """What `teach` did, with ways to show it.
+
+    Example:
+        >>> student, _ = kopt.distill.smaller_student(model, width=0.5)
+        >>> report = kopt.distill.teach(student, model, (x_train[:64], y_train[:64]), epochs=1)
+        >>> [stage.name for stage in report.stages], report.parameters < report.teacher_parameters
+        (['as given', 'epoch 1'], True)
+    """
 
     look = TEACHING
 
@@ -77,11 +84,11 @@ def teach(
         NonFiniteError: a weight of a teacher or an example is NaN or infinite.
 
     Example:
-        ```python
-        student, _ = kopt.distill.smaller_student(teacher, target_macs=0.25)
-        report = kopt.distill.teach(student, teacher, (x, y), (x_val, y_val), features="auto")
-        print(report.table())
-        ```
+        >>> student, _ = kopt.distill.smaller_student(model, width=0.5)
+        >>> train, validation = (x_train, y_train), (x_val, y_val)
+        >>> report = kopt.distill.teach(student, model, train, validation, epochs=2, features="auto")
+        >>> report.metric, report.after > report.before
+        ('accuracy', True)
 
     Source: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015.
     """

@@ -41,6 +41,13 @@ def backup(path: str | os.PathLike[str], places: Places, *, keep: int = 3) -> Ba
         LoadError: the file is not the one that its manifest describes; nothing was copied.
         OutputError: a place cannot be written; the other places have their copies.
         ConfigError: `keep` or `places` cannot be used.
+
+    Example:
+        >>> report = kopt.export.backup("model.tflite", ["disk-1", "disk-2"])
+        >>> report.written, [copy.status for copy in report.copies]
+        (2, ['good', 'good'])
+        >>> kopt.export.backup("model.tflite", ["disk-1", "disk-2"]).written  # the same is there already
+        0
     """
     whole("keep", keep)
     path = Path(path)
@@ -74,6 +81,11 @@ def check_backup(path: str | os.PathLike[str], places: Places) -> BackupReport:
 
     Raises:
         OutputError: a place cannot be read.
+
+    Example:
+        >>> report = kopt.export.backup("model.tflite", ["disk-1", "disk-2"])
+        >>> kopt.export.check_backup("model.tflite", ["disk-1", "disk-2"]).damaged
+        ()
     """
     name = Path(path).name
     copies: list[BackupCopy] = []
@@ -97,6 +109,15 @@ def restore(path: str | os.PathLike[str], places: Places, *, overwrite: bool = F
     Raises:
         LoadError: no place has a good one.
         OutputError: `path` cannot be written or exists.
+
+    Example:
+        >>> report = kopt.export.backup("model.tflite", ["disk"])
+        >>> with open("model.tflite", "wb") as file:
+        ...     size = file.write(b"lost")
+        >>> kopt.export.restore("model.tflite", ["disk"], overwrite=True).place
+        'disk'
+        >>> kopt.export.verify("model.tflite").ok
+        True
     """
     path = check_output(path, overwrite=overwrite)
     found, failures = [], []

@@ -44,10 +44,13 @@ def verify(path: str | os.PathLike[str]) -> Verification:
         LoadError: there is no such file and no manifest.
 
     Example:
-        ```python
-        checked = kopt.export.verify("model.tflite")
-        assert checked.ok, [verdict.found for verdict in checked.verdicts if verdict.status == "failed"]
-        ```
+        >>> kopt.export.verify("model.tflite").ok
+        True
+        >>> with open("model.tflite", "ab") as file:
+        ...     size = file.write(b"a byte more")
+        >>> checked = kopt.export.verify("model.tflite")
+        >>> [verdict.checked for verdict in checked.verdicts if verdict.status == "failed"]
+        ['content']
     """
     path = Path(path)
     if not path.exists() and not Path(f"{path}.json").exists() and not Path(f"{path}.dvc").exists():

@@ -92,6 +92,11 @@ def read_manifest(path: str | os.PathLike[str]) -> Artifact:
 
     Raises:
         LoadError: the file or its manifest is missing or damaged.
+
+    Example:
+        >>> made = kopt.export.read_manifest("model.tflite")
+        >>> made.format, made.scheme, made.inputs[0].shape, made.parity.max_abs < 1e-5
+        ('tflite', 'float32', (None, 8, 8, 1), True)
     """
     manifest = Path(f"{os.fspath(path)}.json")
     require_content(manifest)

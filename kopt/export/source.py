@@ -143,6 +143,14 @@ def open_model(model: Any, *, custom_objects: dict[str, Any] | None = None, safe
         LoadError: the path cannot be opened.
         InputError: the model was never built or called, or is no Keras 3 model.
         NonFiniteError: a weight is NaN or infinite.
+
+    Example:
+        >>> kopt.export.open_model("model.keras").name
+        'digits'
+        >>> kopt.export.open_model(keras.Sequential([keras.layers.Dense(2)]))
+        Traceback (most recent call last):
+            ...
+        kopt.core.errors.InputError: Sequential model ... is not built: its input shape is not known. ...
     """
     if isinstance(model, Source):
         return model
@@ -165,8 +173,9 @@ def traced(model: Any) -> Iterator[Source]:
 
     Example:
         >>> with kopt.export.traced(model) as source:
-        ...     kopt.export.tflite(source, "model.tflite")
-        ...     kopt.export.onnx(source, "model.onnx")
+        ...     files = [kopt.export.tflite(source, "traced.tflite"), kopt.export.onnx(source, "traced.onnx")]
+        >>> [file.format for file in files]
+        ['tflite', 'onnx']
     """
     with preserved_random_state():
         source = trace(open_model(model))

@@ -75,7 +75,9 @@ def onnx(
         OutputError: `path` cannot be written or exists.
 
     Example:
-        >>> kopt.export.onnx(model, "model.onnx", scheme="int8", calibration=x_train)
+        >>> made = kopt.export.onnx(model, "model.onnx", scheme="int8", calibration=x_train)
+        >>> made.format, made.scheme, made.parity.argmax_agreement > 0.95
+        ('onnx', 'int8', True)
     """
     check_onnx_request(scheme, runtime, opset)
     kind = get_scheme(scheme)

@@ -43,6 +43,11 @@ def saved_model(
         InputError: the model cannot be used; nothing was written.
         ExportError: the directory does not compute what the model computes.
         OutputError: `path` cannot be written or exists.
+
+    Example:
+        >>> made = kopt.export.saved_model(model, "saved")
+        >>> made.inputs[0].name, made.outputs[0].shape, made.parity.max_abs < 1e-5
+        ('image', (None, 10), True)
     """
     model, inputs = prepare(model)
     compared = examples(data, inputs, seed)

@@ -100,7 +100,12 @@ def tensorrt(
         OutputError: `path` cannot be written or exists.
 
     Example:
-        >>> kopt.export.tensorrt(model, "model.engine", precision="fp16", batch_sizes=(1, 16, 64))
+        >>> try:
+        ...     made = kopt.export.tensorrt(model, "model.engine", precision="fp16", batch_sizes=(1, 16, 64))
+        ...     print(made.format)
+        ... except kopt.core.errors.MissingDependencyError:  # names every missing part
+        ...     print("tensorrt cannot run here")
+        tensorrt...
     """
     if precision not in SCHEME_OF:
         raise ConfigError(

@@ -33,6 +33,11 @@ def has_ranges(model: Any) -> bool:
 
     Args:
         model: from `open_model`.
+
+    Example:
+        >>> copy, _ = kopt.quantize.aware(model, calibration=x_train)
+        >>> kopt.export.has_ranges(model), kopt.export.has_ranges(copy)
+        (False, True)
     """
     model = model.model if isinstance(model, Source) else model
     return model is not None and not isinstance(model, Path) and is_trained_for_integers(model)

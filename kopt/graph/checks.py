@@ -29,6 +29,13 @@ def require_built(model: keras.Model) -> None:
 
     Raises:
         InputError: not a Keras 3 model, or one that was never built or called; the message says how to do it.
+
+    Example:
+        >>> kopt.graph.require_built(model)
+        >>> kopt.graph.require_built(keras.Sequential([keras.layers.Dense(2)]))
+        Traceback (most recent call last):
+            ...
+        kopt.core.errors.InputError: Sequential model ... is not built: its input shape is not known. ...
     """
     if not isinstance(model, keras.Model):
         kind = f"{type(model).__module__}.{type(model).__qualname__}"
@@ -56,6 +63,14 @@ def require_finite(model: keras.Model) -> None:
     Raises:
         NonFiniteError: names every such variable with its layer, the number of NaN and infinite entries, and the
             indices of the first ones.
+
+    Example:
+        >>> kopt.graph.require_finite(model)
+        >>> model.get_layer("classes").set_weights([np.full((144, 10), np.inf), np.zeros(10)])
+        >>> kopt.graph.require_finite(model)
+        Traceback (most recent call last):
+            ...
+        kopt.core.errors.NonFiniteError: Model 'digits' holds non-finite numbers in 1 variable(s): classes/kernel ...
     """
     found: list[str] = []
     for owned in owned_variables(model):
@@ -107,6 +122,14 @@ def fingerprint(model: keras.Model) -> str:
 
     Equal after saving and loading and in another process; how the model was compiled is no part of it. A model whose
     class gives no config is identified by its class name and weights.
+
+    Example:
+        >>> before = kopt.graph.fingerprint(model)
+        >>> before == kopt.graph.fingerprint(kopt.load_model("model.keras")), len(before)
+        (True, 64)
+        >>> model.get_layer("classes").set_weights([np.zeros((144, 10)), np.zeros(10)])
+        >>> kopt.graph.fingerprint(model) == before
+        False
     """
     digest = hashlib.sha256(_architecture(model).encode())
     for variable in model.weights:
@@ -126,6 +149,11 @@ def signature(model: keras.Model) -> tuple[tuple[TensorInfo, ...], tuple[TensorI
     Raises:
         InputError: the model is not built.
         UnsupportedModelError: a subclassed model of which Keras recorded no input shape.
+
+    Example:
+        >>> inputs, outputs = kopt.graph.signature(model)
+        >>> inputs[0].name, inputs[0].shape, inputs[0].dtype, outputs[0].name
+        ('image', (None, 8, 8, 1), 'float32', 'classes')
     """
     inputs = input_structure(model)
     graph = graph_of(model)

@@ -51,6 +51,11 @@ def load_model(
         LoadError: the file is missing, damaged, of another kind, or needs a class that is not known; or the outputs of
             a Keras 2 file are not those of tf_keras.
         UnsafeModelError: the file carries Python code and `safe_mode` is on.
+
+    Example:
+        >>> opened = kopt.load_model("model.keras")
+        >>> opened.name, opened.count_params(), opened.compiled
+        ('digits', 2722, False)
     """
     path, custom_objects = Path(path), dict(custom_objects or {})
     kind = _kind(path)

@@ -19,6 +19,11 @@ class OwnedVariable:
         layer: the innermost one that holds the variable; of a shared layer or variable the first.
         variable: `keras.Variable`.
         trainable: whether training changes it.
+
+    Example:
+        >>> variable = kopt.graph.owned_variables(model)[0]
+        >>> variable.path, variable.layer_path, variable.trainable
+        ('conv1/kernel', 'conv1', True)
     """
 
     path: str
@@ -33,6 +38,12 @@ def layer_paths(model: keras.Model) -> dict[int, str]:
 
     A path is made of the names from the outside in, `"backbone/stage1/conv"`. A layer in several places has the path of
     the first; a second one of the same path gets `"#2"` after it.
+
+    Example:
+        >>> inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="dense")], name="backbone")
+        >>> outer = keras.Sequential([keras.Input((4,)), inner], name="outer")
+        >>> list(kopt.graph.layer_paths(outer).values())[-1]
+        'backbone/dense'
     """
     paths = {id(model): model.name}
     taken = {model.name: 1}
@@ -48,7 +59,12 @@ def layer_paths(model: keras.Model) -> dict[int, str]:
 
 
 def owned_variables(model: keras.Model) -> tuple[OwnedVariable, ...]:
-    """Return every variable of `model` once, in the order of `model.variables`."""
+    """Return every variable of `model` once, in the order of `model.variables`.
+
+    Example:
+        >>> [variable.path for variable in kopt.graph.owned_variables(model)][:3]
+        ['conv1/kernel', 'norm1/gamma', 'norm1/beta']
+    """
     owners = {id(variable): (layer, path) for layer, path, variable in _holders(model)}
     trainable = {id(variable) for variable in model.trainable_variables}
     taken: dict[str, int] = {}
@@ -62,7 +78,13 @@ def owned_variables(model: keras.Model) -> tuple[OwnedVariable, ...]:
 
 
 class FreshNames:
-    """Gives every name once, with a number after it where it is taken."""
+    """Gives every name once, with a number after it where it is taken.
+
+    Example:
+        >>> fresh = kopt.graph.FreshNames({"conv"})
+        >>> fresh("conv"), fresh("conv"), fresh("dense")
+        ('conv_2', 'conv_3', 'dense')
+    """
 
     def __init__(self, taken: set[str]):
         self._taken = set(taken)

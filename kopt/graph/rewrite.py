@@ -41,6 +41,14 @@ def rewrite(
     Raises:
         UnsupportedModelError: a subclassed model, or a layer that cannot be cloned.
         InputError: a replacement shares variables with `model`, or gives another number of outputs.
+
+    Example:
+        >>> def replace(layer):
+        ...     if isinstance(layer, keras.layers.ReLU):
+        ...         return keras.layers.Activation("gelu", name=layer.name)
+        >>> smooth, report = kopt.graph.rewrite(model, replace)
+        >>> [(action.layer, action.detail) for action in report.applied]
+        [('relu1', "replaced by Activation 'relu1'")]
     """
     rewriter = _Rewriter(replace)
     twin = rewriter.copy(model, GraphView.of(model), name or model.name, "")
@@ -69,6 +77,11 @@ def copy_model(
 
     Raises:
         UnsupportedModelError: a subclassed model, or a layer that cannot be cloned.
+
+    Example:
+        >>> copy = kopt.graph.copy_model(model)
+        >>> kopt.profile.compare(model, copy).identical, copy.compiled
+        (True, False)
     """
     twin, _ = rewrite(model, lambda layer: None)
     if isinstance(model, keras.Sequential):
@@ -89,6 +102,20 @@ def copy_subclassed(model: keras.Model) -> keras.Model:
 
     Raises:
         UnsupportedModelError: it does not rebuild from its config and the shapes that it was built with.
+
+    Example:
+        >>> @keras.saving.register_keras_serializable()
+        ... class Two(keras.Model):
+        ...     def __init__(self, **kwargs):
+        ...         super().__init__(**kwargs)
+        ...         self.dense = keras.layers.Dense(2)
+        ...     def call(self, inputs):
+        ...         return self.dense(inputs)
+        >>> original = Two()
+        >>> y = original(np.ones((1, 3), "float32"))
+        >>> copy = kopt.graph.copy_subclassed(original)
+        >>> bool(np.all(copy(np.ones((1, 3), "float32")) == y))
+        True
     """
     twin = clone_layer(model, model.name)
     with rebuilding(model):
@@ -107,6 +134,11 @@ def as_functional(model: keras.Model) -> keras.Model:
 
     Raises:
         UnsupportedModelError: a subclassed model.
+
+    Example:
+        >>> functional = kopt.graph.as_functional(model)
+        >>> type(functional).__name__, functional.get_layer("conv1") is model.get_layer("conv1")
+        ('Functional', True)
     """
     view = GraphView.of(model)
     if graph_of(model) is model:
@@ -119,6 +151,14 @@ def copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None
 
     Raises:
         UnsupportedModelError: the two hold different variables.
+
+    Example:
+        >>> layer = model.get_layer("classes")
+        >>> copy = kopt.graph.clone_layer(layer, "classes")
+        >>> copy.build(layer.input.shape)
+        >>> kopt.graph.copy_weights(layer, copy)
+        >>> bool(np.all(copy.kernel == layer.kernel))
+        True
     """
     ours, theirs = source.variables, target.variables
     if [variable.shape for variable in ours] != [variable.shape for variable in theirs]:
@@ -239,6 +279,11 @@ def clone_layer(layer: keras.layers.Layer, path: str) -> keras.layers.Layer:
 
     Raises:
         UnsupportedModelError: the layer does not rebuild from its config.
+
+    Example:
+        >>> copy = kopt.graph.clone_layer(model.get_layer("conv1"), "conv1")
+        >>> copy.name, copy.filters, copy.built
+        ('conv1', 8, False)
     """
     classes = {type(inner).__name__: type(inner) for inner in flatten_layers(layer)}
     with rebuilding(layer, path), keras.saving.custom_object_scope(classes):

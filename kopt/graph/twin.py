@@ -66,6 +66,11 @@ class TwinLayer(NamedTuple):
         path: of the layer, e.g. `"backbone/conv"`.
         layer: of Keras 3.
         twin: of tf_keras, or an `Adapter`.
+
+    Example:
+        >>> pair = kopt.graph.adapted_twin(model).layers[0]
+        >>> pair.path, type(pair.layer).__module__.split(".")[0], type(pair.twin).__module__.split(".")[0]
+        ('conv1', 'keras', 'tf_keras')
     """
 
     path: str
@@ -79,6 +84,11 @@ class Twin(NamedTuple):
     Attributes:
         model: the tf_keras model.
         layers: those with weights, each once.
+
+    Example:
+        >>> twin = kopt.graph.adapted_twin(model)
+        >>> [layer.path for layer in twin.layers], twin.model.count_params()
+        (['conv1', 'norm1', 'conv2', 'classes'], 2722)
     """
 
     model: Any
@@ -97,6 +107,11 @@ def to_tf_keras(model: keras.Model, *, batch_size: int | None = None) -> tf_kera
 
     Raises:
         UnsupportedModelError: names the layer that has no twin, and the reason.
+
+    Example:
+        >>> twin = kopt.graph.to_tf_keras(model)
+        >>> type(twin).__module__.split(".")[0], bool(np.allclose(twin(x_val), model(x_val), atol=1e-5))
+        ('tf_keras', True)
     """
     return _twin_of(model, batch_size, _Tracer()).model
 
@@ -110,6 +125,11 @@ def adapted_twin(model: keras.Model) -> Twin:
 
     Raises:
         UnsupportedModelError: a subclassed model.
+
+    Example:
+        >>> twin = kopt.graph.adapted_twin(model)
+        >>> bool(np.allclose(twin.model(x_val), model(x_val), atol=1e-5))
+        True
     """
     return _twin_of(model, None, _Tracer(adapt=True))
 
@@ -124,7 +144,15 @@ def _twin_of(model: keras.Model, batch_size: int | None, tracer: "_Tracer") -> T
 
 
 class Adapter(tf_keras.layers.Layer):
-    """Runs an operation of Keras 3 in a tf_keras model, with its variables among those of the model."""
+    """Runs an operation of Keras 3 in a tf_keras model, with its variables among those of the model.
+
+    Example:
+        >>> x = inputs = keras.Input((4,))
+        >>> x = keras.layers.GroupNormalization(2, name="groups")(keras.layers.Dense(4, name="dense")(x))
+        >>> twin = kopt.graph.adapted_twin(keras.Model(inputs, x))
+        >>> [type(layer.twin).__name__ for layer in twin.layers]  # tf_keras has a Dense, but no such normalization
+        ['Dense', 'Adapter']
+    """
 
     def __init__(self, operation: keras.Operation, arguments: Any, name: str):
         """Stand for one call.

@@ -21,6 +21,11 @@ class Call:
         inputs: tensors among the arguments, masks included, in the order of the arguments.
         outputs: tensors it gives, flattened.
         nested: the view of the inside, if a Functional or Sequential model is called.
+
+    Example:
+        >>> call = kopt.graph.GraphView.of(model).calls[0]
+        >>> call.operation.name, call.inputs[0].shape, call.outputs[0].shape
+        ('conv1', (None, 8, 8, 1), (None, 8, 8, 8))
     """
 
     operation: keras.Operation
@@ -43,9 +48,18 @@ class GraphView:
 
     Attributes:
         name: of the model.
-        inputs, outputs: symbolic tensors, flattened as Keras does.
+        inputs: symbolic tensors, flattened as Keras does.
+        outputs: the same of what it gives.
         calls: every call but those of the input layers.
-        input_structure, output_structure: the same tensors as the model takes and gives them: one, a list or a dict.
+        input_structure: the inputs as the model takes them: one, a list or a dict.
+        output_structure: the outputs as the model gives them.
+
+    Example:
+        >>> view = kopt.graph.GraphView.of(model)
+        >>> [call.operation.name for call in view.calls]
+        ['conv1', 'norm1', 'relu1', 'conv2', 'flat', 'classes']
+        >>> [consumer.operation.name for consumer in view.consumers(view.calls[0].outputs[0])]
+        ['norm1']
     """
 
     name: str

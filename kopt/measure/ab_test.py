@@ -22,7 +22,13 @@ _LEAST = 2
 
 @dataclasses.dataclass(frozen=True)
 class ABResult(Shown, ABTest):
-    """What `ab_test` found; `str()` is the conclusion."""
+    """What `ab_test` found; `str()` is the conclusion.
+
+    Example:
+        >>> found = kopt.measure.ab_test(model, "model.tflite", (x_val, y_val))
+        >>> found.pairs, found.difference, found.only_a, found.only_b  # the same answer to every example
+        (269, 0.0, 0, 0)
+    """
 
     look = AB_TEST
 
@@ -86,9 +92,12 @@ def ab_test(
         MeasurementError: one of the two answers NaN.
 
     Example:
-        ```python
-        print(kopt.measure.ab_test("float.tflite", "int8.tflite", (x_test, y_test), margin=0.005))
-        ```
+        >>> made = kopt.export.tflite(model, "int8.tflite", scheme="int8", calibration=x_train)
+        >>> found = kopt.measure.ab_test("model.tflite", "int8.tflite", (x_val, y_val), margin=0.05)
+        >>> found.verdict
+        'equivalent'
+        >>> print(found)
+        int8.tflite and model.tflite differ by less than the margin of 5.00 points: ...
 
     Source: see `kopt.measure.paired` and `kopt.measure.paired_power`.
     """
@@ -138,8 +147,11 @@ def ab_scores(
         ConfigError: an impossible setting.
 
     Example:
-        >>> losses = {"single rate": [0.31, 0.35, 0.33], "multipliers": [0.28, 0.33, 0.29]}
-        >>> print(kopt.measure.ab_scores(*losses.values(), names=tuple(losses), metric="loss", larger_is_better=False))
+        >>> single = [0.31, 0.35, 0.33, 0.36, 0.30, 0.34, 0.32, 0.35]  # losses of eight trainings
+        >>> multipliers = [0.28, 0.33, 0.29, 0.34, 0.28, 0.33, 0.29, 0.31]  # with the same eight seeds
+        >>> found = kopt.measure.ab_scores(single, multipliers, metric="loss", larger_is_better=False)
+        >>> found.verdict, found.pairs, round(found.difference, 4)
+        ('better', 8, -0.0262)
     """
     settings = Settings(margin, level, power, resamples, seed)
     if isinstance(names, str) or len(names) != 2:

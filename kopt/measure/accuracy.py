@@ -35,6 +35,11 @@ def evaluate(target: Any, data: Any, *, metrics: Any = ("accuracy",), batch_size
         DataError: labels do not fit the examples or the output: count, shape or class numbers out of range.
         MeasurementError: the file answers with NaN, of which no metric can be computed.
         ConfigError: no such metric.
+
+    Example:
+        >>> found = kopt.measure.evaluate("model.tflite", (x_val, y_val))
+        >>> found.examples, found.metrics["accuracy"] > 0.8
+        (269, True)
     """
     runner = load(target)
     metrics = tuple(metrics) if isinstance(metrics, (list, tuple)) else (metrics,)
@@ -69,6 +74,11 @@ def metric_values(labels: np.ndarray, predicted: np.ndarray, metrics: Sequence[s
     Raises:
         ConfigError: no such metric, or it has no meaning for such labels and predictions.
         DataError: labels do not fit the output.
+
+    Example:
+        >>> labels, predicted = np.array([0, 1, 1, 0]), np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.4]])
+        >>> kopt.measure.metric_values(labels, predicted, ["accuracy"])
+        {'accuracy': 0.75}
     """
     found = {}
     for metric in metrics:
@@ -96,6 +106,10 @@ def correct_share(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
     Raises:
         DataError: labels do not fit the output.
+
+    Example:
+        >>> kopt.measure.correct_share(np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]]))
+        array([1., 1., 0.])
     """
     if _is_binary(predicted):
         _check_classes(labels, 2)
@@ -161,6 +175,10 @@ def is_loss(metric: Any) -> bool:
 
     Raises:
         ConfigError: there is no such metric.
+
+    Example:
+        >>> kopt.measure.is_loss("mse"), kopt.measure.is_loss("accuracy")
+        (True, False)
     """
     # Keras keeps the direction for its tuner; a metric that says none counts upwards, as Keras itself takes it.
     return metric != "accuracy" and getattr(_keras_metric(metric), "_direction", "up") == "down"

@@ -26,6 +26,11 @@ def parity(a: Any, b: Any, data: Arrays, *, batch_size: int | None = None) -> Pa
 
     Raises:
         DataError: the inputs or outputs of the two do not correspond, or the data does not fit.
+
+    Example:
+        >>> found = kopt.measure.parity("model.tflite", model, x_val)
+        >>> found.max_abs < 1e-5, found.argmax_agreement
+        (True, 1.0)
     """
     a, b = load(a), load(b)
     first, second = (a, b) if _is_named_as(a, data) and not _is_named_as(b, data) else (b, a)
@@ -55,6 +60,11 @@ def compare_outputs(name: str, a: np.ndarray, b: np.ndarray) -> OutputParity:
 
     Raises:
         DataError: the shapes differ.
+
+    Example:
+        >>> found = kopt.measure.compare_outputs("classes", np.array([[1.0, 2.0]]), np.array([[1.0, 4.0]]))
+        >>> found.max_abs, found.argmax_agreement
+        (2.0, 1.0)
     """
     if a.shape != b.shape:
         raise DataError(f"Output {name!r} has shape {a.shape} on one side and {b.shape} on the other (the reference).")

@@ -11,7 +11,12 @@ _POWERCAP = Path("/sys/class/powercap")
 
 
 def check_devices() -> list[Check]:
-    """Return a check for whatever of a machine kopt can make use of: GPU, energy meter, servers and TensorRT."""
+    """Return a check for whatever of a machine kopt can make use of: GPU, energy meter, servers and TensorRT.
+
+    Example:
+        >>> [check.name for check in kopt.measure.check_devices()]
+        ['GPU', 'energy meter', 'TensorFlow Serving', 'TensorRT (ONNX)', 'TensorRT (TF-TRT)']
+    """
     return [_gpus(), _energy_meter(), _model_server(), *tensorrt_support().checks()]
 
 

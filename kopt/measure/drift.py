@@ -28,6 +28,11 @@ def drift_profile(data: Arrays, *, bins: int = 10) -> DriftProfile:
     Raises:
         ConfigError: `bins` is less than 2.
         DataError: a feature has fewer than `bins` finite values, or the arrays are no numbers.
+
+    Example:
+        >>> profile = kopt.measure.drift_profile({"age": np.arange(100.0)[:, None]}, bins=4)
+        >>> profile.features[0].name, profile.features[0].counts
+        ('age[0]', (24, 25, 25, 26))
     """
     whole("bins", bins, least=2)
     return DriftProfile(tuple(_profile(name, values, bins) for name, values in drift_features(data).items()))
@@ -51,10 +56,12 @@ def drift(profile: DriftProfile, data: Arrays, *, level: float = 0.01) -> DriftR
         DataError: the features are not those of the profile, or there is no finite value.
 
     Example:
-        ```python
-        profile = kopt.measure.drift_profile(x_val)
-        report = kopt.measure.drift(profile, x_this_week)
-        ```
+        >>> profile = kopt.measure.drift_profile(x_val)
+        >>> report = kopt.measure.drift(profile, 1 - x_train)  # white on black has become black on white
+        >>> [feature.name for feature in report.drifted]
+        ['mean of input[..., 0]']
+        >>> kopt.measure.drift(profile, x_train).drifted
+        ()
     """
     if not 0.0 < level < 1.0:
         raise ConfigError(f"`level` is a probability in (0, 1). Received: {level!r}.")

@@ -156,6 +156,11 @@ def random_inputs(inputs: tuple[TensorInfo, ...], count: int, seed: int) -> dict
 
     Raises:
         DataError: an input takes strings, or has an open dimension besides the batch, whose size only data can say.
+
+    Example:
+        >>> inputs, outputs = kopt.graph.signature(model)
+        >>> kopt.measure.random_inputs(inputs, count=4, seed=0)["image"].shape
+        (4, 8, 8, 1)
     """
     generator = np.random.default_rng(seed)
     return {info.name: _random_input(info, count, generator) for info in inputs}

@@ -35,6 +35,10 @@ def memory(
     Raises:
         MeasurementError: the process died or took more than ten minutes; the message has its last lines.
         InputError: not a path. A model in memory must be saved first, since a fresh process has to load it.
+
+    Example:
+        >>> kopt.measure.memory("model.tflite") > artifact.size_bytes
+        True
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(

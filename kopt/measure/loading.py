@@ -42,6 +42,11 @@ def load(
         MeasurementError: the runtime refuses the file, e.g. because it has no such operator.
         MissingDependencyError: the file is an engine, and TensorRT is not installed.
         UnsupportedModelError: the Keras model has never been built or called.
+
+    Example:
+        >>> runner = kopt.measure.load("model.tflite", threads=1)
+        >>> runner.outputs[0].name, runner.predict(x_val).shape
+        ('classes', (269, 10))
     """
     if threads is not None:
         check_positive("threads", threads)
@@ -70,6 +75,11 @@ def load_signatures(
 
     Raises:
         KoptError: see `load`.
+
+    Example:
+        >>> made = kopt.export.saved_model(model, "saved")
+        >>> sorted(kopt.measure.load_signatures("saved"))
+        ['serving_default']
     """
     path = Path(path)
     format_name = format_of(path)

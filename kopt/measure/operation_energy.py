@@ -20,6 +20,12 @@ class Work:
         macs: multiply-accumulates.
         moved_bytes: weights, inputs and outputs of all layers, each once.
         dtype: that is computed in: `"float32"`, `"float16"`, `"int16"` or `"int8"`.
+
+    Example:
+        >>> work = kopt.measure.Work(macs=16_416, moved_bytes=90_000, dtype="int8")
+        >>> used = kopt.measure.energy("model.tflite", work=work, meter="operations")
+        >>> used.method
+        'estimate: 16,416 int8 multiply-accumulates at ... pJ and 90,000 bytes moved at ... pJ (Horowitz ...'
     """
 
     macs: int

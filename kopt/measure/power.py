@@ -50,8 +50,12 @@ def energy(
         ConfigError: an unknown meter, or `"operations"` without `work`.
 
     Example:
+        >>> used = kopt.measure.energy("model.tflite", seconds=0.1)
+        >>> used.millijoules > 0
+        True
         >>> work = kopt.measure.Work(macs=1_200_000, moved_bytes=90_000, dtype="int8")
-        >>> kopt.measure.energy("model.tflite", work=work).method
+        >>> kopt.measure.energy("model.tflite", work=work, meter="operations").measured  # from a model of the hardware
+        False
     """
     if not seconds > 0 or not watts_per_core > 0:
         raise ConfigError(

@@ -24,9 +24,17 @@ class Runner(abc.ABC):
         format: `"keras"`, `"saved_model"`, `"tflite"`, `"onnx"` or `"tensorrt"`.
         runtime: the runtime and its version; it belongs to every number measured in it.
         threads: threads the runtime was given; `None` leaves the choice to the runtime.
-        inputs, outputs: signature; `None` in a shape where any size is accepted.
+        inputs: signature; `None` in a shape where any size is accepted.
+        outputs: the same of what it answers.
         fixed_batch: examples that every call must have; `None` if any number will do.
         device: `"cpu"` or `"gpu"`.
+
+    Example:
+        >>> runner = kopt.measure.load("model.tflite")
+        >>> runner.format, runner.inputs[0].name, runner.inputs[0].shape, runner.device
+        ('tflite', 'image', (None, 8, 8, 1), 'cpu')
+        >>> runner.predict(x_val).shape
+        (269, 10)
     """
 
     name: str

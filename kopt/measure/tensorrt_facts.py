@@ -14,7 +14,13 @@ _NAME_BYTES = 256
 
 
 def tensorrt_facts() -> TensorRTFacts:
-    """Look at the installed TensorFlow, the package `tensorrt`, the libraries, the driver and the GPU."""
+    """Look at the installed TensorFlow, the package `tensorrt`, the libraries, the driver and the GPU.
+
+    Example:
+        >>> facts = kopt.measure.tensorrt_facts()
+        >>> facts.tensorflow == tf.__version__
+        True
+    """
     tf = importlib.import_module("tensorflow")  # here, because running an engine needs no TensorFlow
     version, error = _package()
     driver, gpu = _device()
@@ -31,7 +37,13 @@ def tensorrt_facts() -> TensorRTFacts:
 
 
 def tensorrt_support() -> TensorRTSupport:
-    """Return what stands in the way of TensorRT engines on this machine."""
+    """Return what stands in the way of TensorRT engines on this machine.
+
+    Example:
+        >>> missing = kopt.measure.tensorrt_support().onnx
+        >>> all(part.remedy for part in missing)
+        True
+    """
     return TensorRTSupport.of(tensorrt_facts())
 
 

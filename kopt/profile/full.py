@@ -33,7 +33,14 @@ _NEED_LABELS = ("gradients", "sensitivity")
 
 @dataclasses.dataclass(frozen=True)
 class Full(InTensorBoard, FullProfile):
-    """What `full` found: `.table()`, `.plot(path)` (the roofline) and `.html(path)`."""
+    """What `full` found: `.table()`, `.plot(path)` (the roofline) and `.html(path)`.
+
+    Example:
+        >>> found = kopt.profile.full(model, (x_train, y_train), parts=["parameters", "gradients"])
+        >>> found.gradients.batches, found.roofline, found.skipped["roofline"]
+        (16, None, 'It was not asked for.')
+        >>> path = found.html("profile.html")
+    """
 
     look = Look("full-profile", full_profile_table, lambda profile: ROOFLINE.figure(profile.roofline), profile_headline)
 
@@ -84,10 +91,10 @@ def full(
         ConfigError: an unknown part or loss.
 
     Example:
-        ```python
-        found = kopt.profile.full(model, (x_train, y_train), validation=(x_val, y_val))
-        found.html("profile.html")
-        ```
+        >>> found = kopt.profile.full(model, (x_train, y_train), parts=["cost", "gradients"])
+        >>> found.cost.macs, found.gradients.examples
+        (16416, 512)
+        >>> path = found.html("profile.html")
     """
     for part in parts:
         if part not in PARTS:

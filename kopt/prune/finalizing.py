@@ -28,6 +28,12 @@ def finalize(model: keras.Model) -> tuple[keras.Model, Magnitude | ChannelPrunin
 
     Raises:
         InputError: the model has neither masks nor a penalty.
+
+    Example:
+        >>> pruned, _ = kopt.prune.magnitude(model, 0.8)
+        >>> plain, report = kopt.prune.finalize(pruned)
+        >>> round(report.sparsity, 2), float(np.mean(plain.get_layer("classes").kernel.numpy() == 0))
+        (0.8, 0.8)
     """
     origin = twin_pruning_of(model)
     if origin is not None:

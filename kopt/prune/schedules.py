@@ -15,6 +15,8 @@ import tensorflow as tf
 from kopt.core.errors import ConfigError
 from kopt.core.settings import number, whole
 
+__all__ = ["Constant", "Cubic", "Iterative", "OneCycle", "Polynomial", "Schedule"]
+
 _PACKAGE = "kopt.prune"  # `kopt.train.schedules` has a `OneCycle`, too
 _MOST = 1.0 - 1e-6
 
@@ -25,11 +27,20 @@ class Schedule:
 
     Attributes:
         final_sparsity: that it leads to, in [0, 1).
-        begin, end: first and last step with a turn; the first step is 1.
+        begin: first step with a turn, at least 1.
+        end: last step with a turn.
         frequency: steps between two turns.
 
     Raises:
         ConfigError: a sparsity outside [0, 1), a step below 1 or `end` before `begin`.
+
+    Example:
+        >>> class Linear(kopt.prune.schedules.Schedule):
+        ...     def sparsity(self, progress, step):
+        ...         return self.final_sparsity * progress
+        >>> turn, sparsity = Linear(0.8, begin=1, end=101, frequency=50)(51)
+        >>> bool(turn), round(float(sparsity), 3)
+        (True, 0.4)
     """
 
     final_sparsity: float
@@ -78,7 +89,13 @@ class Schedule:
 
 @keras.saving.register_keras_serializable(_PACKAGE)
 class Constant(Schedule):
-    """The same sparsity at every turn; by default one turn, before training, so that the mask is fixed."""
+    """The same sparsity at every turn; by default one turn, before training, so that the mask is fixed.
+
+    Example:
+        >>> turn, sparsity = kopt.prune.schedules.Constant(0.5)(np.arange(3))
+        >>> turn.numpy().tolist(), sparsity.numpy().tolist()  # one turn, before the first update
+        ([False, True, False], [0.5, 0.5, 0.5])
+    """
 
     def __init__(self, final_sparsity: float, begin: int = 1, end: int | None = None, frequency: int = 10):
         super().__init__(final_sparsity, begin, begin if end is None else end, frequency=frequency)
@@ -95,6 +112,12 @@ class Polynomial(Schedule):
 
     Formula: `final + (initial - final) (1 - t)^power`, with `t` from 0 to 1 between `begin` and `end`, as in
     `tfmot.sparsity.keras.PolynomialDecay`; `power=3` is automated gradual pruning.
+
+    Example:
+        >>> schedule = kopt.prune.schedules.Polynomial(0.8, begin=1, end=101, frequency=50, power=1.0)
+        >>> turn, sparsity = schedule(np.array([1, 26, 51, 101]))
+        >>> turn.numpy().tolist(), [round(float(value), 2) for value in sparsity]
+        ([True, False, True, True], [0.0, 0.2, 0.4, 0.8])
 
     Source: Zhu and Gupta, "To prune, or not to prune", 2017, https://arxiv.org/abs/1710.01878
     """
@@ -115,7 +138,13 @@ class Polynomial(Schedule):
 @keras.saving.register_keras_serializable(_PACKAGE)
 @dataclasses.dataclass(eq=False, repr=False)
 class Cubic(Polynomial):
-    """Automated gradual pruning: `Polynomial` with power 3."""
+    """Automated gradual pruning: `Polynomial` with power 3.
+
+    Example:
+        >>> turn, sparsity = kopt.prune.schedules.Cubic(0.8, begin=1, end=101)(51)
+        >>> round(float(sparsity), 3)  # 0.8 (1 - 0.5^3) half way
+        0.7
+    """
 
     power: float = dataclasses.field(default=3.0, init=False)
 
@@ -126,6 +155,11 @@ class OneCycle(Schedule):
     """Slow, fast, slow, along a logistic curve from almost 0 to `final_sparsity`.
 
     Formula: `final (1 + e^(-alpha + beta)) / (1 + e^(-alpha t + beta))`.
+
+    Example:
+        >>> turn, sparsity = kopt.prune.schedules.OneCycle(0.8, begin=1, end=101)(np.array([1, 36, 101]))
+        >>> [round(float(value), 2) for value in sparsity]
+        [0.01, 0.38, 0.8]
 
     Source: Hubens et al., "One-cycle pruning", 2021, https://arxiv.org/abs/2107.02086
     """
@@ -149,6 +183,12 @@ class Iterative(Schedule):
     """Rounds of pruning with training between them; each removes the same share of the weights that are left.
 
     Formula: after round `k` of `rounds` the sparsity is `1 - (1 - final)^(k / rounds)`.
+
+    Example:
+        >>> schedule = kopt.prune.schedules.Iterative(0.875, begin=1, every=100, rounds=3)
+        >>> turn, sparsity = schedule(np.array([1, 101, 201]))
+        >>> [round(float(value), 3) for value in sparsity]  # each round takes half of what is left
+        [0.5, 0.75, 0.875]
 
     Source: Frankle and Carbin, "The lottery ticket hypothesis", 2019, https://arxiv.org/abs/1803.03635 (without going
     back to the first weights).

@@ -33,8 +33,9 @@ def compare_runs(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> RunCom
         ConfigError: they guard different metrics, of which no two numbers can be held against each other.
 
     Example:
-        >>> found = kopt.report.compare_runs("run-before", "run-after")
-        >>> found.differences
+        >>> found = kopt.report.compare_runs("run", "run")
+        >>> found.differences  # in model, data, budget, machine and versions
+        ()
     """
     first, second = read_result(a), read_result(b)
     if first.budget.metric != second.budget.metric:

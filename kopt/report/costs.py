@@ -35,6 +35,13 @@ def check_sort(sort: str) -> None:
 
     Raises:
         ConfigError: they cannot.
+
+    Example:
+        >>> kopt.report.check_sort("macs")
+        >>> kopt.report.check_sort("weight")
+        Traceback (most recent call last):
+            ...
+        kopt.core.errors.ConfigError: Unknown `sort` 'weight'. Accepted: order, macs, flops, parameters, activations.
     """
     if sort not in _SORTS:
         raise ConfigError(f"Unknown `sort` {sort!r}.{nearest(sort, _SORTS)} Accepted: {', '.join(_SORTS)}.")
@@ -140,3 +147,14 @@ def _part(value: int | None, total: int) -> str:
 
 
 COSTS = Look("layers", _table, _figure, _words)
+"""How the costs of a model are shown; `.table()` and `.plot()` of `kopt.profile.model` do it.
+
+Example:
+    >>> costs = kopt.profile.model(model)
+    >>> print(kopt.report.COSTS.text(costs, 80, rows=1, sort="macs"))
+    digits
+    Layer  Type           Output  Activations  Parameters         MACs
+    ───────────────────────────────────────────────────────────────────────
+    conv2  Conv2D  (?, 3, 3, 16)    576 bytes       1,168  43%  10,368  63%
+    ...
+"""

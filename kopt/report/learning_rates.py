@@ -95,3 +95,11 @@ def _words(curve: LearningRateCurve) -> str:
 
 
 LEARNING_RATES = Look("learning-rates", _table, _figure, _words)
+"""How a range test of learning rates is shown; `.table()` and `.plot()` of `kopt.train.find_learning_rate` do it.
+
+Example:
+    >>> rates, losses = (1e-4, 1e-3, 1e-2, 1e-1), (2.3, 2.0, 0.9, 4.0)
+    >>> curve = kopt.train.LearningRateRange(rates, losses, losses, 1e-3, 1e-3, 1e-3, stopped="diverged", passes=1)
+    >>> print(kopt.report.LEARNING_RATES.words(curve))
+    Loss against learning rate from 0.0001 to 0.1, 4 steps, diverged. ...
+"""

@@ -23,6 +23,11 @@ class Look:
         table: from the record and options of its own (such as `rows` and `sort`) to what a console can print.
         figure: from the record to a figure; called inside `drawing`.
         words: from the record to one or two sentences that say what the plot shows.
+
+    Example:
+        >>> look = kopt.report.COSTS
+        >>> look.name, look.svg(kopt.profile.model(model))[:4]
+        ('layers', '<svg')
     """
 
     name: str
@@ -53,7 +58,13 @@ class Look:
 
 
 class Shown:
-    """Adds ways to look at a record: a subclass of a record and of this, with its `look`."""
+    """Adds ways to look at a record: a subclass of a record and of this, with its `look`.
+
+    Example:
+        >>> costs = kopt.profile.model(model)  # a `Shown`, as every result is
+        >>> costs.table(80).splitlines()[0], costs.plot("costs.svg").name, type(costs.figure()).__name__
+        ('digits', 'costs.svg', 'Figure')
+    """
 
     look: ClassVar[Look]
 

@@ -19,6 +19,10 @@ def markdown(result: OptimizationResult, plot: str = "") -> str:
     Args:
         result: what `kopt.optimize` returned or `read_result` loaded.
         plot: file name of the plot beside it; empty for no plot.
+
+    Example:
+        >>> kopt.report.markdown(result).splitlines()[0]
+        '# digits: kopt report'
     """
     return "\n".join(_lines(result, story(result), plot)) + "\n"
 

@@ -9,7 +9,12 @@ _SAME_SPEED = 0.05
 
 
 def headline(result: OptimizationResult) -> str:
-    """Return the outcome in a sentence or two: the best candidate with its gains and costs, or why there is none."""
+    """Return the outcome in a sentence or two: the best candidate with its gains and costs, or why there is none.
+
+    Example:
+        >>> print(kopt.report.headline(result))
+        tflite-int8 is ... as fast as the model as given ..., ...% of the size of its float32 weights ...
+    """
     rows = candidate_rows(result)
     best = next((row for row in rows if row.is_best), None)
     if best:

@@ -31,6 +31,11 @@ def html(result: OptimizationResult) -> str:
 
     Args:
         result: what `kopt.optimize` returned or `read_result` loaded.
+
+    Example:
+        >>> page = kopt.report.html(result)
+        >>> page.startswith("<!DOCTYPE html>"), "tflite-int8" in page
+        (True, True)
     """
     rows, baseline = candidate_rows(result), baseline_row(result)
     best = next((row for row in rows if row.is_best), None)

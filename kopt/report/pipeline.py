@@ -17,7 +17,13 @@ _NAME_LENGTH = 36
 
 
 def pipeline_headline(diagnosis: PipelineDiagnosis) -> str:
-    """Return the verdict in one or two sentences."""
+    """Return the verdict in one or two sentences.
+
+    Example:
+        >>> train = kopt.data.from_arrays(x_train, y_train, batch_size=64)
+        >>> print(kopt.report.pipeline_headline(kopt.data.diagnose(train, seconds=0.1)))
+        The pipeline makes a batch in ... ms, ... examples a second; ... costs most.
+    """
     batch = f"{formats.number(diagnosis.batch_ms)} ms"
     slowest = f"`{diagnosis.slowest}` costs most"
     if diagnosis.step_ms is None or diagnosis.ratio is None or diagnosis.waiting is None:
@@ -129,3 +135,11 @@ def _words(diagnosis: PipelineDiagnosis) -> str:
 
 
 PIPELINE = Look("pipeline", _table, _figure, _words)
+"""How the stages of an input pipeline are shown; `.table()` and `.plot()` of `kopt.data.diagnose` do it.
+
+Example:
+    >>> train = kopt.data.from_arrays(x_train, y_train, batch_size=64)
+    >>> found = kopt.data.diagnose(train, seconds=0.1)
+    >>> kopt.report.PIPELINE.svg(found)[:4]
+    '<svg'
+"""

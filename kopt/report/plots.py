@@ -23,6 +23,10 @@ def pareto_plot(result: OptimizationResult) -> str:
 
     Raises:
         InputError: neither the baseline nor any candidate has a metric, that cost and a size.
+
+    Example:
+        >>> kopt.report.pareto_plot(result)[:4]
+        '<svg'
     """
     axis = cost_axis(result.budget)
     shown = (row for row in (baseline_row(result), *candidate_rows(result)) if row.drawable)
@@ -46,6 +50,10 @@ def bars(result: OptimizationResult, what: str) -> str:
     Raises:
         ConfigError: `what` is something else.
         InputError: no candidate has the number.
+
+    Example:
+        >>> kopt.report.bars(result, "size")[:4]
+        '<svg'
     """
     if what not in ("size", "latency"):
         raise ConfigError(f"`what` must be 'size' or 'latency'. Received: {what!r}.")

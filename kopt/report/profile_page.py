@@ -59,6 +59,14 @@ def full_profile_table(profile: FullProfile, rows: int | None = 20, sort: str = 
         profile: what to show.
         rows: of each table; `None` for all.
         sort: of the costs: `"order"`, `"macs"`, `"flops"`, `"parameters"` or `"activations"`.
+
+    Example:
+        >>> from rich.console import Console
+        >>> found = kopt.profile.full(model, parts=["cost"])
+        >>> Console(width=80).print(kopt.report.full_profile_table(found, rows=1))
+        Cost of the layers
+        ...
+        digits: 2.72 K parameters, 16.4 K multiply-accumulates.
     """
     parts: list[RenderableType] = []
     for title, record, look in _present(profile):
@@ -86,7 +94,13 @@ def profile_headline(profile: FullProfile) -> str:
 
 
 def profile_html(profile: FullProfile) -> str:
-    """Return the profile as one self-contained HTML page: plots, all numbers, and what is missing."""
+    """Return the profile as one self-contained HTML page: plots, all numbers, and what is missing.
+
+    Example:
+        >>> page = kopt.report.profile_html(kopt.profile.full(model, parts=["cost"]))
+        >>> page.startswith("<!DOCTYPE html>"), "conv2" in page
+        (True, True)
+    """
     sections = [
         _Section(f"part-{look.name}", title, look.words(record), _plot(look, record), html_of(_whole(look, record)))
         for title, record, look in _present(profile)

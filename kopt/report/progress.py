@@ -17,6 +17,12 @@ def make_progress(console: Console | None = None, *, quiet: bool = False) -> Pro
     Args:
         console: where to show it; standard error by default.
         quiet: say nothing, for `--json` and `--quiet`.
+
+    Example:
+        >>> progress = kopt.report.make_progress(quiet=True)
+        >>> found = kopt.profile.parameters(model, progress=progress)
+        >>> found.parameters
+        2722
     """
     if quiet:
         return Silent()

@@ -11,7 +11,16 @@ _STYLES = {"best": "bold green", "failed": "red", "absent": "dim", "outside": "d
 
 
 def comparison_table(found: RunComparison) -> RenderableType:
-    """Return the differences of two runs, then every candidate in both."""
+    """Return the differences of two runs, then every candidate in both.
+
+    Example:
+        >>> from rich.console import Console
+        >>> found = kopt.report.compare_runs("run", "run")
+        >>> Console(width=100).print(kopt.report.comparison_table(found))
+        Same model, data, budget, machine and versions.
+        ...
+        Best: tflite-int8, 1.0x its time, 100% of its size, 0.00 points.
+    """
     metric = found.metric
     columns = (
         Column[CandidateChange]("Candidate", lambda one: one.name, is_number=False),

@@ -28,6 +28,10 @@ def write_report(result: OptimizationResult, directory: str | os.PathLike[str], 
     Raises:
         OutputExistsError: there is a report and `overwrite` is false.
         OutputError: the directory cannot be written.
+
+    Example:
+        >>> kopt.report.write_report(result, "again").name, kopt.report.read_result("again").model
+        ('report.html', 'digits')
     """
     directory = Path(directory)
     for name in (_RECORD, _PAGE, _TEXT):
@@ -50,6 +54,11 @@ def write_story(result: OptimizationResult, path: str | os.PathLike[str], *, ove
         ConfigError: another ending.
         OutputExistsError: there is one and `overwrite` is false.
         OutputError: the path cannot be written.
+
+    Example:
+        >>> path = kopt.report.write_story(result, "report.md")
+        >>> path.name, (path.parent / "report-pareto.svg").exists()
+        ('report.md', True)
     """
     path = Path(path)
     if path.suffix == ".html":
@@ -73,6 +82,11 @@ def read_result(run_dir: str | os.PathLike[str]) -> OptimizationResult:
 
     Raises:
         LoadError: there is no `report.json`, or it cannot be read as one.
+
+    Example:
+        >>> again = kopt.report.read_result("run")
+        >>> again.best_name == result.best_name, [candidate.name for candidate in again.candidates]
+        (True, ['tflite-float32', 'tflite-int8'])
     """
     path = Path(run_dir) if Path(run_dir).suffix == ".json" else Path(run_dir) / _RECORD
     if not path.is_file():

@@ -10,7 +10,17 @@ _STYLES = {"ok": "green", "failed": "red", "absent": "dim", "good": "green", "da
 
 
 def verification_table(verification: Verification) -> RenderableType:
-    """Return what was checked, held against what, with which result."""
+    """Return what was checked, held against what, with which result.
+
+    Example:
+        >>> from rich.console import Console
+        >>> Console(width=80).print(kopt.report.verification_table(kopt.export.verify("model.tflite")))
+        model.tflite
+        Checked     Held against             Result  Found
+        ────────────────────────────────────────────────────────────────────────────────
+        manifest    its seal                 ok      it fits
+        ...
+    """
     columns = (
         Column[Verdict]("Checked", lambda one: one.checked, is_number=False),
         Column[Verdict]("Held against", lambda one: one.against, 1, is_number=False),
@@ -27,7 +37,18 @@ def verification_table(verification: Verification) -> RenderableType:
 
 
 def backup_table(report: BackupReport) -> RenderableType:
-    """Return the copies in all places."""
+    """Return the copies in all places.
+
+    Example:
+        >>> from rich.console import Console
+        >>> found = kopt.export.backup("model.tflite", ["disk-1", "disk-2"])
+        >>> Console(width=80).print(kopt.report.backup_table(found))
+        2 written, 0 removed
+        Copy ...
+        00000001-... good   disk-1
+        00000001-... good   disk-2
+        ...
+    """
     columns = (
         Column[BackupCopy]("Copy", lambda one: one.copy, is_number=False),
         Column[BackupCopy]("State", lambda one: _MARKS[one.status], is_number=False),

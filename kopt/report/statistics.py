@@ -24,6 +24,11 @@ def wilson_interval(successes_fraction: float, n: int, *, z: float = Z_95) -> In
     Raises:
         ConfigError: the fraction is outside [0, 1] or there are no examples.
 
+    Example:
+        >>> low, high = kopt.report.wilson_interval(0.95, 100)
+        >>> round(low, 3), round(high, 3)
+        (0.888, 0.978)
+
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
     """
     if not 0.0 <= successes_fraction <= 1.0:

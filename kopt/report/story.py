@@ -3,10 +3,10 @@
 import dataclasses
 import shlex
 from pathlib import Path
-from typing import Any
 
 from kopt.core.judgement_records import ClassChange
 from kopt.core.records import Candidate, OptimizationResult
+from kopt.core.search_records import Decision
 from kopt.report import formats, outcome
 from kopt.report.before_after import Change, changes, drop_text, with_ends
 from kopt.report.bottleneck import bottleneck
@@ -83,7 +83,13 @@ class Story:
 
 
 def story(result: OptimizationResult) -> Story:
-    """Return the parts of the report of a run."""
+    """Return the parts of the report of a run.
+
+    Example:
+        >>> found = kopt.report.story(result)
+        >>> found.is_best, found.chosen.name
+        (True, 'tflite-int8')
+    """
     rows = candidate_rows(result)
     best = next((row for row in rows if row.is_best), None)
     chosen = best or next((row for row in rows if row.name == result.nearest_name), None)
@@ -147,13 +153,18 @@ def _step(result: OptimizationResult, candidate: Candidate) -> Step:
     return Step(candidate.name, how, candidate.why, found, kind, tuple(lines[1:]) if failed else ())
 
 
-def _look(decision: Any) -> Step:
+def _look(decision: Decision) -> Step:
     """Return a model that was looked at and of which no file was made."""
     return Step(decision.name, "", decision.why, decision.reason, "looked" if decision.kept else "dropped")
 
 
 def test_text(result: OptimizationResult) -> str:
-    """Return what the untouched examples showed, in a sentence; empty if there were none."""
+    """Return what the untouched examples showed, in a sentence; empty if there were none.
+
+    Example:
+        >>> kopt.report.test_text(result)  # no untouched examples were given
+        ''
+    """
     test = result.test
     if test is None:
         return ""

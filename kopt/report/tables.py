@@ -25,12 +25,32 @@ _CHECK_STYLES = {"ok": "green", "missing": "red", "warning": "yellow"}
 
 
 def json_text(record: Record) -> str:
-    """Return a record as the JSON that `--json` prints."""
+    """Return a record as the JSON that `--json` prints.
+
+    Example:
+        >>> print(kopt.report.json_text(kopt.Constraint.parse("size_bytes<=200_000")))
+        {
+          "schema": "Constraint/1",
+          "quantity": "size_bytes",
+          "relation": "<=",
+          "bound": 200000.0
+        }
+    """
     return record.to_json()
 
 
 def candidates_table(result: OptimizationResult) -> RenderableType:
-    """Return the baseline and the candidates, best first, failed ones last with the reason."""
+    """Return the baseline and the candidates, best first, failed ones last with the reason.
+
+    Example:
+        >>> from rich.console import Console
+        >>> Console(width=100).print(kopt.report.candidates_table(result))
+        digits on arrays, 269 validation examples
+          Candidate ... Accuracy  Drop pt   p50 ms  Speed   KiB  Size
+        ...
+        > tflite-int8: best: smallest size inside the budget
+        ...
+    """
     metric = result.budget.metric
     rows = (baseline_row(result), *candidate_rows(result))
     # Where it is no objective, it is known of the best alone.
@@ -66,6 +86,16 @@ def measurements_table(measurements: Sequence[Measurement], sizes: Mapping[str, 
     Args:
         measurements: at least one; the first is what the others are compared with.
         sizes: bytes on disk by `Measurement.target`; a target without an entry shows none.
+
+    Example:
+        >>> from rich.console import Console
+        >>> found = kopt.measure.latency([model, "model.tflite"], max_seconds=0.1)
+        >>> Console(width=80).print(kopt.report.measurements_table(found, {"model.tflite": 2048}))
+        Latency
+        File          Batch   p50 ms   p99 ms    Per s  Speed  KiB
+        ...
+        model.tflite      1 ... 2.0
+        ...
     """
     rows = tuple(_bench_rows(measurements, sizes))
     has_memory = any(row.peak_memory_bytes is not None for row in rows)  # then it was asked for
@@ -85,7 +115,18 @@ def measurements_table(measurements: Sequence[Measurement], sizes: Mapping[str, 
 
 
 def artifact_table(artifact: Artifact) -> RenderableType:
-    """Return what is known of an exported file: sizes, signature, operators and parity."""
+    """Return what is known of an exported file: sizes, signature, operators and parity.
+
+    Example:
+        >>> from rich.console import Console
+        >>> Console(width=80).print(kopt.report.artifact_table(artifact))
+        model.tflite
+        Format   tflite, float32
+        Size     ... KiB (... KiB after gzip)
+        Input    image (?, 8, 8, 1) float32
+        Output   classes (?, 10) float32
+        ...
+    """
     facts = FittedTable(
         artifact.path,
         _artifact_facts(artifact),
@@ -100,7 +141,15 @@ def artifact_table(artifact: Artifact) -> RenderableType:
 
 
 def checks_table(checks: Sequence[Check]) -> RenderableType:
-    """Return what an installation has and lacks, with the remedy."""
+    """Return what an installation has and lacks, with the remedy.
+
+    Example:
+        >>> from rich.console import Console
+        >>> Console(width=80).print(kopt.report.checks_table(kopt.measure.check_devices()))
+        kopt doctor
+        Check               Status   Found
+        ...
+    """
     columns = (
         Column[Check]("Check", lambda check: check.name, is_number=False),
         Column[Check]("Status", lambda check: _CHECK_MARKS[check.status], is_number=False),

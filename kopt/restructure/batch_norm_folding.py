@@ -48,10 +48,11 @@ def fold_batch_norm(model: keras.Model) -> tuple[keras.Model, Restructuring]:
         UnsupportedModelError: a subclassed model, or none of its normalizations can be folded.
 
     Example:
-        ```python
-        folded, report = kopt.restructure.fold_batch_norm(model)
-        print(report.table())
-        ```
+        >>> folded, report = kopt.restructure.fold_batch_norm(model)
+        >>> [layer.name for layer in folded.layers]
+        ['image', 'conv1', 'relu1', 'conv2', 'flat', 'classes']
+        >>> kopt.measure.parity(folded, model, x_val).max_abs < 1e-5
+        True
 
     Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
     Inference", 2018, section 3.2.

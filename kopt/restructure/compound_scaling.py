@@ -71,15 +71,15 @@ def scale(
         InputError: `builder` does not take the arguments, or returns no built Keras model.
 
     Example:
-        ```python
-        def build(width, depth, resolution):
-            x = inputs = keras.Input((resolution, resolution, 3))
-            for _ in range(kopt.restructure.scaled_repeats(3, depth)):
-                x = keras.layers.Conv2D(kopt.restructure.scaled_channels(32, width), 3, activation="relu")(x)
-            return keras.Model(inputs, x)
-
-        larger, report = kopt.restructure.scale(build, phi=2)
-        ```
+        >>> def build(width, depth, resolution):
+        ...     x = inputs = keras.Input((resolution, resolution, 3))
+        ...     for _ in range(kopt.restructure.scaled_repeats(3, depth)):
+        ...         filters = kopt.restructure.scaled_channels(32, width)
+        ...         x = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
+        ...     return keras.Model(inputs, x)
+        >>> larger, report = kopt.restructure.scale(build, phi=2, pixels=32)
+        >>> larger.input_shape, len(larger.layers) - 1, larger.layers[1].filters
+        ((None, 40, 40, 3), 5, 40)
 
     Source: Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", 2019.
     """
@@ -111,6 +111,10 @@ def scaled_channels(channels: int, width: float, *, divisor: int = 8) -> int:
 
     Raises:
         ConfigError: `channels` or `divisor` is no whole number of at least 1, or `width` is not above 0.
+
+    Example:
+        >>> kopt.restructure.scaled_channels(32, 1.1), kopt.restructure.scaled_channels(32, 1.4)
+        (32, 48)
     """
     whole("channels", channels)
     whole("divisor", divisor)
@@ -124,6 +128,10 @@ def scaled_repeats(repeats: int, depth: float) -> int:
 
     Raises:
         ConfigError: `repeats` is no whole number of at least 1, or `depth` is not above 0.
+
+    Example:
+        >>> kopt.restructure.scaled_repeats(3, 1.2)
+        4
     """
     whole("repeats", repeats)
     product = repeats * number("depth", depth, least=0.0, open_below=True)

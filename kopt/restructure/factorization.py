@@ -68,10 +68,9 @@ def low_rank(
         UnsupportedModelError: a subclassed model, or no layer could be factorized.
 
     Example:
-        ```python
-        smaller, report = kopt.restructure.low_rank(model, target_macs=0.5)
-        print(report.table())
-        ```
+        >>> smaller, report = kopt.restructure.low_rank(model, rank={"classes": 4})
+        >>> [(layer.name, layer.parameters_before, layer.parameters_after) for layer in report.applied]
+        [('classes', 1450, 626)]
 
     Source: Jaderberg et al., 2014 (spatial); Zhang et al., 2016 (channel); Kim et al., 2016 (Tucker-2).
     """

@@ -87,10 +87,9 @@ def reinitialize(
         UnsupportedModelError: a subclassed model, no layer to draw, or `"fixup"` without residual branches.
 
     Example:
-        ```python
-        fresh, report = kopt.restructure.reinitialize(model, initializer="he_normal", data=x_train)
-        print(report.table())
-        ```
+        >>> fresh, report = kopt.restructure.reinitialize(model, layers=["classes"], data=x_train)
+        >>> [change.path for change in kopt.profile.compare(model, fresh).changed]
+        ['classes/kernel', 'classes/bias']
 
     Source: see `kopt.restructure.initial_values`.
     """

@@ -57,10 +57,11 @@ def depthwise_separable(
         UnsupportedModelError: a subclassed model, or no layer could be replaced.
 
     Example:
-        ```python
-        light, report = kopt.restructure.depthwise_separable(model, layers=["conv3", "conv4"])
-        print(report.table())
-        ```
+        >>> light, report = kopt.restructure.depthwise_separable(model, layers=["conv2"])
+        >>> [(layer.type, layer.parameters_before, layer.parameters_after) for layer in report.applied]
+        [('Conv2D', 1168, 216)]
+        >>> type(light.get_layer("conv2")).__name__
+        'SeparableConv2D'
 
     Source: Guo et al., "Network Decoupling: From Regular to Depthwise Separable Convolutions", 2018.
     """

@@ -57,10 +57,12 @@ def share_layers(
         UnsupportedModelError: a subclassed model, or no block is repeated.
 
     Example:
-        ```python
-        small, report = kopt.restructure.share_layers(model, blocks=["encoder_1", "encoder_2", "encoder_3"])
-        print(report.table())
-        ```
+        >>> x = inputs = keras.Input((16,))
+        >>> for number in range(4):
+        ...     x = keras.layers.Dense(16, activation="relu", name=f"block{number}")(x)
+        >>> small, report = kopt.restructure.share_layers(keras.Model(inputs, x))
+        >>> report.parameters_before, report.parameters_after
+        (1088, 272)
 
     Source: Lan et al., "ALBERT: A Lite BERT for Self-supervised Learning of Language Representations", 2020.
     """

@@ -284,7 +284,21 @@ CATALOG: dict[str, Technique] = {
         ),
     )
 }
+"""The techniques and the ways to ship that `kopt.optimize` tries, by the names that `techniques=` takes.
+
+Example:
+    >>> kopt.search.CATALOG["channels"].space["keep"]
+    (0.75, 0.5, 0.35, 0.25)
+    >>> kopt.search.CATALOG["channels"].step(keep=0.5).label
+    'channels-0.5'
+"""
 WAYS_TO_SHIP = tuple(row for row in CATALOG.values() if row.ships)
+"""The rows of `CATALOG` that make files.
+
+Example:
+    >>> [row.name for row in kopt.search.WAYS_TO_SHIP][-3:]
+    ['tflite-int8', 'tflite-int16x8', 'tflite-int4']
+"""
 
 
 def select(names: Sequence[str] | None) -> tuple[Technique, ...]:

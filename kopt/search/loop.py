@@ -59,7 +59,16 @@ from kopt.search.workshop import Workshop
 
 @dataclasses.dataclass(frozen=True)
 class SearchResult(OptimizationResult):
-    """What `optimize` found, with the way to show it."""
+    """What `optimize` found, with the way to show it.
+
+    Example:
+        >>> result.best_name, [candidate.name for candidate in result.candidates]
+        ('tflite-int8', ['tflite-float32', 'tflite-int8'])
+        >>> result.best.artifact.size_bytes < result.candidates[0].artifact.size_bytes
+        True
+        >>> result.report("report.html").name
+        'report.html'
+    """
 
     @classmethod
     def schema(cls) -> str:
@@ -212,8 +221,17 @@ def optimize(
         OutputError: `workdir` cannot be written, or another run works there; the message names it.
 
     Example:
-        >>> result = kopt.optimize(model, (x_train, y_train), (x_val, y_val), workdir="run")
-        >>> result.best.artifact.path
+        >>> found = kopt.optimize(
+        ...     model,
+        ...     (x_train, y_train),
+        ...     (x_val, y_val),
+        ...     budget=kopt.Budget(max_drop=0.05, objective="size"),
+        ...     techniques=["tflite-int8"],
+        ...     workdir="again",
+        ...     progress=None,
+        ... )
+        >>> found.best_name, found.best.drop <= 0.05
+        ('tflite-int8', True)
     """
     started = time.monotonic()
     select(techniques)

@@ -34,6 +34,13 @@ def plan_batching(
     Raises:
         ConfigError: no latency, or even the smallest batch is slower than `latency_ms`.
 
+    Example:
+        >>> times = {1: 1.0, 8: 2.0, 64: 15.0}  # milliseconds by batch size
+        >>> latencies = [kopt.measure.summarize([ms], batch_size=size, warmup_runs=0) for size, ms in times.items()]
+        >>> plan = kopt.serve.plan_batching(latencies)
+        >>> plan.max_batch_size, plan.batch_timeout_micros  # 64 would give 7 % more throughput only
+        (8, 1000)
+
     Source: "TensorFlow Serving Batching Guide", section "Performance Tuning".
     """
     ordered = sorted(latencies, key=lambda latency: latency.batch_size)

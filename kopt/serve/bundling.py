@@ -111,10 +111,9 @@ def bundle(
         MissingDependencyError: warm-up requests need the extra `serve`.
 
     Example:
-        ```python
-        made = kopt.serve.bundle(model, "models/digits", class_names=list("0123456789"), labels=["stable"])
-        kopt.serve.rollback("models/digits")
-        ```
+        >>> made = kopt.serve.bundle(model, "models/digits", class_names=list("0123456789"), labels=["stable"])
+        >>> made.version, made.labels, [signature.name for signature in made.signatures]
+        (1, {'stable': 1}, ['serving_default', 'classify', 'top_k'])
     """
     directory = Path(directory).absolute()
     _check_settings(directory.name, variant, batching, batch_size, labels)
@@ -176,6 +175,13 @@ def set_labels(directory: str | os.PathLike[str], **labels: int | None) -> Servi
 
     Raises:
         ConfigError: no such version, or one that was withdrawn.
+
+    Example:
+        >>> made = kopt.serve.bundle(model, "models/digits", labels=["stable"], warmup=False, batching=False)
+        >>> kopt.serve.set_labels("models/digits", canary=1).labels
+        {'stable': 1, 'canary': 1}
+        >>> kopt.serve.set_labels("models/digits", canary=None).labels
+        {'stable': 1}
     """
     path = _existing(directory)
     return change_state(
@@ -195,6 +201,11 @@ def rollback(directory: str | os.PathLike[str], *, version: int | None = None) -
     Raises:
         ConfigError: there is no such version.
         LoadError: the earlier version is not the one that its manifest describes.
+
+    Example:
+        >>> made = [kopt.serve.bundle(model, "models/digits", warmup=False, batching=False) for _ in range(2)]
+        >>> kopt.serve.rollback("models/digits").withdrawn
+        (2,)
     """
     path = _existing(directory)
 
@@ -207,7 +218,13 @@ def rollback(directory: str | os.PathLike[str], *, version: int | None = None) -
 
 
 def serving_state(directory: str | os.PathLike[str]) -> ServingState:
-    """Return what is withdrawn and labelled."""
+    """Return what is withdrawn and labelled.
+
+    Example:
+        >>> made = kopt.serve.bundle(model, "models/digits", labels=["stable"], warmup=False, batching=False)
+        >>> kopt.serve.serving_state("models/digits")
+        ServingState(withdrawn=(), labels={'stable': 1})
+    """
     return read_state(_existing(directory))
 
 

@@ -54,11 +54,10 @@ class Client:
         MissingDependencyError: gRPC needs the extra `serve`.
 
     Example:
-        ```python
-        with kopt.serve.Client("http://127.0.0.1:8501", "digits", label="stable") as client:
-            scores = client.predict(images)
-            best = client.classify([{"image_bytes": open("7.png", "rb").read()}])
-        ```
+        >>> with kopt.serve.Server("model.tflite", name="digits", port=0, log=str) as server:
+        ...     with kopt.serve.Client(server.url, "digits", timeout_s=5.0) as client:
+        ...         client.status()[0].state, client.predict(x_val[:4]).shape
+        ('AVAILABLE', (4, 10))
     """
 
     def __init__(

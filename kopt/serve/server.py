@@ -53,11 +53,11 @@ class Server:
         MissingDependencyError: the extra `serve` is not installed.
 
     Example:
-        ```python
-        with kopt.serve.Server("models/digits", port=0) as server:
-            client = kopt.serve.Client(server.url, server.name)
-            client.predict(images)
-        ```
+        >>> with kopt.serve.Server(model, name="digits", port=0, log=str) as server:
+        ...     with kopt.serve.Client(server.url, server.name) as client:
+        ...         scores = client.predict(x_val)
+        >>> scores.shape
+        (269, 10)
     """
 
     def __init__(

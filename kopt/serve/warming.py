@@ -70,7 +70,13 @@ def write_warmup(
 
 
 def read_warmup(directory: Path) -> Iterator[Any]:
-    """Yield the PredictionLog records of a SavedModel."""
+    """Yield the PredictionLog records of a SavedModel.
+
+    Example:
+        >>> made = kopt.serve.bundle(model, "models/digits", data=x_val, batching=False)
+        >>> len(list(kopt.serve.read_warmup(made.artifact.path))) == made.warmup_records
+        True
+    """
     logs = require("tensorflow_serving.apis.prediction_log_pb2", "Reading warm-up requests")
     if (directory / FILE).is_file():
         for record in tf.data.TFRecordDataset(str(directory / FILE)):

@@ -41,9 +41,14 @@ class StochasticWeightAveraging(OptimizerWrapper):
         ConfigError: a setting is out of range.
 
     Example:
-        >>> swa = StochasticWeightAveraging.epochs(keras.optimizers.SGD(0.05), steps_per_epoch=100, start_epoch=15)
-        >>> model.compile(swa, "mse")
-        >>> model.fit(dataset, epochs=20, callbacks=[callbacks.AveragedWeights(batch_norm_data=dataset)])
+        >>> sgd = keras.optimizers.SGD(0.01)
+        >>> swa = kopt.train.StochasticWeightAveraging.epochs(sgd, steps_per_epoch=16, start_epoch=1)
+        >>> model.compile(swa, "sparse_categorical_crossentropy")
+        >>> train = kopt.data.from_arrays(x_train, y_train, batch_size=32)
+        >>> averaged = kopt.train.callbacks.AveragedWeights(batch_norm_data=train)
+        >>> history = model.fit(train, epochs=3, callbacks=[averaged], shuffle=False, verbose=0)
+        >>> swa.start_step, swa.every  # the mean of the weights after updates 32 and 48
+        (32, 16)
 
     Source: P. Izmailov et al., "Averaging weights leads to wider optima and better generalization", 2018.
     """
@@ -139,8 +144,13 @@ class AveragedWeights(keras.callbacks.Callback):
             short to take one, or `batch_norm_data` is needed.
 
     Example:
-        >>> model.compile(keras.optimizers.Adam(use_ema=True, ema_momentum=0.999), "mse")
-        >>> model.fit(x, y, epochs=5, validation_split=0.1, callbacks=[AveragedWeights()])
+        >>> model.compile(keras.optimizers.Adam(use_ema=True, ema_momentum=0.9), "sparse_categorical_crossentropy")
+        >>> average = kopt.train.callbacks.AveragedWeights(batch_norm_data=False, finish="trained")
+        >>> history = model.fit(x_train, y_train, validation_split=0.1, callbacks=[average], verbose=0)
+        >>> trained = model.get_weights()
+        >>> with average.averaged():
+        ...     all(np.array_equal(a, b) for a, b in zip(trained, model.get_weights()))
+        False
 
     Source: B. Polyak and A. Juditsky, "Acceleration of stochastic approximation by averaging", 1992; Izmailov et al.,
     2018, for batch normalization.

@@ -93,7 +93,10 @@ def reestimate_batch_norm(
         UnsupportedModelError: there is no batch normalization, or the model cannot be copied.
 
     Example:
-        >>> pruned, report = reestimate_batch_norm(pruned, x_train[:2000], batch_size=200)
+        >>> pruned, _ = kopt.prune.magnitude(model, 0.5)
+        >>> ready, report = kopt.train.reestimate_batch_norm(pruned, x_train, batch_size=128)
+        >>> report.examples, [change.layer for change in report.layers]
+        (512, ['norm1'])
 
     Source: P. Izmailov et al., 2018, section 3.2, for the joint mode; X. Sun et al., "Hybrid 8-bit floating point
     training", 2019, for statistics re-estimated before inference.

@@ -77,9 +77,10 @@ class AdaptBatchNormMomentum(keras.callbacks.Callback):
         TrainingError: the training step was traced before this callback could act, so that it would do nothing.
 
     Example:
-        >>> adapt = AdaptBatchNormMomentum()
-        >>> model.fit(x, y, epochs=3, callbacks=[adapt])
-        >>> adapt.changes[-1]
+        >>> adapt = kopt.train.callbacks.AdaptBatchNormMomentum(every=8)
+        >>> history = model.fit(x_train, y_train, epochs=2, callbacks=[adapt], verbose=0)
+        >>> [(change.step, change.layer) for change in adapt.changes]
+        [(8, 'norm1'), (16, 'norm1'), (24, 'norm1'), (32, 'norm1')]
     """
 
     def __init__(self, *, target: float = 0.1, every: int = 50, limits: tuple[float, float] = (0.5, 0.999)):

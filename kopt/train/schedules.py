@@ -21,6 +21,8 @@ from kopt.core.errors import ConfigError
 from kopt.core.settings import choice, number, whole
 from kopt.report.svg import drawing, write_plot
 
+__all__ = ["CosineRestarts", "InverseSquareRoot", "OneCycle", "OneCycleMomentum", "Warmup", "plot", "table"]
+
 _register = keras.saving.register_keras_serializable(package="kopt")
 _SHAPES = ("cosine", "linear")
 # A schedule whose cycles grow knows their borders up to this many updates.
@@ -88,14 +90,17 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
         max_learning_rate: the peak.
         total_steps: updates in the whole training: epochs times updates an epoch.
         warmup_fraction: part of the updates that rise, in [0, 1]. Default 0.3.
-        start_divisor, end_divisor: the ends as parts of the peak. Defaults 25 and 10,000.
+        start_divisor: the start is the peak divided by it. Default 25.
+        end_divisor: the end is the peak divided by it. Default 10,000.
         shape: `"cosine"` or `"linear"`. Default `"cosine"`.
 
     Raises:
         ConfigError: a setting is out of range.
 
     Example:
-        >>> OneCycle(0.1, 1000)(300)  # 0.1
+        >>> rate = kopt.train.schedules.OneCycle(0.1, 1000)
+        >>> [round(float(rate(step)), 4) for step in (0, 300, 1000)]
+        [0.004, 0.1, 0.0]
 
     Source: L. Smith, "A disciplined approach to neural network hyper-parameters", 2018.
     """
@@ -138,14 +143,18 @@ class OneCycleMomentum(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
         total_steps: as for `OneCycle`.
-        low, high: momentum at the peak of the learning rate and at its ends, in [0, 1). Defaults 0.85 and 0.95.
-        warmup_fraction, shape: as for `OneCycle`.
+        low: momentum at the peak of the learning rate, in [0, 1). Default 0.85.
+        high: momentum at its ends, in [0, 1). Default 0.95.
+        warmup_fraction: as for `OneCycle`.
+        shape: as for `OneCycle`.
 
     Raises:
         ConfigError: a setting is out of range.
 
     Example:
-        >>> OneCycleMomentum(1000)(300)  # 0.85
+        >>> momentum = kopt.train.schedules.OneCycleMomentum(1000)
+        >>> [round(float(momentum(step)), 2) for step in (0, 300, 1000)]
+        [0.95, 0.85, 0.95]
 
     Source: L. Smith, "A disciplined approach to neural network hyper-parameters", 2018.
     """
@@ -197,7 +206,9 @@ class CosineRestarts(keras.optimizers.schedules.LearningRateSchedule):
         ConfigError: a setting is out of range.
 
     Example:
-        >>> Warmup(CosineRestarts(0.1, 1000), 100)
+        >>> rate = kopt.train.schedules.CosineRestarts(0.1, 100)
+        >>> [round(float(rate(step)), 3) for step in (0, 50, 99, 100)]
+        [0.1, 0.05, 0.0, 0.1]
 
     Source: I. Loshchilov and F. Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017.
     """
@@ -251,7 +262,9 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
         ConfigError: a setting is out of range.
 
     Example:
-        >>> keras.optimizers.SGD(Warmup(0.1, 500))
+        >>> rate = kopt.train.schedules.Warmup(0.1, 500)
+        >>> [round(float(rate(step)), 3) for step in (0, 249, 499, 5000)]
+        [0.001, 0.05, 0.1, 0.1]
 
     Source: P. Goyal et al., "Accurate, large minibatch SGD: training ImageNet in 1 hour", 2017, section 2.2.
     """
@@ -304,7 +317,9 @@ class InverseSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
         ConfigError: a setting is out of range.
 
     Example:
-        >>> InverseSquareRoot(7e-4)(3999)  # 7e-4
+        >>> rate = kopt.train.schedules.InverseSquareRoot(7e-4)
+        >>> [round(float(rate(step)), 6) for step in (0, 3999, 15999)]
+        [0.0, 0.0007, 0.00035]
 
     Source: A. Vaswani et al., "Attention is all you need", 2017, section 5.3, with the constant written as the peak.
     """
@@ -331,6 +346,14 @@ def table(schedule: Callable[[int], Any], steps: int) -> list[tuple[int, float]]
 
     Raises:
         ConfigError: `steps` is no whole number of at least 1.
+
+    Example:
+        >>> for step, rate in kopt.train.schedules.table(kopt.train.schedules.Warmup(0.1, 3), 4):
+        ...     print(step, round(rate, 3))
+        0 0.001
+        1 0.034
+        2 0.067
+        3 0.1
     """
     points = min(whole("steps", steps), _MOST_POINTS)
     chosen = sorted({round(i * (steps - 1) / max(points - 1, 1)) for i in range(points)})
@@ -344,6 +367,10 @@ def plot(schedule: Callable[[int], Any], steps: int, path: str | os.PathLike[str
         ConfigError: `steps` is no whole number of at least 1, or another ending of `path`.
         OutputExistsError: `path` exists and `overwrite` is false.
         OutputError: `path` cannot be written.
+
+    Example:
+        >>> kopt.train.schedules.plot(kopt.train.schedules.OneCycle(0.1, 100), 100, "rate.svg").name
+        'rate.svg'
     """
     points = table(schedule, steps)
     values = [value for _, value in points]

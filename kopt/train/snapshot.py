@@ -58,6 +58,15 @@ class Snapshot:
     The same holds for the objects of this package that an accelerated model holds: its accumulated gradients, counters.
     Objects of other classes (files, writers, a class of the caller's own that is no dataclass) are kept by reference,
     and so are arrays above 16 MiB: what is written into one stays written.
+
+    Example:
+        >>> bias = model.get_layer("classes").bias
+        >>> before = bias.numpy()
+        >>> with kopt.train.preserved(model) as snapshot:
+        ...     changed = bias.assign_add(np.ones(10))
+        ...     snapshot.restore()  # back to the start, and the block goes on
+        ...     bool(np.all(bias.numpy() == before))
+        True
     """
 
     def __init__(self, model: keras.Model, optimizer: Any = None, callbacks: Iterable[Any] = ()):
@@ -104,10 +113,11 @@ def preserved(model: keras.Model, optimizer: Any = None, callbacks: Iterable[Any
         InputError: inside a `tf.function`.
 
     Example:
-        ```python
-        with kopt.train.preserved(model):
-            model.fit(dataset, steps_per_epoch=10)      # forgotten afterwards
-        ```
+        >>> before = model.get_weights()
+        >>> with kopt.train.preserved(model):
+        ...     history = model.fit(x_train, y_train, verbose=0)  # forgotten afterwards
+        >>> all(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))
+        True
     """
     snapshot = Snapshot(model, optimizer, callbacks)
     with preserved_random_state(), internals.separate_eager_seeds():

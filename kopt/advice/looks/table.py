@@ -213,3 +213,9 @@ LOOKS = (
         "full",
     ),
 )
+"""What can be looked at, in the order in which it is; `looks=` of `kopt.advise` takes their names.
+
+Example:
+    >>> [look.name for look in kopt.advice.LOOKS][:3]
+    ['installation', 'runtime', 'precision']
+"""

@@ -16,5 +16,11 @@ RULES: tuple[Rule, ...] = tuple(
         key=lambda rule: AREAS.index(rule.area),
     )
 )
+"""Every rule: its symptoms, what it needs to know, its check, and what helps.
+
+Example:
+    >>> kopt.advice.RULES[0].id, kopt.advice.RULES[0].needs
+    ('out-of-memory', ('memory',))
+"""
 
 __all__ = ["RULES", "Found", "Rule"]

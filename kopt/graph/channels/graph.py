@@ -25,6 +25,11 @@ class ChannelGroup:
         kind: `"channels"`, `"units"` of recurrent layers, or `"heads"`.
         reason: why all of them stay; `""` if they may be removed.
         remark: what else changes when some are removed, e.g. a normalization over all channels; `""` if nothing does.
+
+    Example:
+        >>> group = kopt.graph.channel_graph(model).groups[-1]
+        >>> group.layers, group.width, group.reason
+        (('classes',), 10, 'it is an output of the model')
     """
 
     units: Ids
@@ -88,6 +93,11 @@ class ChannelGraph:
         settings: every size in a config that counts channels.
         flows: the calls in order, those of nested models one by one.
         doubled: paths of layers that are called inside a nested model and outside of it.
+
+    Example:
+        >>> graph = kopt.graph.channel_graph(model)
+        >>> graph.unit_count, [group.layers for group in graph.groups]  # a unit a channel, one of them the input's
+        (35, [('conv1',), ('conv2',), ('classes',)])
     """
 
     unit_count: int
@@ -120,10 +130,11 @@ def channel_graph(model: keras.Model, *, protect: Iterable[str] = ()) -> Channel
         ConfigError: a name of `protect` is of no layer.
 
     Example:
-        ```python
-        for group in kopt.graph.channel_graph(model).groups:
-            print(group.layers, group.width, group.reason)
-        ```
+        >>> for group in kopt.graph.channel_graph(model).groups:
+        ...     print(group.layers, group.width, group.reason or "any of them can go")
+        ('conv1',) 8 any of them can go
+        ('conv2',) 16 any of them can go
+        ('classes',) 10 it is an output of the model
     """
     ledger = walk(GraphView.of(model), tuple(protect))
     units = ledger.space.resolve()

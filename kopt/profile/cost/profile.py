@@ -28,7 +28,17 @@ Formulas: TypeAlias = Mapping[Any, UserFormula]
 
 @dataclasses.dataclass(frozen=True)
 class Profile(InTensorBoard, ModelProfile):
-    """What `model` found, with ways to show it."""
+    """What `model` found, with ways to show it.
+
+    Example:
+        >>> costs = kopt.profile.model(model)
+        >>> print(costs.table(80, rows=1, sort="macs"))
+        digits
+        Layer  Type           Output  Activations  Parameters         MACs
+        ───────────────────────────────────────────────────────────────────────
+        conv2  Conv2D  (?, 3, 3, 16)    576 bytes       1,168  43%  10,368  63%
+        ...
+    """
 
     look = COSTS
 
@@ -72,10 +82,10 @@ def model(
         ConfigError: a formula is of no layer of the model or gives no count, or an impossible `batch_size`.
 
     Example:
-        ```python
-        costs = kopt.profile.model(model)
-        print(costs.table(rows=10, sort="macs"))
-        ```
+        >>> costs = kopt.profile.model(model)
+        >>> costs.parameters, costs.macs, max(costs.layers, key=lambda layer: layer.macs).name
+        (2722, 16416, 'conv2')
+        >>> path = costs.plot("costs.svg")
     """
     require_built(model)
     named = _by_name(model, formulas or {})

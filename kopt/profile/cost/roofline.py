@@ -17,7 +17,14 @@ from kopt.report.roofline import ROOFLINE
 
 @dataclasses.dataclass(frozen=True)
 class Roofline(InTensorBoard, RooflineProfile):
-    """What `roofline` found, with ways to show it."""
+    """What `roofline` found, with ways to show it.
+
+    Example:
+        >>> peaks = kopt.core.cost_records.MachinePeaks(1e11, 1e10, "float32", "a CPU", "by hand")
+        >>> found = kopt.profile.roofline(model, batch_size=32, peaks=peaks)
+        >>> found.peaks.ridge, found.share("memory")  # all layers do fewer than 10 operations a byte
+        (10.0, 1.0)
+    """
 
     look = ROOFLINE
 
@@ -51,9 +58,11 @@ def roofline(
         ConfigError: an impossible `batch_size`.
 
     Example:
-        ```python
-        kopt.profile.roofline(model, batch_size=32).plot("roofline.svg")
-        ```
+        >>> peaks = kopt.core.cost_records.MachinePeaks(1e11, 1e10, "float32", "a CPU", "by hand")
+        >>> found = kopt.profile.roofline(model, batch_size=32, peaks=peaks)  # without `peaks` they are measured
+        >>> {layer.name: layer.bound for layer in found.layers}
+        {'conv1': 'memory', 'norm1': 'memory', 'relu1': 'memory', 'conv2': 'memory', 'classes': 'memory'}
+        >>> path = found.plot("roofline.svg")
 
     Source: Williams, Waterman, Patterson, "Roofline: an insightful visual performance model", CACM 52 (2009).
     """

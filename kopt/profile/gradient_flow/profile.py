@@ -26,7 +26,14 @@ _LEAST_BATCHES = 2
 
 @dataclasses.dataclass(frozen=True)
 class Gradients(InTensorBoard, GradientProfile):
-    """What `gradients` found, with ways to show it."""
+    """What `gradients` found, with ways to show it.
+
+    Example:
+        >>> found = kopt.profile.gradients(model, (x_train, y_train), batches=4)
+        >>> [variable.path for variable in found.variables][:3]
+        ['conv1/kernel', 'norm1/gamma', 'norm1/beta']
+        >>> path = found.plot("gradients.svg")
+    """
 
     look = GRADIENTS
 
@@ -80,11 +87,9 @@ def gradients(
         UnsupportedModelError: it has nothing to train, or is spread over several devices.
 
     Example:
-        ```python
-        found = kopt.profile.gradients(model, (x, y), batches=8)
-        print(found.table())
-        found.plot("gradients.svg")
-        ```
+        >>> found = kopt.profile.gradients(model, (x_train, y_train), batches=8)
+        >>> found.batches, found.examples, [verdict.words for verdict in found.verdicts]  # nothing is wrong
+        (8, 256, [])
 
     Source: McCandlish et al., "An empirical model of large-batch training", 2018, appendix A, for the noise scale.
     """

@@ -87,10 +87,11 @@ def sensitivity(
         UnsupportedModelError: no layer has a kernel that the loss depends on.
 
     Example:
-        >>> profile = kopt.profile.sensitivity(model, (x_validation, y_validation))
-        >>> print(profile.table())
-        >>> profile.plan(max_drop=0.01, model=model, data=(x_validation, y_validation)).sparsity
-        {'conv2d': 0.5, 'conv2d_1': 0.7, 'dense': 0.0}
+        >>> profile = kopt.profile.sensitivity(model, (x_val, y_val), perturbations=["int8", "int4", "pruned_50"])
+        >>> profile.metric, [layer.layer for layer in profile.layers]
+        ('accuracy', ['conv1', 'conv2', 'classes'])
+        >>> plan = profile.plan(0.01, model=model, data=(x_val, y_val))
+        >>> path = profile.plot("sensitivity.svg")
 
     Source: Han et al. 2015, https://arxiv.org/abs/1506.02626, section 4.1 (sensitivity to pruning); Molchanov et al.
         2017, https://arxiv.org/abs/1611.06440; Dong et al. 2020, https://arxiv.org/abs/1911.03852.

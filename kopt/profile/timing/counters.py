@@ -18,7 +18,15 @@ from kopt.report.gpu_usage import GPU_USAGE
 
 
 class GpuReport(InTensorBoard, GpuUsage):
-    """What the GPUs did, with ways to show it."""
+    """What the GPUs did, with ways to show it.
+
+    Example:
+        >>> from kopt.core.runtime_records import GpuCounters
+        >>> gpu = GpuCounters("a GPU", 0, (0.0, 0.1), (0.5, 0.7), (2**30, 2**31), 2**34, None, None)
+        >>> report = kopt.profile.GpuReport((gpu,), seconds=0.2)
+        >>> round(report.gpus[0].mean_utilization, 2), report.gpus[0].peak_memory_bytes == 2**31
+        (0.6, True)
+    """
 
     look = GPU_USAGE
     table_options: ClassVar[dict[str, Any]] = {}
@@ -44,11 +52,13 @@ def gpu_counters(devices: Sequence[int] | None = None, *, interval_s: float = 0.
         MissingDependencyError: `nvidia-ml-py` is not installed.
 
     Example:
-        ```python
-        with kopt.profile.gpu_counters() as watch:
-            model.fit(dataset)
-        print(watch.result.table())
-        ```
+        >>> try:
+        ...     with kopt.profile.gpu_counters() as watch:
+        ...         history = model.fit(x_train, y_train, verbose=0)
+        ...     print("read:", [gpu.name for gpu in watch.result.gpus])
+        ... except kopt.KoptError:  # says what is missing
+        ...     print("read: nothing here")
+        read: ...
 
     Source: https://docs.nvidia.com/deploy/nvml-api
     """
@@ -76,6 +86,15 @@ class GpuWatch:
 
     Attributes:
         result: what was read; there after the block.
+
+    Example:
+        >>> try:
+        ...     with kopt.profile.gpu_counters(interval_s=0.05) as watch:
+        ...         y = model(x_val)
+        ...     print("utilization:", [gpu.mean_utilization for gpu in watch.result.gpus])
+        ... except kopt.KoptError as error:
+        ...     print("utilization:", error)
+        utilization: ...
     """
 
     result: GpuReport

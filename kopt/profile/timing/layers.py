@@ -16,7 +16,13 @@ from kopt.report.times import LAYER_TIMES
 
 @dataclasses.dataclass(frozen=True)
 class LayerProfile(InTensorBoard, LayerTimes):
-    """What `layer_times` found, with ways to show it."""
+    """What `layer_times` found, with ways to show it.
+
+    Example:
+        >>> times = kopt.profile.layer_times(model, x_train, training=False, steps=2)
+        >>> [layer.layer for layer in times.layers], times.backward_ms
+        (['conv1', 'norm1', 'relu1', 'conv2', 'flat', 'classes'], None)
+    """
 
     look = LAYER_TIMES
 
@@ -60,11 +66,10 @@ def layer_times(
         MeasurementError: a profiler is running in this process already; it goes on undisturbed.
 
     Example:
-        ```python
-        times = kopt.profile.layer_times(model, (x, y))
-        print(times.table())
-        print(times.update_ms)
-        ```
+        >>> times = kopt.profile.layer_times(model, (x_train, y_train), steps=2)
+        >>> times.step, [layer.layer for layer in times.layers]
+        ('training', ['conv1', 'norm1', 'relu1', 'conv2', 'flat', 'classes'])
+        >>> path = times.plot("times.svg")
     """
     profile = ops(model, data, training=training, steps=steps, batch_size=batch_size, jit_compile=False)
     return LayerProfile(**vars(by_layer(profile, model)))

@@ -31,7 +31,13 @@ _LEAST_PLAIN = 3
 
 @dataclasses.dataclass(frozen=True)
 class Ops(InTensorBoard, OpProfile):
-    """What `ops` found, with ways to show it."""
+    """What `ops` found, with ways to show it.
+
+    Example:
+        >>> found = kopt.profile.ops(model, x_train, training=False, steps=2)
+        >>> sorted({op.layer for op in found.ops if op.layer})
+        ['classes', 'conv1', 'conv2', 'norm1', 'relu1']
+    """
 
     look = OPS
 
@@ -91,11 +97,10 @@ def ops(
         MeasurementError: a profiler is running in this process already; it goes on undisturbed.
 
     Example:
-        ```python
-        result = kopt.profile.ops(model, (x, y))
-        print(result.table(sort="self"))
-        result.to_chrome_trace("step.json")
-        ```
+        >>> found = kopt.profile.ops(model, (x_train, y_train), steps=2)
+        >>> found.step, found.batch_examples, found.step_ms > found.ops_ms
+        ('training', 32, True)
+        >>> path = found.to_chrome_trace("step.json")
 
     Source: https://www.tensorflow.org/guide/profiler
     """

@@ -40,7 +40,13 @@ _PATIENCE_S = 60.0
 
 @dataclasses.dataclass(frozen=True)
 class TFLiteOps(InTensorBoard, TFLiteOpProfile):
-    """What `tflite_ops` found, with ways to show it."""
+    """What `tflite_ops` found, with ways to show it.
+
+    Example:
+        >>> found = kopt.profile.tflite_ops("model.tflite", seconds=0.2)
+        >>> found.threads, sorted({op.runs_in for op in found.ops})
+        (1, ['LiteRT', 'XNNPACK'])
+    """
 
     look = TFLITE_OPS
 
@@ -80,10 +86,9 @@ def tflite_ops(
         MeasurementError: the runtime refuses the file, or is a release whose profiler is not known here.
 
     Example:
-        ```python
-        result = kopt.profile.tflite_ops("model.tflite")
-        print(result.table())
-        ```
+        >>> found = kopt.profile.tflite_ops("model.tflite", seconds=0.2)
+        >>> [op.kernel for op in found.ops if op.runs_in == "XNNPACK"][-1]
+        'Softmax (NC, F32)'
 
     Source: https://ai.google.dev/edge/litert/models/measurement
     """

@@ -39,7 +39,15 @@ _CAPACITY = 512
 
 @dataclasses.dataclass(frozen=True)
 class Trends(InTensorBoard, TrainingTrends):
-    """A training as it was seen, with ways to show it."""
+    """A training as it was seen, with ways to show it.
+
+    Example:
+        >>> watch = kopt.profile.TrainingProfile(every=8, log_path="training.jsonl")
+        >>> history = model.fit(x_train[:256], y_train[:256], callbacks=[watch], verbose=0)
+        >>> again = kopt.profile.Trends.from_jsonl("training.jsonl")
+        >>> again.run.model, len(again.samples), len(again.epochs)
+        ('digits', 1, 1)
+    """
 
     look = TRAINING
 
@@ -77,11 +85,11 @@ class TrainingProfile(keras.callbacks.Callback):
         InputError: when training begins, of a model that is not built.
 
     Example:
-        ```python
-        watch = kopt.profile.TrainingProfile(log_path="run/training.jsonl")
-        model.fit(x, y, epochs=10, validation_data=(x_val, y_val), callbacks=[watch])
-        print(watch.trends.table())
-        ```
+        >>> watch = kopt.profile.TrainingProfile(every=8, log_path="training.jsonl")
+        >>> history = model.fit(x_train, y_train, epochs=2, callbacks=[watch], verbose=0)
+        >>> [sample.step for sample in watch.trends.samples]  # of 32 updates
+        [0, 8, 16, 24]
+        >>> path = watch.trends.plot("training.svg")
     """
 
     def __init__(

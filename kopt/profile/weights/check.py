@@ -20,9 +20,13 @@ def check(model: keras.Model) -> None:
             of the first ones.
 
     Example:
-        ```python
-        kopt.profile.check(model)
-        ```
+        >>> kopt.profile.check(model)
+        >>> kernel, bias = model.get_layer("classes").get_weights()
+        >>> model.get_layer("classes").set_weights([kernel, np.full(10, np.nan)])
+        >>> kopt.profile.check(model)
+        Traceback (most recent call last):
+            ...
+        kopt.core.errors.NonFiniteError: ...classes/bias...
     """
     require_built(model)
     require_finite(model)

@@ -27,14 +27,29 @@ _LISTED = 5
 
 @dataclasses.dataclass(frozen=True)
 class Changes(InTensorBoard, ParameterComparison):
-    """What `compare` found entry by entry, with ways to show it."""
+    """What `compare` found entry by entry, with ways to show it.
+
+    Example:
+        >>> sparse, _ = kopt.prune.magnitude(model, 0.5, layers=["classes"])
+        >>> found = kopt.profile.compare(model, sparse)
+        >>> [(change.path, change.changed) for change in found.changed]  # half of 1,440 weights
+        [('classes/kernel', 720)]
+    """
 
     look = CHANGES
 
 
 @dataclasses.dataclass(frozen=True)
 class StatisticsChanges(InTensorBoard, StatisticsComparison):
-    """What `compare` found against a baseline, with ways to show it."""
+    """What `compare` found against a baseline, with ways to show it.
+
+    Example:
+        >>> baseline = kopt.profile.parameters(model)
+        >>> sparse, _ = kopt.prune.magnitude(model, 0.5, layers=["classes"])
+        >>> drift = kopt.profile.compare(baseline, sparse)
+        >>> [change.zero_fraction_b for change in drift.changes if change.path == "classes/kernel"]
+        [0.5]
+    """
 
     look = STATISTICS_CHANGES
 
@@ -68,11 +83,12 @@ def compare(a: Comparable, b: Comparable) -> Changes | StatisticsChanges:
         LoadError: a file that is missing, damaged or of another kind.
 
     Example:
-        ```python
-        print(kopt.profile.compare("epoch-1.weights.h5", "epoch-9.weights.h5").table(sort="relative"))
-        kopt.profile.compare(model, "best.keras").identical
-        kopt.profile.compare("baseline.json", model).plot("drift.svg")
-        ```
+        >>> kopt.profile.compare(model, "model.keras").identical
+        True
+        >>> history = model.fit(x_train, y_train, verbose=0)
+        >>> found = kopt.profile.compare("model.keras", model)
+        >>> found.identical, len(found.changed)  # every variable, the statistics of the normalization too
+        (False, 9)
     """
     side_a, side_b = _opened(a, "a"), _opened(b, "b")
     if isinstance(side_a, ParameterProfile) or isinstance(side_b, ParameterProfile):

@@ -40,6 +40,11 @@ class Parameters(InTensorBoard, ParameterProfile):
 
     `.table(by="layer")` and `.table(by="variable")` take `rows` and `sort`; `.plot(path)` draws histograms.
     `.to_json()` is a baseline for `kopt.profile.compare`.
+
+    Example:
+        >>> found = kopt.profile.parameters(model)
+        >>> found.parameters, found.size_bytes, found.variable("classes/kernel").channels.count
+        (2722, 10888, 10)
     """
 
     look = PARAMETERS
@@ -116,12 +121,10 @@ def parameters(
         ConfigError: a setting is out of range, or the selection matches nothing.
 
     Example:
-        ```python
-        baseline = kopt.profile.parameters(model)
-        print(baseline.table(sort="zeros"))
-        Path("baseline.json").write_text(baseline.to_json())
-        kopt.profile.parameters(large, select="*Attention*", sample=100_000)
-        ```
+        >>> baseline = kopt.profile.parameters(model)
+        >>> baseline.variable("conv2/kernel").shape, baseline.variable("conv2/kernel").statistics.zeros
+        ((3, 3, 8, 16), 0)
+        >>> path = baseline.plot("weights.svg")
 
     Source: Roy and Vetterli 2007 (effective rank); Pébay 2008 (moments); Cochran 1977 (sampling).
     """

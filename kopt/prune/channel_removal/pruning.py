@@ -24,7 +24,13 @@ from kopt.report.look import Shown
 
 @dataclasses.dataclass(frozen=True)
 class ChannelPruning(Shown, ChannelPruningReport):
-    """What `channels` did, with ways to show it."""
+    """What `channels` did, with ways to show it.
+
+    Example:
+        >>> report = kopt.prune.channels(model, keep=0.5)[1]
+        >>> [(group.layers, group.before, group.after) for group in report.groups]
+        [(('conv1',), 8, 4), (('conv2',), 16, 8), (('classes',), 10, 10)]
+    """
 
     look = CHANNEL_PRUNING
 
@@ -106,10 +112,12 @@ def channels(
         UnsupportedModelError: a subclassed model, or one that does not rebuild from its config.
 
     Example:
-        ```python
-        smaller, report = kopt.prune.channels(model, target_macs=0.5)
-        print(report.table())
-        ```
+        >>> smaller, report = kopt.prune.channels(model, target_macs=0.5, round_to=1)
+        >>> report.macs_before, report.macs_after <= 8208, smaller.name
+        (16416, True, 'digits')
+        >>> narrow, report = kopt.prune.channels(model, keep=0.5, protect=["conv1"])
+        >>> [narrow.get_layer(name).filters for name in ("conv1", "conv2")]
+        [8, 8]
     """
     goal = Goal.of(
         scope,
@@ -175,9 +183,12 @@ def heads(
     with `scope="global"`, of all together. `criterion="taylor"` with data ranks heads by gradients.
 
     Example:
-        ```python
-        smaller, report = kopt.prune.heads(model, keep=0.5, criterion="taylor", data=(x, y))
-        ```
+        >>> tokens = keras.Input((8, 16))
+        >>> attended = keras.layers.MultiHeadAttention(4, 8, name="attention")(tokens, tokens)
+        >>> encoder = keras.Model(tokens, keras.layers.GlobalAveragePooling1D()(attended))
+        >>> smaller, report = kopt.prune.heads(encoder, keep=0.5)
+        >>> smaller.get_layer("attention").num_heads
+        2
 
     Source: Michel et al., "Are sixteen heads really better than one?", 2019, https://arxiv.org/abs/1905.10650
     """

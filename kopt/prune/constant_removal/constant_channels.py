@@ -29,7 +29,16 @@ Kept = npt.NDArray[np.bool_]
 
 @dataclasses.dataclass(frozen=True)
 class ConstantChannelRemoval(Shown, ConstantChannelsReport):
-    """What `constant_channels` did, with ways to show it."""
+    """What `constant_channels` did, with ways to show it.
+
+    Example:
+        >>> kernel, bias = model.get_layer("conv2").get_weights()
+        >>> kernel[..., 0], bias[0] = 0.0, -1.0  # a ReLU that is never positive
+        >>> model.get_layer("conv2").set_weights([kernel, bias])
+        >>> report = kopt.prune.constant_channels(model, x_train)[1]
+        >>> [(group.layers, group.constant, group.zeros, group.removed) for group in report.groups]
+        [(('conv2',), 1, 1, 1)]
+    """
 
     look = CONSTANT_CHANNELS
 
@@ -78,10 +87,14 @@ def constant_channels(
         UnsupportedModelError: a subclassed model, or one that does not rebuild from its config.
 
     Example:
-        ```python
-        smaller, report = kopt.prune.constant_channels(model, x_train)
-        print(report.table())
-        ```
+        >>> kernel, bias = model.get_layer("conv2").get_weights()
+        >>> kernel[..., :4], bias[:4] = 0.0, 0.25  # four channels that answer the same whatever they see
+        >>> model.get_layer("conv2").set_weights([kernel, bias])
+        >>> smaller, report = kopt.prune.constant_channels(model, x_train)
+        >>> report.removed, smaller.get_layer("conv2").filters
+        (4, 12)
+        >>> kopt.measure.parity(smaller, model, x_val).max_abs < 1e-5
+        True
 
     Source: Hu et al., "Network trimming", 2016, https://arxiv.org/abs/1607.03250, for units that are mostly zero.
     """

@@ -80,13 +80,13 @@ def channels_gradually(
         UnsupportedModelError: a subclassed model, or a layer that cannot be cloned.
 
     Example:
-        ```python
-        schedule = kopt.prune.schedules.Cubic(0.5, begin=1, end=int(0.7 * steps))
-        fading, report = kopt.prune.channels_gradually(model, schedule)
-        fading.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-        fading.fit(train, epochs=10)
-        smaller, report = kopt.prune.finalize(fading)
-        ```
+        >>> schedule = kopt.prune.schedules.Cubic(0.5, begin=1, end=20, frequency=1)
+        >>> fading, report = kopt.prune.channels_gradually(model, schedule)
+        >>> fading.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        >>> history = fading.fit(x_train, y_train, epochs=2, verbose=0)
+        >>> smaller, report = kopt.prune.finalize(fading)
+        >>> fading.get_layer("conv2").filters, smaller.get_layer("conv2").filters
+        (16, 8)
 
     Source: He et al., "Soft filter pruning", 2018, https://arxiv.org/abs/1808.06866, here with masks that hold; Zhu and
     Gupta, 2017, https://arxiv.org/abs/1710.01878, for the schedule.

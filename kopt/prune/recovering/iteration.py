@@ -26,7 +26,13 @@ FineTune = Callable[[keras.Model], keras.Model | None]
 
 @dataclasses.dataclass(frozen=True)
 class IterativePruning(Shown, IterativePruningReport):
-    """What `iterative` did, with ways to show it."""
+    """What `iterative` did, with ways to show it.
+
+    Example:
+        >>> report = kopt.prune.iterative(model, target_macs=0.5, rounds=2, fine_tune=lambda smaller: None)[1]
+        >>> [(turn.number, turn.macs <= turn.target) for turn in report.rounds]
+        [(1, True), (2, True)]
+    """
 
     look = ITERATIVE_PRUNING
 
@@ -91,11 +97,11 @@ def iterative(
         UnsupportedModelError: a subclassed model, or one that does not rebuild from its config.
 
     Example:
-        ```python
-        smaller, report = kopt.prune.iterative(
-            model, target_macs=0.25, rounds=4, train=train, validation=validation, epochs=3, workdir="pruning"
-        )
-        ```
+        >>> smaller, report = kopt.prune.iterative(
+        ...     model, target_macs=0.5, rounds=2, train=(x_train, y_train), validation=(x_val, y_val), epochs=1
+        ... )
+        >>> [turn.macs <= turn.target for turn in report.rounds]
+        [True, True]
 
     Source: Han et al., "Learning both weights and connections for efficient neural networks", 2015,
     https://arxiv.org/abs/1506.02626; Molchanov et al., 2017, https://arxiv.org/abs/1611.06440.

@@ -24,7 +24,14 @@ _WARMUP = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Recovery(Shown, RecoveryReport):
-    """What `recover` did, with ways to show it."""
+    """What `recover` did, with ways to show it.
+
+    Example:
+        >>> smaller, _ = kopt.prune.channels(model, keep=0.5)
+        >>> report = kopt.prune.recover(smaller, (x_train[:64], y_train[:64]), epochs=1, teacher=model)[1]
+        >>> [stage.name for stage in report.stages]
+        ['as given', 'batch normalization', 'epoch 1']
+    """
 
     look = RECOVERY
 
@@ -84,11 +91,11 @@ def recover(
         UnsupportedModelError: a subclassed model, or a layer that cannot be cloned.
 
     Example:
-        ```python
-        smaller, _ = kopt.prune.channels(model, target_macs=0.5)
-        smaller, report = kopt.prune.recover(smaller, train, validation, teacher=model)
-        print(report.table())
-        ```
+        >>> train, validation = (x_train, y_train), (x_val, y_val)
+        >>> smaller, _ = kopt.prune.channels(model, target_macs=0.5)
+        >>> smaller, report = kopt.prune.recover(smaller, train, validation, epochs=1, teacher=model)
+        >>> report.metric, report.after >= report.before  # the best stage is kept
+        ('accuracy', True)
 
     Source: Hinton et al., 2015, https://arxiv.org/abs/1503.02531, for the teacher; Li et al., "EagleEye", 2020,
     https://arxiv.org/abs/2007.02491, for the statistics.

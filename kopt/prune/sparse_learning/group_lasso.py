@@ -21,7 +21,13 @@ _SMALL = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class GroupLasso(Shown, GroupLassoReport):
-    """The penalties of a model, with ways to show them."""
+    """The penalties of a model, with ways to show them.
+
+    Example:
+        >>> report = kopt.prune.group_lasso(model, 1e-3)[1]
+        >>> [(group.layers, group.units, group.left) for group in report.groups]
+        [(('conv1',), 8, ''), (('conv2',), 16, ''), (('classes',), 10, 'it is an output of the model')]
+    """
 
     look = GROUP_LASSO
 
@@ -57,12 +63,12 @@ def group_lasso(
         UnsupportedModelError: a subclassed model, or a layer that cannot be cloned.
 
     Example:
-        ```python
-        sparse, _ = kopt.prune.group_lasso(model, 1e-4)
-        sparse.compile("adam", "sparse_categorical_crossentropy")
-        sparse.fit(train, epochs=5)
-        smaller, report = kopt.prune.channels(sparse, target_macs=0.5)
-        ```
+        >>> sparse, report = kopt.prune.group_lasso(model, 1e-3)
+        >>> sparse.compile("adam", "sparse_categorical_crossentropy")
+        >>> history = sparse.fit(x_train, y_train, epochs=2, verbose=0)
+        >>> plain, after = kopt.prune.finalize(sparse)
+        >>> after.penalty < report.penalty
+        True
 
     Source: Wen et al., "Learning structured sparsity in deep neural networks", 2016, https://arxiv.org/abs/1608.03665;
     Yuan and Lin, 2006, for `sqrt(p)`; Liu et al., "Network slimming", 2017, https://arxiv.org/abs/1708.06519, for the

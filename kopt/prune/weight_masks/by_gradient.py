@@ -65,6 +65,11 @@ def gradient(
         DataError: the data does not fit the model, or is empty.
         NonFiniteError: a weight or a gradient is NaN or infinite.
 
+    Example:
+        >>> pruned, report = kopt.prune.gradient(model, (x_train, y_train), sparsity=0.5, measure="taylor")
+        >>> round(report.sparsity, 2)
+        0.5
+
     Source: Molchanov et al., "Pruning convolutional neural networks for resource efficient inference", 2017,
     https://arxiv.org/abs/1611.06440
     """

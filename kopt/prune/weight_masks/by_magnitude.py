@@ -29,7 +29,13 @@ _SPARSE = ("element", "block")
 
 @dataclasses.dataclass(frozen=True)
 class Magnitude(Shown, MagnitudePruning):
-    """What `magnitude` or `finalize` did, with ways to show it."""
+    """What `magnitude` or `finalize` did, with ways to show it.
+
+    Example:
+        >>> report = kopt.prune.magnitude(model, 0.75)[1]
+        >>> [(variable.path, variable.sparsity) for variable in report.variables]
+        [('conv1/kernel', 0.75), ('conv2/kernel', 0.75), ('classes/kernel', 0.75)]
+    """
 
     look = MAGNITUDE
 
@@ -89,14 +95,13 @@ def magnitude(
         NonFiniteError: a weight is NaN or infinite.
 
     Example:
-        ```python
-        steps = 10 * len(train)
-        schedule = kopt.prune.schedules.Polynomial(0.8, begin=1, end=int(0.7 * steps))
-        pruned, report = kopt.prune.magnitude(model, schedule)
-        pruned.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-        pruned.fit(train, epochs=10)
-        plain, report = kopt.prune.finalize(pruned)
-        ```
+        >>> schedule = kopt.prune.schedules.Polynomial(0.8, begin=1, end=32, frequency=4)  # counted in updates
+        >>> pruned, report = kopt.prune.magnitude(model, schedule, skip=["conv1"])
+        >>> pruned.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        >>> history = pruned.fit(x_train, y_train, epochs=3, verbose=0)
+        >>> plain, report = kopt.prune.finalize(pruned)
+        >>> [(variable.path, round(variable.sparsity, 2)) for variable in report.variables]
+        [('conv2/kernel', 0.8), ('classes/kernel', 0.8)]
 
     Source: Zhu and Gupta, 2017, https://arxiv.org/abs/1710.01878; tfmot's `prune_low_magnitude`.
     """

@@ -31,7 +31,13 @@ _HELD = 4
 
 @dataclasses.dataclass(frozen=True)
 class PostTraining(Shown, PostTrainingQuantization):
-    """What `post_training` did, with ways to show it."""
+    """What `post_training` did, with ways to show it.
+
+    Example:
+        >>> report = kopt.quantize.post_training(model, x_train, options=["equalize", "mse"])[1]
+        >>> [option.name for option in report.options if option.kept]
+        ['equalize', 'mse']
+    """
 
     look = POST_TRAINING
 
@@ -97,11 +103,10 @@ def post_training(
         UserWarning: there are fewer than 20 examples.
 
     Example:
-        ```python
-        copy, report = kopt.quantize.post_training(model, x_train)
-        print(report.table())
-        kopt.export.tflite(copy, "model.tflite", scheme="int8")
-        ```
+        >>> copy, report = kopt.quantize.post_training(model, x_train, options=["equalize", "mse"])
+        >>> made = kopt.export.tflite(copy, "int8.tflite", scheme="int8")  # no calibration
+        >>> kopt.measure.parity("int8.tflite", model, x_val).argmax_agreement > 0.95
+        True
 
     Source: Nagel et al., "A White Paper on Neural Network Quantization", 2021, section 3.
     """

@@ -41,7 +41,13 @@ _MOST_EXAMPLES = 64
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis(Shown, QuantizationDiagnosis):
-    """What `diagnose` found, with ways to show it."""
+    """What `diagnose` found, with ways to show it.
+
+    Example:
+        >>> found = kopt.quantize.diagnose(model, (x_train, y_train), samples=20)
+        >>> [(row.layer, row.type) for row in found.layers][:3]
+        [('image', 'InputLayer'), ('conv1', 'Conv2D'), ('conv2', 'Conv2D')]
+    """
 
     look = DIAGNOSIS
 
@@ -94,11 +100,10 @@ def diagnose(
         UnsupportedModelError: as `kopt.quantize.aware`.
 
     Example:
-        ```python
-        found = kopt.quantize.diagnose(model, (x_train, y_train))
-        print(found.table())
-        found.html("diagnosis.html")
-        ```
+        >>> found = kopt.quantize.diagnose(model, (x_train, y_train), samples=50)
+        >>> found.examples, found.agreement > 0.9
+        (50, True)
+        >>> path = found.html("diagnosis.html")
 
     Source: Nagel et al., "A White Paper on Neural Network Quantization", 2021, section 3.6 (debugging).
     """

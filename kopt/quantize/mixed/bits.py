@@ -29,7 +29,13 @@ from kopt.report.look import Shown
 
 @dataclasses.dataclass(frozen=True)
 class Bits(Shown, BitsPlan):
-    """What `bits` found, with ways to show it."""
+    """What `bits` found, with ways to show it.
+
+    Example:
+        >>> plan = kopt.quantize.bits(model, x_train, size=0.6, samples=20)
+        >>> sorted(set(plan.bits.values())), plan.size_bytes <= plan.budget_bytes
+        ([4, 8], True)
+    """
 
     look = BITS
 
@@ -68,10 +74,10 @@ def bits(
         UnsupportedModelError: as `kopt.quantize.aware`; a copy that it made is refused, too.
 
     Example:
-        ```python
-        plan = kopt.quantize.bits(model, x_train, size=0.6)
-        copy, _ = kopt.quantize.aware(model, bits=plan)
-        ```
+        >>> plan = kopt.quantize.bits(model, x_train, size=0.6)
+        >>> plan.bits
+        {'conv1': 8, 'conv2': 4, 'classes': 4}
+        >>> copy, report = kopt.quantize.aware(model, bits=plan)
 
     Source: Hubara et al., "Accurate Post Training Quantization With Small Calibration Sets", 2021, section 3.4.
     """

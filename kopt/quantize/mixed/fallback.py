@@ -32,7 +32,13 @@ from kopt.report.look import Shown
 
 @dataclasses.dataclass(frozen=True)
 class Fallback(Shown, FallbackPlan):
-    """What `fallback` found, with ways to show it."""
+    """What `fallback` found, with ways to show it.
+
+    Example:
+        >>> plan = kopt.quantize.fallback(model, x_train, least_db=20.0, samples=50)
+        >>> plan.within_budget, plan.layers  # all of this model can be integers
+        (True, ())
+    """
 
     look = FALLBACK
 
@@ -86,10 +92,9 @@ def fallback(
         OutputError: `path` cannot be written or exists.
 
     Example:
-        ```python
-        plan = kopt.quantize.fallback(model, x_train, "model.tflite", evaluate=(x_val, y_val), max_drop=0.005)
-        print(plan.table())
-        ```
+        >>> plan = kopt.quantize.fallback(model, x_train, "mixed.tflite", evaluate=(x_val, y_val), max_drop=0.02)
+        >>> plan.within_budget, plan.metric
+        (True, 'accuracy')
     """
     fallback_type(to)
     number("max_drop", max_drop, least=0.0, most=1.0)

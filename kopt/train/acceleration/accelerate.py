@@ -68,12 +68,10 @@ def accelerate(
         UnsupportedModelError: `model` overrides `train_step`, or is no Keras model.
 
     Example:
-        ```python
-        fast = kopt.train.accelerate(model, accumulate_steps=4)
-        fast.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-        fast.fit(x, y, epochs=10)
-        model.save("model.keras")                       # the same weights
-        ```
+        >>> fast = kopt.train.accelerate(model, accumulate_steps=4, global_clip_norm=1.0)
+        >>> history = fast.fit(x_train, y_train, batch_size=16, epochs=3, verbose=0)
+        >>> int(model.optimizer.iterations)  # 32 batches an epoch make 8 updates
+        24
     """
     config = StepConfig(
         accumulate_steps=accumulate_steps,
@@ -100,6 +98,13 @@ class AcceleratedModel(keras.Model):
         model: the user's own model.
         engine: runs the steps.
         checkpoint: where and how often `fit` saves; `None` does not.
+
+    Example:
+        >>> fast = kopt.train.accelerate(model)
+        >>> history = fast.fit(x_train, y_train, epochs=2, verbose=0)
+        >>> fast.report.steps_per_call >= 1, fast.model is model
+        (True, True)
+        >>> fast.save("trained.keras")  # a plain Keras file
     """
 
     def __init__(

@@ -44,6 +44,13 @@ class Checkpointing(Record):
         every_seconds: also save when so many seconds have passed; `None` does not. Not with several workers, whose
             clocks differ.
         keep: newest checkpoints that stay, at least 1.
+
+    Example:
+        >>> often = kopt.train.Checkpointing("checkpoints", every_steps=100, keep=3)
+        >>> fast = kopt.train.accelerate(model, checkpoint=often)
+        >>> history = fast.fit(x_train, y_train, epochs=2, verbose=0)  # started again after a kill, it goes on
+        >>> fast.checkpoint.every_steps
+        100
     """
 
     directory: str

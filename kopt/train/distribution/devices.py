@@ -31,6 +31,13 @@ def memory_growth(enable: bool = True) -> DeviceChange:
 
     Raises:
         ConfigError: TensorFlow was used already.
+
+    Example:
+        >>> try:
+        ...     print("memory:", kopt.train.memory_growth().effect)
+        ... except kopt.KoptError as error:  # a GPU is in use already: call it first in the program
+        ...     print("memory:", error)
+        memory: ...
     """
     gpus = tf.config.get_visible_devices("GPU")
     for gpu in gpus:
@@ -52,6 +59,13 @@ def memory_limit(limit_mb: int) -> DeviceChange:
 
     Raises:
         ConfigError: an impossible limit, or TensorFlow was used already.
+
+    Example:
+        >>> try:
+        ...     print("memory:", kopt.train.memory_limit(4096).effect)
+        ... except kopt.KoptError as error:  # a GPU is in use already: call it first in the program
+        ...     print("memory:", error)
+        memory: ...
     """
     _require_count(limit_mb, "limit_mb")
     gpus = tf.config.get_visible_devices("GPU")
@@ -70,6 +84,13 @@ def visible_devices(gpus: Sequence[int]) -> DeviceChange:
 
     Raises:
         ConfigError: an index that does not exist, or TensorFlow was used already.
+
+    Example:
+        >>> try:
+        ...     print("visible:", kopt.train.visible_devices([]).setting)  # the CPU alone
+        ... except kopt.KoptError as error:  # a GPU is in use already: call it first in the program
+        ...     print("visible:", error)
+        visible: ...
     """
     found = tf.config.list_physical_devices("GPU")
     wrong = [index for index in gpus if isinstance(index, bool) or index not in range(len(found))]
@@ -93,6 +114,12 @@ def logical_cpus(count: int) -> DeviceChange:
 
     Raises:
         ConfigError: an impossible count, or TensorFlow was used already.
+
+    Example:
+        >>> kopt.train.logical_cpus(2)  # before the first tensor, else
+        Traceback (most recent call last):
+            ...
+        kopt.core.errors.ConfigError: TensorFlow has been used in this process, ...
     """
     _require_count(count, "count")
     (cpu,) = tf.config.list_physical_devices("CPU")
@@ -112,6 +139,14 @@ def deterministic(seed: int = 0) -> DeviceChange:
 
     Raises:
         ConfigError: a seed out of range.
+
+    Example:
+        >>> import random
+        >>> change = kopt.train.deterministic(seed=7)  # first in the program
+        >>> first = random.random()
+        >>> change = kopt.train.deterministic(seed=7)
+        >>> random.random() == first
+        True
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ConfigError(f"`seed` must be a whole number in [0, 2**32). Received: {seed!r}.")

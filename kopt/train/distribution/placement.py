@@ -46,10 +46,10 @@ def place_layers(
         UnsupportedModelError: a subclassed model, or a layer that does not rebuild from its config.
 
     Example:
-        ```python
-        placed, report = kopt.train.place_layers(model, ["GPU:0", "GPU:1"])
-        placed.compile(kopt.train.placed_optimizer(keras.optimizers.Adam()), "mse")
-        ```
+        >>> kopt.train.place_layers(model, ["CPU:0", "CPU:1"])  # `kopt.train.logical_cpus(2)` makes two to try it
+        Traceback (most recent call last):
+            ...
+        kopt.core.errors.ConfigError: `devices`: 'CPU:1' does not exist. ...
     """
     view = GraphView.of(model)
     names = known_devices(devices)
@@ -81,6 +81,11 @@ def placed_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.
 
     Raises:
         ConfigError: the optimizer has state already.
+
+    Example:
+        >>> optimizer = kopt.train.placed_optimizer(keras.optimizers.Adam(0.5))
+        >>> optimizer.built, float(optimizer.learning_rate)
+        (False, 0.5)
     """
     if optimizer.built:
         raise ConfigError(

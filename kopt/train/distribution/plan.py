@@ -50,6 +50,14 @@ def plan_distribution(
         ConfigError: an unknown name, malformed TF_CONFIG, a device that does not exist, a strategy that devices or
             TF_CONFIG do not allow, or numbers that do not fit.
 
+    Example:
+        >>> machine = {"available": ["GPU:0", "GPU:1", "GPU:2", "GPU:3"], "tf_config": ""}  # by default, this one
+        >>> plan = kopt.train.plan_distribution(
+        ...     per_replica_batch_size=64, learning_rate=1e-3, scale_learning_rate="linear", **machine
+        ... )
+        >>> plan.strategy, plan.replicas, plan.global_batch_size, plan.scaled_learning_rate
+        ('mirrored', 4, 256, 0.004)
+
     Source:
         Linear: Goyal et al., "Accurate, large minibatch SGD", 2017. Square root: Krizhevsky, "One weird trick for
         parallelizing convolutional neural networks", 2014.

@@ -50,14 +50,12 @@ def strategy(
         WorkerLostError: not all workers appeared in time; names their addresses.
 
     Example:
-        ```python
-        plan = kopt.train.plan_distribution(per_replica_batch_size=64, learning_rate=1e-3, scale_learning_rate="linear")
-        print(plan)
-        with kopt.train.strategy(plan).scope():
-            model = build()
-            model.compile(keras.optimizers.Adam(plan.scaled_learning_rate), "mse")
-        model.fit(dataset.batch(plan.global_batch_size))
-        ```
+        >>> strategy = kopt.train.strategy("one_device", devices=["CPU:0"])
+        >>> with strategy.scope():
+        ...     replica = keras.models.clone_model(model)
+        ...     replica.compile("adam", "sparse_categorical_crossentropy")
+        >>> strategy.num_replicas_in_sync, replica.weights[0].value.device[-5:]
+        (1, 'CPU:0')
     """
     plan = name if isinstance(name, DistributionPlan) else plan_distribution(name, devices=devices)
     if isinstance(name, DistributionPlan) and devices is not None:
@@ -90,10 +88,11 @@ def watching(strategy: tf.distribute.Strategy) -> Iterator[None]:
         WorkerLostError: names the worker if TensorFlow knows it, and says how to go on.
 
     Example:
-        ```python
-        with kopt.train.watching(strategy):
-            model.fit(dataset, epochs=10, callbacks=[keras.callbacks.BackupAndRestore(f"backup/{worker}")])
-        ```
+        >>> strategy = kopt.train.strategy("one_device", devices=["CPU:0"])
+        >>> with kopt.train.watching(strategy):  # a worker that dies becomes a WorkerLostError
+        ...     y = strategy.run(lambda: model(x_val[:4]))
+        >>> y.shape
+        TensorShape([4, 10])
     """
     try:
         yield

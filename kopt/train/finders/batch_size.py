@@ -77,10 +77,9 @@ def find_batch_size(
         MeasurementError: on a CPU, not on Linux.
 
     Example:
-        ```python
-        found = kopt.train.find_batch_size(model, (x, y), objective="throughput")
-        model.fit(x, y, batch_size=found.chosen)
-        ```
+        >>> found = kopt.train.find_batch_size(model, (x_train, y_train), start=16, max_batch_size=64)
+        >>> [trial.batch_size for trial in found.trials], found.chosen
+        ([16, 32, 64], 64)
     """
     check_compiled(model)
     choice("mode", mode, ("bisect", "power"))

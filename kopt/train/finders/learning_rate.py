@@ -22,7 +22,23 @@ _LEAST_STEPS = 10
 
 @dataclasses.dataclass(frozen=True)
 class LearningRateRange(Shown, LearningRateCurve):
-    """What `find_learning_rate` found; `suggestion` is the rate to train with."""
+    """What `find_learning_rate` found; `suggestion` is the rate to train with.
+
+    Example:
+        >>> found = kopt.train.LearningRateRange(
+        ...     rates=(1e-4, 1e-3, 1e-2, 1e-1),
+        ...     losses=(2.3, 2.0, 0.9, 4.0),
+        ...     smoothed=(2.3, 1.9, 1.1, 3.6),
+        ...     steepest=1e-3,
+        ...     valley=1e-3,
+        ...     minimum=1e-3,
+        ...     stopped="diverged",
+        ...     passes=1,
+        ... )  # as `find_learning_rate` returns it
+        >>> found.suggestion == found.steepest
+        True
+        >>> path = found.plot("rates.svg")
+    """
 
     look = LEARNING_RATES
 
@@ -79,11 +95,13 @@ def find_learning_rate(
         NonFiniteError: the loss of the first step is NaN or infinite: no rate is to blame for that.
 
     Example:
-        ```python
-        found = kopt.train.find_learning_rate(model, dataset)
-        found.plot("rates.svg")
-        model.optimizer.learning_rate = found.suggestion
-        ```
+        >>> fresh, _ = kopt.restructure.reinitialize(model)
+        >>> fresh.compile("adam", "sparse_categorical_crossentropy")
+        >>> found = kopt.train.find_learning_rate(fresh, (x_train, y_train), min_rate=1e-5)
+        >>> 1e-4 < found.suggestion < 1
+        True
+        >>> path = found.plot("rates.svg")
+        >>> fresh.optimizer.learning_rate = found.suggestion
 
     References:
         Smith: Cyclical learning rates for training neural networks (arXiv:1506.01186), section 3.3.

@@ -56,9 +56,11 @@ def estimate_memory(
         UnsupportedModelError: a subclassed model without `data`.
 
     Example:
-        ```python
-        print(kopt.train.estimate_memory(model, 256).total_bytes / 2**30, "GiB")
-        ```
+        >>> needed = kopt.train.estimate_memory(model, 256)
+        >>> needed.weights_bytes == 4 * model.count_params()
+        True
+        >>> max(needed.layers, key=lambda layer: layer.activation_bytes).layer  # of the forward pass
+        'conv1'
     """
     whole("batch_size", batch_size)
     model = _inner(model)
@@ -93,6 +95,15 @@ def explain_out_of_memory(
 
     Returns:
         The error. If the step cannot be traced, it says why there is no estimate, and gives the remedies without.
+
+    Example:
+        >>> error = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        >>> print(kopt.train.explain_out_of_memory(error, model, 4096))
+        A training step of 'digits' with a batch of 4096 does not fit into memory (OOM when allocating tensor)...
+        - batch 2048 with `accumulate_steps=2`, which updates as before: about ... MiB
+        - batch 1024 with `accumulate_steps=4`, which updates as before: about ... MiB
+        - mixed precision, with activations of 16 bits: about ... MiB
+        ...
     """
     model = _inner(model)
     size = batch if isinstance(batch, int) else _examples(batch)

@@ -60,6 +60,13 @@ def measure_rematerialization(
     Raises:
         ConfigError, UnsupportedModelError: see `rematerialized`.
         MeasurementError: a process died or took more than half an hour, or a class cannot be imported in another one.
+
+    Example:
+        >>> report = kopt.train.measure_rematerialization(model, x_train[:64], blocks=["conv1..relu1"], steps=1)
+        >>> report.batch_size, report.plan.blocks[0].name
+        (64, 'conv1..relu1')
+        >>> report.memory_ratio, report.time_ratio  # doctest: +SKIP
+        (0.71, 1.28)
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ConfigError(f"`steps` must be a whole number of at least 1. Received: {steps!r}.")

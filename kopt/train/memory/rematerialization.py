@@ -45,10 +45,12 @@ def rematerialized(model: keras.Model, blocks: Blocks = "auto") -> "Rematerializ
         UnsupportedModelError: "auto" or a number for a subclassed model.
 
     Example:
-        >>> fast = kopt.train.rematerialized(model)
+        >>> lean = kopt.train.rematerialized(model, blocks=2)
         >>> with tf.GradientTape() as tape:
-        ...     loss = loss_fn(y, fast.forward(x))
-        >>> gradients = tape.gradient(loss, model.trainable_variables)
+        ...     loss = keras.losses.SparseCategoricalCrossentropy()(y_train, lean.forward(x_train))
+        >>> gradients = tape.gradient(loss, model.trainable_variables)  # those of plain training
+        >>> [block.name for block in lean.plan.blocks]
+        ['conv1..norm1']
 
     References:
         Chen, Xu, Zhang, Guestrin: Training deep nets with sublinear memory cost (arXiv:1604.06174).
@@ -86,6 +88,11 @@ class Rematerialized:
     Attributes:
         model: the user's model itself.
         plan: the blocks, with bytes by count.
+
+    Example:
+        >>> lean = kopt.train.rematerialized(model, blocks=["conv1..relu1"])
+        >>> lean.plan.blocks[0].name, lean.plan.blocks[0].recomputed_bytes  # for one example
+        ('conv1..relu1', 6144)
     """
 
     def __init__(

@@ -57,9 +57,9 @@ def to_precision(
             be float32; nothing at all could be changed.
 
     Example:
-        ```python
-        mixed, report = kopt.train.to_precision(model, "mixed_bfloat16", keep=["attention", keras.layers.Conv1D])
-        ```
+        >>> mixed, report = kopt.train.to_precision(model, "mixed_bfloat16")
+        >>> mixed.get_layer("conv2").compute_dtype, [action.layer for action in report.skipped]
+        ('bfloat16', ['classes'])
     """
     name = resolve_policy(policy)
     require_built(model)

@@ -31,11 +31,10 @@ def precision(policy: str) -> Iterator[keras.DTypePolicy]:
         ConfigError: an unknown policy.
 
     Example:
-        ```python
-        with kopt.train.precision("mixed_bfloat16"):
-            hidden, head = keras.layers.Dense(64), keras.layers.Dense(2, dtype="float32")
-            model = keras.Sequential([keras.Input((8,)), hidden, head])
-        ```
+        >>> with kopt.train.precision("mixed_bfloat16"):
+        ...     hidden = keras.layers.Dense(64)
+        >>> hidden.compute_dtype, keras.config.dtype_policy().name
+        ('bfloat16', 'float32')
     """
     name = resolve_policy(policy)
     before = keras.config.dtype_policy()
@@ -86,6 +85,12 @@ def choose_precision(hardware: Hardware | None = None) -> PrecisionChoice:
     Args:
         hardware: by default that of this process.
 
+    Example:
+        >>> from kopt.core.training_records import GpuInfo, Hardware
+        >>> old_gpu = Hardware(cpu="", cpu_flags=(), gpus=(GpuInfo("Tesla V100", (7, 0)),), tpus=0)
+        >>> kopt.train.choose_precision(old_gpu).policy
+        'mixed_float16'
+
     Source:
         NVIDIA, CUDA C++ programming guide, arithmetic instructions by compute capability; TensorFlow, guide "Mixed
         precision"; the CPU rule is measured.
@@ -122,6 +127,11 @@ def needs_loss_scaling(model: keras.layers.Layer) -> bool:
     Gradients below 6e-8 become zero in float16, so the loss must be scaled. Keras does so in `compile` only if the
     policy of the model itself is `"mixed_float16"`; layers with a policy of their own, and custom loops, need
     `scaled_optimizer`.
+
+    Example:
+        >>> half, _ = kopt.train.to_precision(model, "mixed_float16")
+        >>> kopt.train.needs_loss_scaling(model), kopt.train.needs_loss_scaling(half)
+        (False, True)
     """
     return any(layer.compute_dtype == "float16" for layer in flatten_layers(model))
 
@@ -137,9 +147,11 @@ def scaled_optimizer(model: keras.layers.Layer, optimizer: keras.optimizers.Opti
         optimizer: any Keras optimizer.
 
     Example:
-        ```python
-        model.compile(kopt.train.scaled_optimizer(model, keras.optimizers.Adam()), "mse")
-        ```
+        >>> half, _ = kopt.train.to_precision(model, "mixed_float16")
+        >>> type(kopt.train.scaled_optimizer(half, keras.optimizers.Adam())).__name__
+        'LossScaleOptimizer'
+        >>> type(kopt.train.scaled_optimizer(model, keras.optimizers.Adam())).__name__
+        'Adam'
 
     Source:
         Micikevicius et al., "Mixed precision training", ICLR 2018.

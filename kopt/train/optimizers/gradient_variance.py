@@ -49,8 +49,12 @@ def multipliers_from_gradient_variance(
         NonFiniteError: a gradient is NaN or infinite.
 
     Example:
-        >>> rates = multipliers_from_gradient_variance(model, dataset, loss="mse")
-        >>> model.compile(LearningRateMultipliers(keras.optimizers.SGD(0.1), rates), "mse")
+        >>> train = kopt.data.from_arrays(x_train, y_train, batch_size=32)
+        >>> rates = kopt.train.multipliers_from_gradient_variance(model, train, batches=8)
+        >>> all(0.1 <= row.multiplier <= 10 for row in rates.rows)
+        True
+        >>> sgd = kopt.train.LearningRateMultipliers(keras.optimizers.SGD(0.1), rates)
+        >>> model.compile(sgd, "sparse_categorical_crossentropy")
     """
     whole("batches", batches, least=2)
     power = number("power", power, least=0.0, most=1.0)

@@ -46,8 +46,13 @@ class LearningRateMultipliers(OptimizerWrapper):
         ConfigError: a multiplier is negative or no number, or, when the optimizer is built, a name is in no path.
 
     Example:
+        >>> before = model.get_layer("conv1").get_weights()[0]
         >>> adam = keras.optimizers.Adam(1e-3)
-        >>> model.compile(LearningRateMultipliers(adam, {"stem*": 0.1, "head": 10.0}), "mse")
+        >>> slow = kopt.train.LearningRateMultipliers(adam, {"conv1": 0.0, "conv2": 0.1})
+        >>> model.compile(slow, "sparse_categorical_crossentropy")
+        >>> history = model.fit(x_train, y_train, verbose=0)
+        >>> bool(np.all(model.get_layer("conv1").get_weights()[0] == before))  # a multiplier of 0 freezes
+        True
     """
 
     def __init__(
@@ -119,8 +124,10 @@ def layer_multipliers(model: keras.Model, rules: Rules) -> LayerMultipliers:
         ConfigError: a rule applies to nothing, or a multiplier is negative or no number.
 
     Example:
-        >>> rates = layer_multipliers(model, {keras.layers.Conv2D: 0.1, "head": 2.0})
-        >>> model.compile(LearningRateMultipliers("adam", rates), "mse")
+        >>> rates = kopt.train.layer_multipliers(model, {keras.layers.BatchNormalization: 0.0, "classes": 2.0})
+        >>> {row.variable: row.multiplier for row in rates.rows if row.multiplier != 1}
+        {'norm1/gamma': 0.0, 'norm1/beta': 0.0, 'classes/kernel': 2.0, 'classes/bias': 2.0}
+        >>> optimizer = kopt.train.LearningRateMultipliers("adam", rates)
     """
     variables = model.trainable_variables
     if not variables:

@@ -69,7 +69,10 @@ class ReduceOnPlateau(keras.callbacks.Callback):
             epoch: the logs have no such name.
 
     Example:
-        >>> model.fit(x, y, validation_split=0.1, callbacks=[ReduceOnPlateau(patience=3)])
+        >>> reduce = kopt.train.callbacks.ReduceOnPlateau(patience=1, min_delta=10.0)  # nothing improves by 10
+        >>> history = model.fit(x_train, y_train, validation_split=0.1, epochs=3, callbacks=[reduce], verbose=0)
+        >>> round(float(model.optimizer.learning_rate), 5)  # halved twice
+        0.00075
     """
 
     def __init__(
@@ -180,7 +183,9 @@ def early_stopping(preset: str = "balanced", *, monitor: str = "val_loss", **set
         ConfigError: an unknown preset or setting.
 
     Example:
-        >>> model.fit(x, y, validation_split=0.1, epochs=200, callbacks=[early_stopping("patient", patience=50)])
+        >>> stop = kopt.train.callbacks.early_stopping("patient", patience=50)
+        >>> stop.patience, stop.restore_best_weights
+        (50, True)
     """
     chosen = _PRESETS[choice("preset", preset, tuple(_PRESETS))]
     known = ("patience", "min_delta", "mode", "baseline", "restore_best_weights", "start_from_epoch", "verbose")

@@ -58,7 +58,11 @@ class GradientWarmup(OptimizerWrapper):
         ConfigError: a setting is out of range.
 
     Example:
-        >>> model.compile(GradientWarmup(keras.optimizers.Adam(1e-3)), "mse")
+        >>> optimizer = kopt.train.GradientWarmup(keras.optimizers.Adam(1e-3), start=0.01)
+        >>> model.compile(optimizer, "sparse_categorical_crossentropy")
+        >>> history = model.fit(x_train, y_train, epochs=2, verbose=0)
+        >>> 1e-5 < float(optimizer.effective_learning_rate) <= 1e-3
+        True
 
     Source: the noise scale is that of S. McCandlish et al., "An empirical model of large-batch training", 2018; growing
     with the agreement of successive gradients is that of L. Almeida et al., "Parameter adaptation in stochastic
@@ -161,8 +165,13 @@ class ScaledLearningRate(OptimizerWrapper):
         ConfigError: a setting is out of range.
 
     Example:
-        >>> model.compile(ScaledLearningRate(keras.optimizers.Adam(schedules.Warmup(1e-3, 500))), "mse")
-        >>> model.fit(x, y, validation_split=0.1, callbacks=[callbacks.ReduceOnPlateau()])
+        >>> rate = kopt.train.schedules.Warmup(1e-3, 500)
+        >>> optimizer = kopt.train.ScaledLearningRate(keras.optimizers.Adam(rate))
+        >>> model.compile(optimizer, "sparse_categorical_crossentropy")
+        >>> reduce = kopt.train.callbacks.ReduceOnPlateau(patience=1, min_delta=10.0)  # nothing improves by 10
+        >>> history = model.fit(x_train, y_train, validation_split=0.1, epochs=3, callbacks=[reduce], verbose=0)
+        >>> float(optimizer.scale)
+        0.25
     """
 
     def __init__(self, inner_optimizer: Any, *, scale: float = 1.0, name: str | None = None):

@@ -65,6 +65,15 @@ def check_inputs(
         NonFiniteError: NaN or infinity in inputs, targets or weights.
         ConfigError: a setting below 1, a data set that never ends, a number of steps a call that nothing guarantees,
             or `from_logits` against the last layer.
+
+    Example:
+        >>> checked = kopt.train.check_inputs(model, x_train[:32], y_train[:32])
+        >>> checked.examples, checked.notes
+        (32, ())
+        >>> kopt.train.check_inputs(model, x_train[:32], y_train[:32] + 1)
+        Traceback (most recent call last):
+            ...
+        kopt.core.errors.DataError: Targets must lie in [0, 10). ...
     """
     _check_settings(accumulate_steps, batch_size, steps_per_execution, steps_per_epoch)
     notes = _epoch_notes(batches, steps_per_epoch, steps_per_execution, accumulate_steps, dataset)

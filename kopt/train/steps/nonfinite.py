@@ -49,8 +49,10 @@ def locate_nonfinite(
         InputError: the model is not built.
 
     Example:
-        >>> print(kopt.train.locate_nonfinite(model, x, y))
-        The output of layer 'log' (Log) has 3 NaN and 0 infinite of 96 float32 numbers, the first at index (0, 2). ...
+        >>> x = x_train[:8].copy()
+        >>> x[2, 0, 0] = np.nan
+        >>> print(kopt.train.locate_nonfinite(model, x, y_train[:8]))
+        The batch (input) has 1 NaN and 0 infinite of 512 float32 numbers, the first at index (2, 0, 0, 0). ...
     """
     require_built(model)
     if compute_loss is None and not model.compiled:

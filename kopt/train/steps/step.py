@@ -69,14 +69,13 @@ def make_train_step(
         UnsupportedModelError: `model` is no Keras model or overrides `train_step`.
 
     Example:
-        ```python
-        step = kopt.train.make_train_step(model, "adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-        for epoch in range(10):
-            step.reset_metrics()
-            for x, y in dataset:
-                logs = step(x, y)
-            print(float(logs["loss"]))
-        ```
+        >>> step = kopt.train.make_train_step(model, "adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        >>> for epoch in range(2):
+        ...     step.reset_metrics()
+        ...     for x, y in kopt.data.from_arrays(x_train, y_train, batch_size=64):
+        ...         logs = step(x, y)
+        >>> sorted(logs)
+        ['accuracy', 'loss']
     """
     config = StepConfig(
         accumulate_steps=accumulate_steps,
@@ -104,6 +103,12 @@ class TrainStep:
         model: the model that is trained.
         optimizer: the one that trains it, perhaps inside a `LossScaleOptimizer`.
         notes: what is worth knowing about the first batch and no reason to stop; see `check_inputs`.
+
+    Example:
+        >>> step = kopt.train.make_train_step(model, "adam", "sparse_categorical_crossentropy")
+        >>> logs = step.run(kopt.data.from_arrays(x_train, y_train, batch_size=32), steps=16)
+        >>> sorted(logs), int(step.optimizer.iterations), int(step.skipped_steps)
+        (['loss'], 16, 0)
     """
 
     def __init__(self, carrier: "_Carrier", config: StepConfig, class_weight: Any, remat: Any):

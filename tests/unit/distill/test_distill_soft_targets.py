@@ -155,6 +155,7 @@ def test_the_hard_loss(focusing, smoothing):
     np.testing.assert_allclose(
         loss(np.eye(4)[labels], STUDENT), FocalSmoothed(focusing, smoothing)(labels[:, None], q), rtol=1e-4
     )
+    assert float(loss(np.eye(4)[labels].tolist(), STUDENT.tolist())) == pytest.approx(expected.mean(), rel=1e-5)
     error = gradient_error(
         lambda logits: soft_targets.focal_smoothed(
             tf.constant(labels), logits, focusing=focusing, smoothing=smoothing, form="values"

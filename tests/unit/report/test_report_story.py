@@ -11,7 +11,8 @@ from kopt.core.budget_records import Budget
 from kopt.core.cost_records import LayerCost, ModelProfile
 from kopt.core.errors import ConfigError
 from kopt.core.judgement_records import ClassChange, Shortfall
-from kopt.core.records import Candidate, OptimizationResult
+from kopt.core.search_records import Decision
+from kopt.core.technique_records import AwareConfig, ChannelsConfig, Step
 from kopt.report.bottleneck import bottleneck
 from kopt.report.shortfalls import demands, shortfall_text
 
@@ -123,44 +124,28 @@ def test_the_demands_and_what_is_missed_in_words():
     assert shortfall_text(Shortfall("latency_ms<=1", 1, None, 0.1), budget) == "misses latency_ms<=1: is not known"
 
 
-@dataclasses.dataclass(frozen=True)
-class Trained(Candidate):
-    steps: tuple[str, ...] = ()
-    why: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Look:
-    name: str
-    why: str
-    kept: bool
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Searched(OptimizationResult):
-    decisions: tuple[Look, ...] = ()
-
-
-def extended(record, kind, **more):
-    return kind(**{**{field.name: getattr(record, field.name) for field in dataclasses.fields(record)}, **more})
-
-
 def test_a_step_shows_what_it_was_made_by_and_why(judged):
-    trained = extended(judged.best, Trained, why="half of the time is in conv_5.", steps=("prune 50%", "int8"))
-    looks = (Look("channels-0.5", "", True, "loses 0.2 points"), Look("channels-0.2", "", False, "loses 9 points"))
-    result = extended(dataclasses.replace(judged, candidates=(trained,)), Searched, decisions=looks)
+    steps = (Step("channels", ChannelsConfig(keep=0.5)), Step("aware", AwareConfig(epochs=1)))
+    trained = dataclasses.replace(judged.best, why="half of the time is in conv_5.", steps=steps)
+    looks = (
+        Decision("channels-0.5", "", 0.9, 0.002, True, "loses 0.2 points"),
+        Decision("channels-0.2", "", 0.8, 0.09, False, "loses 9 points"),
+    )
+    result = dataclasses.replace(judged, candidates=(trained,), decisions=looks)
     told = report.story(result)
     (step,) = told.steps
-    assert (step.how, step.why, step.kind) == ("prune 50%, then int8", "half of the time is in conv_5.", "best")
+    assert (step.how, step.why, step.kind) == ("channels-0.5, then aware-1", "half of the time is in conv_5.", "best")
     assert step.found == "fastest inside the budget"
     assert [(look.name, look.found, look.kind) for look in told.looks] == [
         ("channels-0.5", "loses 0.2 points", "looked"), ("channels-0.2", "loses 9 points", "dropped"),
     ]  # fmt: skip
     page, text = texts(report.html(result)), report.markdown(result)
-    assert "int8 (prune 50%, then int8) Tried because half of the time is in conv_5. best fastest" in page
+    assert "int8 (channels-0.5, then aware-1) Tried because half of the time is in conv_5. best fastest" in page
     assert "channels-0.2 dropped loses 9 points" in page
-    assert "1. **best**, `int8` (prune 50%, then int8): Tried because half of the time is in conv\\_5. fastest" in text
+    assert (
+        "1. **best**, `int8` (channels-0.5, then aware-1): Tried because half of the time is in conv\\_5. fastest"
+        in text
+    )
     assert "2. dropped, `channels-0.2`: loses 9 points" in text
 
 

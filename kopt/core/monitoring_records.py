@@ -38,6 +38,11 @@ class AlertRule(Record):
         threshold: in the unit of the metric.
         window_s: seconds back that the metric is worked out over.
         for_s: seconds that it has to hold before the alert fires.
+
+    Example:
+        >>> rule = kopt.serve.AlertRule("slow", "latency_p99_ms", "above", 50.0, window_s=60.0, for_s=120.0)
+        >>> rule.threshold
+        50.0
     """
 
     name: str
@@ -59,7 +64,13 @@ class AlertRule(Record):
 
 @dataclasses.dataclass(frozen=True)
 class AlertRules(Record):
-    """Rules as they lie in a JSON file; no two have one name."""
+    """Rules as they lie in a JSON file; no two have one name.
+
+    Example:
+        >>> rules = kopt.serve.AlertRules((kopt.serve.AlertRule("errors", "error_share", "above", 0.01),))
+        >>> kopt.serve.AlertRules.from_json(rules.to_json()) == rules
+        True
+    """
 
     rules: tuple[AlertRule, ...]
 
@@ -106,6 +117,13 @@ class Monitoring(Record):
         score: `"accuracy"`, or `"absolute error"` of outputs that are no classes.
         every_s: seconds between two looks at drift and rules.
         rules: see `AlertRule`.
+
+    Example:
+        >>> rule = kopt.serve.AlertRule("drift", "drifted_inputs", "above", 0)
+        >>> watched = kopt.serve.Monitoring(log="serve.jsonl", sample=0.1, rules=(rule,))
+        >>> with kopt.serve.Server("model.tflite", port=0, monitoring=watched, log=str) as server:
+        ...     server.name
+        'model'
     """
 
     log: str | None = None
@@ -142,6 +160,10 @@ class Traffic(Record):
         shadow: label of a version that gets copies and whose answers are compared, not returned. It takes its time
             from the same processor.
         shadow_share: share of requests that are copied.
+
+    Example:
+        >>> kopt.serve.Traffic(main="stable", canary="next", canary_share=0.1).canary
+        'next'
     """
 
     main: str | None = None

@@ -10,7 +10,14 @@ from kopt.report.columns import Column, FittedTable
 
 
 def decisions_table(result: OptimizationResult) -> RenderableType:
-    """Return the models that were looked at, in order, then what was not tried and why the search ended."""
+    """Return the models that were looked at, in order, then what was not tried and why the search ended.
+
+    Example:
+        >>> from rich.console import Console
+        >>> Console(width=100).print(kopt.report.decisions_table(result))
+        <BLANKLINE>
+        Everything that was proposed was tried.
+    """
     metric = result.budget.metric
     columns = (
         Column[Decision]("Looked at", lambda one: f"{'>' if one.kept else ' '} {one.name}", is_number=False),

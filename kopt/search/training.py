@@ -30,10 +30,19 @@ class Training(Record):
         ConfigError: a value is out of range.
 
     Example:
-        ```python
-        training = kopt.Training(epochs=8, augment=kopt.data.Augmentation(flip="horizontal", crop=2))
-        result = kopt.optimize(model, (x, y), (x_val, y_val), training=training, workdir="run")
-        ```
+        >>> training = kopt.Training(epochs=1)
+        >>> result = kopt.optimize(
+        ...     model,
+        ...     (x_train, y_train),
+        ...     (x_val, y_val),
+        ...     techniques=("channels", "tflite-int8"),
+        ...     training=training,
+        ...     trials=2,
+        ...     workdir="run",
+        ...     progress=None,
+        ... )
+        >>> result.ended
+        '2 trials were made, all that `trials` allows.'
     """
 
     epochs: int = 4

@@ -50,9 +50,9 @@ def write_profile(
         OutputError: the profile cannot be written.
 
     Example:
-        ```python
-        kopt.serve.write_profile("models/digits", (x_val, y_val), labelled=True)
-        ```
+        >>> profile = kopt.serve.write_profile("model.tflite", (x_val, y_val), labelled=True)
+        >>> profile.examples, profile.score_name
+        (269, 'accuracy')
     """
     choice("score", score, SCORES)
     artefact = _artefact(Path(model), version)

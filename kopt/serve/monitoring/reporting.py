@@ -36,7 +36,16 @@ _LATEST, _UNSURE = 500, 100
 
 @dataclasses.dataclass(frozen=True)
 class MonitoringResult(Shown, MonitoringReport):
-    """What `monitoring_report` found, with ways to show it."""
+    """What `monitoring_report` found, with ways to show it.
+
+    Example:
+        >>> watched = kopt.serve.Monitoring(log="serve.jsonl")
+        >>> with kopt.serve.Server("model.tflite", port=0, monitoring=watched, log=str) as server:
+        ...     with kopt.serve.Client(server.url, server.name) as client:
+        ...         scores = client.predict(x_val[:64])
+        >>> kopt.serve.monitoring_report("serve.jsonl").html("serve.html").name
+        'serve.html'
+    """
 
     look = MONITORING
 
@@ -72,12 +81,17 @@ def monitoring_report(
         ConfigError: an impossible setting.
 
     Example:
-        ```python
-        report = kopt.serve.monitoring_report("serve.jsonl")
-        for advice in report.advice:
-            if advice.kind == "retrain":
-                x, y = kopt.serve.logged_examples("serve.jsonl", advice.examples)
-        ```
+        >>> watched = kopt.serve.Monitoring(log="serve.jsonl")
+        >>> with kopt.serve.Server("model.tflite", port=0, monitoring=watched, log=str) as server:
+        ...     with kopt.serve.Client(server.url, server.name) as client:
+        ...         scores = client.predict(x_val[:64], request_id="monday")
+        ...         taken = client.label("monday", y_val[:64])
+        >>> report = kopt.serve.monitoring_report("serve.jsonl")
+        >>> report.statuses, report.damaged
+        ({'200': 1}, 0)
+        >>> for advice in report.advice:
+        ...     if advice.kind == "retrain":
+        ...         x, y = kopt.serve.logged_examples("serve.jsonl", advice.examples)
     """
     choice("score", score, SCORES)
     path = Path(log)
@@ -127,6 +141,16 @@ def logged_examples(
     Raises:
         LoadError: there is no log.
         DataError: none of the examples is in it.
+
+    Example:
+        >>> watched = kopt.serve.Monitoring(log="serve.jsonl")
+        >>> with kopt.serve.Server("model.tflite", port=0, monitoring=watched, log=str) as server:
+        ...     with kopt.serve.Client(server.url, server.name) as client:
+        ...         scores = client.predict(x_val[:64], request_id="monday")
+        ...         taken = client.label("monday", y_val[:64])
+        >>> x, y = kopt.serve.logged_examples("serve.jsonl")
+        >>> x.shape, y.shape
+        ((64, 8, 8, 1), (64,))
     """
     path = Path(log)
     labels = Log(path, length=LEAST_EXAMPLES, score=SCORES[0]).labels
@@ -169,6 +193,16 @@ def compare_versions(
         ConfigError: there is no such version.
         DataError: the log has no labelled example with its inputs.
         KoptError: see `kopt.measure.ab_test`.
+
+    Example:
+        >>> bundles = [kopt.serve.bundle(model, "models/digits") for _ in range(2)]
+        >>> watched = kopt.serve.Monitoring(log="serve.jsonl")
+        >>> with kopt.serve.Server("models/digits", port=0, monitoring=watched, log=str) as server:
+        ...     with kopt.serve.Client(server.url, server.name) as client:
+        ...         scores = client.predict(x_val[:64], request_id="monday")
+        ...         taken = client.label("monday", y_val[:64])
+        >>> kopt.serve.compare_versions("serve.jsonl", "models/digits", 1, 2).verdict
+        'undecided'
     """
     paths = [Path(models) / str(version) for version in (a, b)]
     for path in paths:

@@ -287,8 +287,8 @@ CATALOG: dict[str, Technique] = {
 """The techniques and the ways to ship that `kopt.optimize` tries, by the names that `techniques=` takes.
 
 Example:
-    >>> kopt.search.CATALOG["channels"].space["keep"]
-    (0.75, 0.5, 0.35, 0.25)
+    >>> kopt.search.CATALOG["channels"].space[0]
+    Setting(name='keep', choices=(0.75, 0.5, 0.35, 0.25))
     >>> kopt.search.CATALOG["channels"].step(keep=0.5).label
     'channels-0.5'
 """

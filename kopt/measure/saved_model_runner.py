@@ -52,9 +52,9 @@ def open_saved_model(path: Path) -> Any:
     """
     try:
         return tf.saved_model.load(str(path))
-    # IndexError is how TensorFlow's checkpoint reader says that a file ends too early; of names and types in a damaged
-    # graph it thinks that they are there and fit.
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, tf.errors.OpError) as error:
+    # IndexError is how TensorFlow's checkpoint reader says that a file ends too early, RuntimeError how TensorFlow says
+    # that it does not know an operation; of names and types in a damaged graph it thinks that they are there and fit.
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, tf.errors.OpError) as error:
         raise LoadError(
             f"{path} is not a SavedModel that TensorFlow {tf.__version__} can open ({error}). Export or copy it again."
         ) from error

@@ -28,7 +28,7 @@ def digits():
 
 
 def test_a_smaller_model_inside_the_budget(digits, tmp_path):
-    """Two points of 269 examples: 5 examples. Without 3/8 of the channels about 0.4 of the weights are left."""
+    """Five points of 269 examples: 13 examples. Without 3/8 of the channels about 0.4 of the weights are left."""
     model = demo.train_or_load(digits, tmp_path / "digits.keras")
     result = kopt.optimize(
         model,
@@ -36,14 +36,14 @@ def test_a_smaller_model_inside_the_budget(digits, tmp_path):
         digits.validation,
         workdir=tmp_path / "run",
         techniques=("channels", "aware", "post_training", "tflite-float32", "tflite-int8"),
-        budget=kopt.Budget(0.02, "size"),
+        budget=kopt.Budget(0.05, "size"),
         training=kopt.Training(epochs=8),
         progress=None,
     )
     files = {one.name: one for one in result.candidates}
     best = result.best
     assert best.steps[0].technique == "channels"
-    assert best.drop <= 0.02 + 1e-6
+    assert best.drop <= 0.05 + 1e-6
     assert files["tflite-float32"].artifact.size_bytes > 2.5 * best.artifact.size_bytes
     predicted = measure.load(best.artifact.path).predict(digits.validation.x).argmax(axis=1)
     assert best.evaluation.metrics["accuracy"] == pytest.approx(np.mean(predicted == digits.validation.y))

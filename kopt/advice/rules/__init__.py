@@ -1,6 +1,6 @@
 """The table of rules: what can be wrong, in the order of the troubleshooting page. Never TensorFlow."""
 
-from kopt.advice.rules import convergence, numerics, resources, shipping, speed_of_training
+from kopt.advice.rules import convergence, numerics, redundancy, resources, shipping, speed_of_training
 from kopt.advice.rules.row import Found, Rule
 from kopt.core.advice_records import AREAS
 
@@ -12,6 +12,7 @@ RULES: tuple[Rule, ...] = tuple(
             *convergence.RULES,
             *numerics.RULES,
             *shipping.RULES,
+            *redundancy.RULES,
         ),
         key=lambda rule: AREAS.index(rule.area),
     )

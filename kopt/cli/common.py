@@ -129,6 +129,6 @@ def show_run(result: Any, options: argparse.Namespace, table: RenderableType, he
         show_text(result.to_json())
     else:
         show(table)
-        notes = "".join(f"{note}\n" for note in (*result.notes, kopt.report.test_text(result)) if note)
+        notes = "".join(f"{note}\n" for note in (*result.notes, kopt.report.held_out_text(result)) if note)
         show_text(f"\n{headline}\n{notes}Report: {path}")
     return 0 if result.best_name is not None else 1

@@ -16,7 +16,7 @@ from kopt.report.run_comparison import comparison_table
 from kopt.report.run_directory import read_result, write_report, write_story
 from kopt.report.safekeeping import backup_table, verification_table
 from kopt.report.statistics import wilson_interval
-from kopt.report.story import story, test_text
+from kopt.report.story import held_out_text, story
 from kopt.report.tables import (
     artifact_table,
     candidates_table,
@@ -42,6 +42,7 @@ __all__ = [
     "decisions_table",
     "full_profile_table",
     "headline",
+    "held_out_text",
     "html",
     "json_text",
     "make_progress",
@@ -52,7 +53,6 @@ __all__ = [
     "profile_html",
     "read_result",
     "story",
-    "test_text",
     "verification_table",
     "wilson_interval",
     "write_report",

@@ -110,7 +110,7 @@ def story(result: OptimizationResult) -> Story:
         changes=changes(result, chosen) if chosen else (),
         classes=tuple(classes[:_MOST_CLASSES]),
         hidden_classes=max(0, len(classes) - _MOST_CLASSES),
-        test=test_text(result),
+        test=held_out_text(result),
         card=model_card(result, chosen) if chosen else (),
         commands=_commands(result, chosen),
     )
@@ -158,11 +158,11 @@ def _look(decision: Decision) -> Step:
     return Step(decision.name, "", decision.why, decision.reason, "looked" if decision.kept else "dropped")
 
 
-def test_text(result: OptimizationResult) -> str:
+def held_out_text(result: OptimizationResult) -> str:
     """Return what the untouched examples showed, in a sentence; empty if there were none.
 
     Example:
-        >>> kopt.report.test_text(result)  # no untouched examples were given
+        >>> kopt.report.held_out_text(result)  # no untouched examples were given
         ''
     """
     test = result.test

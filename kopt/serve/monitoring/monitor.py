@@ -6,7 +6,6 @@ it. What the thread has no time for is counted and left out.
 
 import collections
 import concurrent.futures
-import contextlib
 import logging
 import secrets
 import threading
@@ -303,8 +302,10 @@ class Monitor:
         self._scored(answer.version, scores)
         shadow = self._shadows.pop(item.id, None)
         if shadow is not None:
-            with contextlib.suppress(DataError):  # labels fit the one that answered, not of need its shadow
+            try:
                 self._scored(shadow.version, predictions.label_scores(shadow.output, item.labels, self._settings.score))
+            except DataError:  # labels fit the one that answered, not of need its shadow
+                self._metrics.count("kopt_labels_total", outcome="unfit for the shadow")
         self._metrics.count("kopt_labels_total", outcome="taken")
         is_class = self._settings.score == "accuracy"
         labels = predictions.class_numbers(answer.output, item.labels) if is_class else np.asarray(item.labels)

@@ -6,8 +6,8 @@ from kopt.core.errors import ConfigError
 from kopt.core.recipe_records import Recipe
 from kopt.core.records import ExportConfig
 from kopt.core.technique_records import ChannelsConfig, MagnitudeConfig, RecoverConfig, Step
-from kopt.search.catalog import CATALOG, select, transforms, ways
-from kopt.search.recipes import needs, why_illegal
+from kopt.search.techniques.catalog import CATALOG, select, transforms, ways
+from kopt.search.techniques.recipes import needs, why_illegal
 
 INT8, FLOAT = ExportConfig("tflite", "int8"), ExportConfig("tflite", "float32")
 

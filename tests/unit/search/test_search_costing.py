@@ -12,8 +12,8 @@ from kopt.core.errors import MeasurementError
 from kopt.core.quantities import improvement, joint, to_minimize, value_of
 from kopt.core.records import Latency
 from kopt.measure import Work
-from kopt.search.costing import Costs, batch_sizes, reference_sizes, with_memory, work_of
-from kopt.search.trials import Trials
+from kopt.search.judging.costing import Costs, batch_sizes, reference_sizes, with_memory, work_of
+from kopt.search.trials.records import Trials
 
 LAYERS = (
     LayerCost("a", "Dense", (None, 4), 100, 700, 1400, 400, 40, 80, read_weight_bytes=400),

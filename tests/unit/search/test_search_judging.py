@@ -5,8 +5,8 @@ from scipy import stats
 from kopt.core.budget_records import Budget
 from kopt.measure.paired_power import fractions_needed
 from kopt.report.statistics import paired_interval
-from kopt.search.judging import class_changes, judge, own_interval, position
-from kopt.search.outcomes import Outcomes, left_out_values, load, save
+from kopt.search.judging.judgement import class_changes, judge, own_interval, position
+from kopt.search.judging.outcomes import Outcomes, left_out_values, load, save
 
 
 def answers(right, examples):

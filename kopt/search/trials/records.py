@@ -25,9 +25,9 @@ from kopt.core.recipe_records import Recipe
 from kopt.core.records import Candidate, Evaluation, Measurement
 from kopt.core.serialization import Record
 from kopt.export.manifest import require_intact
-from kopt.search.catalog import TRAINING
-from kopt.search.made import LOG, RECIPE
-from kopt.search.recipes import needs
+from kopt.search.techniques.catalog import TRAINING
+from kopt.search.techniques.recipes import needs
+from kopt.search.trials.made import LOG, RECIPE
 
 # Names of directories stay readable and within what file systems take.
 _LONGEST_NAME = 120

@@ -3,7 +3,7 @@
 from kopt.core.recipe_records import Recipe, ship_name
 from kopt.core.records import ExportConfig
 from kopt.core.technique_records import AwareConfig, PostTrainingConfig, Step
-from kopt.search.catalog import CATALOG, Technique
+from kopt.search.techniques.catalog import CATALOG, Technique
 
 
 def why_illegal(recipe: Recipe) -> str:

@@ -1,4 +1,4 @@
-"""The child process in which the steps of a trial run: `python -m kopt.search.trial_worker JOB`.
+"""The child process in which the steps of a trial run: `python -m kopt.search.trials.worker JOB`.
 
 Whatever a step does to the process, run out of memory or crash the interpreter, costs the search one candidate. Every
 step begins from the file of the one before, with seeds set anew, so that what it makes does not depend on which
@@ -19,9 +19,9 @@ import keras
 
 from kopt.core.files import atomic_path, atomic_write, sha256
 from kopt.graph import fingerprint, load_model
-from kopt.search import supplies
-from kopt.search.catalog import CATALOG
-from kopt.search.made import FAILURE, RECORD, Job, MadeModel
+from kopt.search.techniques.catalog import CATALOG
+from kopt.search.trials import supplies
+from kopt.search.trials.made import FAILURE, RECORD, Job, MadeModel
 from kopt.train import deterministic
 
 # The system ends this process before the search where memory runs out.

@@ -4,13 +4,13 @@ import dataclasses
 
 from kopt.core.recipe_records import Recipe, steps_name
 from kopt.core.technique_records import Step
-from kopt.search.bench import Bench
-from kopt.search.catalog import CATALOG
-from kopt.search.climbing import Climbed, climb
-from kopt.search.halving import inside
-from kopt.search.limits import RunEnded
 from kopt.search.plan import INT8, Plan
-from kopt.search.proposals import Ladder, compressible, exact, ladders
+from kopt.search.proposing.climbing import Climbed, climb
+from kopt.search.proposing.halving import inside
+from kopt.search.proposing.proposals import Ladder, compressible, exact, ladders
+from kopt.search.techniques.catalog import CATALOG
+from kopt.search.trials.bench import Bench
+from kopt.search.trials.limits import RunEnded
 
 # Files are made of this many of the strengths inside the budget: the strongest may lose too much in integers.
 _SHIPPED = 2

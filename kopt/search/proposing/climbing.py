@@ -3,12 +3,12 @@
 import dataclasses
 from typing import Any
 
-from kopt.search.bench import Bench, Look
-from kopt.search.catalog import CATALOG
-from kopt.search.halving import Scored, between, halved, hopeless, inside
-from kopt.search.limits import RunEnded
-from kopt.search.proposals import Ladder
+from kopt.search.proposing.halving import Scored, between, halved, hopeless, inside
+from kopt.search.proposing.proposals import Ladder
+from kopt.search.techniques.catalog import CATALOG
 from kopt.search.training import Training
+from kopt.search.trials.bench import Bench, Look
+from kopt.search.trials.limits import RunEnded
 
 # Strengths nearer than this are not told apart, and one bisection is one training.
 _GAP, _BISECTIONS = 0.05, 2

@@ -10,7 +10,7 @@ from kopt import data as kopt_data
 from kopt import measure
 from kopt.core.budget_records import AGREEMENT, Budget
 from kopt.core.errors import ConfigError, InputError, UnsupportedModelError
-from kopt.search.examining import Examiner, agreement_budget, output_of
+from kopt.search.judging.examining import Examiner, agreement_budget, output_of
 
 _FEW = 8
 NO_LABELS = (

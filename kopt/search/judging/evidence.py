@@ -8,11 +8,11 @@ from kopt.core.budget_records import Budget
 from kopt.core.errors import LoadError
 from kopt.core.judgement_records import Judgement
 from kopt.core.records import Artifact, Candidate, Evaluation
-from kopt.search import outcomes
-from kopt.search.examining import Examiner
-from kopt.search.judging import judge
-from kopt.search.judging_data import check_reachable
-from kopt.search.trials import Trials
+from kopt.search.judging import outcomes
+from kopt.search.judging.examining import Examiner
+from kopt.search.judging.examples import check_reachable
+from kopt.search.judging.judgement import judge
+from kopt.search.trials.records import Trials
 
 
 def baseline_evaluation(examiner: Examiner, trials: Trials, budget: Budget) -> Evaluation:

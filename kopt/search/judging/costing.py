@@ -16,8 +16,8 @@ from kopt.core.errors import LoadError, MeasurementError
 from kopt.core.files import gzip_bytes, scratch_directory, size_bytes
 from kopt.core.records import Artifact, Candidate, Measurement
 from kopt.core.schemes import get_scheme
-from kopt.search.examining import BASELINE, Examiner
-from kopt.search.trials import Trials
+from kopt.search.judging.examining import BASELINE, Examiner
+from kopt.search.trials.records import Trials
 
 # What takes more than timing single calls, and is measured of all candidates only where the budget asks.
 EXTRA_COSTS = ("throughput_per_s", "peak_memory_bytes", "millijoules")

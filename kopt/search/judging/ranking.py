@@ -13,8 +13,8 @@ from kopt.core.budget_records import QUANTITY_OF, Budget
 from kopt.core.judgement_records import Shortfall
 from kopt.core.quantities import improvement, joint, to_minimize, value_of
 from kopt.core.records import Candidate
-from kopt.search.judging import TOLERANCE
-from kopt.search.verdicts import verdict
+from kopt.search.judging.judgement import TOLERANCE
+from kopt.search.judging.verdicts import verdict
 
 # See `kopt.measure.ab_inference`: what two loads of one file differ by.
 _LOADS_DIFFER = 0.02

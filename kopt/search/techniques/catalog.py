@@ -8,8 +8,7 @@ from kopt.core.errors import ConfigError, nearest
 from kopt.core.records import ExportConfig
 from kopt.core.schemes import SCHEMES
 from kopt.core.technique_records import CONFIGS, Step, TechniqueConfig
-from kopt.search import stages
-from kopt.search.techniques import pruning, restructuring, training
+from kopt.search.techniques import pruning, restructuring, stages, training
 from kopt.search.techniques.outcome import Outcome
 
 TRAINING, CALIBRATION, LABELS, TEACHER = NEEDS = ("training data", "calibration", "labels", "teacher")

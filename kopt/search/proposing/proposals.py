@@ -7,8 +7,8 @@ from typing import Any
 from kopt.core.recipe_records import Recipe
 from kopt.core.records import ExportConfig
 from kopt.core.technique_records import Step
-from kopt.search.catalog import CATALOG
-from kopt.search.facts import Facts, Share
+from kopt.search.proposing.facts import Facts, Share
+from kopt.search.techniques.catalog import CATALOG
 
 # A technique that reaches less of the model than this is not worth a training.
 _LEAST_SHARE = 0.2

@@ -10,7 +10,7 @@ from kopt.core.budget_records import Budget
 from kopt.core.judgement_records import ClassChange, Ends, Judgement
 from kopt.measure.paired import fractions_interval, jackknife_interval, t_interval
 from kopt.report.statistics import wilson_interval
-from kopt.search.outcomes import Outcomes
+from kopt.search.judging.outcomes import Outcomes
 
 # A drop that equals the budget is inside it; Keras computes its metrics in float32.
 TOLERANCE = 1e-6

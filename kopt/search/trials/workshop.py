@@ -21,9 +21,9 @@ from kopt.core.errors import ConfigError
 from kopt.core.files import atomic_write, remove_leftovers, sha256, writing_to
 from kopt.core.recipe_records import steps_name
 from kopt.core.technique_records import Step
-from kopt.search.catalog import TRAINING
-from kopt.search.made import FAILURE, LOG, RECIPE, RECORD, Job, MadeModel
-from kopt.search.recipes import needs
+from kopt.search.techniques.catalog import TRAINING
+from kopt.search.techniques.recipes import needs
+from kopt.search.trials.made import FAILURE, LOG, RECIPE, RECORD, Job, MadeModel
 
 _TAIL_LINES = 15
 # TensorFlow 2.21 with oneDNN corrupts its memory in the training of some convolutions of 8 channels, which kills the
@@ -82,7 +82,7 @@ class Workshop:
         lessons: Mapping[str, str],
         *,
         trial_seconds: float | None = None,
-        command: tuple[str, ...] = (sys.executable, "-m", "kopt.search.trial_worker"),
+        command: tuple[str, ...] = (sys.executable, "-m", "kopt.search.trials.worker"),
     ):
         self._workdir, self._supplies, self._command = workdir, supplies, command
         self._identity, self.lessons = dict(identity), dict(lessons)

@@ -12,10 +12,10 @@ from kopt.core.recipe_records import Recipe, steps_name
 from kopt.core.records import Budget, Candidate
 from kopt.core.search_records import Decision
 from kopt.core.technique_records import Step
-from kopt.search.limits import Limits, RunEnded
-from kopt.search.recipes import why_illegal
-from kopt.search.trials import Trials
-from kopt.search.workshop import Made, NotMade, Workshop
+from kopt.search.techniques.recipes import why_illegal
+from kopt.search.trials.limits import Limits, RunEnded
+from kopt.search.trials.records import Trials
+from kopt.search.trials.workshop import Made, NotMade, Workshop
 
 
 class Judge(Protocol):

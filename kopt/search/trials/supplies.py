@@ -15,10 +15,10 @@ from kopt.core.serialization import Record
 from kopt.data import Split
 from kopt.graph import load_model
 from kopt.graph.internals import inner_layers
-from kopt.search import examples
 from kopt.search.lessons import Lessons
+from kopt.search.techniques.work import Work
 from kopt.search.training import Training
-from kopt.search.work import Work
+from kopt.search.trials import examples
 
 _MODEL, _TERMS = "model.keras", "terms.json"
 _CALIBRATION, _TRAIN, _HELD = "calibration", "train", "held"

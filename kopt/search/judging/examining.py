@@ -12,7 +12,7 @@ from kopt.core.errors import ConfigError
 from kopt.core.records import Evaluation, Parity
 from kopt.data.splits import class_ids
 from kopt.measure.accuracy import predicted_labels
-from kopt.search.outcomes import Outcomes, left_out_values
+from kopt.search.judging.outcomes import Outcomes, left_out_values
 
 BASELINE = "baseline"
 _MOST_CLASSES = 1000

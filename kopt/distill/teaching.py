@@ -6,8 +6,8 @@ from typing import Any
 import keras
 
 from kopt import measure, profile
-from kopt.core.distillation_records import TeachingReport
 from kopt.core.progress import Progress, Silent
+from kopt.core.records.changes.distillation import TeachingReport
 from kopt.core.settings import choice, number, whole
 from kopt.distill.model import DistillationModel
 from kopt.distill.teachers import KerasTeacher

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from kopt.core.errors import ConfigError, KoptError, LoadError, OutputError
 from kopt.core.files import atomic_path, check_output, sha256, writing_to
-from kopt.core.records import Artifact, FileHash
-from kopt.core.safekeeping_records import BackupCopy, BackupReport, CopyContent
+from kopt.core.records.artifacts import Artifact, FileHash
+from kopt.core.records.shipping.safekeeping import BackupCopy, BackupReport, CopyContent
 from kopt.core.settings import whole
 from kopt.export.copy_places import CONTENT, Place, open_place
 from kopt.export.manifest import require_intact, require_reference

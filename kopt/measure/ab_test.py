@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from kopt.core.ab_records import ABTest
 from kopt.core.errors import ConfigError, DataError
+from kopt.core.records.search.ab_test import ABTest
 from kopt.core.settings import number
 from kopt.measure import paired_power
 from kopt.measure.ab_inference import Finding, Settings, doubts, of_answers, of_rounds, of_scores, verdict

@@ -12,8 +12,8 @@ import keras
 from kopt.core.environment import machine
 from kopt.core.errors import ConfigError, KoptError, nearest
 from kopt.core.files import atomic_write
-from kopt.core.full_profile_records import PARTS, FullProfile
 from kopt.core.progress import Progress, Silent
+from kopt.core.records.profiles.full import PARTS, FullProfile
 from kopt.graph import require_built
 from kopt.profile.cost.profile import model as cost
 from kopt.profile.cost.roofline import roofline

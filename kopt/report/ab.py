@@ -6,7 +6,7 @@ import math
 from matplotlib.figure import Figure
 from rich.console import RenderableType
 
-from kopt.core.ab_records import ABTest
+from kopt.core.records.search.ab_test import ABTest
 from kopt.report import formats
 from kopt.report.columns import Column, FittedTable
 from kopt.report.look import Look

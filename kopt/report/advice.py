@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kopt.core.advice_records import AdviceItem, ModelAdvice
 from kopt.core.errors import InputError
+from kopt.core.records.search.advice import AdviceItem, ModelAdvice
 from kopt.report import formats
 from kopt.report.bars import draw_bars
 from kopt.report.columns import Column, FittedTable

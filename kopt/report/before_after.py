@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Iterator
 
-from kopt.core.judgement_records import Ends, Judgement
-from kopt.core.quantities import smallest_batch
-from kopt.core.records import Energy, OptimizationResult
+from kopt.core.records.candidates import OptimizationResult
+from kopt.core.records.measurements import Energy
+from kopt.core.records.search.judgement import Ends, Judgement
+from kopt.core.records.search.quantities import smallest_batch
 from kopt.report import formats
 from kopt.report.rows import Row, baseline_row
 

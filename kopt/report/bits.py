@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 from rich.console import RenderableType
 
-from kopt.core.bits_records import BitsPlan, LayerBits
+from kopt.core.records.changes.bits import BitsPlan, LayerBits
 from kopt.report import formats
 from kopt.report.bars import draw_bars
 from kopt.report.columns import Column

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from kopt.core.cost_records import LayerCost, ModelProfile
+from kopt.core.records.profiles.cost import LayerCost, ModelProfile
 from kopt.report import formats
 
 # A layer that has this share of a cost is named; more than three are no bottleneck.

@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kopt.core.channel_pruning_records import ChannelPruningReport, LatencyProbe, PrunedGroup
 from kopt.core.errors import InputError
+from kopt.core.records.changes.channel_pruning import ChannelPruningReport, LatencyProbe, PrunedGroup
 from kopt.core.settings import whole
 from kopt.report import formats
 from kopt.report.bars import draw_bars

@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kopt.core.clustering_records import ClusteredVariable, WeightClustering
+from kopt.core.records.changes.clustering import ClusteredVariable, WeightClustering
 from kopt.report import formats
 from kopt.report.bars import shares_figure
 from kopt.report.columns import Column

@@ -3,11 +3,12 @@
 import os
 from collections.abc import Iterator
 
-from kopt.core.budget_records import Budget
 from kopt.core.errors import ConfigError
-from kopt.core.quantities import smallest_batch
-from kopt.core.records import Artifact, Candidate, OptimizationResult
-from kopt.core.run_comparison_records import CandidateChange, RunComparison, RunDifference
+from kopt.core.records.artifacts import Artifact
+from kopt.core.records.candidates import Candidate, OptimizationResult
+from kopt.core.records.search.budget import Budget
+from kopt.core.records.search.quantities import smallest_batch
+from kopt.core.records.search.run_comparison import CandidateChange, RunComparison, RunDifference
 from kopt.report.rows import size_reference
 from kopt.report.run_directory import read_result
 from kopt.report.shortfalls import demands, objective_text

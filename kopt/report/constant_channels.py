@@ -3,8 +3,8 @@
 from matplotlib.figure import Figure
 from rich.console import RenderableType
 
-from kopt.core.constant_channel_records import ConstantChannels, ConstantChannelsReport
 from kopt.core.errors import InputError
+from kopt.core.records.changes.constant_channels import ConstantChannels, ConstantChannelsReport
 from kopt.report import formats
 from kopt.report.bars import draw_bars
 from kopt.report.columns import Column, FittedTable

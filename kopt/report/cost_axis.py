@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from kopt.core.budget_records import Budget
-from kopt.core.quantities import value_of
+from kopt.core.records.search.budget import Budget
+from kopt.core.records.search.quantities import value_of
 from kopt.report import formats
 from kopt.report.rows import Row
 

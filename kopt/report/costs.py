@@ -5,9 +5,9 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 from rich.console import RenderableType
 
-from kopt.core.cost_records import LayerCost, ModelProfile
 from kopt.core.errors import ConfigError, InputError, nearest
-from kopt.core.finder_records import MemoryEstimate
+from kopt.core.records.profiles.cost import LayerCost, ModelProfile
+from kopt.core.records.training.finders import MemoryEstimate
 from kopt.report import formats
 from kopt.report.bars import draw_bars
 from kopt.report.columns import Column

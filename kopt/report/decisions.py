@@ -3,8 +3,8 @@
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kopt.core.records import OptimizationResult
-from kopt.core.search_records import Decision
+from kopt.core.records.candidates import OptimizationResult
+from kopt.core.records.search.decisions import Decision
 from kopt.report import formats
 from kopt.report.columns import Column, FittedTable
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kopt.core.diagnosis_records import ExampleError, LayerDiagnosis, QuantizationDiagnosis
+from kopt.core.records.changes.quantization_diagnosis import ExampleError, LayerDiagnosis, QuantizationDiagnosis
 from kopt.report import formats
 from kopt.report.columns import Column
 from kopt.report.html_tables import html_of

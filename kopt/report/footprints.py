@@ -6,7 +6,7 @@ from collections.abc import Callable
 from rich.console import RenderableType
 from rich.text import Text
 
-from kopt.core.footprint_records import Footprint, Footprints
+from kopt.core.records.changes.footprint import Footprint, Footprints
 from kopt.report import formats
 from kopt.report.columns import Column, FittedTable
 

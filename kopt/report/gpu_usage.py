@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 from rich.console import RenderableType
 
-from kopt.core.runtime_records import GpuCounters, GpuUsage
+from kopt.core.records.profiles.runtime import GpuCounters, GpuUsage
 from kopt.report import formats
 from kopt.report.columns import Column, FittedTable
 from kopt.report.look import Look

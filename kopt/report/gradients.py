@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from kopt.core.errors import ConfigError, nearest
-from kopt.core.gradient_records import GradientProfile, VariableGradient, Verdict
+from kopt.core.records.profiles.gradients import GradientProfile, VariableGradient, Verdict
 from kopt.report import formats
 from kopt.report.columns import Column
 from kopt.report.look import Look

@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 from rich.console import RenderableType
 
 from kopt.core.errors import InputError
-from kopt.core.group_lasso_records import GroupLassoReport, PenalizedGroup
+from kopt.core.records.changes.group_lasso import GroupLassoReport, PenalizedGroup
 from kopt.report import formats
 from kopt.report.bars import draw_bars
 from kopt.report.columns import Column, FittedTable

@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 from rich.console import RenderableType
 
-from kopt.core.iterative_pruning_records import IterativePruningReport, PruningRound
+from kopt.core.records.changes.iterative_pruning import IterativePruningReport, PruningRound
 from kopt.core.settings import whole
 from kopt.report import formats
 from kopt.report.columns import Column, FittedTable

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 from rich.console import RenderableType
 
-from kopt.core.finder_records import LearningRateCurve
+from kopt.core.records.training.finders import LearningRateCurve
 from kopt.report import formats
 from kopt.report.columns import Column, FittedTable
 from kopt.report.look import Look

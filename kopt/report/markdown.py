@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from kopt.core.records import OptimizationResult
+from kopt.core.records.candidates import OptimizationResult
 from kopt.report import formats
 from kopt.report.cost_axis import cost_axis
 from kopt.report.rows import Row, baseline_row, candidate_rows

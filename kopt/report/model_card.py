@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from kopt.core.records import OptimizationResult
+from kopt.core.records.candidates import OptimizationResult
 from kopt.report import formats, outcome
 from kopt.report.before_after import drop_text, with_ends
 from kopt.report.rows import Row

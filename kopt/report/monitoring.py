@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kopt.core.drift_records import FeatureDrift
-from kopt.core.monitoring_records import Advice, Alert, Comparison, MonitoringReport, VersionUse
+from kopt.core.records.shipping.drift import FeatureDrift
+from kopt.core.records.shipping.monitoring import Advice, Alert, Comparison, MonitoringReport, VersionUse
 from kopt.report import formats
 from kopt.report.ab import conclusion
 from kopt.report.bars import draw_bars

@@ -1,6 +1,6 @@
 """The outcome of a run in words."""
 
-from kopt.core.records import OptimizationResult
+from kopt.core.records.candidates import OptimizationResult
 from kopt.report import formats
 from kopt.report.rows import Row, baseline_row, candidate_rows, size_reference
 from kopt.report.shortfalls import demands, shortfall_text

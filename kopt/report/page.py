@@ -4,8 +4,8 @@ import dataclasses
 
 from markupsafe import Markup
 
-from kopt.core.cost_records import ModelProfile
-from kopt.core.records import OptimizationResult
+from kopt.core.records.candidates import OptimizationResult
+from kopt.core.records.profiles.cost import ModelProfile
 from kopt.report import formats, outcome, plots
 from kopt.report.cost_axis import cost_axis
 from kopt.report.costs import COSTS, hidden_layers

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.console import RenderableType
 
-from kopt.core.parameter_changes import (
+from kopt.core.records.profiles.parameter_changes import (
     ParameterComparison,
     ShapeDifference,
     StatisticsChange,

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import RenderableType
 
-from kopt.core.parameter_layers import LayerParameters, PooledStatistics, layers_of
-from kopt.core.parameter_records import ParameterProfile, ValueStatistics, VariableParameters
+from kopt.core.records.profiles.parameter_layers import LayerParameters, PooledStatistics, layers_of
+from kopt.core.records.profiles.parameters import ParameterProfile, ValueStatistics, VariableParameters
 from kopt.core.settings import choice
 from kopt.report import formats
 from kopt.report.columns import Column

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kopt.core.data_records import PipelineDiagnosis, StageTime
+from kopt.core.records.training.data import PipelineDiagnosis, StageTime
 from kopt.report import formats
 from kopt.report.columns import Column, FittedTable
 from kopt.report.look import Look

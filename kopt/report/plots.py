@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from kopt.core.errors import ConfigError, InputError
-from kopt.core.records import OptimizationResult
+from kopt.core.records.candidates import OptimizationResult
 from kopt.report import formats, scatter
 from kopt.report.bars import draw_bars
 from kopt.report.cost_axis import cost_axis

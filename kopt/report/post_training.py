@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kopt.core.post_training_records import PostTrainingQuantization, TriedOption
+from kopt.core.records.changes.post_training import PostTrainingQuantization, TriedOption
 from kopt.report import formats
 from kopt.report.bars import draw_bars
 from kopt.report.columns import Column, FittedTable

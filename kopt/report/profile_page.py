@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from kopt.core.errors import InputError
-from kopt.core.full_profile_records import FullProfile
+from kopt.core.records.profiles.full import FullProfile
 from kopt.report import formats
 from kopt.report.costs import COSTS
 from kopt.report.gradients import GRADIENTS

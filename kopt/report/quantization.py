@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kopt.core.quantize_records import Quantization, QuantizedKernel
+from kopt.core.records.changes.aware_training import Quantization, QuantizedKernel
 from kopt.report import formats
 from kopt.report.bars import draw_bars
 from kopt.report.columns import Column

@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 from rich.console import RenderableType
 
-from kopt.core.recovery_records import RecoveryReport, RecoveryStage
+from kopt.core.records.changes.recovery import RecoveryReport, RecoveryStage
 from kopt.core.settings import whole
 from kopt.report import formats
 from kopt.report.bars import draw_bars

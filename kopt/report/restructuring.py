@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 from rich.console import RenderableType
 
-from kopt.core.restructure_records import RestructuredLayer, RestructureReport
+from kopt.core.records.changes.restructuring import RestructuredLayer, RestructureReport
 from kopt.report import formats
 from kopt.report.bars import draw_bars
 from kopt.report.columns import Column

@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from rich.console import RenderableType
 
-from kopt.core.cost_records import LayerIntensity, RooflineProfile
+from kopt.core.records.profiles.cost import LayerIntensity, RooflineProfile
 from kopt.report import formats
 from kopt.report.columns import Column
 from kopt.report.look import Look

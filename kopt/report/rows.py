@@ -3,8 +3,10 @@
 import dataclasses
 import math
 
-from kopt.core.quantities import joint, smallest_batch
-from kopt.core.records import Budget, Candidate, Energy, Evaluation, Latency, OptimizationResult
+from kopt.core.records.candidates import Candidate, OptimizationResult
+from kopt.core.records.measurements import Energy, Evaluation, Latency
+from kopt.core.records.search.budget import Budget
+from kopt.core.records.search.quantities import joint, smallest_batch
 from kopt.report.formats import is_counted
 from kopt.report.statistics import Interval, paired_interval, unpaired_interval, wilson_interval
 

@@ -3,7 +3,7 @@
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kopt.core.run_comparison_records import CandidateChange, RunComparison
+from kopt.core.records.search.run_comparison import CandidateChange, RunComparison
 from kopt.report import formats
 from kopt.report.columns import Column, FittedTable
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kopt.core.errors import ConfigError, InputError, LoadError
 from kopt.core.files import atomic_write, check_output
-from kopt.core.records import OptimizationResult
+from kopt.core.records.candidates import OptimizationResult
 from kopt.report.markdown import markdown
 from kopt.report.page import html
 from kopt.report.plots import pareto_plot

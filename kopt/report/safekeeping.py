@@ -2,7 +2,7 @@
 
 from rich.console import RenderableType
 
-from kopt.core.safekeeping_records import BackupCopy, BackupReport, Verdict, Verification
+from kopt.core.records.shipping.safekeeping import BackupCopy, BackupReport, Verdict, Verification
 from kopt.report.columns import Column, FittedTable
 
 _MARKS = {"ok": "ok", "failed": "FAILED", "absent": "-", "good": "good", "damaged": "DAMAGED"}

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from kopt.core.records import OptimizationResult
+from kopt.core.records.candidates import OptimizationResult
 from kopt.report import formats
 from kopt.report.cost_axis import CostAxis, cost_axis
 from kopt.report.labels import Box, place_labels

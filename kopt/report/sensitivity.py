@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kopt.core.sensitivity_records import (
+from kopt.core.records.profiles.sensitivity import (
     LayerSensitivity,
     Perturbation,
     SensitivityProfile,

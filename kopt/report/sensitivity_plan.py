@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kopt.core.sensitivity_plan_records import JointMeasurement, LayerAllowance, SensitivityPlan
+from kopt.core.records.profiles.sensitivity_plan import JointMeasurement, LayerAllowance, SensitivityPlan
 from kopt.core.settings import choice, whole
 from kopt.report import formats
 from kopt.report.columns import Column, FittedTable

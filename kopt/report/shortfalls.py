@@ -1,7 +1,7 @@
 """The demands of a budget in words, and what a candidate misses of them."""
 
-from kopt.core.budget_records import Budget
-from kopt.core.judgement_records import Shortfall
+from kopt.core.records.search.budget import Budget
+from kopt.core.records.search.judgement import Shortfall
 from kopt.report import formats
 
 

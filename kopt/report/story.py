@@ -4,9 +4,9 @@ import dataclasses
 import shlex
 from pathlib import Path
 
-from kopt.core.judgement_records import ClassChange
-from kopt.core.records import Candidate, OptimizationResult
-from kopt.core.search_records import Decision
+from kopt.core.records.candidates import Candidate, OptimizationResult
+from kopt.core.records.search.decisions import Decision
+from kopt.core.records.search.judgement import ClassChange
 from kopt.report import formats, outcome
 from kopt.report.before_after import Change, changes, drop_text, with_ends
 from kopt.report.bottleneck import bottleneck

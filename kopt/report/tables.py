@@ -7,14 +7,10 @@ from collections.abc import Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kopt.core.records import (
-    Artifact,
-    Check,
-    Measurement,
-    OperatorCount,
-    OptimizationResult,
-    TensorInfo,
-)
+from kopt.core.records.artifacts import Artifact, OperatorCount, TensorInfo
+from kopt.core.records.candidates import OptimizationResult
+from kopt.core.records.checks import Check
+from kopt.core.records.measurements import Measurement
 from kopt.core.serialization import Record
 from kopt.report import formats
 from kopt.report.columns import Column, FittedTable

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kopt.core.distillation_records import TeachingReport
+from kopt.core.records.changes.distillation import TeachingReport
 from kopt.report import formats
 from kopt.report.columns import Column, FittedTable
 from kopt.report.look import Look

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.console import RenderableType
 
-from kopt.core.runtime_records import TFLiteOpProfile, TFLiteOpTime
+from kopt.core.records.profiles.runtime import TFLiteOpProfile, TFLiteOpTime
 from kopt.report import formats
 from kopt.report.columns import Column, FittedTable
 from kopt.report.look import Look

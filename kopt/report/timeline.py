@@ -9,7 +9,7 @@ from matplotlib.patches import Patch
 from rich.console import RenderableType
 
 from kopt.core.errors import InputError
-from kopt.core.time_records import OpProfile, ThreadTimeline
+from kopt.core.records.profiles.time import OpProfile, ThreadTimeline
 from kopt.report import formats
 from kopt.report.columns import Column, FittedTable
 from kopt.report.look import Look

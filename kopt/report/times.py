@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from rich.console import RenderableType
 from rich.text import Text
 
-from kopt.core.time_records import LayerTime, LayerTimes, OpProfile, OpTime
+from kopt.core.records.profiles.time import LayerTime, LayerTimes, OpProfile, OpTime
 from kopt.report import formats
 from kopt.report.columns import Column, FittedTable
 from kopt.report.look import Look

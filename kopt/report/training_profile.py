@@ -6,8 +6,8 @@ from matplotlib.ticker import LogFormatter
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kopt.core.gradient_records import VariableGradient
-from kopt.core.training_profile_records import TrainingTrends
+from kopt.core.records.profiles.gradients import VariableGradient
+from kopt.core.records.profiles.training import TrainingTrends
 from kopt.report import formats
 from kopt.report.columns import Column
 from kopt.report.look import Look

@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 from rich.console import RenderableType
 
-from kopt.core.restructure_records import LayerVariance, ReinitializationReport
+from kopt.core.records.changes.restructuring import LayerVariance, ReinitializationReport
 from kopt.report import formats
 from kopt.report.columns import Column
 from kopt.report.look import Look

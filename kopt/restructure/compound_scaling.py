@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from kopt.core.errors import ConfigError, InputError
-from kopt.core.restructure_records import ScalingReport
+from kopt.core.records.changes.restructuring import ScalingReport
 from kopt.core.settings import number, whole
 from kopt.graph import require_built
 from kopt.report.look import Shown

@@ -14,15 +14,17 @@ import numpy as np
 from kopt import data as kopt_data
 from kopt import export, measure
 from kopt.advice import Advice, from_run
-from kopt.core.budget_records import Budget
 from kopt.core.environment import machine
 from kopt.core.errors import ConfigError, OutputError
 from kopt.core.files import check_output, sha256
 from kopt.core.progress import Progress, Silent
 from kopt.core.randomness import preserved_random_state
-from kopt.core.recipe_records import Recipe
-from kopt.core.records import Artifact, Candidate, ExportConfig, Measurement, OptimizationResult
-from kopt.core.search_records import Decision
+from kopt.core.records.artifacts import Artifact
+from kopt.core.records.candidates import Candidate, ExportConfig, OptimizationResult
+from kopt.core.records.measurements import Measurement
+from kopt.core.records.search.budget import Budget
+from kopt.core.records.search.decisions import Decision
+from kopt.core.records.search.recipes import Recipe
 from kopt.graph import fingerprint
 from kopt.measure.runner import check_positive
 from kopt.profile import model as profile_model

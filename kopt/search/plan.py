@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from kopt.core.records import Budget
+from kopt.core.records.search.budget import Budget
 from kopt.search.proposing.facts import Facts
 from kopt.search.techniques.catalog import CALIBRATION, TRAINING, Technique, select, transforms, ways
 from kopt.search.training import Training

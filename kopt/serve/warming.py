@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from kopt.core.errors import ParityError
 from kopt.core.optional import require
-from kopt.core.records import TensorInfo
-from kopt.core.serving_records import SignatureInfo
+from kopt.core.records.artifacts import TensorInfo
+from kopt.core.records.shipping.serving import SignatureInfo
 from kopt.measure.feeding import take
 from kopt.measure.saved_model_runner import open_saved_model
 from kopt.serve.endpoints import IMAGE_BYTES, IMAGES

@@ -7,9 +7,9 @@ import pytest
 import zoo
 
 from kopt import export, measure
-from kopt.core.recipe_records import Recipe, ship_name
-from kopt.core.records import ExportConfig
-from kopt.core.technique_records import CONFIGS, Step
+from kopt.core.records.candidates import ExportConfig
+from kopt.core.records.search.recipes import Recipe, ship_name
+from kopt.core.records.search.techniques import CONFIGS, Step
 from kopt.data import Split
 from kopt.graph import fingerprint, load_model
 from kopt.search.techniques import stages

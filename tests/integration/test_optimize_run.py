@@ -13,7 +13,7 @@ import pytest
 
 import kopt
 from kopt import data, measure
-from kopt.core.records import Candidate, OptimizationResult
+from kopt.core.records.candidates import Candidate, OptimizationResult
 from kopt.search import demo
 
 pytestmark = pytest.mark.slow

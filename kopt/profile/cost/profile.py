@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 import keras
 
-from kopt.core.cost_records import LayerCost, ModelProfile
 from kopt.core.errors import ConfigError, nearest
+from kopt.core.records.profiles.cost import LayerCost, ModelProfile
 from kopt.core.settings import whole
 from kopt.data import calibration
 from kopt.graph import GraphView, layer_paths, require_built, signature

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from kopt.core.errors import DataError, UnsupportedModelError
-from kopt.core.gradient_records import GradientProfile, GradientThresholds, VariableGradient
+from kopt.core.records.profiles.gradients import GradientProfile, GradientThresholds, VariableGradient
 from kopt.core.settings import whole
 from kopt.graph import OwnedVariable, owned_variables, require_built
 from kopt.graph.internals import declared_trainable

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 
 from kopt.core.errors import ConfigError, UnsupportedModelError
-from kopt.core.sensitivity_plan_records import SensitivityPlan
-from kopt.core.sensitivity_records import LayerRank, Perturbation, SensitivityProfile
+from kopt.core.records.profiles.sensitivity import LayerRank, Perturbation, SensitivityProfile
+from kopt.core.records.profiles.sensitivity_plan import SensitivityPlan
 from kopt.core.settings import number
 from kopt.graph import fingerprint
 from kopt.profile.layer_sensitivity.joint import JointRuns

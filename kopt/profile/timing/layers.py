@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from kopt.core.time_records import LayerTime, LayerTimes, OpProfile, OpTime
+from kopt.core.records.profiles.time import LayerTime, LayerTimes, OpProfile, OpTime
 from kopt.graph import layer_paths
 from kopt.graph.internals import flatten_layers, inner_layers
 from kopt.profile.tensorboard import InTensorBoard

@@ -13,8 +13,8 @@ import tensorflow as tf
 from kopt.core.environment import machine
 from kopt.core.errors import ConfigError
 from kopt.core.files import atomic_write
+from kopt.core.records.profiles.time import OpProfile, OpTime, ThreadTimeline
 from kopt.core.settings import whole
-from kopt.core.time_records import OpProfile, OpTime, ThreadTimeline
 from kopt.profile.tensorboard import InTensorBoard
 from kopt.profile.timing.attribution import Attribution, attribute
 from kopt.profile.timing.chrome import chrome_trace

@@ -16,7 +16,7 @@ import numpy as np
 
 from kopt.core.errors import ConfigError, MeasurementError
 from kopt.core.files import scratch_directory
-from kopt.core.runtime_records import TFLiteOpProfile, TFLiteOpTime
+from kopt.core.records.profiles.runtime import TFLiteOpProfile, TFLiteOpTime
 from kopt.core.settings import number, whole
 from kopt.measure import Runner, load
 from kopt.measure.feeding import Arrays

@@ -11,15 +11,15 @@ from threadpoolctl import threadpool_limits
 
 from kopt.core.blocks import is_number
 from kopt.core.environment import machine
-from kopt.core.parameter_layers import LayerParameters, layers_of
-from kopt.core.parameter_records import (
+from kopt.core.progress import Progress, Silent
+from kopt.core.records.profiles.parameter_layers import LayerParameters, layers_of
+from kopt.core.records.profiles.parameters import (
     DEFAULT_PERCENTILES,
     EffectiveRank,
     ParameterProfile,
     ParameterSettings,
     VariableParameters,
 )
-from kopt.core.progress import Progress, Silent
 from kopt.graph import OwnedVariable, layer_paths, require_built
 from kopt.graph.internals import flatten_layers, inner_layers
 from kopt.graph.values import values_of

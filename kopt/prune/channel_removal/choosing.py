@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from kopt.core.channel_pruning_records import LatencyProbe
-from kopt.core.cost_records import ModelProfile
+from kopt.core.records.changes.channel_pruning import LatencyProbe
+from kopt.core.records.profiles.cost import ModelProfile
 from kopt.graph.channels import ChannelGraph, ChannelGroup
 from kopt.prune.channel_removal import importance, widths
 from kopt.prune.channel_removal.costs import PrunedCosts

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from kopt.core.channel_pruning_records import ChannelPruningReport
+from kopt.core.records.changes.channel_pruning import ChannelPruningReport
 from kopt.graph import require_finite
 from kopt.graph.channels import channel_graph
 from kopt.profile import model as profile

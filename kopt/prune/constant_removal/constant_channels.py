@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from kopt.core.constant_channel_records import ConstantChannels, ConstantChannelsReport
 from kopt.core.errors import DataError
+from kopt.core.records.changes.constant_channels import ConstantChannels, ConstantChannelsReport
 from kopt.core.settings import number, whole
 from kopt.data.validation import as_model_inputs
 from kopt.graph import require_built, require_finite, signature

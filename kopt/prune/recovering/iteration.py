@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from kopt.core.errors import ConfigError
-from kopt.core.iterative_pruning_records import IterativePruningReport, PruningRound
+from kopt.core.records.changes.iterative_pruning import IterativePruningReport, PruningRound
 from kopt.core.settings import whole
 from kopt.graph import copy_model, require_built
 from kopt.profile import model as profile

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from kopt.core.recovery_records import RecoveryReport
+from kopt.core.records.changes.recovery import RecoveryReport
 from kopt.core.settings import number, whole
 from kopt.graph import copy_model, require_built, require_finite
 from kopt.prune.plain import require_plain

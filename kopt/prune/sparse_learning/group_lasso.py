@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from kopt.core.errors import ConfigError, InputError
-from kopt.core.group_lasso_records import GroupLassoReport, PenalizedGroup
+from kopt.core.records.changes.group_lasso import GroupLassoReport, PenalizedGroup
 from kopt.core.settings import number
 from kopt.graph import copy_model, require_built, require_finite
 from kopt.prune.plain import require_plain

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 
 from kopt.core.errors import ConfigError, InputError
-from kopt.core.pruning_records import MagnitudePruning, Pattern, PrunedVariable
-from kopt.core.records import LayerAction
+from kopt.core.records.actions import LayerAction
+from kopt.core.records.changes.magnitude_pruning import MagnitudePruning, Pattern, PrunedVariable
 from kopt.core.settings import choice
 from kopt.graph import from_tf_keras, require_built, require_finite
 from kopt.graph.wrapped_twin import is_wrapped

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 
 from kopt.core.errors import ConfigError
-from kopt.core.post_training_records import PostTrainingQuantization
-from kopt.core.quantize_records import RangeRule
 from kopt.core.randomness import preserved_random_state
+from kopt.core.records.changes.aware_training import RangeRule
+from kopt.core.records.changes.post_training import PostTrainingQuantization
 from kopt.core.settings import choice, number, whole
 from kopt.data import calibration as sample
 from kopt.graph import signature

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from kopt import measure
-from kopt.core.budget_records import Budget
-from kopt.core.cost_records import ModelProfile
 from kopt.core.errors import LoadError, MeasurementError
 from kopt.core.files import gzip_bytes, scratch_directory, size_bytes
-from kopt.core.records import Artifact, Candidate, Measurement
+from kopt.core.records.artifacts import Artifact
+from kopt.core.records.candidates import Candidate
+from kopt.core.records.measurements import Measurement
+from kopt.core.records.profiles.cost import ModelProfile
+from kopt.core.records.search.budget import Budget
 from kopt.core.schemes import get_scheme
 from kopt.search.judging.examining import BASELINE, Examiner
 from kopt.search.trials.records import Trials

@@ -4,10 +4,12 @@ import dataclasses
 from pathlib import Path
 
 from kopt import measure
-from kopt.core.budget_records import Budget
 from kopt.core.errors import LoadError
-from kopt.core.judgement_records import Judgement
-from kopt.core.records import Artifact, Candidate, Evaluation
+from kopt.core.records.artifacts import Artifact
+from kopt.core.records.candidates import Candidate
+from kopt.core.records.measurements import Evaluation
+from kopt.core.records.search.budget import Budget
+from kopt.core.records.search.judgement import Judgement
 from kopt.search.judging import outcomes
 from kopt.search.judging.examining import Examiner
 from kopt.search.judging.examples import check_reachable

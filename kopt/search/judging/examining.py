@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from kopt import measure
-from kopt.core.budget_records import AGREEMENT, Budget
 from kopt.core.errors import ConfigError
-from kopt.core.records import Evaluation, Parity
+from kopt.core.records.artifacts import Parity
+from kopt.core.records.measurements import Evaluation
+from kopt.core.records.search.budget import AGREEMENT, Budget
 from kopt.data.splits import class_ids
 from kopt.measure.accuracy import predicted_labels
 from kopt.search.judging.outcomes import Outcomes, left_out_values

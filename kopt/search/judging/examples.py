@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from kopt import data as kopt_data
 from kopt import measure
-from kopt.core.budget_records import AGREEMENT, Budget
 from kopt.core.errors import ConfigError, InputError, UnsupportedModelError
+from kopt.core.records.search.budget import AGREEMENT, Budget
 from kopt.search.judging.examining import Examiner, agreement_budget, output_of
 
 _FEW = 8

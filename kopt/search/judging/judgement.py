@@ -6,8 +6,8 @@ import numpy as np
 from scipy import special
 
 from kopt import measure
-from kopt.core.budget_records import Budget
-from kopt.core.judgement_records import ClassChange, Ends, Judgement
+from kopt.core.records.search.budget import Budget
+from kopt.core.records.search.judgement import ClassChange, Ends, Judgement
 from kopt.measure.paired import fractions_interval, jackknife_interval, t_interval
 from kopt.report.statistics import wilson_interval
 from kopt.search.judging.outcomes import Outcomes

@@ -9,10 +9,10 @@ equals those come first that are surely inside, then those that lose least, then
 import dataclasses
 import math
 
-from kopt.core.budget_records import QUANTITY_OF, Budget
-from kopt.core.judgement_records import Shortfall
-from kopt.core.quantities import improvement, joint, to_minimize, value_of
-from kopt.core.records import Candidate
+from kopt.core.records.candidates import Candidate
+from kopt.core.records.search.budget import QUANTITY_OF, Budget
+from kopt.core.records.search.judgement import Shortfall
+from kopt.core.records.search.quantities import improvement, joint, to_minimize, value_of
 from kopt.search.judging.judgement import TOLERANCE
 from kopt.search.judging.verdicts import verdict
 

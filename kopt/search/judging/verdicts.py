@@ -1,9 +1,9 @@
 """Why a candidate won or lost, in words."""
 
-from kopt.core.budget_records import Budget
-from kopt.core.judgement_records import Ends
-from kopt.core.quantities import joint
-from kopt.core.records import Candidate
+from kopt.core.records.candidates import Candidate
+from kopt.core.records.search.budget import Budget
+from kopt.core.records.search.judgement import Ends
+from kopt.core.records.search.quantities import joint
 from kopt.report import formats
 from kopt.report.shortfalls import objective_text, shortfall_text
 

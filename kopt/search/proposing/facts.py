@@ -6,8 +6,8 @@ from pathlib import Path
 
 import keras
 
-from kopt.core.cost_records import LayerCost, ModelProfile
 from kopt.core.errors import KoptError
+from kopt.core.records.profiles.cost import LayerCost, ModelProfile
 from kopt.graph import channel_graph, owned_variables
 from kopt.profile import model as profile_of
 

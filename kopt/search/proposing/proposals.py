@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from kopt.core.recipe_records import Recipe
-from kopt.core.records import ExportConfig
-from kopt.core.technique_records import Step
+from kopt.core.records.candidates import ExportConfig
+from kopt.core.records.search.recipes import Recipe
+from kopt.core.records.search.techniques import Step
 from kopt.search.proposing.facts import Facts, Share
 from kopt.search.techniques.catalog import CATALOG
 

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from kopt.core.recipe_records import Recipe, steps_name
-from kopt.core.technique_records import Step
+from kopt.core.records.search.recipes import Recipe, steps_name
+from kopt.core.records.search.techniques import Step
 from kopt.search.plan import INT8, Plan
 from kopt.search.proposing.climbing import Climbed, climb
 from kopt.search.proposing.halving import inside

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from kopt.core.errors import ConfigError, nearest
-from kopt.core.records import ExportConfig
+from kopt.core.records.candidates import ExportConfig
+from kopt.core.records.search.techniques import CONFIGS, Step, TechniqueConfig
 from kopt.core.schemes import SCHEMES
-from kopt.core.technique_records import CONFIGS, Step, TechniqueConfig
 from kopt.search.techniques import pruning, restructuring, stages, training
 from kopt.search.techniques.outcome import Outcome
 

@@ -1,8 +1,8 @@
 """Whether the steps of a recipe can follow each other. Records in, words out."""
 
-from kopt.core.recipe_records import Recipe, ship_name
-from kopt.core.records import ExportConfig
-from kopt.core.technique_records import AwareConfig, PostTrainingConfig, Step
+from kopt.core.records.candidates import ExportConfig
+from kopt.core.records.search.recipes import Recipe, ship_name
+from kopt.core.records.search.techniques import AwareConfig, PostTrainingConfig, Step
 from kopt.search.techniques.catalog import CATALOG, Technique
 
 

@@ -3,7 +3,7 @@
 import keras
 
 from kopt import restructure
-from kopt.core.technique_records import FoldConfig, LowRankConfig, SeparableConfig
+from kopt.core.records.search.techniques import FoldConfig, LowRankConfig, SeparableConfig
 from kopt.restructure.accounting import Restructuring
 from kopt.search.techniques.outcome import Outcome
 from kopt.search.techniques.work import Work

@@ -3,7 +3,7 @@
 import keras
 
 from kopt import cluster, quantize
-from kopt.core.technique_records import AwareConfig, ClusterConfig, PostTrainingConfig, RecoverConfig
+from kopt.core.records.search.techniques import AwareConfig, ClusterConfig, PostTrainingConfig, RecoverConfig
 from kopt.graph import copy_model
 from kopt.search.techniques.outcome import Outcome
 from kopt.search.techniques.work import Work

@@ -8,10 +8,11 @@ from typing import Protocol
 
 from kopt.core.errors import KoptError
 from kopt.core.progress import Progress, announce_more
-from kopt.core.recipe_records import Recipe, steps_name
-from kopt.core.records import Budget, Candidate
-from kopt.core.search_records import Decision
-from kopt.core.technique_records import Step
+from kopt.core.records.candidates import Candidate
+from kopt.core.records.search.budget import Budget
+from kopt.core.records.search.decisions import Decision
+from kopt.core.records.search.recipes import Recipe, steps_name
+from kopt.core.records.search.techniques import Step
 from kopt.search.techniques.recipes import why_illegal
 from kopt.search.trials.limits import Limits, RunEnded
 from kopt.search.trials.records import Trials

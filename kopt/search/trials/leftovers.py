@@ -4,7 +4,8 @@ from collections import Counter
 from pathlib import Path
 
 from kopt.core.errors import ConfigError
-from kopt.core.records import Artifact, Candidate
+from kopt.core.records.artifacts import Artifact
+from kopt.core.records.candidates import Candidate
 
 _MOST_NAMES = 3
 

@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Collection
 
+from kopt.core.records.search.techniques import Step
 from kopt.core.serialization import Record
-from kopt.core.technique_records import Step
 
 RECORD, FAILURE, RECIPE, LOG = "made.json", "failure.txt", "recipe.json", "log.txt"
 

@@ -21,8 +21,9 @@ from pathlib import Path
 from kopt.core.environment import versions
 from kopt.core.errors import ConfigError, LoadError
 from kopt.core.files import atomic_write, remove_leftovers, writing_to
-from kopt.core.recipe_records import Recipe
-from kopt.core.records import Candidate, Evaluation, Measurement
+from kopt.core.records.candidates import Candidate
+from kopt.core.records.measurements import Evaluation, Measurement
+from kopt.core.records.search.recipes import Recipe
 from kopt.core.serialization import Record
 from kopt.export.manifest import require_intact
 from kopt.search.techniques.catalog import TRAINING

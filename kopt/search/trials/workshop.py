@@ -19,8 +19,8 @@ from pathlib import Path
 from kopt.core.child_processes import ending, environment
 from kopt.core.errors import ConfigError
 from kopt.core.files import atomic_write, remove_leftovers, sha256, writing_to
-from kopt.core.recipe_records import steps_name
-from kopt.core.technique_records import Step
+from kopt.core.records.search.recipes import steps_name
+from kopt.core.records.search.techniques import Step
 from kopt.search.techniques.catalog import TRAINING
 from kopt.search.techniques.recipes import needs
 from kopt.search.trials.made import FAILURE, LOG, RECIPE, RECORD, Job, MadeModel

@@ -10,7 +10,7 @@ import numpy as np
 
 from kopt.core.errors import ConfigError, DataError, LoadError
 from kopt.core.files import atomic_write
-from kopt.core.monitoring_records import (
+from kopt.core.records.shipping.monitoring import (
     SCORES,
     Alert,
     Comparison,

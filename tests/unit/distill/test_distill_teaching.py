@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import kopt
-from kopt.core.distillation_records import TeachingReport
 from kopt.core.errors import ConfigError, DataError
+from kopt.core.records.changes.distillation import TeachingReport
 
 L = keras.layers
 RANDOM = np.random.default_rng(0)

@@ -16,8 +16,8 @@ import kopt
 from kopt.cli import main
 from kopt.core.errors import ConfigError, LoadError, MissingDependencyError, OutputError, OutputExistsError
 from kopt.core.files import sha256
-from kopt.core.records import Artifact, FileHash
-from kopt.core.safekeeping_records import BackupReport
+from kopt.core.records.artifacts import Artifact, FileHash
+from kopt.core.records.shipping.safekeeping import BackupReport
 from kopt.export import copies, copy_places
 from kopt.export.manifest import manifest_text
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kopt.core.channel_pruning_records import NEED_DATA
+from kopt.core.records.changes.channel_pruning import NEED_DATA
 from kopt.prune.channel_removal import criteria
 from kopt.prune.channel_removal.widths import Candidate, best, by_rank, by_share, divisor_of, rounded
 

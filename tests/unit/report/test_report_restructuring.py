@@ -1,7 +1,7 @@
 import pytest
 
-from kopt.core.records import LayerAction
-from kopt.core.restructure_records import (
+from kopt.core.records.actions import LayerAction
+from kopt.core.records.changes.restructuring import (
     LayerVariance,
     ReinitializationReport,
     RestructuredLayer,

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from kopt.core.errors import ConfigError, InputError
-from kopt.core.runtime_records import GpuCounters, GpuUsage, TFLiteOpProfile, TFLiteOpTime
-from kopt.core.time_records import LayerTime, LayerTimes, OpProfile, OpTime, ThreadTimeline
+from kopt.core.records.profiles.runtime import GpuCounters, GpuUsage, TFLiteOpProfile, TFLiteOpTime
+from kopt.core.records.profiles.time import LayerTime, LayerTimes, OpProfile, OpTime, ThreadTimeline
 from kopt.report.gpu_usage import GPU_USAGE
 from kopt.report.tflite_times import TFLITE_OPS
 from kopt.report.timeline import TIMELINE

@@ -8,8 +8,10 @@ import pytest
 
 from kopt.core.errors import MeasurementError
 from kopt.core.progress import Silent
-from kopt.core.recipe_records import Recipe
-from kopt.core.records import Budget, Candidate, Evaluation, ExportConfig
+from kopt.core.records.candidates import Candidate, ExportConfig
+from kopt.core.records.measurements import Evaluation
+from kopt.core.records.search.budget import Budget
+from kopt.core.records.search.recipes import Recipe
 from kopt.search.plan import plan_of
 from kopt.search.proposing import rounds
 from kopt.search.proposing.facts import Facts, Share

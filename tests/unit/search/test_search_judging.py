@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kopt.core.budget_records import Budget
+from kopt.core.records.search.budget import Budget
 from kopt.measure.paired_power import fractions_needed
 from kopt.report.statistics import paired_interval
 from kopt.search.judging.judgement import class_changes, judge, own_interval, position

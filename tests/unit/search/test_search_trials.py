@@ -2,8 +2,8 @@ import dataclasses
 
 from search_cases import candidate
 
-from kopt.core.recipe_records import Recipe
-from kopt.core.records import ExportConfig
+from kopt.core.records.candidates import ExportConfig
+from kopt.core.records.search.recipes import Recipe
 from kopt.search.trials.records import Trials
 
 

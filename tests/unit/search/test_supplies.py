@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import zoo
 
-from kopt.core.records import Budget
+from kopt.core.records.search.budget import Budget
 from kopt.graph import fingerprint
 from kopt.search.lessons import prepare
 from kopt.search.opening import open_workshop

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from kopt.core.technique_records import ChannelsConfig, RecoverConfig, Step
+from kopt.core.records.search.techniques import ChannelsConfig, RecoverConfig, Step
 from kopt.search.trials.made import RECIPE, Job
 from kopt.search.trials.workshop import Made, NotMade, Workshop
 

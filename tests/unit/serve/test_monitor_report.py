@@ -9,7 +9,7 @@ import pytest
 import kopt
 from kopt.cli import main
 from kopt.core.errors import ConfigError, DataError, LoadError
-from kopt.core.monitoring_records import ExampleReference, MonitoringProfile, MonitoringReport
+from kopt.core.records.shipping.monitoring import ExampleReference, MonitoringProfile, MonitoringReport
 from kopt.report.statistics import unpaired_interval, wilson_interval
 from kopt.serve.monitoring import predictions
 from kopt.serve.monitoring.lines import encoded, packed

@@ -8,7 +8,7 @@ import pytest
 
 import kopt
 from kopt.core.errors import ConfigError, NotServedError, RequestError
-from kopt.core.monitoring_records import AlertRule, Monitoring, Traffic
+from kopt.core.records.shipping.monitoring import AlertRule, Monitoring, Traffic
 from kopt.serve.monitoring.lines import decoded, unpacked
 from kopt.serve.monitoring.log_files import log_lines
 from kopt.serve.monitoring.routing import is_chosen

@@ -11,7 +11,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 import kopt
 from kopt.core.errors import ConfigError, LoadError, OutputExistsError, ParityError, UnsupportedModelError
-from kopt.core.serving_records import BatchingPlan
+from kopt.core.records.shipping.serving import BatchingPlan
 from kopt.serve.endpoints import CLASSIFY_METHOD
 from kopt.serve.warming import FILE
 

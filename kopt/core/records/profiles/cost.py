@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from kopt.core.errors import ConfigError
-from kopt.core.finder_records import MemoryEstimate
+from kopt.core.records.training.finders import MemoryEstimate
 from kopt.core.serialization import Record
 
 BOUNDS = ("compute", "memory")

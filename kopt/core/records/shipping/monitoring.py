@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from kopt.core.ab_records import ABTest
-from kopt.core.drift_records import DriftProfile, DriftReport
 from kopt.core.errors import ConfigError
+from kopt.core.records.search.ab_test import ABTest
+from kopt.core.records.shipping.drift import DriftProfile, DriftReport
 from kopt.core.serialization import Record
 from kopt.core.settings import choice, number, whole
 

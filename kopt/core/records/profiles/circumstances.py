@@ -3,9 +3,9 @@
 import dataclasses
 from typing import ClassVar
 
-from kopt.core.finder_records import MemoryEstimate, MemoryRemedy
+from kopt.core.records.training.finders import MemoryEstimate, MemoryRemedy
+from kopt.core.records.training.training import InputScale
 from kopt.core.serialization import Record
-from kopt.core.training_records import InputScale
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,8 @@
 import dataclasses
 
 from kopt.core.errors import ConfigError
-from kopt.core.records import Artifact, Latency
+from kopt.core.records.artifacts import Artifact
+from kopt.core.records.measurements import Latency
 from kopt.core.serialization import Record
 from kopt.core.settings import choice, number, whole
 

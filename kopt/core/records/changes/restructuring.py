@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from kopt.core.records import LayerAction
+from kopt.core.records.actions import LayerAction
 from kopt.core.serialization import Record
 
 

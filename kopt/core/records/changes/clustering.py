@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from kopt.core.records import LayerAction
+from kopt.core.records.actions import LayerAction
 from kopt.core.serialization import Record
 
 

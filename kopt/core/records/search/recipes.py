@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from kopt.core.records import Candidate, ExportConfig
+from kopt.core.records.candidates import Candidate, ExportConfig
+from kopt.core.records.search.techniques import Step
 from kopt.core.serialization import Record
-from kopt.core.technique_records import Step
 
 
 @dataclasses.dataclass(frozen=True)

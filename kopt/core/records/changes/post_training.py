@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from kopt.core.quantize_records import Quantization
+from kopt.core.records.changes.aware_training import Quantization
 from kopt.core.serialization import Record
 
 

@@ -3,8 +3,8 @@
 import dataclasses
 
 from kopt.core.errors import ConfigError
-from kopt.core.footprint_records import Footprints
-from kopt.core.records import LayerAction
+from kopt.core.records.actions import LayerAction
+from kopt.core.records.changes.footprint import Footprints
 from kopt.core.serialization import Record
 from kopt.core.settings import choice, whole
 

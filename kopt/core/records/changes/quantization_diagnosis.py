@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from kopt.core.errors import ConfigError, nearest
-from kopt.core.records import LayerAction
+from kopt.core.records.actions import LayerAction
 from kopt.core.serialization import Record
 
 FINDINGS = (

@@ -3,9 +3,9 @@
 import dataclasses
 
 from kopt.core.errors import ConfigError
+from kopt.core.records.training.training import RematPlan
 from kopt.core.serialization import Record
 from kopt.core.settings import number, whole
-from kopt.core.training_records import RematPlan
 
 CLIPPINGS = ("clip_norm", "clip_value", "global_clip_norm", "adaptive_clip")
 

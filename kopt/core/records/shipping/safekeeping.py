@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from kopt.core.records import Artifact, FileHash
+from kopt.core.records.artifacts import Artifact, FileHash
 from kopt.core.serialization import Record
 from kopt.core.settings import choice
 

@@ -3,9 +3,9 @@
 import dataclasses
 
 from kopt.core.errors import ConfigError, nearest
-from kopt.core.gradient_records import VariableGradient
+from kopt.core.records.profiles.gradients import VariableGradient
+from kopt.core.records.training.training import LayerMultipliers
 from kopt.core.serialization import Record
-from kopt.core.training_records import LayerMultipliers
 
 ADVICE_KINDS = (
     "vanishing", "exploding", "zero gradient", "over-fitting", "plateau", "dead units", "learning rate too high",

@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Sequence
 
 from kopt.core.errors import ConfigError, MissingDependencyError, nearest
-from kopt.core.records import Check, TensorInfo
+from kopt.core.records.artifacts import TensorInfo
+from kopt.core.records.checks import Check
 from kopt.core.serialization import Record
 
 ENGINES = ("auto", "tf-trt", "onnx")

@@ -2,8 +2,9 @@
 
 import math
 
-from kopt.core.budget_records import QUANTITY_OF, Budget
-from kopt.core.records import Candidate, Latency, Measurement
+from kopt.core.records.candidates import Candidate
+from kopt.core.records.measurements import Latency, Measurement
+from kopt.core.records.search.budget import QUANTITY_OF, Budget
 
 # Costs of which more is better.
 _LARGER = ("throughput_per_s",)
@@ -21,7 +22,7 @@ def value_of(candidate: Candidate, quantity: str) -> float | None:
 
     Args:
         candidate: measured or not.
-        quantity: a cost of `kopt.core.budget_records`, or a metric of its evaluation. Latencies are those of the
+        quantity: a cost of `kopt.core.records.search.budget`, or a metric of its evaluation. Latencies are those of the
             smallest batch measured, throughput that of the best.
     """
     artifact, measurement = candidate.artifact, candidate.measurement

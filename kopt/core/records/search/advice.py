@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from kopt.core.records import Machine
+from kopt.core.records.measurements import Machine
 from kopt.core.serialization import Record
 from kopt.core.settings import choice, number
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from kopt.core.parameter_records import ParameterProfile, ValueStatistics, VariableParameters
+from kopt.core.records.profiles.parameters import ParameterProfile, ValueStatistics, VariableParameters
 from kopt.core.serialization import Record
 
 

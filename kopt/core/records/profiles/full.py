@@ -2,13 +2,13 @@
 
 import dataclasses
 
-from kopt.core.cost_records import ModelProfile, RooflineProfile
-from kopt.core.gradient_records import GradientProfile
-from kopt.core.parameter_records import ParameterProfile
-from kopt.core.records import Machine
-from kopt.core.sensitivity_records import SensitivityProfile
+from kopt.core.records.measurements import Machine
+from kopt.core.records.profiles.cost import ModelProfile, RooflineProfile
+from kopt.core.records.profiles.gradients import GradientProfile
+from kopt.core.records.profiles.parameters import ParameterProfile
+from kopt.core.records.profiles.sensitivity import SensitivityProfile
+from kopt.core.records.profiles.time import LayerTimes, OpProfile
 from kopt.core.serialization import Record
-from kopt.core.time_records import LayerTimes, OpProfile
 
 PARTS = ("cost", "roofline", "parameters", "layer times", "operations", "gradients", "sensitivity")
 

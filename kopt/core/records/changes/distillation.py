@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from kopt.core.records import TensorInfo
-from kopt.core.recovery_records import RecoveryReport
+from kopt.core.records.artifacts import TensorInfo
+from kopt.core.records.changes.recovery import RecoveryReport
 from kopt.core.serialization import Record
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from kopt.core.footprint_records import Footprints
+from kopt.core.records.changes.footprint import Footprints
 from kopt.core.serialization import Record
 
 # Criteria that look at examples, beside the weights.

@@ -3,7 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-from kopt.core.records.search.budget import Budget as Budget
 from kopt.core.serialization import Record
 
 

@@ -6,7 +6,7 @@ from kopt.core.errors import ConfigError
 from kopt.core.records.artifacts import Artifact
 from kopt.core.records.measurements import Evaluation, Machine, Measurement
 from kopt.core.records.profiles.cost import ModelProfile
-from kopt.core.records.search.budget import Budget as Budget
+from kopt.core.records.search.budget import Budget
 from kopt.core.records.search.decisions import Decision
 from kopt.core.records.search.judgement import Judgement, Shortfall
 from kopt.core.records.search.techniques import Step

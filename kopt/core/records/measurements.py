@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from kopt.core.records.search.budget import Budget as Budget
 from kopt.core.serialization import Record
 
 

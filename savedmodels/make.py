@@ -1,7 +1,6 @@
 """Make the saved models: the demo's CNN trained on the packaged digits, and the small one that learned from it.
 
-    make savedmodels                     # replaces what lies here
-    python savedmodels/make.py --output ELSEWHERE
+`make savedmodels` replaces what lies here; `python savedmodels/make.py --output ELSEWHERE` does not.
 """
 
 import argparse
@@ -23,7 +22,7 @@ KEEP, EPOCHS, ROUNDING_EPOCHS = 0.5, 40, 10
 
 def main() -> None:
     """Train, compress, export, and judge what was written; replaces what is there."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=HERE, help="directory of the models")
     output = parser.parse_args().output
     tf.config.experimental.enable_op_determinism()

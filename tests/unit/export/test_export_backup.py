@@ -86,6 +86,21 @@ def test_restoring_brings_file_manifest_and_reference(path, places):
     assert path.read_bytes() == b"version 1"
 
 
+def test_the_profile_of_monitoring_is_kept_and_one_of_another_file_goes(path, places):
+    profile = path.parent / f"{path.name}.profile.json"
+    kopt.export.backup(path, places)
+    profile.write_text("of version 1")
+    assert kopt.export.backup(path, places).written == len(places)
+    profile.unlink()
+    kopt.export.restore(path, places, overwrite=True)
+    assert profile.read_text() == "of version 1"
+    profile.unlink()
+    kopt.export.backup(path, places)  # without it
+    profile.write_text("of version 2")
+    kopt.export.restore(path, places, overwrite=True)
+    assert not profile.exists()
+
+
 def test_directories_come_back_with_what_is_in_them(tmp_path, places):
     model = tmp_path / "1"
     (model / "variables").mkdir(parents=True)

@@ -19,7 +19,7 @@ from kopt.core.settings import choice, whole
 from kopt.graph import OwnedVariable, from_tf_keras, owned_variables, require_built, require_finite
 from kopt.graph.naming import is_kernel
 from kopt.graph.wrapped_twin import is_wrapped, within
-from kopt.report.clustering import CLUSTERING
+from kopt.report.changes.clustering import CLUSTERING
 from kopt.report.look import Shown
 from kopt.train.weight_constraints import constrainable, constraints_of, plain_copy
 

@@ -11,8 +11,8 @@ from kopt.core.records.changes.distillation import TeachingReport
 from kopt.core.settings import choice, number, whole
 from kopt.distill.model import DistillationModel
 from kopt.distill.teachers import KerasTeacher
+from kopt.report.changes.teaching import TEACHING
 from kopt.report.look import Shown
-from kopt.report.teaching import TEACHING
 from kopt.train import check_inputs
 from kopt.train.judging import Course, finite_batches, loss_of
 from kopt.train.schedules import OneCycle

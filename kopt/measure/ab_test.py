@@ -14,8 +14,8 @@ from kopt.measure.example_scores import Score, inputs_of, metric_of, paired_scor
 from kopt.measure.loading import load
 from kopt.measure.runner import Runner
 from kopt.measure.timing import paired_rounds
-from kopt.report.ab import AB_TEST
 from kopt.report.look import Shown
+from kopt.report.shipping.ab import AB_TEST
 
 _LEAST = 2
 

@@ -24,8 +24,8 @@ from kopt.profile.timing.layers import layer_times
 from kopt.profile.timing.ops import ops
 from kopt.profile.weights.profile import parameters
 from kopt.report.look import Look
-from kopt.report.profile_page import full_profile_table, profile_headline, profile_html
-from kopt.report.roofline import ROOFLINE
+from kopt.report.profiles.profile_page import full_profile_table, profile_headline, profile_html
+from kopt.report.profiles.roofline import ROOFLINE
 from kopt.train.batch_loss import require_known_loss
 
 _NEED_LABELS = ("gradients", "sensitivity")

@@ -16,8 +16,8 @@ from kopt.data import calibration as sample
 from kopt.graph import signature
 from kopt.quantize.copying import Skip, require_fit, rounded_copy
 from kopt.quantize.modes import observing
+from kopt.report.changes.quantization import QUANTIZATION
 from kopt.report.look import Shown
-from kopt.report.quantization import QUANTIZATION
 
 _BATCH = 32
 

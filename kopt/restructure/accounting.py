@@ -10,8 +10,8 @@ from kopt import profile
 from kopt.core.records.actions import LayerAction
 from kopt.core.records.changes.restructuring import RestructuredLayer, RestructureReport
 from kopt.core.records.profiles.cost import ModelProfile
+from kopt.report.changes.restructuring import RESTRUCTURING
 from kopt.report.look import Shown
-from kopt.report.restructuring import RESTRUCTURING
 
 # The profile puts this after the name of a shared layer, or of a shared nested model.
 _LATER_CALL = re.compile(r" \(call \d+\)")

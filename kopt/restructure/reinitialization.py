@@ -17,8 +17,8 @@ from kopt.core.settings import choice, whole
 from kopt.data import calibration
 from kopt.graph import GraphView, clone_layer, signature
 from kopt.measure.feeding import random_inputs
+from kopt.report.changes.variances import VARIANCES
 from kopt.report.look import Shown
-from kopt.report.variances import VARIANCES
 from kopt.restructure import initial_values
 from kopt.restructure.deviations import output_deviations
 from kopt.restructure.initial_values import INITIALIZERS, fans

@@ -19,7 +19,7 @@ from kopt.profile.cost.memory import Peak, peak_activations, size_bytes
 from kopt.profile.cost.shapes import Shape
 from kopt.profile.cost.watching import opens, watch
 from kopt.profile.tensorboard import InTensorBoard
-from kopt.report.costs import COSTS
+from kopt.report.profiles.costs import COSTS
 from kopt.train.memory.estimate import estimate_memory
 from kopt.train.snapshot import preserved
 

@@ -12,7 +12,7 @@ from kopt.profile.cost.memory import VIEWS
 from kopt.profile.cost.profile import Formulas
 from kopt.profile.cost.profile import model as model_profile
 from kopt.profile.tensorboard import InTensorBoard
-from kopt.report.roofline import ROOFLINE
+from kopt.report.profiles.roofline import ROOFLINE
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,8 @@ from kopt.profile.layer_sensitivity.plan import make_plan
 from kopt.profile.layer_sensitivity.preparation import prepare
 from kopt.profile.layer_sensitivity.ranking import rank_layers
 from kopt.profile.tensorboard import InTensorBoard
-from kopt.report.sensitivity import SENSITIVITY
-from kopt.report.sensitivity_plan import PLAN
+from kopt.report.profiles.sensitivity import SENSITIVITY
+from kopt.report.profiles.sensitivity_plan import PLAN
 
 
 @dataclasses.dataclass(frozen=True)

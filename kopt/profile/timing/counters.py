@@ -14,7 +14,7 @@ from kopt.core.optional import require
 from kopt.core.records.profiles.runtime import GpuCounters, GpuUsage
 from kopt.core.settings import number
 from kopt.profile.tensorboard import InTensorBoard
-from kopt.report.gpu_usage import GPU_USAGE
+from kopt.report.profiles.gpu_usage import GPU_USAGE
 
 
 class GpuReport(InTensorBoard, GpuUsage):

@@ -23,7 +23,7 @@ from kopt.profile.timing.scopes import numbered_paths
 from kopt.profile.timing.sizes import output_sizes, size_of
 from kopt.profile.timing.steps import Step, check_request, make_batch, make_step, time_ms
 from kopt.profile.timing.trace import Trace, record
-from kopt.report.times import OPS
+from kopt.report.profiles.times import OPS
 from kopt.train import preserved
 
 _LEAST_PLAIN = 3

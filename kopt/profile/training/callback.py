@@ -30,7 +30,7 @@ from kopt.profile.training.advice import training_advice
 from kopt.profile.training.collection import EpochSums, UpdateStatistics
 from kopt.profile.training.files import JsonLines, read_lines
 from kopt.profile.training.steps import StepChoice
-from kopt.report.training_profile import TRAINING
+from kopt.report.profiles.training_profile import TRAINING
 from kopt.train.internals import around_update, trained_variables
 from kopt.train.optimizers.wrapper import chain
 

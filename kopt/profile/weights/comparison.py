@@ -23,7 +23,7 @@ from kopt.profile.weights.checkpoints import Entry, entries_of_model, opened_che
 from kopt.profile.weights.differences import difference, statistics_change
 from kopt.profile.weights.profile import measure
 from kopt.profile.weights.selection import weight_variables
-from kopt.report.parameter_changes import CHANGES, STATISTICS_CHANGES
+from kopt.report.profiles.parameter_changes import CHANGES, STATISTICS_CHANGES
 
 Comparable: TypeAlias = keras.Model | str | os.PathLike[str] | ParameterProfile
 _Side: TypeAlias = keras.Model | Path | ParameterProfile

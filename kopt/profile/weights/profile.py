@@ -28,7 +28,7 @@ from kopt.profile.weights.channels import as_matrix, channel_axes, channels_of
 from kopt.profile.weights.effective_rank import effective_rank as rank_of
 from kopt.profile.weights.selection import Selector, select_variables, weight_variables
 from kopt.profile.weights.statistics import full_statistics, sampled_statistics
-from kopt.report.parameters import PARAMETERS
+from kopt.report.profiles.parameters import PARAMETERS
 
 # Each holds pieces and, for an effective rank, a square matrix: up to 32 MiB at the default `exact_rank_side`.
 _MOST_WORKERS = 8

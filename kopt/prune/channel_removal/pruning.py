@@ -18,7 +18,7 @@ from kopt.prune.channel_removal.goals import Goal
 from kopt.prune.channel_removal.rebuilding import rebuild
 from kopt.prune.channel_removal.scoring import require_criterion, scores_of
 from kopt.prune.plain import require_unmasked
-from kopt.report.channel_pruning import CHANNEL_PRUNING
+from kopt.report.changes.channel_pruning import CHANNEL_PRUNING
 from kopt.report.look import Shown
 
 

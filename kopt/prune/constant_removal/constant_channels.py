@@ -19,7 +19,7 @@ from kopt.profile import model as profile
 from kopt.prune.channel_removal.rebuilding import rebuild
 from kopt.prune.constant_removal.absorption import Place, place_of, responses
 from kopt.prune.plain import require_unmasked
-from kopt.report.constant_channels import CONSTANT_CHANNELS
+from kopt.report.changes.constant_channels import CONSTANT_CHANNELS
 from kopt.report.look import Shown
 from kopt.train import preserved
 from kopt.train.batch_norm import Moments, input_batches

@@ -15,7 +15,7 @@ from kopt.profile import model as profile
 from kopt.prune.channel_removal.pruning import channels
 from kopt.prune.recovering.recovery import STATISTICS_BATCHES, has_statistics, recover
 from kopt.prune.recovering.rounds_on_disk import RoundsOnDisk
-from kopt.report.iterative_pruning import ITERATIVE_PRUNING
+from kopt.report.changes.iterative_pruning import ITERATIVE_PRUNING
 from kopt.report.look import Shown
 from kopt.train.batch_norm import reestimate_in_place
 from kopt.train.judging import evaluated, loss_of

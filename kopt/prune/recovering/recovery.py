@@ -10,8 +10,8 @@ from kopt.core.settings import number, whole
 from kopt.graph import copy_model, require_built, require_finite
 from kopt.prune.plain import require_plain
 from kopt.prune.recovering.distilling import Distilled
+from kopt.report.changes.recovery import RECOVERY
 from kopt.report.look import Shown
-from kopt.report.recovery import RECOVERY
 from kopt.train import check_inputs
 from kopt.train.batch_norm import layers_of, reestimate_in_place, uses_renorm
 from kopt.train.judging import Course, finite_batches, loss_of

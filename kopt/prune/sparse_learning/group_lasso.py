@@ -13,7 +13,7 @@ from kopt.core.settings import number
 from kopt.graph import copy_model, require_built, require_finite
 from kopt.prune.plain import require_plain
 from kopt.prune.sparse_learning.penalties import GroupNorms, PenalizedFunctional, PenalizedSequential, PenaltySettings
-from kopt.report.group_lasso import GROUP_LASSO
+from kopt.report.changes.group_lasso import GROUP_LASSO
 from kopt.report.look import Shown
 
 _SMALL = 0.01

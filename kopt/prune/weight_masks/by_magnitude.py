@@ -19,8 +19,8 @@ from kopt.prune.weight_masks.by_tfmot import pruned_twin, rows_of
 from kopt.prune.weight_masks.masks import Masks
 from kopt.prune.weight_masks.selection import Ratios, choose
 from kopt.prune.weight_masks.sparse_speed import obstacles, speed_note
+from kopt.report.changes.pruning import MAGNITUDE
 from kopt.report.look import Shown
-from kopt.report.pruning import MAGNITUDE
 from kopt.train.weight_constraints import constrainable, constraints_of
 
 # Granularities whose zeros XNNPACK could make use of.

@@ -21,8 +21,8 @@ from kopt.quantize.after_training.choosing import SMALL_MACS, apply_all, choose
 from kopt.quantize.after_training.fixed_ranges import AUTO, fixed_ranges
 from kopt.quantize.after_training.options import OPTIONS, Settings
 from kopt.quantize.copying import Skip, require_fit, rounded_copy
+from kopt.report.changes.post_training import POST_TRAINING
 from kopt.report.look import Shown
-from kopt.report.post_training import POST_TRAINING
 
 _FEW = 20
 # Of four examples three teach and one judges.

@@ -29,7 +29,7 @@ from kopt.quantize.diagnosis.signals import Signal, decibels, middle_share
 from kopt.quantize.diagnosis.tracing import RoundedTrace, Switched
 from kopt.quantize.quantized_model import QuantizedFunctional, is_quantized
 from kopt.quantize.ranges import FixedQuantizer
-from kopt.report.diagnosis import DIAGNOSIS, diagnosis_html
+from kopt.report.changes.diagnosis import DIAGNOSIS, diagnosis_html
 from kopt.report.look import Shown
 
 _WORST = 10

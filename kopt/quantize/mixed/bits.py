@@ -23,7 +23,7 @@ from kopt.quantize.mixed.allocation import allocate
 from kopt.quantize.mixed.float_layers import MixedModel
 from kopt.quantize.mixed.judging import ratio
 from kopt.quantize.quantized_model import is_quantized
-from kopt.report.bits import BITS
+from kopt.report.changes.bits import BITS
 from kopt.report.look import Shown
 
 

@@ -26,7 +26,7 @@ from kopt.quantize.mixed.float_layers import MixedModel
 from kopt.quantize.mixed.judging import AccuracyJudge, Judge, RatioJudge, labelled_inputs
 from kopt.quantize.mixed.searching import search
 from kopt.quantize.quantized_model import is_quantized
-from kopt.report.fallback import FALLBACK
+from kopt.report.changes.fallback import FALLBACK
 from kopt.report.look import Shown
 
 

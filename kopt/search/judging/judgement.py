@@ -9,7 +9,7 @@ from kopt import measure
 from kopt.core.records.search.budget import Budget
 from kopt.core.records.search.judgement import ClassChange, Ends, Judgement
 from kopt.measure.paired import fractions_interval, jackknife_interval, t_interval
-from kopt.report.statistics import wilson_interval
+from kopt.report.parts.statistics import wilson_interval
 from kopt.search.judging.outcomes import Outcomes
 
 # A drop that equals the budget is inside it; Keras computes its metrics in float32.

@@ -4,8 +4,8 @@ from kopt.core.records.candidates import Candidate
 from kopt.core.records.search.budget import Budget
 from kopt.core.records.search.judgement import Ends
 from kopt.core.records.search.quantities import joint
-from kopt.report import formats
-from kopt.report.shortfalls import objective_text, shortfall_text
+from kopt.report.parts import formats
+from kopt.report.run.shortfalls import objective_text, shortfall_text
 
 _WORSE = {
     "latency": "slower",

@@ -12,9 +12,9 @@ from kopt.core.records.measurements import Evaluation
 from kopt.core.records.profiles.cost import LayerCost
 from kopt.core.records.search.budget import Budget
 from kopt.report import COSTS, bars, pareto_plot
-from kopt.report.labels import Box, place_labels
-from kopt.report.rows import baseline_row, candidate_rows
-from kopt.report.scatter import metric_range
+from kopt.report.parts.labels import Box, place_labels
+from kopt.report.run.rows import baseline_row, candidate_rows
+from kopt.report.run.scatter import metric_range
 
 
 def texts(svg):

@@ -8,9 +8,9 @@ from kopt.core.records.changes.restructuring import (
     RestructureReport,
     ScalingReport,
 )
-from kopt.report.restructuring import RESTRUCTURING
-from kopt.report.scaling import SCALING
-from kopt.report.variances import VARIANCES
+from kopt.report.changes.restructuring import RESTRUCTURING
+from kopt.report.changes.scaling import SCALING
+from kopt.report.changes.variances import VARIANCES
 
 REPORT = RestructureReport(
     transform="low_rank",

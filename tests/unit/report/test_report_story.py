@@ -13,8 +13,8 @@ from kopt.core.records.search.budget import Budget
 from kopt.core.records.search.decisions import Decision
 from kopt.core.records.search.judgement import ClassChange, Shortfall
 from kopt.core.records.search.techniques import AwareConfig, ChannelsConfig, Step
-from kopt.report.bottleneck import bottleneck
-from kopt.report.shortfalls import demands, shortfall_text
+from kopt.report.run.bottleneck import bottleneck
+from kopt.report.run.shortfalls import demands, shortfall_text
 
 
 def texts(page):

@@ -20,7 +20,7 @@ from kopt.core.records.measurements import Energy, Measurement
 from kopt.core.records.profiles.cost import LayerCost
 from kopt.core.records.search.budget import Budget
 from kopt.report import COSTS
-from kopt.report.rows import baseline_row, candidate_rows
+from kopt.report.run.rows import baseline_row, candidate_rows
 
 
 def render(renderable, width):

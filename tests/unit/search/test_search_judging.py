@@ -4,7 +4,7 @@ from scipy import stats
 
 from kopt.core.records.search.budget import Budget
 from kopt.measure.paired_power import fractions_needed
-from kopt.report.statistics import paired_interval
+from kopt.report.parts.statistics import paired_interval
 from kopt.search.judging.judgement import class_changes, judge, own_interval, position
 from kopt.search.judging.outcomes import Outcomes, left_out_values, load, save
 

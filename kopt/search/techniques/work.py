@@ -11,10 +11,9 @@ import tensorflow as tf
 from kopt.data import Split, from_arrays
 from kopt.distill import teach
 from kopt.search.training import Training
-from kopt.train.batch_norm import layers_of, reestimate_in_place, uses_renorm
+from kopt.train.batch_norm import settle_statistics
 from kopt.train.steps.label_checks import LossKind
 
-_STATISTICS_BATCHES = 100
 _JUDGED_BATCH = 256
 _CLASSES = ("sparse", "categorical", "binary")
 
@@ -62,13 +61,12 @@ class Work:
     def fit(self, model: keras.Model, *, epochs: int, rate: float) -> str:
         """Train `model` in place by the original and by labels, and say in words what came of it.
 
-        Statistics of batch normalizations are estimated anew before, because they still fit the weights of before, and
-        after, because the moving averages of Keras need hundreds of updates to follow.
+        Statistics of batch normalizations are estimated anew before, because they still fit the weights of before.
         """
         assert self.training is not None
         assert self.held is not None
         batches = self.batches()
-        _reestimate(model, batches)
+        settle_statistics(model, batches)
         report = teach(
             model,
             self.original,
@@ -83,11 +81,7 @@ class Work:
             alpha=self.training.distillation,
             losses="auto" if LossKind.of(self.loss).family in _CLASSES else "mse",
         )
-        _reestimate(model, batches)
-        first, last = (stage.loss if stage.metric is None else stage.metric for stage in report.stages[::epochs])
-        return f"{epochs} epoch(s), on examples held out the {report.metric} went from {first:.4f} to {last:.4f}"
-
-
-def _reestimate(model: keras.Model, batches: tf.data.Dataset) -> None:
-    if not hasattr(model, "quantization") and any(not uses_renorm(layer) for layer in layers_of(model)):
-        reestimate_in_place(model, batches, batches=_STATISTICS_BATCHES)
+        return (
+            f"{epochs} epoch(s), on examples held out the {report.metric} went from {report.before:.4f} "
+            f"to {report.after:.4f}"
+        )

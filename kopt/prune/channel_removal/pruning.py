@@ -69,7 +69,8 @@ def channels(
         model: built Functional or Sequential model, nested as one likes; not changed.
         keep: share of the channels to keep, in (0, 1]: of every group, or of all together with `scope="global"`.
         target_macs: multiply-accumulates for one example to come down to: a share of those of `model` below 1, a count
-            above. Give one of these goals.
+            above. What rounding takes too much comes back, the channels that matter most first. Give one of these
+            goals.
         target_params: parameters to come down to, in the same way.
         target_latency_ms: milliseconds to come down to for one example, also where they are fewer than 1, measured:
             smaller models are exported in float32, opened in `runtime` with one thread, and timed in turns with `model`

@@ -34,8 +34,10 @@ from kopt.core.records.profiles.sensitivity import LayerSensitivity, Perturbatio
 from kopt.core.records.profiles.time import LayerTime, LayerTimes
 from kopt.core.records.profiles.training import TrainingAdvice, TrainingEpoch, TrainingRun, TrainingTrends
 from kopt.core.records.training.data import PipelineDiagnosis, StageTime
+from kopt.core.records.training.distribution import DistributionPlan
 from kopt.core.records.training.finders import LayerMemory, LearningRateCurve, MemoryEstimate, MemoryRemedy
-from kopt.core.records.training.training import DistributionPlan, InputScale, PrecisionChoice
+from kopt.core.records.training.hardware import PrecisionChoice
+from kopt.core.records.training.input_checks import InputScale
 
 GIB = 2**30
 

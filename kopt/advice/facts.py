@@ -22,8 +22,9 @@ from kopt.core.records.profiles.sensitivity import SensitivityProfile
 from kopt.core.records.profiles.time import LayerTimes
 from kopt.core.records.profiles.training import TrainingTrends
 from kopt.core.records.training.data import PipelineDiagnosis
+from kopt.core.records.training.distribution import DistributionPlan
 from kopt.core.records.training.finders import LearningRateCurve
-from kopt.core.records.training.training import DistributionPlan, PrecisionChoice
+from kopt.core.records.training.hardware import PrecisionChoice
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from keras import ops
 
 from kopt.core.errors import DataError, NonFiniteError, UnsupportedModelError
 from kopt.core.randomness import preserved_random_state
-from kopt.core.records.training.training import BatchNormChange, BatchNormReport
+from kopt.core.records.training.batch_norm import BatchNormChange, BatchNormReport
 from kopt.core.settings import choice, whole
 from kopt.data import from_arrays
 from kopt.graph import clone_layer, copy_weights, require_built, rewrite

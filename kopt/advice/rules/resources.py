@@ -6,7 +6,7 @@ from kopt.advice.rules.row import Found, Rule
 from kopt.core.records.checks import Check
 from kopt.core.records.profiles.circumstances import DataFacts, MemoryNeeds, RuntimeSettings
 from kopt.core.records.training.data import PipelineDiagnosis
-from kopt.core.records.training.training import DistributionPlan
+from kopt.core.records.training.distribution import DistributionPlan
 
 _LINK_BYTES_PER_S = 10e9
 _COMMUNICATION = 0.2

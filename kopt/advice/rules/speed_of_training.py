@@ -7,7 +7,7 @@ from kopt.core.records.profiles.circumstances import DataFacts, RuntimeSettings,
 from kopt.core.records.profiles.cost import ModelProfile
 from kopt.core.records.profiles.time import LayerTimes
 from kopt.core.records.training.data import PipelineDiagnosis
-from kopt.core.records.training.training import PrecisionChoice
+from kopt.core.records.training.hardware import PrecisionChoice
 
 _NOTICEABLE = 0.1  # share of a step below which a setting is not worth a line
 _PYTHON_SHARE = 0.2

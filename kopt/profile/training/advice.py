@@ -8,7 +8,7 @@ import numpy as np
 
 from kopt.core.records.profiles.gradients import GradientThresholds, VariableGradient
 from kopt.core.records.profiles.training import TrainingAdvice, TrainingEpoch, TrainingRun
-from kopt.core.records.training.training import LayerMultiplier, LayerMultipliers
+from kopt.core.records.training.multipliers import LayerMultiplier, LayerMultipliers
 from kopt.profile.gradient_flow.verdicts import gradient_verdicts
 from kopt.train.optimizers.gradient_variance import even_out
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from kopt.core.errors import ConfigError, UnsupportedModelError, nearest
-from kopt.core.records.training.training import LayerMultiplier, LayerMultipliers
+from kopt.core.records.training.multipliers import LayerMultiplier, LayerMultipliers
 from kopt.core.settings import number
 from kopt.graph.internals import flatten_layers
 from kopt.graph.layer_names import is_named

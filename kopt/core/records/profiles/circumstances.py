@@ -4,7 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 from kopt.core.records.training.finders import MemoryEstimate, MemoryRemedy
-from kopt.core.records.training.training import InputScale
+from kopt.core.records.training.input_checks import InputScale
 from kopt.core.serialization import Record
 
 

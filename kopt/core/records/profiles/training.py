@@ -4,7 +4,7 @@ import dataclasses
 
 from kopt.core.errors import ConfigError, nearest
 from kopt.core.records.profiles.gradients import VariableGradient
-from kopt.core.records.training.training import LayerMultipliers
+from kopt.core.records.training.multipliers import LayerMultipliers
 from kopt.core.serialization import Record
 
 ADVICE_KINDS = (

@@ -3,7 +3,7 @@
 import dataclasses
 
 from kopt.core.errors import ConfigError
-from kopt.core.records.training.training import RematPlan
+from kopt.core.records.training.rematerialization import RematPlan
 from kopt.core.serialization import Record
 from kopt.core.settings import number, whole
 

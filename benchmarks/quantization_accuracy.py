@@ -27,6 +27,7 @@ SEEDS = 3
 CALIBRATION = 100
 NETWORKS: dict[str, Callable[..., Any]] = {"ResNet8": resnet8, "spread depthwise net": narrow_mobile}
 FLOAT, CONVERTER, AFTER, AWARE = "float", "int8, converter", "int8, after training", "int8, trained with rounding"
+BOTH = "int8, after training, then trained with rounding"
 TFMOT, EDGE = "int8, trained with tfmot's rounding", "int8, ai-edge-quantizer"
 FOUR_AFTER, FOUR_AWARE = "4-bit weights, after training", "4-bit weights, trained with rounding"
 
@@ -64,6 +65,11 @@ def known(images: ImageSet) -> Any:
 def learned(model: Any, images: ImageSet, seed: int, **settings: Any) -> Any:
     """Return a copy with rounding after fine-tuning."""
     copy, _ = kopt.quantize.aware(model, calibration=known(images), freeze_batch_norm=2 * images.steps, **settings)
+    return fine_tuned(copy, images, seed)
+
+
+def fine_tuned(copy: Any, images: ImageSet, seed: int) -> Any:
+    """Train a copy with rounding, and return it."""
     return trained(copy, images, images.epochs[1] // 2, 5e-4, seed)
 
 
@@ -136,9 +142,10 @@ def ways(network: str, images: ImageSet, seed: int) -> dict[str, Callable[[Any],
         AFTER: lambda folder: kopt.quantize.post_training(start, known(images))[0],
         AWARE: lambda folder: learned(start, images, seed),
         TFMOT: lambda folder: by_tfmot(start, images, seed),
-        "16-bit activations, after training": lambda folder: kopt.export.tflite(
-            start, folder, scheme="int16x8", calibration=known(images)
-        ),
+        BOTH: lambda folder: fine_tuned(kopt.quantize.post_training(start, known(images))[0], images, seed),
+        "16-bit activations, after training": lambda folder: kopt.quantize.post_training(
+            start, known(images), scheme="int16x8"
+        )[0],
         FOUR_AFTER: lambda folder: kopt.quantize.aware(start, calibration=known(images), bits=four_bits(start))[0],
         FOUR_AWARE: lambda folder: learned(start, images, seed, bits=four_bits(start)),
     }
@@ -165,7 +172,7 @@ def shipped(make: Callable[[Any], Any], images: ImageSet) -> tuple[float, float]
         if isinstance(made, bytes):
             path.write_bytes(made)
         elif isinstance(made, keras.Model):
-            kopt.export.tflite(made, path, scheme="int8")
+            kopt.export.tflite(made, path, scheme=made.quantization.scheme)
         return points(path, images), round(gzip_bytes(path) / 1024, 1)
 
 

@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         return _installation(options)
     check_page(options)
     history = None if options.history is None else _history(options.history)
-    model = kopt.load_model(options.model, safe_mode=not options.unsafe, compile=options.loss is None)
+    model = kopt.load_model(options.model, safe_mode=not options.unsafe)
     if options.loss is not None:
         kopt.train.batch_loss.require_known_loss(options.loss)
         model.compile("adam", options.loss, metrics=["accuracy"] if "crossentropy" in options.loss else None)

@@ -1,5 +1,6 @@
 """Opening model files, whatever Keras wrote them, without running code that is stored in them."""
 
+import contextlib
 import json
 import os
 import re
@@ -32,7 +33,7 @@ def load_model(
     custom_objects: dict[str, Any] | None = None,
     safe_mode: bool = True,
     verify: bool = True,
-    compile: bool = False,
+    compile: bool | None = None,
 ) -> keras.Model:
     """Open a `.keras` or `.h5` file, of Keras 3 or of the Keras 2 line, as a Keras 3 model.
 
@@ -45,7 +46,8 @@ def load_model(
         safe_mode: refuse files that carry Python code. Turn it off only for a file whose origin you trust.
         verify: run a Keras 2 file in tf_keras too and compare the outputs on seeded inputs.
         compile: with the optimizer, its state, loss and metrics that a `.keras` file of Keras 3 was saved with, if it
-            was compiled. Models of other files never are: Keras 3.15 does not read back the loss of its own `.h5`.
+            was compiled; `None`: where all that they name is known. Models of other files never are: Keras 3.15 does
+            not read back the loss of its own `.h5`.
 
     Raises:
         LoadError: the file is missing, damaged, of another kind, or needs a class that is not known; or the outputs of
@@ -55,7 +57,7 @@ def load_model(
     Example:
         >>> opened = kopt.load_model("model.keras")
         >>> opened.name, opened.count_params(), opened.compiled
-        ('digits', 2722, False)
+        ('digits', 2722, True)
     """
     path, custom_objects = Path(path), dict(custom_objects or {})
     kind = _kind(path)
@@ -66,7 +68,10 @@ def load_model(
         refuse_stored_code(config, path)
     if kind == "zip" and _zip_member(path, "metadata.json").get("keras_version", "").startswith("2."):
         return load_legacy_archive(path, custom_objects=custom_objects, safe_mode=safe_mode, verify=verify)
-    return _load_with_keras(path, ".keras", custom_objects, safe_mode, with_training=compile)
+    if compile is None:
+        with contextlib.suppress(LoadError):
+            return _load_with_keras(path, ".keras", custom_objects, safe_mode, with_training=True)
+    return _load_with_keras(path, ".keras", custom_objects, safe_mode, with_training=bool(compile))
 
 
 def refuse_stored_code(config: Any, path: Path) -> None:

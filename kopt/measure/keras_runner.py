@@ -53,4 +53,4 @@ class KerasRunner(Runner):
 
 def from_path(path: Path, safe_mode: bool) -> KerasRunner:
     """Open a `.keras` or `.h5` file."""
-    return KerasRunner(load_model(path, safe_mode=safe_mode), path.name)
+    return KerasRunner(load_model(path, safe_mode=safe_mode, compile=False), path.name)

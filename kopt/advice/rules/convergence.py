@@ -265,8 +265,8 @@ RULES = (
         check=_of_gradients("vanishing", "saturated"),
         looks_for="A weight's gradient is below a thousandth of the largest nearer the output, or more than half of "
         "the outputs of an activation are at its limits.",
-        remedy="Use ReLU or GELU in the place of sigmoid and tanh, residual connections, normalization, or other "
-        "initial weights.",
+        remedy="Use ReLU or GELU in the place of sigmoid and tanh inside the model, residual connections, "
+        "normalization, or other initial weights, which forget what was learned.",
         code="model, report = kopt.restructure.reinitialize(model, data=data)",
         target="quality",
         gain="not known",

@@ -26,12 +26,16 @@ _NODES = {"Relu": "relu", "Relu6": "relu6", "Sigmoid": "sigmoid", "HardSigmoid":
 
 
 class Watched(NamedTuple):
-    """An activation in the graph of a step: the layer's path, the name of the function, its output."""
+    """An activation in the graph of a step: the layer's path, the name of the function, its output.
+
+    Where it is what the model says, `is_said`, a limit is an answer that is sure, and the loss has a slope there.
+    """
 
     layer: str
     activation: str
     output: tf.Tensor
     channel_axis: int
+    is_said: bool = False
 
 
 @contextlib.contextmanager
@@ -41,10 +45,13 @@ def watching(model: keras.Model) -> Iterator[list[Watched]]:
     What is computed in loops, as the cells of recurrent layers are, cannot be seen from outside and is left out.
     """
     found: list[Watched] = []
+    said: list[Any] = []
     with contextlib.ExitStack() as stack:
         for path, operation, activation in _activations(model):
             stack.enter_context(replaced(operation, "call", _watched(operation, path, activation, found)))
+        stack.enter_context(replaced(model, "call", _heard(model.call, said)))
         yield found
+    found[:] = [one._replace(is_said=any(one.output is output for output in said)) for one in found]
 
 
 class Counts:
@@ -52,7 +59,7 @@ class Counts:
 
     def __init__(self, watched: Watched, width: float):
         self.layer, self.activation = watched.layer, watched.activation
-        self._axis, self._width = watched.channel_axis, width
+        self._axis, self._width, self._is_said = watched.channel_axis, width, watched.is_said
         self._low, self._high = _LIMITS[watched.activation]
         self.units = int(watched.output.shape[watched.channel_axis])
         self._alive = tf.Variable(tf.zeros([self.units], tf.bool))
@@ -70,6 +77,7 @@ class Counts:
         """Return what was counted."""
         total, zeros, near = self._sums.numpy()
         dies, saturates = self._low == 0.0 and self.activation.startswith("relu"), self._high is not None
+        saturates = saturates and not self._is_said
         return ActivationStatistics(
             layer=self.layer,
             activation=self.activation,
@@ -86,6 +94,15 @@ class Counts:
         upper = output > self._high - room
         # Below, a ReLU6 is zero for a purpose; that counts as dead, not as saturated.
         return upper if self.activation == "relu6" else upper | (output < self._low + room)
+
+
+def _heard(plain: Callable[..., Any], said: list[Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        outputs = plain(*args, **kwargs)
+        said.extend(tf.nest.flatten(outputs))
+        return outputs
+
+    return call
 
 
 def _watched(operation: Any, path: str, activation: str, found: list[Watched]) -> Callable[..., Any]:

@@ -198,7 +198,7 @@ def _profile(given: _Side, other: _Side) -> ParameterProfile:
     if isinstance(given, ParameterProfile):
         return given
     assert isinstance(other, ParameterProfile)
-    model = load_model(given) if isinstance(given, Path) else given
+    model = load_model(given, compile=False) if isinstance(given, Path) else given
     readings = {variable.path: variable.reading for variable in other.variables}
     variables = weight_variables(model)
     # The same place, if the names are others.

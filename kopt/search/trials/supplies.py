@@ -97,7 +97,7 @@ def work(directory: Path) -> Work:
     loss = json.loads(given.loss)
     has_lessons = (directory / _TRAIN).is_dir()
     return Work(
-        original=load_model(original(directory)),
+        original=load_model(original(directory), compile=False),
         calibration={name: np.asarray(array) for name, array in examples.read(directory / _CALIBRATION).items()},
         training=given.training,
         train=Split(*examples.read(directory / _TRAIN)) if has_lessons else None,

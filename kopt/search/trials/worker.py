@@ -64,7 +64,7 @@ def _make(source: Path, target: Path, job: Job, count: int, seed: int) -> MadeMo
     deterministic(seed)
     apply = CATALOG[step.technique].apply
     assert apply is not None
-    outcome = apply(load_model(source), step.config, supplies.work(Path(job.supplies)))
+    outcome = apply(load_model(source, compile=False), step.config, supplies.work(Path(job.supplies)))
     path = target / MadeModel.file_name()
     with atomic_path(path, overwrite=True) as staged:
         outcome.model.save(staged)

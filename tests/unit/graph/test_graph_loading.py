@@ -42,13 +42,29 @@ def saved_as_h5(model, path):
     return path
 
 
-def test_a_keras_file_opens_uncompiled_and_equal(tmp_path):
+def test_a_keras_file_opens_compiled_and_equal(tmp_path):
     model = model_with(Registered())
     model.compile("adam", "mse")
     model.save(tmp_path / "m.keras")
     opened = load_model(tmp_path / "m.keras")
     np.testing.assert_array_equal(opened(X), model(X))
+    assert opened.loss == "mse"
+    assert not load_model(tmp_path / "m.keras", compile=False).compiled
+
+
+def test_a_loss_of_ones_own_that_is_not_known_costs_the_loss_alone(tmp_path):
+    def mine(y_true, y_pred):
+        return keras.ops.mean(keras.ops.square(y_true - y_pred))
+
+    model = model_with()
+    model.compile("adam", mine)
+    model.save(tmp_path / "m.keras")
+    opened = load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(opened(X), model(X))
     assert not opened.compiled
+    assert load_model(tmp_path / "m.keras", custom_objects={"mine": mine}).loss is mine
+    with pytest.raises(LoadError, match="mine"):
+        load_model(tmp_path / "m.keras", compile=True)
 
 
 def test_a_model_comes_compiled_if_that_is_asked_for(tmp_path):

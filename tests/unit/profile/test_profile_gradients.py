@@ -137,6 +137,29 @@ def test_saturated_sigmoids_and_tanhs():
     assert [one.where for one in found.verdicts if one.kind == "saturated"] == ["tanh"]
 
 
+@pytest.mark.parametrize("kind", ["functional", "subclassed"])
+def test_an_answer_that_is_sure_is_not_saturated(kind):
+    class Inside(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.sure = L.Dense(1, "sigmoid", name="sure")
+
+        def call(self, x):
+            return self.sure(x)
+
+    sure = L.Dense(1, "sigmoid", name="sure")
+    model = keras.Sequential([keras.Input((6,)), L.Dense(4, "sigmoid", name="hidden"), sure])
+    if kind == "subclassed":
+        model = Inside()
+        model(X[:1])
+        sure = model.sure
+    sure.set_weights([np.full((sure.kernel.shape[0], 1), 100.0), np.array([200.0])])
+    model.compile("sgd", "binary_crossentropy")
+    found = gradients(model, (X, (Y > 0).astype("float32")))
+    assert [one.saturated_fraction is None for one in found.activations if one.layer == "sure"] == [True]
+    assert not [one for one in found.verdicts if one.kind == "saturated"]
+
+
 def test_operations_of_a_graph_and_relu6():
     inputs = keras.Input((6,))
     hidden = keras.ops.relu(L.Dense(4)(inputs))

@@ -86,7 +86,7 @@ class ActivationStatistics(Record):
         units: entries of the channel axis.
         dead_units: units that were 0 for every example; `None` for activations that do not end at 0.
         zero_fraction: share of outputs that are 0.
-        saturated_fraction: share of outputs near a limit; `None` for a plain ReLU.
+        saturated_fraction: share of outputs near a limit; `None` for a plain ReLU and for what the model itself says.
     """
 
     layer: str

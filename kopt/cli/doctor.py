@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import kopt
 from kopt.cli.common import check_page, show, show_page, show_text
 from kopt.core.errors import ConfigError, LoadError
 from kopt.core.installation import check_installation
+from kopt.core.records.checks import Check
 from kopt.core.records.search.advice import DEPTHS
 
 
@@ -74,7 +76,15 @@ def _installation(options: argparse.Namespace) -> int:
         show_text(json.dumps([{"schema": check.schema(), **check.to_dict()} for check in checks], indent=2))
     else:
         show(kopt.report.checks_table(checks))
+        show_text(f"\n{_summary(checks)}")
     return 1 if any(check.status == "warning" for check in checks) else 0
+
+
+def _summary(checks: Sequence[Check]) -> str:
+    warnings = [check.name for check in checks if check.status == "warning"]
+    if warnings:
+        return f"To be mended: {', '.join(warnings)}."
+    return "Everything that kopt needs is there. What is off is optional."
 
 
 def _history(path: Path) -> Any:

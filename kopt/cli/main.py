@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from kopt.cli import (
@@ -27,6 +28,7 @@ from kopt.cli import (
     verify,
 )
 from kopt.core.errors import InputError, KoptError, LoadError
+from kopt.core.files import require_path
 from kopt.version import __version__
 
 COMMANDS = (
@@ -65,9 +67,11 @@ def main(arguments: Sequence[str] | None = None, *, own_process: bool = False) -
         stands, 130 if interrupted.
     """
     options = _parser().parse_args(arguments)
-    if own_process and not options.debug and options.run not in (report.run, compare.run, monitor.run):
-        _load_runtimes_quietly()
     try:
+        if own_process:
+            _require_given(options)
+            if not options.debug and options.run not in (report.run, compare.run, monitor.run):
+                _load_runtimes_quietly()
         return int(options.run(options))
     except KoptError as error:
         if options.debug:
@@ -77,6 +81,17 @@ def main(arguments: Sequence[str] | None = None, *, own_process: bool = False) -
     except KeyboardInterrupt:
         print("kopt: interrupted; what was finished is kept, start the same command again to go on", file=sys.stderr)  # noqa: T201
         return EXIT_INTERRUPTED
+
+
+def _require_given(options: argparse.Namespace) -> None:
+    """Refuse a path that leads nowhere before the runtimes are loaded, which takes seconds."""
+    words = [getattr(options, name, None) for name in ("model", "teacher", "student")]
+    for path in (*words, *getattr(options, "files", ())):
+        if path is not None:
+            require_path(path)
+    data = getattr(options, "data", None)
+    if data is not None and Path(data).suffix == ".npz":
+        require_path(data)
 
 
 def command() -> int:
@@ -101,6 +116,15 @@ def _load_runtimes_quietly() -> None:
         os.close(kept)
 
 
+class _Help(argparse.HelpFormatter):
+    """Says the defaults, where there are any and the text does not say them."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        nothing = action.default in (None, False, argparse.SUPPRESS) or action.default in ((), [])
+        return text if nothing or not action.option_strings or "default" in text else f"{text} (default: %(default)s)"
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors end in the way to help, and nothing else."""
 
@@ -117,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         name = command.__name__.rpartition(".")[2]
         summary = (command.__doc__ or "").strip().splitlines()[0]
-        sub = commands.add_parser(name, help=summary, description=summary)
+        sub = commands.add_parser(name, help=summary, description=summary, formatter_class=_Help)
         command.add_arguments(sub)
         sub.add_argument("--json", action="store_true", help="print the result as JSON on standard output, no progress")
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")

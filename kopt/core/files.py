@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from kopt.core.errors import OutputError, OutputExistsError
+from kopt.core.errors import LoadError, OutputError, OutputExistsError, nearest
 
 _CHUNK = 1 << 20
 _TEMPORARY = ".kopt-tmp"
@@ -33,6 +33,21 @@ _CANNOT_WRITE = frozenset(
         errno.EFBIG,
     )
 )
+
+
+def require_path(path: str | os.PathLike[str]) -> None:
+    """Make sure that there is something at `path`.
+
+    Raises:
+        LoadError: there is nothing; names what is called alike beside it.
+    """
+    path = Path(path)
+    if not path.exists():
+        beside = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise LoadError(
+            f"There is no file or directory {path}.{nearest(path.name, beside)} Check the path; it is looked up from "
+            f"{Path.cwd()}."
+        )
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:

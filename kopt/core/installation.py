@@ -9,6 +9,7 @@ from packaging.requirements import Requirement
 from kopt.core.records.checks import Check
 
 DISTRIBUTION = "keras-kopt"
+_OF_DEVELOPERS = ("dev", "docs")
 
 
 def check_installation() -> list[Check]:
@@ -17,7 +18,7 @@ def check_installation() -> list[Check]:
     for text in importlib.metadata.requires(DISTRIBUTION) or ():
         requirement = Requirement(text)
         extra = _extra(requirement)
-        if requirement.name != DISTRIBUTION and extra != "dev":
+        if requirement.name != DISTRIBUTION and extra not in _OF_DEVELOPERS:
             checks.append(_check(requirement, extra))
     return [*checks, *_clashes()]
 
@@ -36,7 +37,7 @@ def _check(requirement: Requirement, extra: str | None) -> Check:
     try:
         version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
-        needed_by = f"not installed; needed by the extra {extra!r}" if extra else "not installed; kopt requires it"
+        needed_by = f"not installed; it is in the extra {extra!r}" if extra else "not installed; kopt requires it"
         return Check(requirement.name, "missing" if extra else "warning", needed_by, remedy)
     if not requirement.specifier.contains(version, prereleases=True):
         return Check(requirement.name, "warning", f"{version}; tested with {requirement.specifier}", remedy)

@@ -1,6 +1,6 @@
 """Whether a model gives logits or probabilities."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -8,9 +8,11 @@ import numpy as np
 
 from kopt.core.errors import ConfigError, DataError
 from kopt.core.records.artifacts import TensorInfo
+from kopt.core.records.changes.distillation import OutputMatch
 from kopt.core.settings import choice
 from kopt.graph.internals import graph_of, node_of
 from kopt.measure import random_inputs
+from kopt.train.steps.label_checks import LossKind
 
 FORMS = ("logits", "probabilities", "sigmoids", "values")
 _ACTIVATIONS = {"softmax": "probabilities", "sigmoid": "sigmoids"}
@@ -51,6 +53,30 @@ def forms_of(
             f"it with `teacher_form` or `student_form`, one of {', '.join(FORMS)}."
         ) from error
     return [_of_values(info, one) for info, one in zip(outputs, values, strict=True)]
+
+
+def require_fitting(loss: Any, outputs: Sequence[OutputMatch]) -> None:
+    """Refuse a loss on labels that takes an output for something else than what it is.
+
+    Keras trains on with it, and badly. Losses of several outputs are looked at where they are one by name.
+
+    Raises:
+        ConfigError: probabilities are wanted of logits, or logits of probabilities.
+    """
+    for one in outputs:
+        kind = LossKind.of(loss.get(one.name) if isinstance(loss, dict) else loss)
+        if kind.family not in ("sparse", "categorical", "binary"):
+            continue
+        if one.student_form == "logits" and not kind.from_logits:
+            raise ConfigError(
+                f"Output {one.name!r} of the student gives logits ({one.found}), and {loss!r} takes probabilities. "
+                f"Pass `loss=keras.losses.{kind.name}(from_logits=True)`, or say `student_form` if it is wrong."
+            )
+        if one.student_form in ("probabilities", "sigmoids") and kind.from_logits:
+            raise ConfigError(
+                f"Output {one.name!r} of the student gives {one.student_form} ({one.found}), and the loss takes "
+                f"logits. Pass `loss=keras.losses.{kind.name}()`, or say `student_form` if it is wrong."
+            )
 
 
 def declared(name: str, given: Any, count: int) -> list[str] | None:

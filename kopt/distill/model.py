@@ -17,7 +17,7 @@ from kopt.distill.cache import TeacherCache
 from kopt.distill.cache_files import holds_cache
 from kopt.distill.exporting import Exporting
 from kopt.distill.features import Feature, FeatureTerm
-from kopt.distill.forms import declared
+from kopt.distill.forms import declared, require_fitting
 from kopt.distill.joined import split
 from kopt.distill.matching import matched
 from kopt.distill.outputs import compatible, plan_outputs
@@ -197,8 +197,10 @@ class DistillationModel(Exporting, keras.Model):
         The optimizer is put into a `LossScaleOptimizer` if a layer of the student computes in float16.
 
         Raises:
-            ConfigError: `jit_compile=True` with a teacher that runs outside the graph.
+            ConfigError: `jit_compile=True` with a teacher that runs outside the graph; or a loss that takes logits for
+                probabilities, or the other way round.
         """
+        require_fitting(loss, self.report.outputs)
         outside = [one.name for one in self.teachers if not one.in_graph]
         if settings.get("jit_compile") is True and outside:
             raise ConfigError(

@@ -15,7 +15,8 @@ from typing import Any
 import h5py
 import keras
 
-from kopt.core.errors import LoadError, UnsafeModelError, nearest
+from kopt.core.errors import LoadError, UnsafeModelError
+from kopt.core.files import require_path
 from kopt.core.randomness import preserved_random_state
 from kopt.graph.legacy import load_legacy, load_legacy_archive
 
@@ -87,11 +88,7 @@ def refuse_stored_code(config: Any, path: Path) -> None:
 
 
 def _kind(path: Path) -> str:
-    if not path.exists():
-        beside = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise LoadError(
-            f"There is no file {path}.{nearest(path.name, beside)} Check the path; it is looked up from {Path.cwd()}."
-        )
+    require_path(path)
     if path.is_dir():
         return _directory_kind(path)
     with open(path, "rb") as file:

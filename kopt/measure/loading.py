@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from kopt.core.errors import ConfigError, InputError, LoadError, nearest
+from kopt.core.errors import ConfigError, InputError, LoadError
+from kopt.core.files import require_path
 from kopt.core.randomness import preserved_random_state
 from kopt.measure.runner import Runner, check_positive
 
@@ -96,12 +97,7 @@ def format_of(path: Path) -> str:
     Raises:
         LoadError: there is no such path, or it is none of these.
     """
-    if not path.exists():
-        beside = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise LoadError(
-            f"There is no file or directory {path}.{nearest(path.name, beside)} Check the path; it is looked up from "
-            f"{Path.cwd()}."
-        )
+    require_path(path)
     if path.is_dir():
         if any((path / name).is_file() for name in _SAVED_MODEL_FILES):
             return "saved_model"

@@ -51,6 +51,9 @@ def notes(
     yield "The smaller model is not compiled. Train it: what it computes has changed."
     if probes:
         yield f"A latency of at most the target, and no more than {TOLERANCE:.0%} below, ends the search for widths."
+    steps = sorted({group.divisor for group in groups if not group.frozen and group.divisor > 1})
+    if steps:
+        yield f"Widths are multiples of {' or '.join(map(str, steps))}; `round_to=1` comes nearer to a target."
     odd = [f"{group.layers[0]} ({group.after})" for group in groups if _is_odd(group)]
     if odd:
         yield f"Widths that fill no tiles of {_TILE}, by which matrix kernels compute: {_listed(odd)}."

@@ -16,7 +16,7 @@ from kopt.report.parts import formats
 from kopt.report.parts.columns import Column, FittedTable
 from kopt.report.run.rows import Row, baseline_row, candidate_rows, size_reference
 
-_CHECK_MARKS = {"ok": "ok", "missing": "MISSING", "warning": "WARNING"}
+_CHECK_MARKS = {"ok": "ok", "missing": "off", "warning": "WARNING"}
 _CHECK_STYLES = {"ok": "green", "missing": "red", "warning": "yellow"}
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 
 import pytest
 
@@ -121,3 +122,28 @@ def test_a_command_line_repeats_what_was_asked_for():
     options = parser.parse_args(words)
     assert optimize._command(options).split() == ["kopt", "optimize", *words]
     assert training_from(options) == kopt.Training(epochs=4, learning_rate=0.001)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["optimize", "gone.keras", "--data", "digits"],
+        ["bench", "gone.tflite"],
+        ["distill", "gone.h5", "x.keras", "--data", "digits", "--macs", "0.5"],
+    ],
+)
+def test_a_path_that_leads_nowhere_is_refused_before_the_runtimes_load(words, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone.kera").touch()
+    monkeypatch.setattr(sys.modules["kopt.cli.main"], "_load_runtimes_quietly", lambda: pytest.fail("loaded"))
+    assert main(words, own_process=True) == 2
+    assert "There is no file or directory gone." in capsys.readouterr().err
+
+
+def test_help_says_the_defaults_that_are_something(capsys):
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "0 takes a free one (default: 8501)" in shown
+    assert "None)" not in shown
+    assert "False)" not in shown

@@ -32,7 +32,7 @@ def test_this_installation_has_what_kopt_requires():
             "tensorboard>=2; extra == 'tensorboard'",
             None,
             "missing",
-            "not installed; needed by the extra 'tensorboard'",
+            "not installed; it is in the extra 'tensorboard'",
             "pip install 'keras-kopt[tensorboard]'",
         ),
     ],

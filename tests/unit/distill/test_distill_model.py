@@ -47,6 +47,17 @@ def trained_outputs(student):
     return outputs
 
 
+def test_a_loss_that_takes_the_output_for_something_else_is_refused():
+    logits = keras.Sequential([keras.Input(X.shape[1:]), L.Flatten(), L.Dense(CLASSES, name="says")])
+    with pytest.raises(ConfigError, match=r"'says' of the student gives logits .*from_logits=True"):
+        distilled(logits)
+    right = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    assert distilled(logits, loss=right).compiled
+    assert distilled(logits, student_form="probabilities").compiled  # the user knows better
+    with pytest.raises(ConfigError, match="takes logits"):
+        distilled(loss=right)
+
+
 def test_the_loss_is_the_weighted_sum_of_its_terms():
     student, large = network(regularizer="l2"), teacher()
     q, p = trained_outputs(student), large(X, training=False).numpy()

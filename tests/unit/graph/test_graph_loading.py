@@ -97,7 +97,7 @@ def test_an_unpacked_keras_directory_opens(saved, tmp_path):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(LoadError, match=r"There is no file .*gone\.keras"):
+    with pytest.raises(LoadError, match=r"There is no file or directory .*gone\.keras"):
         load_model(tmp_path / "gone.keras")
 
 

@@ -4,9 +4,12 @@ import dataclasses
 import gc
 import multiprocessing
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from typing import Any
+
+from kopt.cli import main
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 # Imports alone: TensorFlow's runtime begins in each process, with the settings of that process.
@@ -81,6 +84,16 @@ def _call(
     gc.set_threshold(50_000, 10, 10)
     results.send(function(*arguments))
     os._exit(0)  # Threads of servers and coordinators would keep the interpreter from ending.
+
+
+def command_line(words: list[str], output: str) -> int:
+    """Run `kopt` with these words, its standard output in a file, and return the exit code."""
+    with open(output, "w") as file:
+        os.dup2(file.fileno(), 1)
+    try:
+        return main(words, own_process=True)
+    finally:
+        sys.stdout.flush()
 
 
 def start_forked(function: Callable[..., Any], *arguments: Any, **environment: str) -> Forked:

@@ -1,5 +1,6 @@
 """One run of the main job: what it finds and what it leaves on disk; `test_search_training` kills one."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def test_a_new_constraint_on_a_metric_exports_nothing_again(run, digits, model_p
         digits.validation,
         budget=budget,
         workdir=workdir,
-        techniques=TECHNIQUES,
+        techniques=TECHNIQUES[2:],
         progress=None,
     )
     assert {path: path.stat().st_mtime_ns for path in (workdir / "candidates").rglob("model*")} == before
@@ -156,13 +157,16 @@ def test_without_labels_the_agreement_with_the_model_is_guarded(digits, model_pa
         assert "There are no labels" in (tmp_path / "run" / name).read_text()
 
 
-def test_what_another_model_left_in_the_directory_is_named_and_not_used(digits, tmp_path):
-    settings = {"workdir": tmp_path, "techniques": ("tflite-float32",), "progress": None}
-    kopt.optimize(demo.build((8, 8, 1), 10, width=2), digits.train, digits.validation, **settings)
-    second = kopt.optimize(demo.build((8, 8, 1), 10, width=3), digits.train, digits.validation, **settings)
-    assert second.notes == (
-        f"{tmp_path} also holds 1 finished candidate of another model; not used and left as it is.",
+def test_what_another_model_left_in_the_directory_is_named_and_not_used(run, digits, tmp_path):
+    workdir = shutil.copytree(run[0], tmp_path / "run")
+    model = demo.build((8, 8, 1), 10, width=2)
+    result = kopt.optimize(
+        model, digits.train, digits.validation, workdir=workdir, techniques=("tflite-float32",), progress=None
     )
+    assert result.notes == (
+        f"{workdir} also holds 4 finished candidates of another model; not used and left as it is.",
+    )
+    assert [candidate.artifact.source_sha256 for candidate in result.candidates] == [kopt.graph.fingerprint(model)]
 
 
 def test_a_damaged_candidate_is_made_again(run, digits, model_path):

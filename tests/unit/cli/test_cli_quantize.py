@@ -23,6 +23,7 @@ def files(tmp_path):
     return ["quantize", str(tmp_path / "net.keras"), str(tmp_path / "net.tflite"), "--data", str(tmp_path / "data.npz")]
 
 
+@pytest.mark.slow
 def test_the_file_is_in_integers_and_the_table_says_what_was_tried(capsys, files):
     assert main([*files, "--options", "equalize", "mse"]) == 0
     shown = capsys.readouterr().out

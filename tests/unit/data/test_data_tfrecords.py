@@ -165,6 +165,7 @@ def test_augment_comes_last(files):
 # Writing and reading back
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [None, "GZIP", "ZLIB"])
 def test_round_trip_is_exact_and_in_order(tmp_path, kind):
     manifest = write_tfrecords((X, Y), tmp_path / "set", shards=3, compression=kind, progress=None)
@@ -340,6 +341,7 @@ def test_a_truncated_shard_is_found_by_its_size(tmp_path):
         from_tfrecords(tmp_path / "set", batch_size=2)
 
 
+@pytest.mark.slow
 def test_damaged_data_is_named_in_the_epoch_or_before(files):
     file = files / "train-1.tfrecord"
     content = bytearray(file.read_bytes())

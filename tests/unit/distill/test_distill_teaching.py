@@ -32,6 +32,7 @@ def student():
 CE = "sparse_categorical_crossentropy"
 
 
+@pytest.mark.slow
 def test_a_student_learns_and_the_report_says_what_it_is_worth(student, teacher, tmp_path):
     before = teacher.get_weights()[0]
     report = kopt.distill.teach(
@@ -52,6 +53,7 @@ def test_a_student_learns_and_the_report_says_what_it_is_worth(student, teacher,
     assert TeachingReport.from_json(report.to_json()).best == report.best
 
 
+@pytest.mark.slow
 def test_the_work_of_a_subclassed_teacher_is_counted(student):
     class Rule(keras.Model):
         def __init__(self):
@@ -67,6 +69,7 @@ def test_the_work_of_a_subclassed_teacher_is_counted(student):
     assert report.teacher_macs == 8 * 16 + 16 * 3
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_kept_but_masks_end_with_their_schedule(student, teacher):
     # A rate that only destroys: what was given stays the best.
     student.set_weights([TRUE, np.zeros(3, "float32")])
@@ -84,6 +87,7 @@ def test_the_best_epoch_is_kept_but_masks_end_with_their_schedule(student, teach
     assert np.mean(kopt.prune.finalize(masked)[0].get_weights()[0] == 0) == 0.5
 
 
+@pytest.mark.slow
 def test_progress_counts_epochs(student, teacher):
     said = []
 
@@ -101,6 +105,7 @@ def test_progress_counts_epochs(student, teacher):
     assert said == [2, "epoch 1", "epoch 2", "end"]
 
 
+@pytest.mark.slow
 def test_a_loss_without_a_metric_is_judged_by_itself(student, teacher):
     report = kopt.distill.teach(student, teacher, (X, np.eye(3)[Y]), epochs=1, loss="mse")
     assert (report.metric, report.teacher_value, report.judged_on) == ("loss", None, "train")

@@ -64,6 +64,7 @@ def test_every_round_takes_the_same_share_of_what_is_left_and_prunes_the_trained
     assert (report.resumed, type(smaller)) == (0, type(model))
 
 
+@pytest.mark.slow
 def test_parameters_as_a_count_and_rounds_in_which_nothing_has_to_go():
     model = build()
     target = round(0.62 * model.count_params())
@@ -74,6 +75,7 @@ def test_parameters_as_a_count_and_rounds_in_which_nothing_has_to_go():
     assert any(one.note == "it was small enough already" for one in report.rounds)
 
 
+@pytest.mark.slow
 def test_rounds_are_judged_and_statistics_estimated_anew():
     model = build()
     model.compile("adam", LOSS)
@@ -113,6 +115,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_after_the_last_finished_round(tmp_path):
     calls = []
 

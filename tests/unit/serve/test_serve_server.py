@@ -181,6 +181,7 @@ def test_every_format_answers_the_same_questions(models, serve, http_to, file):
     assert [one["dtype"] for one in signature["inputs"].values()] == ["DT_FLOAT"]
 
 
+@pytest.mark.slow
 def test_a_quantized_file_refuses_nan(models, serve, http_to):
     server = serve(models / "dense_int8_io.tflite")
     call = http_to(server)
@@ -196,6 +197,7 @@ def test_a_keras_model_in_memory_is_served_by_its_name(serve, http_to):
     assert call("/v1/models/adder:predict", {"instances": [[1.0, 2.0]]}) == (200, {"predictions": [[3.0]]})
 
 
+@pytest.mark.slow
 def test_a_compressed_model_in_a_version_directory(models, serve, http_to, tmp_path):
     (tmp_path / "dense" / "4").mkdir(parents=True)
     shutil.copy(models / "dense.tflite", tmp_path / "dense" / "4")
@@ -255,6 +257,7 @@ def test_a_failure_that_nobody_foresaw_leaves_no_traceback(half, monkeypatch, ca
     assert "ZeroDivisionError" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dense.tflite", "dense.onnx", "dense.keras", "dense_saved_model"])
 def test_several_workers_give_the_answers_of_one(models, serve, http_to, name):
     server = serve(models / name, workers=3, batch_wait_ms=0.0, max_batch_size=1, name="m")

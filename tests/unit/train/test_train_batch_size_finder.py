@@ -225,6 +225,7 @@ def test_data_set_is_batched_anew(monkeypatch, batch):
     np.testing.assert_array_equal(seen[-1], X[:32])
 
 
+@pytest.mark.slow
 def test_one_example_batch_is_repeated_on_request(monkeypatch):
     seen = batches_seen(monkeypatch)
     rows = X[:3].astype("float64")

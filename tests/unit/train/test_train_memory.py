@@ -191,6 +191,7 @@ def test_refusals():
 ERROR = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[256,300]\nmore words")
 
 
+@pytest.mark.slow
 def test_explanation_has_the_numbers_and_what_needs_less():
     model = mlp()
     model.compile("adam", "mse")
@@ -257,6 +258,7 @@ print(json.dumps([resident, allocated, estimate_memory(model, size, data=(x, y))
     assert allocated < resident
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [keras.layers.LSTM(5), keras.layers.Bidirectional(keras.layers.GRU(4))])
 def test_recurrent_layers(layer):
     model = keras.Sequential([keras.Input((7, 3)), layer, keras.layers.Dense(2)])
@@ -266,6 +268,7 @@ def test_recurrent_layers(layer):
     assert estimate.step_bytes > 4 * 7 * 3 * FLOAT
 
 
+@pytest.mark.slow
 def test_an_optimizer_by_name():
     named = estimate_memory(mlp(), 4, optimizer="adam")
     assert named.optimizer_bytes == estimate_memory(mlp(), 4, optimizer=keras.optimizers.Adam()).optimizer_bytes > 0

@@ -103,6 +103,7 @@ def assert_same(model, blocks, x, **how):
     return ours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "blocks", ["auto", 3, ["norm0..add0", "norm1..conv1"], ["conv0", "norm1", "drop1"], ["stem..classes"]]
 )
@@ -151,6 +152,7 @@ def test_a_nested_model_that_holds_most_activations_is_cut_inside():
     assert_same(model, [backbone], X)
 
 
+@pytest.mark.slow
 def test_blocks_with_several_inputs_and_outputs_and_structures():
     keras.utils.set_random_seed(4)
     a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
@@ -205,6 +207,7 @@ def test_spectral_normalization_and_shared_layers():
     assert_same(model, ["shared", "drop"], X[:, :4, 0, 0])
 
 
+@pytest.mark.slow
 def test_frozen_layers_get_no_gradient_and_keep_their_statistics():
     model = convolutional()
     for name in ("norm1", "conv1"):
@@ -212,6 +215,7 @@ def test_frozen_layers_get_no_gradient_and_keep_their_statistics():
     assert_same(model, 3, X)
 
 
+@pytest.mark.slow
 def test_steps_in_one_graph_equal_single_steps():
     model = convolutional()
     forward = rematerialized(model, 3).forward

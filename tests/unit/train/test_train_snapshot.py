@@ -123,6 +123,7 @@ def interrupt(model, error):
     raise error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_what_leaves_the_block_restores_as_well(error):
     model = make_model()

@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DOCS_VENV := .venv-docs
 DOCS_STAMP := $(DOCS_VENV)/.installed
 
-.PHONY: demo test check docs bench sweep lock clean
+.PHONY: demo test check docs bench sweep savedmodels lock clean
 
 demo: $(STAMP)
 	$(BIN)/kopt demo
@@ -31,6 +31,10 @@ bench: $(STAMP)
 # Every architecture, hours long; goes on where it was. One model: `make sweep SWEEP="--only ResNet50"`.
 sweep: $(STAMP)
 	nice -n 10 $(BIN)/python -m sweep.run $(SWEEP)
+
+# The trained models that are tracked; about a minute.
+savedmodels: $(STAMP)
+	$(BIN)/python savedmodels/make.py
 
 # The locks hold for every supported Python: pinned, without addresses. That of the site has no requirement of kopt in it.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate \

@@ -8,7 +8,7 @@ import numpy as np
 import training_networks
 from claims import Claim, publish
 
-from kopt.core.sensitivity_records import PERTURBATIONS, Perturbation
+from kopt.core.records.profiles.sensitivity import PERTURBATIONS, Perturbation
 from kopt.profile.layer_sensitivity import sensitivity
 from kopt.profile.layer_sensitivity.kernels import targets_of
 from kopt.profile.layer_sensitivity.ranking import spearman

@@ -6,8 +6,8 @@ Importing kopt is light and changes nothing in the process: subpackages, and Ten
 import importlib
 from typing import Any
 
-from kopt.core.budget_records import Budget, Constraint
 from kopt.core.errors import KoptError
+from kopt.core.records.search.budget import Budget, Constraint
 from kopt.version import __version__
 
 _SUBPACKAGES = (

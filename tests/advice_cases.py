@@ -4,7 +4,9 @@ import dataclasses
 import math
 
 from kopt.advice.facts import Facts
-from kopt.core.circumstance_records import (
+from kopt.core.records.changes.quantization_diagnosis import Finding, QuantizationDiagnosis
+from kopt.core.records.checks import Check
+from kopt.core.records.profiles.circumstances import (
     ChannelActivity,
     DataFacts,
     DeployedFile,
@@ -17,12 +19,9 @@ from kopt.core.circumstance_records import (
     StepSpeeds,
     TrainingSettings,
 )
-from kopt.core.cost_records import LayerCost, LayerIntensity, MachinePeaks, ModelProfile, RooflineProfile
-from kopt.core.data_records import PipelineDiagnosis, StageTime
-from kopt.core.diagnosis_records import Finding, QuantizationDiagnosis
-from kopt.core.finder_records import LayerMemory, LearningRateCurve, MemoryEstimate, MemoryRemedy
-from kopt.core.gradient_records import GradientProfile, GradientThresholds, Verdict
-from kopt.core.parameter_records import (
+from kopt.core.records.profiles.cost import LayerCost, LayerIntensity, MachinePeaks, ModelProfile, RooflineProfile
+from kopt.core.records.profiles.gradients import GradientProfile, GradientThresholds, Verdict
+from kopt.core.records.profiles.parameters import (
     Channels,
     EffectiveRank,
     Histogram,
@@ -31,11 +30,14 @@ from kopt.core.parameter_records import (
     ValueStatistics,
     VariableParameters,
 )
-from kopt.core.records import Check
-from kopt.core.sensitivity_records import LayerSensitivity, PerturbationEffect, SensitivityProfile
-from kopt.core.time_records import LayerTime, LayerTimes
-from kopt.core.training_profile_records import TrainingAdvice, TrainingEpoch, TrainingRun, TrainingTrends
-from kopt.core.training_records import DistributionPlan, InputScale, PrecisionChoice
+from kopt.core.records.profiles.sensitivity import LayerSensitivity, PerturbationEffect, SensitivityProfile
+from kopt.core.records.profiles.time import LayerTime, LayerTimes
+from kopt.core.records.profiles.training import TrainingAdvice, TrainingEpoch, TrainingRun, TrainingTrends
+from kopt.core.records.training.data import PipelineDiagnosis, StageTime
+from kopt.core.records.training.distribution import DistributionPlan
+from kopt.core.records.training.finders import LayerMemory, LearningRateCurve, MemoryEstimate, MemoryRemedy
+from kopt.core.records.training.hardware import PrecisionChoice
+from kopt.core.records.training.input_checks import InputScale
 
 GIB = 2**30
 

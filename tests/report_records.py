@@ -2,23 +2,11 @@
 
 import dataclasses
 
-from kopt.core.cost_records import LayerCost, ModelProfile
-from kopt.core.records import (
-    Artifact,
-    Budget,
-    Candidate,
-    Energy,
-    Evaluation,
-    ExportConfig,
-    Latency,
-    Machine,
-    Measurement,
-    OperatorCount,
-    OptimizationResult,
-    OutputParity,
-    Parity,
-    TensorInfo,
-)
+from kopt.core.records.artifacts import Artifact, OperatorCount, OutputParity, Parity, TensorInfo
+from kopt.core.records.candidates import Candidate, ExportConfig, OptimizationResult
+from kopt.core.records.measurements import Energy, Evaluation, Latency, Machine, Measurement
+from kopt.core.records.profiles.cost import LayerCost, ModelProfile
+from kopt.core.records.search.budget import Budget
 
 MACHINE = Machine(
     "Linux x86_64",

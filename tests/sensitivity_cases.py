@@ -1,6 +1,6 @@
 """Sensitivity records made by hand."""
 
-from kopt.core.sensitivity_records import LayerSensitivity, PerturbationEffect
+from kopt.core.records.profiles.sensitivity import LayerSensitivity, PerturbationEffect
 from kopt.profile.layer_sensitivity import Sensitivity
 
 

@@ -11,10 +11,10 @@ from kopt.advice.judging import judge
 from kopt.advice.looks.subject import Subject, given_data
 from kopt.advice.looks.table import LOOKS, Look
 from kopt.advice.result import Advice
-from kopt.core.advice_records import DEPTHS, LookTaken
 from kopt.core.environment import machine
 from kopt.core.errors import ConfigError, KoptError, nearest
 from kopt.core.progress import Progress, Silent
+from kopt.core.records.search.advice import DEPTHS, LookTaken
 from kopt.core.settings import choice, whole
 from kopt.graph import require_built
 from kopt.train import AcceleratedModel, preserved

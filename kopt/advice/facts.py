@@ -2,7 +2,9 @@
 
 import dataclasses
 
-from kopt.core.circumstance_records import (
+from kopt.core.records.changes.quantization_diagnosis import QuantizationDiagnosis
+from kopt.core.records.checks import Check
+from kopt.core.records.profiles.circumstances import (
     ChannelActivity,
     DataFacts,
     Deployment,
@@ -13,17 +15,16 @@ from kopt.core.circumstance_records import (
     StepSpeeds,
     TrainingSettings,
 )
-from kopt.core.cost_records import ModelProfile, RooflineProfile
-from kopt.core.data_records import PipelineDiagnosis
-from kopt.core.diagnosis_records import QuantizationDiagnosis
-from kopt.core.finder_records import LearningRateCurve
-from kopt.core.gradient_records import GradientProfile
-from kopt.core.parameter_records import ParameterProfile
-from kopt.core.records import Check
-from kopt.core.sensitivity_records import SensitivityProfile
-from kopt.core.time_records import LayerTimes
-from kopt.core.training_profile_records import TrainingTrends
-from kopt.core.training_records import DistributionPlan, PrecisionChoice
+from kopt.core.records.profiles.cost import ModelProfile, RooflineProfile
+from kopt.core.records.profiles.gradients import GradientProfile
+from kopt.core.records.profiles.parameters import ParameterProfile
+from kopt.core.records.profiles.sensitivity import SensitivityProfile
+from kopt.core.records.profiles.time import LayerTimes
+from kopt.core.records.profiles.training import TrainingTrends
+from kopt.core.records.training.data import PipelineDiagnosis
+from kopt.core.records.training.distribution import DistributionPlan
+from kopt.core.records.training.finders import LearningRateCurve
+from kopt.core.records.training.hardware import PrecisionChoice
 
 
 @dataclasses.dataclass(frozen=True)

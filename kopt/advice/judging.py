@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from kopt.advice.facts import Facts
 from kopt.advice.ordering import ordered
 from kopt.advice.rules import RULES, Rule
-from kopt.core.advice_records import AdviceItem
+from kopt.core.records.search.advice import AdviceItem
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from kopt.core.advice_records import AdviceItem
+from kopt.core.records.search.advice import AdviceItem
 
 # Hours, about: a setting or a call; a training; another architecture or another way to train.
 HOURS = {"basic": 1.0, "intermediate": 4.0, "advanced": 16.0}

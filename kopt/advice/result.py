@@ -4,8 +4,8 @@ import dataclasses
 import os
 from pathlib import Path
 
-from kopt.core.advice_records import ModelAdvice
 from kopt.core.files import atomic_write
+from kopt.core.records.search.advice import ModelAdvice
 from kopt.report.advice import ADVICE, advice_html
 from kopt.report.look import Shown
 

@@ -6,9 +6,9 @@ from typing import Any
 from kopt.advice.facts import Facts
 from kopt.advice.judging import judge
 from kopt.advice.result import Advice
-from kopt.core.advice_records import LookTaken
-from kopt.core.circumstance_records import DeployedFile, Deployment
-from kopt.core.records import Candidate, OptimizationResult
+from kopt.core.records.candidates import Candidate, OptimizationResult
+from kopt.core.records.profiles.circumstances import DeployedFile, Deployment
+from kopt.core.records.search.advice import LookTaken
 
 _NOT_IN_A_RUN = "A run does not look at it: `kopt.advise(model, train, validation)` does."
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from kopt.advice.ordering import HOURS
 from kopt.advice.rules import RULES, Rule
-from kopt.core.advice_records import AREAS
+from kopt.core.records.search.advice import AREAS
 
 _HEAD = """# Troubleshooting
 

@@ -4,7 +4,7 @@ import argparse
 
 import kopt
 from kopt.cli.common import show, show_text
-from kopt.core.safekeeping_records import BackupReport
+from kopt.core.records.shipping.safekeeping import BackupReport
 
 _ACTIONS = ("make", "check", "restore")
 

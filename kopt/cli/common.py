@@ -7,9 +7,9 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 import kopt
-from kopt.core.budget_records import OBJECTIVES, Budget, Constraint
 from kopt.core.errors import ConfigError, OutputExistsError
 from kopt.core.progress import Progress, Silent
+from kopt.core.records.search.budget import OBJECTIVES, Budget, Constraint
 
 
 def add_budget(parser: argparse.ArgumentParser) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import kopt
 from kopt.cli.common import check_page, show, show_page, show_text
-from kopt.core.advice_records import DEPTHS
 from kopt.core.errors import ConfigError, LoadError
 from kopt.core.installation import check_installation
+from kopt.core.records.search.advice import DEPTHS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

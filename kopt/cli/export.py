@@ -7,8 +7,8 @@ from typing import Any
 import kopt
 from kopt.cli.common import show, show_text
 from kopt.core.errors import ConfigError
+from kopt.core.records.shipping.tensorrt import SCHEME_OF
 from kopt.core.schemes import SCHEMES, get_scheme
-from kopt.core.tensorrt_records import SCHEME_OF
 
 _FORMATS = {".tflite": "tflite", ".onnx": "onnx", ".engine": "tensorrt", ".plan": "tensorrt", "": "saved_model"}
 
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _export(options: argparse.Namespace) -> kopt.core.records.Artifact:
+def _export(options: argparse.Namespace) -> kopt.core.records.artifacts.Artifact:
     format = _FORMATS.get(Path(options.output).suffix)
     if format is None:
         raise ConfigError(
@@ -86,7 +86,7 @@ def _export(options: argparse.Namespace) -> kopt.core.records.Artifact:
     )
 
 
-def _export_by_onnx(model: Any, data: Any, options: argparse.Namespace) -> kopt.core.records.Artifact:
+def _export_by_onnx(model: Any, data: Any, options: argparse.Namespace) -> kopt.core.records.artifacts.Artifact:
     """Export; examples calibrate where ranges are to be learned, and are only compared on elsewhere."""
     needs_ranges = options.scheme == "int8" and not kopt.export.has_ranges(model)
     settings = {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import kopt
 from kopt.cli.common import check_page, show_page
-from kopt.core.full_profile_records import PARTS
+from kopt.core.records.profiles.full import PARTS
 from kopt.core.settings import choice
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import kopt
 from kopt.cli.common import check_model_output, show_text
-from kopt.core.channel_pruning_records import NEED_DATA
 from kopt.core.errors import ConfigError
 from kopt.core.files import atomic_path
+from kopt.core.records.changes.channel_pruning import NEED_DATA
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,10 +1,12 @@
-"""Write an integer .tflite of a model by post-training quantization, with ranges and weights chosen by their error."""
+"""Write an integer .tflite of a model: ranges chosen by their error, some layers in float, or some of 4 bits."""
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import kopt
 from kopt.cli.common import check_model_output, show_text
+from kopt.core.errors import ConfigError
 from kopt.core.files import atomic_path
 
 
@@ -18,33 +20,84 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--options", nargs="*", metavar="NAME", help="apply these, whatever they do to the error")
     parser.add_argument("--ranges", default="auto", help="minmax, moving_average, percentile, mse or entropy for all")
     parser.add_argument("--skip", nargs="+", default=(), metavar="LAYER", help="layers that stay in float")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument(
+        "--fallback", metavar="TYPE", help="find the fewest layers to leave in float32 or float16, by --max-drop"
+    )
+    other.add_argument(
+        "--bits", type=float, metavar="SIZE", help="choose 4 or 8 bits for each layer: 0.6 is 60%% of all with 8"
+    )
+    parser.add_argument("--max-drop", type=float, default=0.01, help="accuracy that --fallback may lose: 0.01 a point")
     parser.add_argument("--samples", type=int, default=100, metavar="N", help="calibration examples")
     parser.add_argument("--force", action="store_true", help="replace OUTPUT if it exists")
     parser.add_argument("--unsafe", action="store_true", help="open a model file that stores Python code, and run it")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command."""
-    check_model_output(options, ".tflite", ".keras")
+    """Run the command; the exit code is 1 if no choice of layers is good enough."""
+    check_model_output(options, *((".tflite",) if options.fallback else (".tflite", ".keras")))
+    _check_together(options)
     model = kopt.load_model(options.model, safe_mode=not options.unsafe)
-    data = kopt.data.open_data(options.data, image_shape=kopt.measure.load(model).inputs[0].shape[1:]).train
+    data = kopt.data.open_data(options.data, image_shape=kopt.measure.load(model).inputs[0].shape[1:])
+    if options.fallback:
+        found = _with_float_layers(model, data, options)
+    else:
+        copy, found = _with_bits(model, data, options) if options.bits else _after_training(model, data, options)
+        _write(copy, options)
+    if options.json:
+        show_text(found.to_json())
+    else:
+        show_text(found.table(100))
+        show_text(f"\nModel: {options.output}")
+    return 1 if options.fallback and not found.within_budget else 0
+
+
+def _check_together(options: argparse.Namespace) -> None:
+    way = "--fallback" if options.fallback else "--bits"
+    post_training = {"--options": options.options is not None, "--ranges": options.ranges != "auto"}
+    given = [name for name, there in post_training.items() if there]
+    given += ["--scheme"] if options.scheme != "int8" else []
+    given += ["--skip"] if options.fallback and options.skip else []
+    if given and (options.fallback or options.bits):
+        raise ConfigError(f"{way} chooses by itself and for int8 alone. Received with it: {', '.join(given)}.")
+
+
+def _after_training(model: Any, data: Any, options: argparse.Namespace) -> tuple[Any, Any]:
     copy, report = kopt.quantize.post_training(
         model,
-        data,
+        data.train,
         scheme=options.scheme,
         options="auto" if options.options is None else options.options,
         ranges=options.ranges,
         skip=options.skip,
         samples=options.samples,
     )
+    return copy, report
+
+
+def _with_bits(model: Any, data: Any, options: argparse.Namespace) -> tuple[Any, Any]:
+    plan = kopt.quantize.bits(model, data.train, size=options.bits, skip=options.skip, samples=options.samples)
+    calibration = kopt.data.calibration(data.train, samples=options.samples, inputs=kopt.measure.load(model).inputs)
+    return kopt.quantize.aware(model, calibration=calibration, bits=plan, skip=options.skip)[0], plan
+
+
+def _with_float_layers(model: Any, data: Any, options: argparse.Namespace) -> Any:
+    judged = data.validation
+    return kopt.quantize.fallback(
+        model,
+        data.train,
+        options.output,
+        evaluate=None if judged is None or judged.y is None else (judged.x, judged.y),
+        max_drop=options.max_drop,
+        to=options.fallback,
+        samples=options.samples,
+        overwrite=options.force,
+    )
+
+
+def _write(copy: Any, options: argparse.Namespace) -> None:
     if options.output.suffix == ".keras":
         with atomic_path(options.output, overwrite=options.force) as staged:
             copy.save(staged)
     else:
         kopt.export.tflite(copy, options.output, scheme=options.scheme, overwrite=options.force)
-    if options.json:
-        show_text(report.to_json())
-    else:
-        show_text(report.table(100))
-        show_text(f"\nModel: {options.output}")
-    return 0

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import kopt
 from kopt.cli.common import show_text
-from kopt.core.monitoring_records import Monitoring, Traffic
-from kopt.core.serving_records import ServerSettings
+from kopt.core.records.shipping.monitoring import Monitoring, Traffic
+from kopt.core.records.shipping.serving import ServerSettings
 
 _DEFAULTS, _WATCH, _TRAFFIC = ServerSettings(), Monitoring(), Traffic()
 

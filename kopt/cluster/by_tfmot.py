@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from kopt.core.errors import ConfigError
-from kopt.core.records import LayerAction
+from kopt.core.records.actions import LayerAction
 from kopt.graph import OwnedVariable, TwinLayer
 from kopt.graph.tfmot import load_tfmot
 from kopt.graph.wrapped_twin import Origin, WrappedLayer, brought_back, origin_of, within, wrapped_twin

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kopt.core.records import LayerAction
+from kopt.core.records.actions import LayerAction
 from kopt.core.settings import whole
 from kopt.graph import OwnedVariable, layer_paths, owned_variables
 from kopt.graph.layer_names import Wanted, all_named, nothing_chosen

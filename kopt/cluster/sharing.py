@@ -12,14 +12,14 @@ from kopt.cluster.by_tfmot import clustered_twin, stripped, twin_clustering_of
 from kopt.cluster.centroids import INITIALIZATIONS
 from kopt.cluster.codebooks import CENTROID_UPDATES, Codebooks
 from kopt.cluster.selection import Clusters, choose
-from kopt.core.clustering_records import ClusteredVariable, WeightClustering
 from kopt.core.errors import ConfigError, InputError
-from kopt.core.records import LayerAction
+from kopt.core.records.actions import LayerAction
+from kopt.core.records.changes.clustering import ClusteredVariable, WeightClustering
 from kopt.core.settings import choice, whole
 from kopt.graph import OwnedVariable, from_tf_keras, owned_variables, require_built, require_finite
 from kopt.graph.naming import is_kernel
 from kopt.graph.wrapped_twin import is_wrapped, within
-from kopt.report.clustering import CLUSTERING
+from kopt.report.changes.clustering import CLUSTERING
 from kopt.report.look import Shown
 from kopt.train.weight_constraints import constrainable, constraints_of, plain_copy
 

@@ -7,7 +7,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from kopt.core.records import Machine
+from kopt.core.records.measurements import Machine
 from kopt.version import __version__
 
 PACKAGES = (

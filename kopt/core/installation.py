@@ -6,7 +6,7 @@ import platform
 
 from packaging.requirements import Requirement
 
-from kopt.core.records import Check
+from kopt.core.records.checks import Check
 
 DISTRIBUTION = "keras-kopt"
 

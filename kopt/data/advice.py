@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from kopt.core.data_records import CachePlan, StageTime
+from kopt.core.records.training.data import CachePlan, StageTime
 
 _NOTICEABLE = 0.05  # share of a batch's time below which a change is not worth a line
 _LONG_START_MS = 1000.0

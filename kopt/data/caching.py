@@ -23,9 +23,9 @@ from typing import IO, Any
 import numpy as np
 import tensorflow as tf
 
-from kopt.core.data_records import CachePlan
 from kopt.core.errors import ConfigError, OutputError, nearest
 from kopt.core.files import writing_to
+from kopt.core.records.training.data import CachePlan
 from kopt.data.room import available_memory_bytes, free_disk_bytes
 from kopt.data.sharding import workers
 from kopt.version import __version__

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kopt.core.data_records import SkippedFiles
 from kopt.core.errors import ConfigError, DataError
+from kopt.core.records.training.data import SkippedFiles
 from kopt.data.seeds import epoch_seeds, permuted
 
 # (whether all rows are there, int64 rows that are not and one more, so that it is never empty) -> a tensor; called in

@@ -7,9 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from kopt.core.data_records import CachePlan, PipelineDiagnosis, StageTime
 from kopt.core.environment import machine
 from kopt.core.errors import ConfigError, DataError
+from kopt.core.records.training.data import CachePlan, PipelineDiagnosis, StageTime
 from kopt.data.advice import CacheOption, Facts, advise, verdict_of
 from kopt.data.caching import dataset_bytes, plan_cache
 from kopt.data.internals import (

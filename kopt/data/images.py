@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kopt.core.data_records import CachePlan
 from kopt.core.errors import ConfigError, DataError, nearest
+from kopt.core.records.training.data import CachePlan
 from kopt.data.augmentation import Augmentation, apply_augment
 from kopt.data.caching import CacheRequest, apply_cache, remember_cache
 from kopt.data.damage import Recorder, batch_whole, numbered, refuse, remember, row_at

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError, nearest
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.data.splits import Array, DataSplits, Split, class_ids
 from kopt.data.validation import as_model_inputs, fits, reshaping_hint
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from kopt.core.data_records import TFRecordManifest
 from kopt.core.errors import ConfigError, DataError, nearest
+from kopt.core.records.training.data import TFRecordManifest
 from kopt.data.tfrecord_framing import damaged_data, detect_compression, walk
 
 MANIFEST = "manifest.json"

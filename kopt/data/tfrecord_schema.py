@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from kopt.core.data_records import FeatureSchema
 from kopt.core.errors import DataError, nearest
+from kopt.core.records.training.data import FeatureSchema
 from kopt.data.splits import Array
 
 Path = tuple[str | int, ...]

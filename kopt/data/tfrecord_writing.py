@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kopt.core.data_records import FeatureSchema, Shard, TFRecordManifest
 from kopt.core.errors import ConfigError, DataError, OutputError, nearest
 from kopt.core.files import atomic_path, check_output, sha256
 from kopt.core.progress import Progress, Silent
+from kopt.core.records.training.data import FeatureSchema, Shard, TFRecordManifest
 from kopt.data.splits import Array
 from kopt.data.tfrecord_files import MANIFEST
 from kopt.data.tfrecord_framing import COMPRESSIONS

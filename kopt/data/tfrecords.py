@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kopt.core.data_records import TFRecordManifest
 from kopt.core.errors import ConfigError, DataError, nearest
+from kopt.core.records.training.data import TFRecordManifest
 from kopt.data.augmentation import Augmentation, apply_augment
 from kopt.data.caching import CacheRequest, apply_cache, function_fingerprint, remember_cache
 from kopt.data.sharding import check_seed, sharded_by

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from kopt.core.errors import DataError, NonFiniteError, nearest
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.data.splits import Array, Split
 
 _TEXT = ("string", "object", "str")

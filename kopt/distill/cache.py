@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kopt.core.distillation_records import CachedTensor, CacheManifest
 from kopt.core.errors import ConfigError, DataError, InputError, NonFiniteError, nearest
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
+from kopt.core.records.changes.distillation import CachedTensor, CacheManifest
 from kopt.core.settings import choice, whole
 from kopt.data import from_arrays
 from kopt.distill.cache_files import KEYS, Shards, keys_of

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kopt.core.distillation_records import CacheManifest
 from kopt.core.errors import ConfigError, LoadError
 from kopt.core.files import atomic_path, atomic_write, remove_leftovers
+from kopt.core.records.changes.distillation import CacheManifest
 
 MANIFEST = "teacher.json"
 KEYS = "keys"

@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
-from kopt.core.distillation_records import DistillationReport
 from kopt.core.errors import ConfigError
+from kopt.core.records.changes.distillation import DistillationReport
 from kopt.core.settings import whole
 from kopt.distill.model import DistillationModel
 

@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from kopt import export
-from kopt.core.records import Artifact
+from kopt.core.records.artifacts import Artifact
 
 
 class Exporting:

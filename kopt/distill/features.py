@@ -6,8 +6,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kopt.core.distillation_records import FeatureMatch
 from kopt.core.errors import ConfigError
+from kopt.core.records.changes.distillation import FeatureMatch
 from kopt.core.settings import number
 from kopt.distill.losses import FeatureLoss, Reduced
 from kopt.distill.projection import Shape, bridge_of, brought, common_positions

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from kopt.core.errors import ConfigError, DataError
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.core.settings import choice
 from kopt.graph.internals import graph_of, node_of
 from kopt.measure import random_inputs

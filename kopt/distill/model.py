@@ -8,9 +8,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kopt.core.distillation_records import DistillationReport
 from kopt.core.errors import ConfigError, InputError
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
+from kopt.core.records.changes.distillation import DistillationReport
 from kopt.core.settings import number
 from kopt.distill import labels as label_values
 from kopt.distill.cache import TeacherCache

@@ -5,9 +5,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from kopt.core.distillation_records import OutputMatch
 from kopt.core.errors import ConfigError, InputError, nearest
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
+from kopt.core.records.changes.distillation import OutputMatch
 from kopt.core.settings import number
 from kopt.distill import labels as label_values
 from kopt.distill.losses import LOSSES, OUTPUT_LOSSES, OutputLoss, Reduced

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kopt.core.errors import ConfigError, DataError, LoadError
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.distill.teachers import Answer, Teacher
 
 

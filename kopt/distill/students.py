@@ -7,9 +7,9 @@ from typing import Any
 import keras
 
 from kopt import profile
-from kopt.core.distillation_records import StudentReport
 from kopt.core.errors import ConfigError, UnsupportedModelError
 from kopt.core.randomness import preserved_random_state
+from kopt.core.records.changes.distillation import StudentReport
 from kopt.core.settings import number
 from kopt.distill.blocks import removable, tied_to_outputs
 from kopt.distill.inheritance import inherit

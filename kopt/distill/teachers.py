@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError, InputError, NonFiniteError
 from kopt.core.files import sha256
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.distill.forms import forms_of
 from kopt.distill.projection import Shape
 from kopt.distill.tapping import Tap, tapped_shapes

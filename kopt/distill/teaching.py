@@ -6,14 +6,15 @@ from typing import Any
 import keras
 
 from kopt import measure, profile
-from kopt.core.distillation_records import TeachingReport
 from kopt.core.progress import Progress, Silent
+from kopt.core.records.changes.distillation import TeachingReport
 from kopt.core.settings import choice, number, whole
 from kopt.distill.model import DistillationModel
 from kopt.distill.teachers import KerasTeacher
+from kopt.report.changes.teaching import TEACHING
 from kopt.report.look import Shown
-from kopt.report.teaching import TEACHING
 from kopt.train import check_inputs
+from kopt.train.batch_norm import settle_statistics
 from kopt.train.judging import Course, finite_batches, loss_of
 from kopt.train.schedules import OneCycle
 from kopt.train.weight_constraints import constraints_of
@@ -54,7 +55,8 @@ def teach(
     """Train a student by a teacher and by labels, and report what it is worth after every epoch.
 
     Use it for the usual case; `DistillationModel` is for trainings of your own. Adam's learning rate rises for a tenth
-    of the updates and falls along a cosine.
+    of the updates and falls along a cosine. At the end the statistics of batch normalizations are estimated anew and
+    the student is judged once more: the moving averages of Keras need hundreds of updates to follow.
 
     Args:
         student: built Keras model, trained in place: plain, or under masks, codebooks or integer rounding.
@@ -111,6 +113,8 @@ def teach(
     model.fit(
         dataset, epochs=epochs, shuffle=False, verbose=0, callbacks=[_Epochs(course, progress or Silent(), epochs)]
     )
+    if settle_statistics(student, dataset):
+        course.note("batch normalization")
     last = course.stages[-1]
     if keep == "best" or (keep == "auto" and not constraints_of(student)):
         model.set_weights(course.best_weights)

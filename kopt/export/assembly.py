@@ -12,7 +12,7 @@ import numpy as np
 
 from kopt.core.environment import git_commit, versions
 from kopt.core.files import atomic_path, gzip_bytes, scratch_directory, sha256, size_bytes
-from kopt.core.records import Artifact, FileHash, OperatorCount, TensorQuantization
+from kopt.core.records.artifacts import Artifact, FileHash, OperatorCount, TensorQuantization
 from kopt.core.schemes import Scheme
 from kopt.export.file_parameters import parameters_sha256
 from kopt.export.manifest import manifest_text

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from kopt.core.optional import require
-from kopt.core.tensorrt_records import EnginePlan
+from kopt.core.records.shipping.tensorrt import EnginePlan
 
 
 def convert(onnx: str, output: str, plan: str) -> None:

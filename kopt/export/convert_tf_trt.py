@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kopt.core.tensorrt_records import TFTRTPlan
+from kopt.core.records.shipping.tensorrt import TFTRTPlan
 
 _CONVERTER = "tensorflow.python.compiler.tensorrt.trt_convert"
 

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from kopt.core.errors import ConfigError, KoptError, LoadError, OutputError
 from kopt.core.files import atomic_path, check_output, sha256, writing_to
-from kopt.core.records import Artifact, FileHash
-from kopt.core.safekeeping_records import BackupCopy, BackupReport, CopyContent
+from kopt.core.records.artifacts import Artifact, FileHash
+from kopt.core.records.shipping.safekeeping import BackupCopy, BackupReport, CopyContent
 from kopt.core.settings import whole
 from kopt.export.copy_places import CONTENT, Place, open_place
 from kopt.export.manifest import require_intact, require_reference
@@ -19,15 +19,17 @@ from kopt.export.manifest import require_intact, require_reference
 # A number that only grows, the beginning of the hash of the list of files, and what keeps two writers apart.
 _COPY = re.compile(r"(\d{8})-([0-9a-f]{16})-[0-9a-f]{8}")
 _CHUNK = 1 << 20
-_OPTIONAL = (".reference.npz", ".data")
+_PROFILE = ".profile.json"  # what `kopt.serve.write_profile` keeps of the examples that judged the file
+_OPTIONAL = (".reference.npz", ".data", _PROFILE)
 _BESIDE = (".json", *_OPTIONAL)
 Places = Sequence[str | os.PathLike[str]]
 
 
 def backup(path: str | os.PathLike[str], places: Places, *, keep: int = 3) -> BackupReport:
-    """Put a copy of an exported file, with manifest and reference, into every place, and remove the oldest there.
+    """Put a copy of an exported file, with all that lies beside it, into every place, and remove the oldest there.
 
-    The file is held against its manifest first, and every copy is read back and hashed. A place whose newest good copy
+    Beside a file lie its manifest, its reference, external weights, and the profile that monitoring compares with. The
+    file is held against its manifest first, and every copy is read back and hashed. A place whose newest good copy
     is the same already gets none. A copy goes only when `keep` newer ones in its place were read and found good just
     before, so the last good one stays whatever happens. Several processes may do this at once, and a kill leaves old
     copies whole.
@@ -96,7 +98,7 @@ def check_backup(path: str | os.PathLike[str], places: Places) -> BackupReport:
 
 
 def restore(path: str | os.PathLike[str], places: Places, *, overwrite: bool = False) -> BackupCopy:
-    """Bring back the newest copy that is good, with manifest and reference.
+    """Bring back the newest copy that is good, with all that lay beside it.
 
     Args:
         path: where the file goes; its name is the one under which it was copied.
@@ -149,6 +151,8 @@ def _files(artifact: Artifact) -> dict[str, Path]:
     beside = [artifact.manifest_path]
     beside += [artifact.reference_path] if artifact.reference is not None else []
     beside += [artifact.external_path] if artifact.external is not None else []
+    profile = Path(f"{path}{_PROFILE}")
+    beside += [profile] if profile.is_file() else []
     return {file.relative_to(path.parent).as_posix(): file for file in [*inside, *beside]}
 
 
@@ -254,9 +258,9 @@ def _bring(place: Place, path: Path, copy: str) -> None:
             inside = PurePosixPath(file.name).relative_to(path.name) if file.name not in targets else None
             _download(place, path.name, copy, file, targets[file.name] if inside is None else staged / inside)
         manifest.unlink(missing_ok=True)
-        reference = Path(f"{path}.reference.npz")
-        if reference.name not in names:
-            reference.unlink(missing_ok=True)
+        for beside in (Path(path.parent, path.name + ending) for ending in _OPTIONAL):
+            if beside.name not in names:  # it belongs to the file that was here before
+                beside.unlink(missing_ok=True)
     require_intact(path)
 
 

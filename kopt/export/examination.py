@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from kopt.core.errors import KoptError, LoadError, ParityError
-from kopt.core.records import Artifact
-from kopt.core.safekeeping_records import Verdict, Verification
+from kopt.core.records.artifacts import Artifact
+from kopt.core.records.shipping.safekeeping import Verdict, Verification
 from kopt.core.schemes import get_scheme
 from kopt.export.file_parameters import parameters_sha256
 from kopt.export.manifest import is_sealed, read_manifest, require_intact, require_reference

@@ -13,7 +13,7 @@ from pathlib import Path
 from kopt.core.errors import ConfigError, LoadError, OutputExistsError
 from kopt.core.files import check_output, sha256
 from kopt.core.pointers import pointer
-from kopt.core.records import Artifact, FileHash
+from kopt.core.records.artifacts import Artifact, FileHash
 
 _SEALED = re.compile(r'(.*),\n  "seal": "([0-9a-f]{64})"\n}\n', re.DOTALL)
 

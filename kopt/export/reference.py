@@ -8,7 +8,7 @@ import numpy as np
 
 from kopt.core.errors import LoadError
 from kopt.core.files import sha256
-from kopt.core.records import FileHash
+from kopt.core.records.artifacts import FileHash
 from kopt.measure import Runner
 from kopt.measure.feeding import rows
 

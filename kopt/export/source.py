@@ -21,7 +21,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from kopt.core.errors import UnsupportedModelError
 from kopt.core.files import SCRATCH_REMEDY, scratch_directory, sha256, writing_to
 from kopt.core.randomness import preserved_random_state
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.export.twins import float32_twin
 from kopt.graph import fingerprint, load_model, require_built, require_finite, signature
 from kopt.graph.checks import require_finite_values

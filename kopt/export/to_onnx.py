@@ -10,7 +10,7 @@ import numpy as np
 from kopt.core.errors import ConfigError, UnsupportedModelError, nearest
 from kopt.core.files import scratch_directory
 from kopt.core.randomness import preserved_random_state
-from kopt.core.records import Artifact
+from kopt.core.records.artifacts import Artifact
 from kopt.core.schemes import Scheme, get_scheme
 from kopt.data import calibration as sample
 from kopt.export.assembly import Converted, assemble

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kopt.core.randomness import preserved_random_state
-from kopt.core.records import Artifact
+from kopt.core.records.artifacts import Artifact
 from kopt.core.schemes import get_scheme
 from kopt.export.assembly import Converted, assemble
 from kopt.export.inspection import inspect_saved_model

@@ -11,9 +11,9 @@ import numpy as np
 from kopt.core.errors import ConfigError, UnsupportedModelError, nearest
 from kopt.core.files import scratch_directory
 from kopt.core.randomness import preserved_random_state
-from kopt.core.records import Artifact
+from kopt.core.records.artifacts import Artifact
+from kopt.core.records.shipping.tensorrt import SCHEME_OF, SUFFIXES, EnginePlan, TFTRTPlan, shape_ranges
 from kopt.core.schemes import get_scheme
-from kopt.core.tensorrt_records import SCHEME_OF, SUFFIXES, EnginePlan, TFTRTPlan, shape_ranges
 from kopt.export.assembly import Converted, assemble
 from kopt.export.inspection import inspect_onnx, inspect_saved_model
 from kopt.export.manifest import check_target

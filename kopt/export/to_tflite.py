@@ -10,11 +10,12 @@ import keras
 import numpy as np
 
 from kopt.core.errors import ConfigError, ExportError, UnsupportedModelError, nearest
-from kopt.core.fallback_records import FallbackPlan, fallback_type
 from kopt.core.files import SCRATCH_REMEDY, scratch_directory, writing_to
 from kopt.core.optional import require
 from kopt.core.randomness import preserved_random_state
-from kopt.core.records import Artifact, ExportConfig
+from kopt.core.records.artifacts import Artifact
+from kopt.core.records.candidates import ExportConfig
+from kopt.core.records.changes.fallback import FallbackPlan, fallback_type
 from kopt.core.schemes import Scheme, get_scheme
 from kopt.data import calibration as sample
 from kopt.export.assembly import Converted, assemble

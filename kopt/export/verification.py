@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kopt.core.errors import KoptError, ParityError
-from kopt.core.records import Parity, TensorInfo
+from kopt.core.records.artifacts import Parity, TensorInfo
 from kopt.core.schemes import Scheme
 from kopt.data import calibration
 from kopt.export.source import Source

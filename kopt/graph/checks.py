@@ -11,7 +11,7 @@ import numpy as np
 
 from kopt.core.blocks import BLOCK, flat_blocks, is_float
 from kopt.core.errors import InputError, NonFiniteError, UnsupportedModelError
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.graph.internals import graph_of, losses_kept, node_of, serializing_in_memory, was_called
 from kopt.graph.naming import owned_variables
 from kopt.graph.values import values_of

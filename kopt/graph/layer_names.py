@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kopt.core.errors import ConfigError, nearest
-from kopt.core.records import LayerAction
+from kopt.core.records.actions import LayerAction
 
 _LISTED = 20
 

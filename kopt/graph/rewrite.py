@@ -9,7 +9,7 @@ import keras
 
 from kopt.core.errors import InputError, UnsupportedModelError
 from kopt.core.randomness import preserved_random_state
-from kopt.core.records import LayerAction, TransformReport
+from kopt.core.records.actions import LayerAction, TransformReport
 from kopt.graph.configs import rebuilding
 from kopt.graph.internals import copy_stateless, flatten_layers, graph_of, mark_called, node_of
 from kopt.graph.view import Call, GraphView

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from kopt.core.ab_records import ABTest
 from kopt.core.errors import ConfigError, DataError
+from kopt.core.records.search.ab_test import ABTest
 from kopt.core.settings import number
 from kopt.measure import paired_power
 from kopt.measure.ab_inference import Finding, Settings, doubts, of_answers, of_rounds, of_scores, verdict
@@ -14,8 +14,8 @@ from kopt.measure.example_scores import Score, inputs_of, metric_of, paired_scor
 from kopt.measure.loading import load
 from kopt.measure.runner import Runner
 from kopt.measure.timing import paired_rounds
-from kopt.report.ab import AB_TEST
 from kopt.report.look import Shown
+from kopt.report.shipping.ab import AB_TEST
 
 _LEAST = 2
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kopt.core.errors import ConfigError, DataError, MeasurementError, nearest
-from kopt.core.records import Evaluation
+from kopt.core.records.measurements import Evaluation
 from kopt.measure.loading import load
 from kopt.measure.runner import Runner
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kopt.core.errors import DataError
-from kopt.core.records import OutputParity, Parity, TensorInfo
+from kopt.core.records.artifacts import OutputParity, Parity, TensorInfo
 from kopt.measure.feeding import Arrays, examples, match
 from kopt.measure.loading import load
 from kopt.measure.runner import Runner

@@ -4,7 +4,7 @@ import importlib
 import shutil
 from pathlib import Path
 
-from kopt.core.records import Check
+from kopt.core.records.checks import Check
 from kopt.measure.tensorrt_facts import tensorrt_support
 
 _POWERCAP = Path("/sys/class/powercap")

@@ -5,8 +5,8 @@ import math
 import numpy as np
 from scipy import stats
 
-from kopt.core.drift_records import DriftProfile, DriftReport, FeatureDrift, FeatureProfile
 from kopt.core.errors import ConfigError, DataError
+from kopt.core.records.shipping.drift import DriftProfile, DriftReport, FeatureDrift, FeatureProfile
 from kopt.core.settings import whole
 from kopt.measure.feeding import Arrays
 

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from kopt.core.errors import DataError, nearest
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 
 Arrays: TypeAlias = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 

@@ -9,7 +9,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
 from kopt.core.errors import LoadError, MeasurementError
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.measure.runner import Runner, batch_of
 
 PROVIDER = "CPUExecutionProvider"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special, stats
 
-from kopt.report.statistics import paired_interval
+from kopt.report.parts.statistics import paired_interval
 
 # With fewer pairs a bootstrap resamples too few values; all signs of the differences can be gone through instead.
 FEW = 20

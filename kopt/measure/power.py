@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kopt.core.errors import ConfigError, MeasurementError
-from kopt.core.records import Energy
+from kopt.core.records.measurements import Energy
 from kopt.core.settings import choice
 from kopt.measure.feeding import Arrays
 from kopt.measure.loading import load

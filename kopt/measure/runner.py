@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 
 from kopt.core.errors import ConfigError, DataError, MeasurementError
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.measure.feeding import Arrays, convert, dequantize, examples, match, rows
 
 CALL_SIZE = 32

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, LoadError, MeasurementError, nearest
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.measure.runner import Runner, batch_of, natural
 
 

@@ -7,7 +7,7 @@ import importlib.metadata
 import importlib.util
 from typing import Any
 
-from kopt.core.tensorrt_records import TensorRTFacts, TensorRTSupport
+from kopt.core.records.shipping.tensorrt import TensorRTFacts, TensorRTSupport
 
 _CONVERTER = "tensorflow.python.compiler.tensorrt"
 _NAME_BYTES = 256

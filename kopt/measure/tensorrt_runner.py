@@ -8,7 +8,7 @@ import numpy as np
 
 from kopt.core.errors import ConfigError, LoadError, MeasurementError
 from kopt.core.optional import require
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.measure.cuda_memory import CudaMemory
 from kopt.measure.runner import Runner, batch_of
 

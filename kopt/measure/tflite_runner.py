@@ -9,7 +9,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from kopt.core.errors import ConfigError, KoptError, LoadError, MeasurementError, nearest
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.measure.runner import Runner, batch_of, natural
 
 IDENTIFIER = b"TFL3"

@@ -8,7 +8,7 @@ import numpy as np
 
 from kopt.core.environment import machine
 from kopt.core.errors import ConfigError
-from kopt.core.records import Latency, Measurement
+from kopt.core.records.measurements import Latency, Measurement
 from kopt.measure.feeding import Arrays, match, random_inputs, take
 from kopt.measure.loading import load
 from kopt.measure.runner import Runner, check_positive

@@ -12,8 +12,8 @@ import keras
 from kopt.core.environment import machine
 from kopt.core.errors import ConfigError, KoptError, nearest
 from kopt.core.files import atomic_write
-from kopt.core.full_profile_records import PARTS, FullProfile
 from kopt.core.progress import Progress, Silent
+from kopt.core.records.profiles.full import PARTS, FullProfile
 from kopt.graph import require_built
 from kopt.profile.cost.profile import model as cost
 from kopt.profile.cost.roofline import roofline
@@ -24,8 +24,8 @@ from kopt.profile.timing.layers import layer_times
 from kopt.profile.timing.ops import ops
 from kopt.profile.weights.profile import parameters
 from kopt.report.look import Look
-from kopt.report.profile_page import full_profile_table, profile_headline, profile_html
-from kopt.report.roofline import ROOFLINE
+from kopt.report.profiles.profile_page import full_profile_table, profile_headline, profile_html
+from kopt.report.profiles.roofline import ROOFLINE
 from kopt.train.batch_loss import require_known_loss
 
 _NEED_LABELS = ("gradients", "sensitivity")

@@ -3,7 +3,7 @@
 import keras
 
 from kopt.core.errors import InputError
-from kopt.core.records import LayerAction
+from kopt.core.records.actions import LayerAction
 from kopt.graph import copy_model, owned_variables
 from kopt.graph.naming import is_kernel
 from kopt.prune.channel_removal.pruning import ChannelPruning

@@ -6,13 +6,14 @@ from typing import Any, TypeVar
 import keras
 import numpy as np
 
-from kopt.core.channel_pruning_records import ChannelPruningReport
 from kopt.core.environment import machine
 from kopt.core.errors import InputError
 from kopt.core.files import scratch_directory
-from kopt.core.footprint_records import Footprint, Footprints
-from kopt.core.pruning_records import MagnitudePruning
-from kopt.core.records import Artifact, Measurement
+from kopt.core.records.artifacts import Artifact
+from kopt.core.records.changes.channel_pruning import ChannelPruningReport
+from kopt.core.records.changes.footprint import Footprint, Footprints
+from kopt.core.records.changes.magnitude_pruning import MagnitudePruning
+from kopt.core.records.measurements import Measurement
 from kopt.core.settings import choice, number
 from kopt.graph import copy_model, owned_variables, require_built
 from kopt.graph.naming import is_kernel

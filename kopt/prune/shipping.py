@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from kopt.core.records import Artifact
+from kopt.core.records.artifacts import Artifact
 from kopt.export import onnx, tflite
 from kopt.measure import Runner, load
 from kopt.measure.timing import paired_rounds

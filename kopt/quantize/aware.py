@@ -7,17 +7,17 @@ from typing import Any
 import keras
 import numpy as np
 
-from kopt.core.bits_records import BitsPlan
 from kopt.core.errors import ConfigError
-from kopt.core.quantize_records import Quantization, RangeRule
 from kopt.core.randomness import preserved_random_state
+from kopt.core.records.changes.aware_training import Quantization, RangeRule
+from kopt.core.records.changes.bits import BitsPlan
 from kopt.core.settings import whole
 from kopt.data import calibration as sample
 from kopt.graph import signature
 from kopt.quantize.copying import Skip, require_fit, rounded_copy
 from kopt.quantize.modes import observing
+from kopt.report.changes.quantization import QUANTIZATION
 from kopt.report.look import Shown
-from kopt.report.quantization import QUANTIZATION
 
 _BATCH = 32
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import keras
 
-from kopt.core.bits_records import WEIGHT_BITS, BitsPlan
 from kopt.core.errors import ConfigError, UnsupportedModelError, nearest
-from kopt.core.quantize_records import Quantization, QuantizedKernel, RangeRule
+from kopt.core.records.changes.aware_training import Quantization, QuantizedKernel, RangeRule
+from kopt.core.records.changes.bits import WEIGHT_BITS, BitsPlan
 from kopt.core.settings import choice
 from kopt.graph import FreshNames, GraphView, require_built, require_finite
 from kopt.graph.internals import flatten_layers, graph_of, node_of

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from kopt.core.quantize_records import Quantization
+from kopt.core.records.changes.aware_training import Quantization
 from kopt.graph.internals import FunctionalModel
 
 _KEY = "kopt_quantization"

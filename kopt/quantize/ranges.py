@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from kopt.core.errors import InputError
-from kopt.core.quantize_records import RangeRule
+from kopt.core.records.changes.aware_training import RangeRule
 from kopt.quantize import grids, modes
 
 # A percentile is taken of so many entries at most, evenly spread over the batch: sorting all would cost more than the

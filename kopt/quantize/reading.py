@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from kopt.core.quantize_records import QuantizedKernel
-from kopt.core.records import LayerAction
+from kopt.core.records.actions import LayerAction
+from kopt.core.records.changes.aware_training import QuantizedKernel
 from kopt.graph import clone_layer, copy_weights
 from kopt.graph.internals import copy_stateless
 from kopt.profile.cost.flat import FlatCall, FlatGraph

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from kopt.core.quantize_records import RangeRule
+from kopt.core.records.changes.aware_training import RangeRule
 from kopt.graph import GraphView
 from kopt.graph.internals import node_of
 from kopt.profile.cost.flat import FlatGraph

@@ -7,13 +7,13 @@ from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kopt.core.advice_records import AdviceItem, ModelAdvice
 from kopt.core.errors import InputError
-from kopt.report import formats
-from kopt.report.bars import draw_bars
-from kopt.report.columns import Column, FittedTable
+from kopt.core.records.search.advice import AdviceItem, ModelAdvice
 from kopt.report.look import Look
-from kopt.report.templating import environment
+from kopt.report.parts import formats
+from kopt.report.parts.bars import draw_bars
+from kopt.report.parts.columns import Column, FittedTable
+from kopt.report.parts.templating import environment
 
 # Okabe and Ito: told apart by people with the common color-vision deficiencies.
 _COLORS = {"basic": "#009e73", "intermediate": "#56b4e9", "advanced": "#8a8f98"}

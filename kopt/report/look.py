@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from rich.console import Console, RenderableType
 
 from kopt.core.serialization import Record
-from kopt.report.svg import drawing, to_png, to_svg, write_plot
+from kopt.report.parts.svg import drawing, to_png, to_svg, write_plot
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from kopt.core.progress import Progress, Silent
-from kopt.report.formats import duration
+from kopt.report.parts.formats import duration
 
 
 def make_progress(console: Console | None = None, *, quiet: bool = False) -> Progress:

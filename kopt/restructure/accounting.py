@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 import keras
 
 from kopt import profile
-from kopt.core.cost_records import ModelProfile
-from kopt.core.records import LayerAction
-from kopt.core.restructure_records import RestructuredLayer, RestructureReport
+from kopt.core.records.actions import LayerAction
+from kopt.core.records.changes.restructuring import RestructuredLayer, RestructureReport
+from kopt.core.records.profiles.cost import ModelProfile
+from kopt.report.changes.restructuring import RESTRUCTURING
 from kopt.report.look import Shown
-from kopt.report.restructuring import RESTRUCTURING
 
 # The profile puts this after the name of a shared layer, or of a shared nested model.
 _LATER_CALL = re.compile(r" \(call \d+\)")

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from kopt.core.randomness import preserved_random_state
-from kopt.core.records import LayerAction
+from kopt.core.records.actions import LayerAction
 from kopt.graph import Call, GraphView
 from kopt.restructure import folding
 from kopt.restructure.accounting import Change, Costs, Restructuring, make_report

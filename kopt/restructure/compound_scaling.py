@@ -9,11 +9,11 @@ from typing import Any
 import keras
 
 from kopt.core.errors import ConfigError, InputError
-from kopt.core.restructure_records import ScalingReport
+from kopt.core.records.changes.restructuring import ScalingReport
 from kopt.core.settings import number, whole
 from kopt.graph import require_built
+from kopt.report.changes.scaling import SCALING
 from kopt.report.look import Shown
-from kopt.report.scaling import SCALING
 from kopt.restructure.accounting import Costs
 
 # Found by Tan and Le for EfficientNet-B0 under alpha * beta**2 * gamma**2 = 2: depth, width, resolution.

@@ -9,7 +9,7 @@ import numpy as np
 
 from kopt.core.errors import ConfigError
 from kopt.core.randomness import preserved_random_state
-from kopt.core.records import LayerAction
+from kopt.core.records.actions import LayerAction
 from kopt.core.settings import choice, number, whole
 from kopt.graph import GraphView, require_finite
 from kopt.restructure.accounting import Change, Costs, Restructuring, make_report

@@ -10,14 +10,15 @@ import numpy as np
 
 from kopt.core.errors import UnsupportedModelError
 from kopt.core.randomness import preserved_random_state
-from kopt.core.records import LayerAction, TensorInfo
-from kopt.core.restructure_records import LayerVariance, ReinitializationReport
+from kopt.core.records.actions import LayerAction
+from kopt.core.records.artifacts import TensorInfo
+from kopt.core.records.changes.restructuring import LayerVariance, ReinitializationReport
 from kopt.core.settings import choice, whole
 from kopt.data import calibration
 from kopt.graph import GraphView, clone_layer, signature
 from kopt.measure.feeding import random_inputs
+from kopt.report.changes.variances import VARIANCES
 from kopt.report.look import Shown
-from kopt.report.variances import VARIANCES
 from kopt.restructure import initial_values
 from kopt.restructure.deviations import output_deviations
 from kopt.restructure.initial_values import INITIALIZERS, fans

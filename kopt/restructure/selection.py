@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import keras
 
 from kopt.core.errors import ConfigError, UnsupportedModelError
-from kopt.core.records import LayerAction
+from kopt.core.records.actions import LayerAction
 from kopt.graph.layer_names import named
 from kopt.restructure.sites import Site
 

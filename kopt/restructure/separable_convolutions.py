@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from kopt.core.randomness import preserved_random_state
-from kopt.core.records import LayerAction
+from kopt.core.records.actions import LayerAction
 from kopt.core.settings import choice, number, whole
 from kopt.graph import FreshNames, GraphView, require_finite
 from kopt.restructure import factors

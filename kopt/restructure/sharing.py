@@ -12,7 +12,7 @@ import numpy as np
 
 from kopt.core.errors import ConfigError, UnsupportedModelError
 from kopt.core.randomness import preserved_random_state
-from kopt.core.records import LayerAction
+from kopt.core.records.actions import LayerAction
 from kopt.core.settings import choice
 from kopt.graph import GraphView, clone_layer
 from kopt.graph.internals import serializing_in_memory

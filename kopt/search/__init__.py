@@ -1,8 +1,8 @@
 """From a model and data to the best file to ship: catalog, trials, ranking, and the loop over them."""
 
 from kopt.search import demo
-from kopt.search.catalog import CATALOG, WAYS_TO_SHIP
 from kopt.search.loop import SearchResult, optimize
+from kopt.search.techniques.catalog import CATALOG, WAYS_TO_SHIP
 from kopt.search.training import Training
 
 __all__ = ["CATALOG", "WAYS_TO_SHIP", "SearchResult", "Training", "demo", "optimize"]

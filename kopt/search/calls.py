@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kopt.core.budget_records import Budget
+from kopt.core.records.search.budget import Budget
 
 # Of `kopt.optimize`.
 DEFAULTS: dict[str, Any] = {

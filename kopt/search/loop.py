@@ -14,28 +14,26 @@ import numpy as np
 from kopt import data as kopt_data
 from kopt import export, measure
 from kopt.advice import Advice, from_run
-from kopt.core.budget_records import Budget
 from kopt.core.environment import machine
 from kopt.core.errors import ConfigError, OutputError
 from kopt.core.files import check_output, sha256
 from kopt.core.progress import Progress, Silent
 from kopt.core.randomness import preserved_random_state
-from kopt.core.recipe_records import Recipe
-from kopt.core.records import Artifact, Candidate, ExportConfig, Measurement, OptimizationResult
-from kopt.core.search_records import Decision
+from kopt.core.records.artifacts import Artifact
+from kopt.core.records.candidates import Candidate, ExportConfig, OptimizationResult
+from kopt.core.records.measurements import Measurement
+from kopt.core.records.search.budget import Budget
+from kopt.core.records.search.decisions import Decision
+from kopt.core.records.search.recipes import Recipe
 from kopt.graph import fingerprint
 from kopt.measure.runner import check_positive
 from kopt.profile import model as profile_model
 from kopt.report import make_progress, write_report, write_story
-from kopt.search import rounds
-from kopt.search.bench import Bench
 from kopt.search.calls import call_text
-from kopt.search.catalog import WAYS_TO_SHIP, select
-from kopt.search.costing import Costs, reference_sizes
-from kopt.search.evidence import baseline_evaluation, examine_file, final_judgement, judged, kept
-from kopt.search.examining import BASELINE, Examiner
-from kopt.search.facts import facts_of
-from kopt.search.judging_data import (
+from kopt.search.judging.costing import Costs, reference_sizes
+from kopt.search.judging.evidence import baseline_evaluation, examine_file, final_judgement, judged, kept
+from kopt.search.judging.examining import BASELINE, Examiner
+from kopt.search.judging.examples import (
     NO_LABELS,
     check_judgeable,
     checked_budget,
@@ -44,17 +42,21 @@ from kopt.search.judging_data import (
     overlap,
     read_split,
 )
-from kopt.search.leftovers import unused
+from kopt.search.judging.ranking import nearest_of, rank, target_reached
 from kopt.search.lessons import prepare
-from kopt.search.limits import Limits
-from kopt.search.lock import held
 from kopt.search.opening import checked_training, open_workshop
 from kopt.search.plan import Plan, plan_of
-from kopt.search.ranking import nearest_of, rank, target_reached
-from kopt.search.recipes import way_of
+from kopt.search.proposing import rounds
+from kopt.search.proposing.facts import facts_of
+from kopt.search.techniques.catalog import WAYS_TO_SHIP, select
+from kopt.search.techniques.recipes import way_of
 from kopt.search.training import Training
-from kopt.search.trials import Trials
-from kopt.search.workshop import Workshop
+from kopt.search.trials.bench import Bench
+from kopt.search.trials.leftovers import unused
+from kopt.search.trials.limits import Limits
+from kopt.search.trials.lock import held
+from kopt.search.trials.records import Trials
+from kopt.search.trials.workshop import Workshop
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,11 +12,11 @@ import numpy as np
 
 from kopt.core.environment import versions
 from kopt.core.errors import ConfigError
-from kopt.search import supplies
 from kopt.search.lessons import Lessons
 from kopt.search.plan import Plan
 from kopt.search.training import Training
-from kopt.search.workshop import Workshop
+from kopt.search.trials import supplies
+from kopt.search.trials.workshop import Workshop
 
 
 def checked_training(training: Any) -> Training | None:

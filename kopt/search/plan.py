@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from kopt.core.records import Budget
-from kopt.search.catalog import CALIBRATION, TRAINING, Technique, select, transforms, ways
-from kopt.search.facts import Facts
+from kopt.core.records.search.budget import Budget
+from kopt.search.proposing.facts import Facts
+from kopt.search.techniques.catalog import CALIBRATION, TRAINING, Technique, select, transforms, ways
 from kopt.search.training import Training
 
 INT8, FLOAT32 = "tflite-int8", "tflite-float32"

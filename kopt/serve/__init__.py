@@ -7,16 +7,16 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "AlertRule": "kopt.core.monitoring_records",
-    "AlertRules": "kopt.core.monitoring_records",
-    "BatchingPlan": "kopt.core.serving_records",
+    "AlertRule": "kopt.core.records.shipping.monitoring",
+    "AlertRules": "kopt.core.records.shipping.monitoring",
+    "BatchingPlan": "kopt.core.records.shipping.serving",
     "Client": "kopt.serve.client",
-    "Monitoring": "kopt.core.monitoring_records",
+    "Monitoring": "kopt.core.records.shipping.monitoring",
     "MonitoringResult": "kopt.serve.monitoring.reporting",
-    "RawImage": "kopt.core.serving_records",
+    "RawImage": "kopt.core.records.shipping.serving",
     "Server": "kopt.serve.server",
-    "ServerSettings": "kopt.core.serving_records",
-    "Traffic": "kopt.core.monitoring_records",
+    "ServerSettings": "kopt.core.records.shipping.serving",
+    "Traffic": "kopt.core.records.shipping.monitoring",
     "bundle": "kopt.serve.bundling",
     "compare_versions": "kopt.serve.monitoring.reporting",
     "logged_examples": "kopt.serve.monitoring.reporting",

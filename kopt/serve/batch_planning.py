@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from kopt.core.errors import ConfigError
-from kopt.core.records import Latency
-from kopt.core.serving_records import BatchingPlan
+from kopt.core.records.measurements import Latency
+from kopt.core.records.shipping.serving import BatchingPlan
 from kopt.core.settings import number
 
 # A larger batch must give this much more throughput than the best smaller one, or it only adds to the latency.

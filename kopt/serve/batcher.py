@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kopt.core.errors import DataError, DeadlineError, KoptError, OverloadedError, RequestError, ServerFailedError
-from kopt.core.serving_records import ServerSettings
+from kopt.core.records.shipping.serving import ServerSettings
 from kopt.measure import Runner
 from kopt.measure.feeding import convert, examples, match
 

@@ -15,8 +15,8 @@ from kopt.core.environment import machine
 from kopt.core.errors import ConfigError, UnsupportedModelError
 from kopt.core.files import atomic_write
 from kopt.core.randomness import preserved_random_state
+from kopt.core.records.shipping.serving import VARIANTS, BatchingPlan, RawImage, ServingBundle, ServingState
 from kopt.core.schemes import get_scheme
-from kopt.core.serving_records import VARIANTS, BatchingPlan, RawImage, ServingBundle, ServingState
 from kopt.core.settings import choice, whole
 from kopt.data import calibration
 from kopt.export.assembly import Converted, assemble

@@ -18,8 +18,8 @@ from kopt.core.errors import (
     RequestError,
     UnavailableError,
 )
-from kopt.core.records import TensorInfo
-from kopt.core.serving_records import VersionStatus
+from kopt.core.records.artifacts import TensorInfo
+from kopt.core.records.shipping.serving import VersionStatus
 from kopt.core.settings import number, whole
 from kopt.measure.feeding import Arrays, convert, examples, match, rows
 from kopt.measure.loading import DEFAULT_SIGNATURE

@@ -1,6 +1,6 @@
 """The files that servers are started with, as text. Pure."""
 
-from kopt.core.serving_records import BatchingPlan, ServingState
+from kopt.core.records.shipping.serving import BatchingPlan, ServingState
 from kopt.version import __version__
 
 GRPC_PORT = 8500

@@ -7,8 +7,8 @@ from typing import Any
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, UnsupportedModelError
-from kopt.core.records import TensorInfo
-from kopt.core.serving_records import RawImage, SignatureInfo
+from kopt.core.records.artifacts import TensorInfo
+from kopt.core.records.shipping.serving import RawImage, SignatureInfo
 from kopt.core.settings import whole
 from kopt.data import decode_image
 from kopt.data.image_decoding import decode_window, resize

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kopt.core.errors import KoptError, LoadError, NotServedError, RequestError
-from kopt.core.serving_records import ServerSettings, VersionStatus
+from kopt.core.records.shipping.serving import ServerSettings, VersionStatus
 from kopt.measure import Runner
 from kopt.serve.batcher import Batcher
 from kopt.serve.loaded import Loaded, Signature, fingerprint, from_runner, has_manifest, load_version

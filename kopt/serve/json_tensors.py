@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kopt.core.errors import RequestError
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 
 Arrays = dict[str, np.ndarray]
 _WORDS = {"float32": "float", "float64": "double", "float16": "half", "object": "string"}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kopt.core.errors import ConfigError, LoadError
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.measure import Runner, load_signatures
 from kopt.measure.loading import DEFAULT_SIGNATURE, FORMATS, format_of
 from kopt.serve.trial import TRIED, require_harmless, run_once

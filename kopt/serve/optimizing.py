@@ -12,7 +12,7 @@ from tensorflow.python.grappler import tf_optimizer
 from tensorflow.python.training.saver import export_meta_graph
 
 from kopt.core.errors import UnsupportedModelError
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 
 # Those that leave operators which every TensorFlow runs; the rest (layout, fusing, memory) a server applies by itself.
 _PASSES = ("pruning", "function", "constfold", "shape", "arithmetic", "constfold", "dependency")

@@ -12,8 +12,8 @@ import numpy as np
 import tornado.web
 
 from kopt.core.errors import KoptError, NotServedError, RequestError, RequestTooLargeError, ServingError
-from kopt.core.monitoring_records import Traffic
-from kopt.core.serving_records import ServerSettings, VersionStatus
+from kopt.core.records.shipping.monitoring import Traffic
+from kopt.core.records.shipping.serving import ServerSettings, VersionStatus
 from kopt.measure.loading import DEFAULT_SIGNATURE
 from kopt.serve import json_tensors
 from kopt.serve.batcher import queue_is_full

@@ -15,9 +15,9 @@ from typing import Any
 
 from kopt.core.errors import ConfigError, KoptError, UnavailableError
 from kopt.core.memory import resident_bytes
-from kopt.core.monitoring_records import Monitoring, Traffic
 from kopt.core.optional import require
-from kopt.core.serving_records import ServerSettings
+from kopt.core.records.shipping.monitoring import Monitoring, Traffic
+from kopt.core.records.shipping.serving import ServerSettings
 from kopt.core.settings import whole
 from kopt.measure import Runner, load
 from kopt.serve.deployment import REST_PORT

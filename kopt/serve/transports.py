@@ -22,8 +22,8 @@ from kopt.core.errors import (
     UnavailableError,
 )
 from kopt.core.optional import require
-from kopt.core.records import TensorInfo
-from kopt.core.serving_records import VersionStatus
+from kopt.core.records.artifacts import TensorInfo
+from kopt.core.records.shipping.serving import VersionStatus
 
 _BY_STATUS: dict[int, type[ServingError]] = {
     one.status: one

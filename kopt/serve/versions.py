@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kopt.core.errors import ConfigError, LoadError, OutputExistsError
 from kopt.core.files import atomic_write, writing_to
-from kopt.core.serving_records import ServingState
+from kopt.core.records.shipping.serving import ServingState
 from kopt.core.settings import whole
 
 STATE = "serving.json"

@@ -3,6 +3,7 @@
 Source: "SavedModel Warmup" of TF Serving; tensorflow_serving/apis/prediction_log.proto.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kopt.core.errors import ParityError
+from kopt.core.errors import LoadError, ParityError
 from kopt.core.optional import require
-from kopt.core.records import TensorInfo
-from kopt.core.serving_records import SignatureInfo
+from kopt.core.records.artifacts import TensorInfo
+from kopt.core.records.shipping.serving import SignatureInfo
 from kopt.measure.feeding import take
 from kopt.measure.saved_model_runner import open_saved_model
 from kopt.serve.endpoints import IMAGE_BYTES, IMAGES
+from kopt.serve.versions import present
 
 FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 _PURPOSE = "Writing warm-up requests"
@@ -69,8 +71,12 @@ def write_warmup(
     return count
 
 
-def read_warmup(directory: Path) -> Iterator[Any]:
-    """Yield the PredictionLog records of a SavedModel.
+def read_warmup(directory: str | os.PathLike[str]) -> Iterator[Any]:
+    """Yield the PredictionLog records of a SavedModel, or of the newest in a directory of versions.
+
+    Raises:
+        LoadError: there is no such directory.
+        MissingDependencyError: it needs the extra `serve`.
 
     Example:
         >>> made = kopt.serve.bundle(model, "models/digits", data=x_val, batching=False)
@@ -78,8 +84,13 @@ def read_warmup(directory: Path) -> Iterator[Any]:
         True
     """
     logs = require("tensorflow_serving.apis.prediction_log_pb2", "Reading warm-up requests")
-    if (directory / FILE).is_file():
-        for record in tf.data.TFRecordDataset(str(directory / FILE)):
+    path = Path(directory)
+    if not path.is_dir():
+        raise LoadError(f"{path} is no directory of a SavedModel, nor one of versions.")
+    if versions := present(path):
+        path /= str(versions[-1])
+    if (path / FILE).is_file():
+        for record in tf.data.TFRecordDataset(str(path / FILE)):
             yield logs.PredictionLog.FromString(record.numpy())
 
 

@@ -14,8 +14,8 @@ from keras import ops
 
 from kopt.core.errors import DataError, NonFiniteError, UnsupportedModelError
 from kopt.core.randomness import preserved_random_state
+from kopt.core.records.training.batch_norm import BatchNormChange, BatchNormReport
 from kopt.core.settings import choice, whole
-from kopt.core.training_records import BatchNormChange, BatchNormReport
 from kopt.data import from_arrays
 from kopt.graph import clone_layer, copy_weights, require_built, rewrite
 from kopt.graph.configs import rebuilding
@@ -24,6 +24,7 @@ from kopt.train.interception import replaced
 
 Array = npt.NDArray[Any]
 _MODES = ("joint", "sequential")
+_SETTLING_BATCHES = 100  # statistics are steady long before that
 
 
 @dataclasses.dataclass
@@ -113,6 +114,16 @@ def reestimate_batch_norm(
 def layers_of(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     """Return the batch normalizations of `model`, those inside of nested models and layers too."""
     return [layer for layer in flatten_layers(model) if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def settle_statistics(model: keras.Model, data: Any) -> bool:
+    """Estimate the statistics of `model` anew on some batches, and return whether there were any to estimate.
+
+    For use around a training: moving averages fit the weights of before, and need hundreds of updates to follow.
+    """
+    if hasattr(model, "quantization") or all(uses_renorm(layer) for layer in layers_of(model)):
+        return False
+    return bool(reestimate_in_place(model, data, batches=_SETTLING_BATCHES).layers)
 
 
 def uses_renorm(layer: keras.layers.BatchNormalization) -> bool:

@@ -8,8 +8,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, TrainingError
+from kopt.core.records.training.batch_norm import MomentumChange
 from kopt.core.settings import number, whole
-from kopt.core.training_records import MomentumChange
 from kopt.train import batch_norm
 from kopt.train.optimizers.momentum import LiveFloat
 

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError
-from kopt.core.recovery_records import RecoveryStage
+from kopt.core.records.changes.recovery import RecoveryStage
 from kopt.train.batch_loss import require_known_loss
 from kopt.train.labelled_batches import labelled_dataset
 from kopt.train.steps.label_checks import LossKind

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from kopt.core.errors import ConfigError
 from kopt.core.settings import choice, number, whole
-from kopt.report.svg import drawing, write_plot
+from kopt.report.parts.svg import drawing, write_plot
 
 __all__ = ["CosineRestarts", "InverseSquareRoot", "OneCycle", "OneCycleMomentum", "Warmup", "plot", "table"]
 

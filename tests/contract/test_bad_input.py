@@ -31,7 +31,7 @@ from kopt.core.errors import (
     OutputExistsError,
     UnsafeModelError,
 )
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.export.process import Converter, converter
 
 N = 12
@@ -414,7 +414,7 @@ def test_unknown_scheme(tmp_path, entry):
         if entry == "tflite":
             export.tflite(DENSE, tmp_path / "m.tflite", scheme="int-8")
         else:
-            kopt.core.records.ExportConfig("tflite", "int-8")
+            kopt.core.records.candidates.ExportConfig("tflite", "int-8")
 
 
 @over("drop", [-0.01, 1.01, float("nan"), float("inf")])

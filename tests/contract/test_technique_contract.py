@@ -7,16 +7,16 @@ import pytest
 import zoo
 
 from kopt import export, measure
-from kopt.core.recipe_records import Recipe, ship_name
-from kopt.core.records import ExportConfig
-from kopt.core.technique_records import CONFIGS, Step
+from kopt.core.records.candidates import ExportConfig
+from kopt.core.records.search.recipes import Recipe, ship_name
+from kopt.core.records.search.techniques import CONFIGS, Step
 from kopt.data import Split
 from kopt.graph import fingerprint, load_model
-from kopt.search import stages
-from kopt.search.catalog import ALL_RUNTIMES, CATALOG, GAINS, NEEDS, TRAINING, WAYS_TO_SHIP
-from kopt.search.recipes import why_illegal
+from kopt.search.techniques import stages
+from kopt.search.techniques.catalog import ALL_RUNTIMES, CATALOG, GAINS, NEEDS, TRAINING, WAYS_TO_SHIP
+from kopt.search.techniques.recipes import why_illegal
+from kopt.search.techniques.work import Work
 from kopt.search.training import Training
-from kopt.search.work import Work
 
 COUNT = 32
 TRANSFORMS = [row for row in CATALOG.values() if not row.ships]

@@ -9,7 +9,7 @@ import pytest
 
 import kopt
 from kopt import data, measure
-from kopt.core.records import OptimizationResult
+from kopt.core.records.candidates import OptimizationResult
 from kopt.search import demo
 
 pytestmark = pytest.mark.slow

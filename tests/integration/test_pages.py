@@ -7,14 +7,15 @@ from kopt.graph.tfmot import load_tfmot
 
 # The page of the rules has a line or two a rule, for models and data of the reader.
 NO_PROGRAMS = {page_blocks.PREPARATION, page_blocks.DOCS / "troubleshooting.md"}
-PAGES = [page for page in sorted(page_blocks.DOCS.rglob("*.md")) if page_blocks.blocks(page)]
+README = page_blocks.ROOT / "README.md"
+PAGES = [page for page in (README, *sorted(page_blocks.DOCS.rglob("*.md"))) if page_blocks.blocks(page)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
     [page for page in PAGES if page not in NO_PROGRAMS],
-    ids=lambda page: str(page.relative_to(page_blocks.DOCS)),
+    ids=lambda page: str(page.relative_to(page_blocks.ROOT)),
 )
 def test_runs_from_top_to_bottom(page, scope):
     load_tfmot()  # a page imports it, which would change `tf.keras` for the tests behind it

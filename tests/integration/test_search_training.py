@@ -13,7 +13,7 @@ from processes import command_line, start_forked
 
 import kopt
 from kopt import data, measure
-from kopt.core.records import OptimizationResult
+from kopt.core.records.candidates import OptimizationResult
 from kopt.search import demo
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 import kopt
-from kopt.core.sensitivity_records import Perturbation
+from kopt.core.records.profiles.sensitivity import Perturbation
 from kopt.profile.layer_sensitivity.kernels import targets_of
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 
 import kopt
 from kopt.core.errors import DataError
-from kopt.core.sensitivity_records import Perturbation
+from kopt.core.records.profiles.sensitivity import Perturbation
 from kopt.profile.layer_sensitivity import sensitivity
 from kopt.profile.layer_sensitivity.kernels import targets_of
 from kopt.profile.layer_sensitivity.ranking import spearman

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from kopt.advice.looks.subject import Subject
-from kopt.core.circumstance_records import ChannelActivity, FitScores, InferenceFacts, LayerActivity
 from kopt.core.errors import UnsupportedModelError
+from kopt.core.records.profiles.circumstances import ChannelActivity, FitScores, InferenceFacts, LayerActivity
 from kopt.data.splits import class_ids
 from kopt.data.validation import as_model_inputs
 from kopt.graph import Call, GraphView, signature

@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from kopt.advice.looks.subject import Subject
-from kopt.core.circumstance_records import DataFacts, MemoryNeeds
 from kopt.core.errors import InputError, MeasurementError
 from kopt.core.memory import available_bytes
-from kopt.core.training_records import InputCheck
+from kopt.core.records.profiles.circumstances import DataFacts, MemoryNeeds
+from kopt.core.records.training.input_checks import InputCheck
 from kopt.data.splits import class_ids
 from kopt.train import check_inputs, estimate_memory
 from kopt.train.memory.estimate import memory_remedies

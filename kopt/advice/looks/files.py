@@ -5,9 +5,9 @@ from pathlib import Path
 
 from kopt import export, measure
 from kopt.advice.looks.subject import Subject
-from kopt.core.circumstance_records import DeployedFile, Deployment
 from kopt.core.environment import machine
 from kopt.core.errors import KoptError
+from kopt.core.records.profiles.circumstances import DeployedFile, Deployment
 
 _SCHEMES = ("float32", "float16", "dynamic", "int8")
 _SECONDS = 0.5

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from kopt.core.errors import DataError
-from kopt.core.training_profile_records import TrainingEpoch, TrainingRun, TrainingTrends
+from kopt.core.records.profiles.training import TrainingEpoch, TrainingRun, TrainingTrends
 from kopt.profile import TrainingProfile
 from kopt.profile.training.advice import training_advice
 

@@ -9,8 +9,8 @@ import keras
 import tensorflow as tf
 
 from kopt.advice.looks.subject import Subject
-from kopt.core.circumstance_records import RuntimeSettings, TrainingSettings
 from kopt.core.environment import machine
+from kopt.core.records.profiles.circumstances import RuntimeSettings, TrainingSettings
 from kopt.graph import layer_paths, owned_variables
 from kopt.graph.internals import flatten_layers
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from kopt.advice.looks.subject import Subject
-from kopt.core.circumstance_records import StepSpeeds
+from kopt.core.records.profiles.circumstances import StepSpeeds
 from kopt.data.step_timing import unchanged
 from kopt.train.steps.jit import refusal
 

@@ -2,7 +2,7 @@
 
 from kopt.advice.rules import convergence, numerics, redundancy, resources, shipping, speed_of_training
 from kopt.advice.rules.row import Found, Rule
-from kopt.core.advice_records import AREAS
+from kopt.core.records.search.advice import AREAS
 
 RULES: tuple[Rule, ...] = tuple(
     sorted(

@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable, Iterator
 
 from kopt.advice.rules.row import Found, Rule, places
-from kopt.core.circumstance_records import DataFacts, FitScores, TrainingSettings
-from kopt.core.finder_records import LearningRateCurve
-from kopt.core.gradient_records import GradientProfile
-from kopt.core.training_profile_records import TrainingTrends
+from kopt.core.records.profiles.circumstances import DataFacts, FitScores, TrainingSettings
+from kopt.core.records.profiles.gradients import GradientProfile
+from kopt.core.records.profiles.training import TrainingTrends
+from kopt.core.records.training.finders import LearningRateCurve
 
 _FALL, _LEAST_EPOCHS = 0.05, 3
 _NEAR_CHANCE = 0.95

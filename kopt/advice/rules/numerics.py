@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator
 
 from kopt.advice.rules.row import Found, Rule, places
-from kopt.core.circumstance_records import DataFacts, InferenceFacts, TrainingSettings
-from kopt.core.parameter_records import ParameterProfile
-from kopt.core.training_profile_records import TrainingTrends
+from kopt.core.records.profiles.circumstances import DataFacts, InferenceFacts, TrainingSettings
+from kopt.core.records.profiles.parameters import ParameterProfile
+from kopt.core.records.profiles.training import TrainingTrends
 
 _DIFFERS = 1e-3
 _IMBALANCE, _LEAST_COUNTED = 10.0, 100

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from kopt.advice.rules.row import Found, Rule, places
-from kopt.core.circumstance_records import ChannelActivity
-from kopt.core.cost_records import ModelProfile
-from kopt.core.parameter_records import ParameterProfile, VariableParameters
-from kopt.core.sensitivity_records import SensitivityProfile
+from kopt.core.records.profiles.circumstances import ChannelActivity
+from kopt.core.records.profiles.cost import ModelProfile
+from kopt.core.records.profiles.parameters import ParameterProfile, VariableParameters
+from kopt.core.records.profiles.sensitivity import SensitivityProfile
 
 _DOMINATES, _LEAST_PARAMETERS = 0.5, 50_000
 _RANK = 0.5

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from kopt.advice.rules.row import Found, Rule
-from kopt.core.circumstance_records import DataFacts, MemoryNeeds, RuntimeSettings
-from kopt.core.data_records import PipelineDiagnosis
-from kopt.core.records import Check
-from kopt.core.training_records import DistributionPlan
+from kopt.core.records.checks import Check
+from kopt.core.records.profiles.circumstances import DataFacts, MemoryNeeds, RuntimeSettings
+from kopt.core.records.training.data import PipelineDiagnosis
+from kopt.core.records.training.distribution import DistributionPlan
 
 _LINK_BYTES_PER_S = 10e9
 _COMMUNICATION = 0.2

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from kopt.core.advice_records import AREAS, EFFORTS, TARGETS, AdviceItem, ExpectedGain
+from kopt.core.records.search.advice import AREAS, EFFORTS, TARGETS, AdviceItem, ExpectedGain
 from kopt.core.settings import choice
 
 _SHOWN_PLACES = 3

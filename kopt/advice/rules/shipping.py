@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from kopt.advice.rules.row import Found, Rule, places
-from kopt.core.circumstance_records import DeployedFile, Deployment
-from kopt.core.cost_records import RooflineProfile
-from kopt.core.diagnosis_records import QuantizationDiagnosis
+from kopt.core.records.changes.quantization_diagnosis import QuantizationDiagnosis
+from kopt.core.records.profiles.circumstances import DeployedFile, Deployment
+from kopt.core.records.profiles.cost import RooflineProfile
 
 _SLOWER, _NO_GAIN, _FASTER, _MORE_THREADS = 1.1, 0.95, 3.0, 0.25
 _LEAST_CALL_MS = 0.05  # below, a call is what the runtime takes for any model

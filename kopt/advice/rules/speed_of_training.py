@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 from kopt.advice.rules.row import Found, Rule
-from kopt.core.circumstance_records import DataFacts, RuntimeSettings, StepSpeeds, TrainingSettings
-from kopt.core.cost_records import ModelProfile
-from kopt.core.data_records import PipelineDiagnosis
-from kopt.core.time_records import LayerTimes
-from kopt.core.training_records import PrecisionChoice
+from kopt.core.records.profiles.circumstances import DataFacts, RuntimeSettings, StepSpeeds, TrainingSettings
+from kopt.core.records.profiles.cost import ModelProfile
+from kopt.core.records.profiles.time import LayerTimes
+from kopt.core.records.training.data import PipelineDiagnosis
+from kopt.core.records.training.hardware import PrecisionChoice
 
 _NOTICEABLE = 0.1  # share of a step below which a setting is not worth a line
 _PYTHON_SHARE = 0.2

@@ -6,8 +6,8 @@ from typing import Any, TypeAlias
 
 import keras
 
-from kopt.core.cost_records import LayerCost
 from kopt.core.errors import ConfigError
+from kopt.core.records.profiles.cost import LayerCost
 from kopt.graph import layer_paths
 from kopt.graph.internals import inner_layers
 from kopt.profile.cost.flat import FlatCall

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from kopt.core.cost_records import MachinePeaks
+from kopt.core.records.profiles.cost import MachinePeaks
 
 _SIDE = 1536
 _ENTRIES = 24 << 20  # 96 MB in float32: no cache holds it.

@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 import keras
 
-from kopt.core.cost_records import LayerCost, ModelProfile
 from kopt.core.errors import ConfigError, nearest
+from kopt.core.records.profiles.cost import LayerCost, ModelProfile
 from kopt.core.settings import whole
 from kopt.data import calibration
 from kopt.graph import GraphView, layer_paths, require_built, signature
@@ -19,7 +19,7 @@ from kopt.profile.cost.memory import Peak, peak_activations, size_bytes
 from kopt.profile.cost.shapes import Shape
 from kopt.profile.cost.watching import opens, watch
 from kopt.profile.tensorboard import InTensorBoard
-from kopt.report.costs import COSTS
+from kopt.report.profiles.costs import COSTS
 from kopt.train.memory.estimate import estimate_memory
 from kopt.train.snapshot import preserved
 

@@ -5,14 +5,14 @@ from typing import Any
 
 import keras
 
-from kopt.core.cost_records import LayerIntensity, MachinePeaks, RooflineProfile
+from kopt.core.records.profiles.cost import LayerIntensity, MachinePeaks, RooflineProfile
 from kopt.core.settings import whole
 from kopt.profile.cost.machine import measured_peaks
 from kopt.profile.cost.memory import VIEWS
 from kopt.profile.cost.profile import Formulas
 from kopt.profile.cost.profile import model as model_profile
 from kopt.profile.tensorboard import InTensorBoard
-from kopt.report.roofline import ROOFLINE
+from kopt.report.profiles.roofline import ROOFLINE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Roofline(InTensorBoard, RooflineProfile):
     """What `roofline` found, with ways to show it.
 
     Example:
-        >>> peaks = kopt.core.cost_records.MachinePeaks(1e11, 1e10, "float32", "a CPU", "by hand")
+        >>> peaks = kopt.core.records.profiles.cost.MachinePeaks(1e11, 1e10, "float32", "a CPU", "by hand")
         >>> found = kopt.profile.roofline(model, batch_size=32, peaks=peaks)
         >>> found.peaks.ridge, found.share("memory")  # all layers do fewer than 10 operations a byte
         (10.0, 1.0)
@@ -58,7 +58,7 @@ def roofline(
         ConfigError: an impossible `batch_size`.
 
     Example:
-        >>> peaks = kopt.core.cost_records.MachinePeaks(1e11, 1e10, "float32", "a CPU", "by hand")
+        >>> peaks = kopt.core.records.profiles.cost.MachinePeaks(1e11, 1e10, "float32", "a CPU", "by hand")
         >>> found = kopt.profile.roofline(model, batch_size=32, peaks=peaks)  # without `peaks` they are measured
         >>> {layer.name: layer.bound for layer in found.layers}
         {'conv1': 'memory', 'norm1': 'memory', 'relu1': 'memory', 'conv2': 'memory', 'classes': 'memory'}

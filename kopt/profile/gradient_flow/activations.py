@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from kopt.core.gradient_records import ActivationStatistics
+from kopt.core.records.profiles.gradients import ActivationStatistics
 from kopt.graph import layer_paths
 from kopt.graph.internals import flatten_layers, graph_of
 from kopt.graph.view import GraphView

@@ -9,14 +9,14 @@ import keras
 import tensorflow as tf
 
 from kopt.core.errors import DataError, UnsupportedModelError
-from kopt.core.gradient_records import GradientProfile, GradientThresholds, VariableGradient
+from kopt.core.records.profiles.gradients import GradientProfile, GradientThresholds, VariableGradient
 from kopt.core.settings import whole
 from kopt.graph import OwnedVariable, owned_variables, require_built
 from kopt.graph.internals import declared_trainable
 from kopt.profile.gradient_flow.collection import GradientCollection, Sums
 from kopt.profile.gradient_flow.verdicts import activation_verdicts, gradient_verdicts
 from kopt.profile.tensorboard import InTensorBoard
-from kopt.report.gradients import GRADIENTS
+from kopt.report.profiles.gradients import GRADIENTS
 from kopt.train import AcceleratedModel, check_inputs, preserved
 from kopt.train.batch_loss import require_loss
 from kopt.train.labelled_batches import labelled_batches

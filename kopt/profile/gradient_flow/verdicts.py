@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from kopt.core.gradient_records import ActivationStatistics, GradientThresholds, VariableGradient, Verdict
+from kopt.core.records.profiles.gradients import ActivationStatistics, GradientThresholds, VariableGradient, Verdict
 
 
 def gradient_verdicts(variables: Sequence[VariableGradient], thresholds: GradientThresholds) -> tuple[Verdict, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kopt.core.sensitivity_records import LayerSensitivity, Perturbation, PerturbationEffect
+from kopt.core.records.profiles.sensitivity import LayerSensitivity, Perturbation, PerturbationEffect
 from kopt.profile.layer_sensitivity.estimates import LayerDerivatives
 from kopt.profile.layer_sensitivity.kernels import Target
 from kopt.profile.layer_sensitivity.measured import Change

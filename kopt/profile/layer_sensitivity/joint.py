@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from kopt.core.sensitivity_records import Perturbation
+from kopt.core.records.profiles.sensitivity import Perturbation
 from kopt.profile.layer_sensitivity.examples import Examples
 from kopt.profile.layer_sensitivity.kernels import Target
 from kopt.profile.layer_sensitivity.measured import Change, Judge

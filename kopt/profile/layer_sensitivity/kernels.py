@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kopt.core.sensitivity_records import Perturbation
+from kopt.core.records.profiles.sensitivity import Perturbation
 from kopt.graph import OwnedVariable, owned_variables
 from kopt.profile.layer_sensitivity.perturbations import Granularity, perturb
 

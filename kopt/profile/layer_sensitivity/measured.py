@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from kopt.core.errors import NonFiniteError
 from kopt.core.progress import Progress
-from kopt.core.sensitivity_records import Perturbation
+from kopt.core.records.profiles.sensitivity import Perturbation
 from kopt.profile.layer_sensitivity.differences import WeightedMean
 from kopt.profile.layer_sensitivity.examples import Batch, Examples
 from kopt.profile.layer_sensitivity.kernels import Target

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from kopt.core.sensitivity_records import LayerSensitivity
+from kopt.core.records.profiles.sensitivity import LayerSensitivity
 
 _FEW = 100
 

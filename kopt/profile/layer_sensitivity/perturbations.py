@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from kopt.core.sensitivity_records import Perturbation
+from kopt.core.records.profiles.sensitivity import Perturbation
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from kopt.core.sensitivity_plan_records import JointMeasurement, LayerAllowance, SensitivityPlan
-from kopt.core.sensitivity_records import Perturbation, SensitivityProfile
+from kopt.core.records.profiles.sensitivity import Perturbation, SensitivityProfile
+from kopt.core.records.profiles.sensitivity_plan import JointMeasurement, LayerAllowance, SensitivityPlan
 from kopt.profile.layer_sensitivity.measured import Change
 
 BITS, SPARSITY = "bits", "sparsity"

@@ -8,7 +8,7 @@ import keras
 
 from kopt.core.errors import ConfigError, UnsupportedModelError, nearest
 from kopt.core.progress import Progress, Silent
-from kopt.core.sensitivity_records import PERTURBATIONS, Perturbation
+from kopt.core.records.profiles.sensitivity import PERTURBATIONS, Perturbation
 from kopt.core.settings import whole
 from kopt.graph import fingerprint
 from kopt.profile.layer_sensitivity.effects import Effects

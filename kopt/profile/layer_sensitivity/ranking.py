@@ -6,7 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from kopt.core.errors import ConfigError
-from kopt.core.sensitivity_records import Agreement, LayerRank, LayerSensitivity, PerturbationEffect, SensitivityProfile
+from kopt.core.records.profiles.sensitivity import (
+    Agreement,
+    LayerRank,
+    LayerSensitivity,
+    PerturbationEffect,
+    SensitivityProfile,
+)
 from kopt.core.settings import choice
 
 SCORES = ("loss", "metric", "first_order", "second_order", "taylor", "fisher")

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 
 from kopt.core.errors import ConfigError, UnsupportedModelError
-from kopt.core.sensitivity_plan_records import SensitivityPlan
-from kopt.core.sensitivity_records import LayerRank, Perturbation, SensitivityProfile
+from kopt.core.records.profiles.sensitivity import LayerRank, Perturbation, SensitivityProfile
+from kopt.core.records.profiles.sensitivity_plan import SensitivityPlan
 from kopt.core.settings import number
 from kopt.graph import fingerprint
 from kopt.profile.layer_sensitivity.joint import JointRuns
@@ -17,8 +17,8 @@ from kopt.profile.layer_sensitivity.plan import make_plan
 from kopt.profile.layer_sensitivity.preparation import prepare
 from kopt.profile.layer_sensitivity.ranking import rank_layers
 from kopt.profile.tensorboard import InTensorBoard
-from kopt.report.sensitivity import SENSITIVITY
-from kopt.report.sensitivity_plan import PLAN
+from kopt.report.profiles.sensitivity import SENSITIVITY
+from kopt.report.profiles.sensitivity_plan import PLAN
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kopt.core.sensitivity_records import Perturbation
+from kopt.core.records.profiles.sensitivity import Perturbation
 from kopt.profile.layer_sensitivity.examples import Batch
 from kopt.profile.layer_sensitivity.kernels import Target
 from kopt.profile.layer_sensitivity.tracing import Trace

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from kopt.core.time_records import OpProfile, ThreadTimeline
+from kopt.core.records.profiles.time import OpProfile, ThreadTimeline
 
 _PROCESS = 1
 _STEPS_THREAD = 0

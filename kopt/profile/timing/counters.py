@@ -11,17 +11,17 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError, MeasurementError
 from kopt.core.optional import require
-from kopt.core.runtime_records import GpuCounters, GpuUsage
+from kopt.core.records.profiles.runtime import GpuCounters, GpuUsage
 from kopt.core.settings import number
 from kopt.profile.tensorboard import InTensorBoard
-from kopt.report.gpu_usage import GPU_USAGE
+from kopt.report.profiles.gpu_usage import GPU_USAGE
 
 
 class GpuReport(InTensorBoard, GpuUsage):
     """What the GPUs did, with ways to show it.
 
     Example:
-        >>> from kopt.core.runtime_records import GpuCounters
+        >>> from kopt.core.records.profiles.runtime import GpuCounters
         >>> gpu = GpuCounters("a GPU", 0, (0.0, 0.1), (0.5, 0.7), (2**30, 2**31), 2**34, None, None)
         >>> report = kopt.profile.GpuReport((gpu,), seconds=0.2)
         >>> round(report.gpus[0].mean_utilization, 2), report.gpus[0].peak_memory_bytes == 2**31

@@ -6,12 +6,12 @@ from typing import Any
 
 import keras
 
-from kopt.core.time_records import LayerTime, LayerTimes, OpProfile, OpTime
+from kopt.core.records.profiles.time import LayerTime, LayerTimes, OpProfile, OpTime
 from kopt.graph import layer_paths
 from kopt.graph.internals import flatten_layers, inner_layers
 from kopt.profile.tensorboard import InTensorBoard
 from kopt.profile.timing.ops import ops
-from kopt.report.times import LAYER_TIMES
+from kopt.report.profiles.times import LAYER_TIMES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,8 @@ import tensorflow as tf
 from kopt.core.environment import machine
 from kopt.core.errors import ConfigError
 from kopt.core.files import atomic_write
+from kopt.core.records.profiles.time import OpProfile, OpTime, ThreadTimeline
 from kopt.core.settings import whole
-from kopt.core.time_records import OpProfile, OpTime, ThreadTimeline
 from kopt.profile.tensorboard import InTensorBoard
 from kopt.profile.timing.attribution import Attribution, attribute
 from kopt.profile.timing.chrome import chrome_trace
@@ -23,7 +23,7 @@ from kopt.profile.timing.scopes import numbered_paths
 from kopt.profile.timing.sizes import output_sizes, size_of
 from kopt.profile.timing.steps import Step, check_request, make_batch, make_step, time_ms
 from kopt.profile.timing.trace import Trace, record
-from kopt.report.times import OPS
+from kopt.report.profiles.times import OPS
 from kopt.train import preserved
 
 _LEAST_PLAIN = 3

@@ -16,7 +16,7 @@ import numpy as np
 
 from kopt.core.errors import ConfigError, MeasurementError
 from kopt.core.files import scratch_directory
-from kopt.core.runtime_records import TFLiteOpProfile, TFLiteOpTime
+from kopt.core.records.profiles.runtime import TFLiteOpProfile, TFLiteOpTime
 from kopt.core.settings import number, whole
 from kopt.measure import Runner, load
 from kopt.measure.feeding import Arrays
@@ -24,7 +24,7 @@ from kopt.measure.loading import format_of
 from kopt.measure.timing import batch
 from kopt.profile.tensorboard import InTensorBoard
 from kopt.profile.timing.tflite_matching import Operator, operators_of, paired
-from kopt.report.tflite_times import TFLITE_OPS
+from kopt.report.profiles.tflite_times import TFLITE_OPS
 
 WORKER = Path(__file__).with_name("tflite_worker.py")
 # By its path, so that TensorFlow is not loaded; not as a script, whose directory would come first in `sys.path`.

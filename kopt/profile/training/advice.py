@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from kopt.core.gradient_records import GradientThresholds, VariableGradient
-from kopt.core.training_profile_records import TrainingAdvice, TrainingEpoch, TrainingRun
-from kopt.core.training_records import LayerMultiplier, LayerMultipliers
+from kopt.core.records.profiles.gradients import GradientThresholds, VariableGradient
+from kopt.core.records.profiles.training import TrainingAdvice, TrainingEpoch, TrainingRun
+from kopt.core.records.training.multipliers import LayerMultiplier, LayerMultipliers
 from kopt.profile.gradient_flow.verdicts import gradient_verdicts
 from kopt.train.optimizers.gradient_variance import even_out
 

@@ -11,9 +11,8 @@ import keras
 import numpy as np
 
 from kopt.core.errors import UnsupportedModelError
-from kopt.core.gradient_records import GradientThresholds, VariableGradient
-from kopt.core.settings import whole
-from kopt.core.training_profile_records import (
+from kopt.core.records.profiles.gradients import GradientThresholds, VariableGradient
+from kopt.core.records.profiles.training import (
     TrainingAdvice,
     TrainingEpoch,
     TrainingRun,
@@ -21,6 +20,7 @@ from kopt.core.training_profile_records import (
     TrainingTrends,
     WeightSummary,
 )
+from kopt.core.settings import whole
 from kopt.graph import OwnedVariable, layer_paths, owned_variables, require_built
 from kopt.graph.internals import flatten_layers
 from kopt.profile.gradient_flow.collection import Sums
@@ -30,7 +30,7 @@ from kopt.profile.training.advice import training_advice
 from kopt.profile.training.collection import EpochSums, UpdateStatistics
 from kopt.profile.training.files import JsonLines, read_lines
 from kopt.profile.training.steps import StepChoice
-from kopt.report.training_profile import TRAINING
+from kopt.report.profiles.training_profile import TRAINING
 from kopt.train.internals import around_update, trained_variables
 from kopt.train.optimizers.wrapper import chain
 

@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 from kopt.core.errors import LoadError, OutputError
+from kopt.core.records.profiles.training import TrainingEpoch, TrainingRun, TrainingSample
 from kopt.core.serialization import Record
-from kopt.core.training_profile_records import TrainingEpoch, TrainingRun, TrainingSample
 
 _KINDS: dict[str, type[Record]] = {kind.schema(): kind for kind in (TrainingRun, TrainingSample, TrainingEpoch)}
 

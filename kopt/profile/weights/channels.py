@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
-from kopt.core.parameter_records import Channels
+from kopt.core.records.profiles.parameters import Channels
 
 # Entries of a piece of a matrix, in float64 2 MiB.
 _PIECE = 1 << 18

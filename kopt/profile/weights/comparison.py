@@ -10,15 +10,20 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 import keras
 
 from kopt.core.errors import InputError, LoadError
-from kopt.core.parameter_changes import ParameterComparison, ShapeDifference, StatisticsComparison, VariableChange
-from kopt.core.parameter_records import ParameterProfile, VariableParameters
+from kopt.core.records.profiles.parameter_changes import (
+    ParameterComparison,
+    ShapeDifference,
+    StatisticsComparison,
+    VariableChange,
+)
+from kopt.core.records.profiles.parameters import ParameterProfile, VariableParameters
 from kopt.graph import load_model, require_built
 from kopt.profile.tensorboard import InTensorBoard
 from kopt.profile.weights.checkpoints import Entry, entries_of_model, opened_checkpoint
 from kopt.profile.weights.differences import difference, statistics_change
 from kopt.profile.weights.profile import measure
 from kopt.profile.weights.selection import weight_variables
-from kopt.report.parameter_changes import CHANGES, STATISTICS_CHANGES
+from kopt.report.profiles.parameter_changes import CHANGES, STATISTICS_CHANGES
 
 Comparable: TypeAlias = keras.Model | str | os.PathLike[str] | ParameterProfile
 _Side: TypeAlias = keras.Model | Path | ParameterProfile

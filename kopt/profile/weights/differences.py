@@ -6,13 +6,13 @@ import math
 import numpy as np
 
 from kopt.core.blocks import flat_blocks, is_float
-from kopt.core.parameter_changes import StatisticsChange
-from kopt.core.parameter_records import VariableParameters
+from kopt.core.records.profiles.parameter_changes import StatisticsChange
+from kopt.core.records.profiles.parameters import VariableParameters
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Sums over two arrays; see `kopt.core.parameter_changes.VariableChange` for the meaning."""
+    """Sums over two arrays; see `kopt.core.records.profiles.parameter_changes.VariableChange` for the meaning."""
 
     norm_a: float
     norm_b: float

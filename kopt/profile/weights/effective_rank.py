@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from kopt.core.parameter_records import EffectiveRank
+from kopt.core.records.profiles.parameters import EffectiveRank
 from kopt.profile.weights.channels import pieces
 
 ESTIMATE = "stochastic Lanczos quadrature"

@@ -11,15 +11,15 @@ from threadpoolctl import threadpool_limits
 
 from kopt.core.blocks import is_number
 from kopt.core.environment import machine
-from kopt.core.parameter_layers import LayerParameters, layers_of
-from kopt.core.parameter_records import (
+from kopt.core.progress import Progress, Silent
+from kopt.core.records.profiles.parameter_layers import LayerParameters, layers_of
+from kopt.core.records.profiles.parameters import (
     DEFAULT_PERCENTILES,
     EffectiveRank,
     ParameterProfile,
     ParameterSettings,
     VariableParameters,
 )
-from kopt.core.progress import Progress, Silent
 from kopt.graph import OwnedVariable, layer_paths, require_built
 from kopt.graph.internals import flatten_layers, inner_layers
 from kopt.graph.values import values_of
@@ -28,7 +28,7 @@ from kopt.profile.weights.channels import as_matrix, channel_axes, channels_of
 from kopt.profile.weights.effective_rank import effective_rank as rank_of
 from kopt.profile.weights.selection import Selector, select_variables, weight_variables
 from kopt.profile.weights.statistics import full_statistics, sampled_statistics
-from kopt.report.parameters import PARAMETERS
+from kopt.report.profiles.parameters import PARAMETERS
 
 # Each holds pieces and, for an effective rank, a square matrix: up to 32 MiB at the default `exact_rank_side`.
 _MOST_WORKERS = 8

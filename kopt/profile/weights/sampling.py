@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kopt.core.parameter_records import StandardErrors
+from kopt.core.records.profiles.parameters import StandardErrors
 from kopt.profile.weights.moments import Moments
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from kopt.core.blocks import flat_blocks, is_float
-from kopt.core.parameter_records import Histogram, ParameterSettings, StandardErrors, ValueStatistics
+from kopt.core.records.profiles.parameters import Histogram, ParameterSettings, StandardErrors, ValueStatistics
 from kopt.profile.weights.moments import Moments, streamed_moments
 from kopt.profile.weights.order_statistics import exact_percentiles
 from kopt.profile.weights.sampling import sample_places, standard_errors

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from kopt.core.channel_pruning_records import LatencyProbe
-from kopt.core.cost_records import ModelProfile
+from kopt.core.records.changes.channel_pruning import LatencyProbe
+from kopt.core.records.profiles.cost import ModelProfile
 from kopt.graph.channels import ChannelGraph, ChannelGroup
 from kopt.prune.channel_removal import importance, widths
 from kopt.prune.channel_removal.costs import PrunedCosts
@@ -82,11 +82,16 @@ def chosen(
             rebuilt=lambda step: rebuild(model, graph, kept(step)),
         )
         return kept(step), probes
-    if goal.quantity == "target_macs":
-        step = reach(goal, path.last, lambda step: costs.macs(kept(step)), before.macs, "multiply-accumulates")
-    else:
-        step = reach(goal, path.last, lambda step: costs.parameters(kept(step)), before.parameters, "parameters")
-    return kept(step), ()
+    cost, whole, unit = (
+        (costs.macs, before.macs, "multiply-accumulates")
+        if goal.quantity == "target_macs"
+        else (costs.parameters, before.parameters, "parameters")
+    )
+    counts = path.at(reach(goal, path.last, lambda step: cost(kept(step)), whole, unit))
+    if goal.scope == "global":
+        most = goal.target(whole)
+        counts = widths.filled(candidates, counts, lambda wider: cost(_kept(graph, candidates, wider)) <= most)
+    return _kept(graph, candidates, counts), ()
 
 
 def _kept(graph: ChannelGraph, candidates: Sequence[widths.Candidate], counts: Sequence[int]) -> Kept:

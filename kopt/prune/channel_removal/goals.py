@@ -50,6 +50,10 @@ class Goal:
         is_count = self.quantity in ("target_macs", "target_params") and self.value > 1
         return f"{self.quantity}={self.value:,.0f}" if is_count else f"{self.quantity}={self.value:g}"
 
+    def target(self, before: int) -> float:
+        """Return the most that may be left: a share of `before` below 1, a count above."""
+        return self.value * before if self.value < 1 else self.value
+
     @property
     def is_latency(self) -> bool:
         """Whether it can only be measured."""
@@ -96,7 +100,7 @@ def reach(goal: Goal, last: int, cost: Callable[[int], int], before: int, unit: 
     """Return the first step at which the cost is at most the target: costs fall from step to step.
 
     Args:
-        goal: a share of `before` below 1, a count above.
+        goal: see `Goal.target`.
         last: step of the lowest cost.
         cost: of a step.
         before: cost of the model as it is.
@@ -105,7 +109,7 @@ def reach(goal: Goal, last: int, cost: Callable[[int], int], before: int, unit: 
     Raises:
         ConfigError: the target is not below `before`, or below the lowest cost.
     """
-    target = goal.value * before if goal.value < 1 else goal.value
+    target = goal.target(before)
     if goal.value == 1 or target >= before:
         raise ConfigError(
             f"`{goal.quantity}={goal.value:g}` is not below what the model has: {before:,} {unit}. Give a share "

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from kopt.core.channel_pruning_records import LatencyProbe
 from kopt.core.errors import ConfigError
 from kopt.core.files import scratch_directory
+from kopt.core.records.changes.channel_pruning import LatencyProbe
 from kopt.graph.channels import ChannelGraph
 from kopt.measure import Runner
 from kopt.prune.channel_removal.goals import Goal

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from kopt.core.channel_pruning_records import ChannelPruningReport
+from kopt.core.records.changes.channel_pruning import ChannelPruningReport
 from kopt.graph import require_finite
 from kopt.graph.channels import channel_graph
 from kopt.profile import model as profile
@@ -18,7 +18,7 @@ from kopt.prune.channel_removal.goals import Goal
 from kopt.prune.channel_removal.rebuilding import rebuild
 from kopt.prune.channel_removal.scoring import require_criterion, scores_of
 from kopt.prune.plain import require_unmasked
-from kopt.report.channel_pruning import CHANNEL_PRUNING
+from kopt.report.changes.channel_pruning import CHANNEL_PRUNING
 from kopt.report.look import Shown
 
 
@@ -69,7 +69,8 @@ def channels(
         model: built Functional or Sequential model, nested as one likes; not changed.
         keep: share of the channels to keep, in (0, 1]: of every group, or of all together with `scope="global"`.
         target_macs: multiply-accumulates for one example to come down to: a share of those of `model` below 1, a count
-            above. Give one of these goals.
+            above. What rounding takes too much comes back, the channels that matter most first. Give one of these
+            goals.
         target_params: parameters to come down to, in the same way.
         target_latency_ms: milliseconds to come down to for one example, also where they are fewer than 1, measured:
             smaller models are exported in float32, opened in `runtime` with one thread, and timed in turns with `model`

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from kopt.core.channel_pruning_records import LatencyProbe, PrunedGroup
+from kopt.core.records.changes.channel_pruning import LatencyProbe, PrunedGroup
 from kopt.graph.channels import ChannelGraph
 from kopt.prune.channel_removal import widths
 from kopt.prune.channel_removal.latency_search import TOLERANCE

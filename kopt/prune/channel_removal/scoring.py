@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
-from kopt.core.channel_pruning_records import NEED_DATA
 from kopt.core.errors import ConfigError
+from kopt.core.records.changes.channel_pruning import NEED_DATA
 from kopt.core.settings import choice, whole
 from kopt.graph.channels import ChannelGraph
 from kopt.prune.channel_removal import criteria, importance

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,35 @@ def by_rank(candidates: Sequence[Candidate], removed: int) -> list[int]:
     return [
         rounded(candidate.scores.size - int(lost), candidate) for candidate, lost in zip(candidates, gone, strict=True)
     ]
+
+
+def filled(candidates: Sequence[Candidate], counts: Sequence[int], fits: Callable[[list[int]], bool]) -> list[int]:
+    """Return the units left of every group after as many came back as fit, those that matter most first.
+
+    Rounding takes more than a goal asks for: in a network of few channels, a step of one group is a large part of all.
+
+    Args:
+        candidates: the groups.
+        counts: units left of each.
+        fits: whether so many units are few enough; what does not fit now does not fit with more.
+    """
+    filled, growing = list(counts), set(range(len(candidates)))
+    while growing:
+        steps = {place: _next(candidates[place], filled[place]) for place in growing}
+        place = max(sorted(growing), key=lambda one: steps[one][1])
+        wider = [steps[place][0] if one == place else count for one, count in enumerate(filled)]
+        if wider != filled and fits(wider):
+            filled = wider
+        else:
+            growing.remove(place)
+    return filled
+
+
+def _next(candidate: Candidate, count: int) -> tuple[int, float]:
+    """Return the next larger number of units, and the mean score of those that it brings back."""
+    wider = min(candidate.scores.size, candidate.divisor * (count // candidate.divisor + 1))
+    back = np.sort(candidate.scores)[::-1][count:wider]
+    return wider, float(back.mean()) if back.size else -math.inf
 
 
 def best(scores: Scores, count: int) -> npt.NDArray[np.int64]:

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from kopt.core.constant_channel_records import ConstantChannels, ConstantChannelsReport
 from kopt.core.errors import DataError
+from kopt.core.records.changes.constant_channels import ConstantChannels, ConstantChannelsReport
 from kopt.core.settings import number, whole
 from kopt.data.validation import as_model_inputs
 from kopt.graph import require_built, require_finite, signature
@@ -19,7 +19,7 @@ from kopt.profile import model as profile
 from kopt.prune.channel_removal.rebuilding import rebuild
 from kopt.prune.constant_removal.absorption import Place, place_of, responses
 from kopt.prune.plain import require_unmasked
-from kopt.report.constant_channels import CONSTANT_CHANNELS
+from kopt.report.changes.constant_channels import CONSTANT_CHANNELS
 from kopt.report.look import Shown
 from kopt.train import preserved
 from kopt.train.batch_norm import Moments, input_batches

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from kopt.core.pruning_records import Pattern
+from kopt.core.records.changes.magnitude_pruning import Pattern
 from kopt.core.serialization import Record
 from kopt.graph import owned_variables
 from kopt.graph.channels import ChannelGraph, ChannelGroup, WeightAxis, channel_graph

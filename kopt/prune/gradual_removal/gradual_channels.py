@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from kopt.core.channel_pruning_records import PrunedGroup
 from kopt.core.errors import InputError
+from kopt.core.records.changes.channel_pruning import PrunedGroup
 from kopt.core.settings import choice, whole
 from kopt.graph import require_built, require_finite
 from kopt.graph.channels import ChannelGraph, ChannelGroup, Flow, channel_graph, run

@@ -8,16 +8,16 @@ from typing import Any
 import keras
 
 from kopt.core.errors import ConfigError
-from kopt.core.iterative_pruning_records import IterativePruningReport, PruningRound
+from kopt.core.records.changes.iterative_pruning import IterativePruningReport, PruningRound
 from kopt.core.settings import whole
 from kopt.graph import copy_model, require_built
 from kopt.profile import model as profile
 from kopt.prune.channel_removal.pruning import channels
-from kopt.prune.recovering.recovery import STATISTICS_BATCHES, has_statistics, recover
+from kopt.prune.recovering.recovery import recover
 from kopt.prune.recovering.rounds_on_disk import RoundsOnDisk
-from kopt.report.iterative_pruning import ITERATIVE_PRUNING
+from kopt.report.changes.iterative_pruning import ITERATIVE_PRUNING
 from kopt.report.look import Shown
-from kopt.train.batch_norm import reestimate_in_place
+from kopt.train.batch_norm import settle_statistics
 from kopt.train.judging import evaluated, loss_of
 from kopt.train.labelled_batches import labelled_dataset
 
@@ -220,9 +220,9 @@ class _Training:
     def _with_statistics(self, model: keras.Model) -> keras.Model:
         """Return a copy, not compiled, whose batch normalizations fit the training data, if there is any."""
         copy = copy_model(model)
-        if self.train is not None and has_statistics(copy):
+        if self.train is not None:
             dataset = labelled_dataset(self.train, self.how["batch_size"])
-            reestimate_in_place(copy, dataset, batches=STATISTICS_BATCHES)
+            settle_statistics(copy, dataset)
         return copy
 
 

@@ -5,20 +5,18 @@ from typing import Any
 
 import keras
 
-from kopt.core.recovery_records import RecoveryReport
+from kopt.core.records.changes.recovery import RecoveryReport
 from kopt.core.settings import number, whole
 from kopt.graph import copy_model, require_built, require_finite
 from kopt.prune.plain import require_plain
 from kopt.prune.recovering.distilling import Distilled
+from kopt.report.changes.recovery import RECOVERY
 from kopt.report.look import Shown
-from kopt.report.recovery import RECOVERY
 from kopt.train import check_inputs
-from kopt.train.batch_norm import layers_of, reestimate_in_place, uses_renorm
+from kopt.train.batch_norm import settle_statistics
 from kopt.train.judging import Course, finite_batches, loss_of
 from kopt.train.schedules import OneCycle
 
-# Statistics of normalizations are steady long before that.
-STATISTICS_BATCHES = 100
 _WARMUP = 0.1
 
 
@@ -119,13 +117,11 @@ def recover(
         trainer.compile(keras.optimizers.Adam(rates), loss)
     course = Course(copy, judged, metric)
     course.note("as given")
-    if has_statistics(copy):
-        reestimate_in_place(copy, dataset, batches=STATISTICS_BATCHES)
+    if settle_statistics(copy, dataset):
         course.note("batch normalization")
     for epoch in range(epochs):
         trainer.fit(dataset, initial_epoch=epoch, epochs=epoch + 1, shuffle=False, verbose=0)
-        if has_statistics(copy):
-            reestimate_in_place(copy, dataset, batches=STATISTICS_BATCHES)
+        settle_statistics(copy, dataset)
         course.note(f"epoch {epoch + 1}")
     copy.set_weights(course.best_weights)
     report = Recovery(
@@ -137,11 +133,6 @@ def recover(
         best=course.best.name,
     )
     return copy_model(copy), report
-
-
-def has_statistics(model: keras.Model) -> bool:
-    """Return whether a model has batch normalizations whose statistics can be estimated anew."""
-    return any(not uses_renorm(layer) for layer in layers_of(model))
 
 
 def _check_settings(epochs: Any, temperature: Any, distillation: Any, learning_rate: Any, batch_size: Any) -> None:

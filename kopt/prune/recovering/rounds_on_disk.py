@@ -17,7 +17,7 @@ from typing import Any
 import keras
 
 from kopt.core.files import atomic_path, remove_leftovers, writing_to
-from kopt.core.iterative_pruning_records import PruningRound
+from kopt.core.records.changes.iterative_pruning import PruningRound
 from kopt.graph import fingerprint
 from kopt.graph.internals import flatten_layers
 

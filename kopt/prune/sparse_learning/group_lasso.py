@@ -8,12 +8,12 @@ import keras
 import numpy as np
 
 from kopt.core.errors import ConfigError, InputError
-from kopt.core.group_lasso_records import GroupLassoReport, PenalizedGroup
+from kopt.core.records.changes.group_lasso import GroupLassoReport, PenalizedGroup
 from kopt.core.settings import number
 from kopt.graph import copy_model, require_built, require_finite
 from kopt.prune.plain import require_plain
 from kopt.prune.sparse_learning.penalties import GroupNorms, PenalizedFunctional, PenalizedSequential, PenaltySettings
-from kopt.report.group_lasso import GROUP_LASSO
+from kopt.report.changes.group_lasso import GROUP_LASSO
 from kopt.report.look import Shown
 
 _SMALL = 0.01

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError, NonFiniteError
-from kopt.core.pruning_records import Pattern
+from kopt.core.records.changes.magnitude_pruning import Pattern
 from kopt.core.settings import choice, number, whole
 from kopt.graph import OwnedVariable, require_built, require_finite
 from kopt.prune.plain import require_plain

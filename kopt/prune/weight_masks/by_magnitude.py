@@ -8,8 +8,8 @@ import keras
 import numpy as np
 
 from kopt.core.errors import ConfigError, InputError
-from kopt.core.pruning_records import MagnitudePruning, Pattern, PrunedVariable
-from kopt.core.records import LayerAction
+from kopt.core.records.actions import LayerAction
+from kopt.core.records.changes.magnitude_pruning import MagnitudePruning, Pattern, PrunedVariable
 from kopt.core.settings import choice
 from kopt.graph import from_tf_keras, require_built, require_finite
 from kopt.graph.wrapped_twin import is_wrapped
@@ -19,8 +19,8 @@ from kopt.prune.weight_masks.by_tfmot import pruned_twin, rows_of
 from kopt.prune.weight_masks.masks import Masks
 from kopt.prune.weight_masks.selection import Ratios, choose
 from kopt.prune.weight_masks.sparse_speed import obstacles, speed_note
+from kopt.report.changes.pruning import MAGNITUDE
 from kopt.report.look import Shown
-from kopt.report.pruning import MAGNITUDE
 from kopt.train.weight_constraints import constrainable, constraints_of
 
 # Granularities whose zeros XNNPACK could make use of.

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 
 from kopt.core.errors import ConfigError
-from kopt.core.pruning_records import Pattern, PrunedVariable
-from kopt.core.records import LayerAction
+from kopt.core.records.actions import LayerAction
+from kopt.core.records.changes.magnitude_pruning import Pattern, PrunedVariable
 from kopt.graph import OwnedVariable, TwinLayer, owned_variables
 from kopt.graph.tfmot import load_tfmot
 from kopt.graph.wrapped_twin import Origin, brought_back, origin_of, within, wrapped_twin

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kopt.core.pruning_records import Pattern
+from kopt.core.records.changes.magnitude_pruning import Pattern
 from kopt.graph.naming import channel_axes
 from kopt.prune.schedules import Schedule
 from kopt.prune.weight_masks import patterns

@@ -6,9 +6,9 @@ from typing import Any
 import keras
 
 from kopt.core.errors import ConfigError
-from kopt.core.pruning_records import Pattern
-from kopt.core.records import LayerAction
-from kopt.core.sensitivity_plan_records import SensitivityPlan
+from kopt.core.records.actions import LayerAction
+from kopt.core.records.changes.magnitude_pruning import Pattern
+from kopt.core.records.profiles.sensitivity_plan import SensitivityPlan
 from kopt.core.settings import choice, number
 from kopt.graph import OwnedVariable, layer_paths, owned_variables
 from kopt.graph.layer_names import Wanted, all_named, nothing_chosen

@@ -19,7 +19,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kopt.core.records import LayerAction
+from kopt.core.records.actions import LayerAction
 from kopt.graph import Call, GraphView
 from kopt.graph.internals import graph_of
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from kopt.core.post_training_records import TriedOption
+from kopt.core.records.changes.post_training import TriedOption
 from kopt.quantize.after_training.bench import Bench, State
 from kopt.quantize.after_training.options import OPTIONS, Option, Settings
 

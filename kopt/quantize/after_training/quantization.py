@@ -9,9 +9,9 @@ import keras
 import numpy as np
 
 from kopt.core.errors import ConfigError
-from kopt.core.post_training_records import PostTrainingQuantization
-from kopt.core.quantize_records import RangeRule
 from kopt.core.randomness import preserved_random_state
+from kopt.core.records.changes.aware_training import RangeRule
+from kopt.core.records.changes.post_training import PostTrainingQuantization
 from kopt.core.settings import choice, number, whole
 from kopt.data import calibration as sample
 from kopt.graph import signature
@@ -21,8 +21,8 @@ from kopt.quantize.after_training.choosing import SMALL_MACS, apply_all, choose
 from kopt.quantize.after_training.fixed_ranges import AUTO, fixed_ranges
 from kopt.quantize.after_training.options import OPTIONS, Settings
 from kopt.quantize.copying import Skip, require_fit, rounded_copy
+from kopt.report.changes.post_training import POST_TRAINING
 from kopt.report.look import Shown
-from kopt.report.post_training import POST_TRAINING
 
 _FEW = 20
 # Of four examples three teach and one judges.

@@ -11,11 +11,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kopt.core.diagnosis_records import ExampleError, LayerDiagnosis, QuantizationDiagnosis
 from kopt.core.errors import ConfigError
 from kopt.core.files import atomic_write
 from kopt.core.progress import Progress, Silent
 from kopt.core.randomness import preserved_random_state
+from kopt.core.records.changes.quantization_diagnosis import ExampleError, LayerDiagnosis, QuantizationDiagnosis
 from kopt.graph import signature
 from kopt.quantize.aware import aware
 from kopt.quantize.copying import Skip
@@ -29,7 +29,7 @@ from kopt.quantize.diagnosis.signals import Signal, decibels, middle_share
 from kopt.quantize.diagnosis.tracing import RoundedTrace, Switched
 from kopt.quantize.quantized_model import QuantizedFunctional, is_quantized
 from kopt.quantize.ranges import FixedQuantizer
-from kopt.report.diagnosis import DIAGNOSIS, diagnosis_html
+from kopt.report.changes.diagnosis import DIAGNOSIS, diagnosis_html
 from kopt.report.look import Shown
 
 _WORST = 10

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.data import calibration as sample
 from kopt.data.validation import as_model_inputs
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from kopt.core.diagnosis_records import Finding, LayerDiagnosis, noise_share
+from kopt.core.records.changes.quantization_diagnosis import Finding, LayerDiagnosis, noise_share
 
 # Of what shares a grid of 256 values, the smallest gets two or less where the largest is 128 times as large.
 SPREAD = 100.0

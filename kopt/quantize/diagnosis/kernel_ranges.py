@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from kopt.core.diagnosis_records import KernelRange
+from kopt.core.records.changes.quantization_diagnosis import KernelRange
 from kopt.quantize.diagnosis.signals import spread
 from kopt.quantize.weights import QuantizedWeights
 

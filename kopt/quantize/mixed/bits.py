@@ -6,9 +6,9 @@ from typing import Any
 
 import keras
 
-from kopt.core.bits_records import WEIGHT_BITS, BitsPlan, LayerBits
 from kopt.core.errors import UnsupportedModelError
 from kopt.core.randomness import preserved_random_state
+from kopt.core.records.changes.bits import WEIGHT_BITS, BitsPlan, LayerBits
 from kopt.core.settings import number
 from kopt.graph import signature
 from kopt.quantize.aware import aware
@@ -23,7 +23,7 @@ from kopt.quantize.mixed.allocation import allocate
 from kopt.quantize.mixed.float_layers import MixedModel
 from kopt.quantize.mixed.judging import ratio
 from kopt.quantize.quantized_model import is_quantized
-from kopt.report.bits import BITS
+from kopt.report.changes.bits import BITS
 from kopt.report.look import Shown
 
 

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 
 from kopt.core.errors import UnsupportedModelError
-from kopt.core.fallback_records import FallbackPlan, FallbackStep, fallback_type
 from kopt.core.files import scratch_directory
 from kopt.core.progress import Progress, Silent
 from kopt.core.randomness import preserved_random_state
+from kopt.core.records.changes.fallback import FallbackPlan, FallbackStep, fallback_type
 from kopt.core.settings import number, whole
 from kopt.export import tflite
 from kopt.graph import signature
@@ -26,7 +26,7 @@ from kopt.quantize.mixed.float_layers import MixedModel
 from kopt.quantize.mixed.judging import AccuracyJudge, Judge, RatioJudge, labelled_inputs
 from kopt.quantize.mixed.searching import search
 from kopt.quantize.quantized_model import is_quantized
-from kopt.report.fallback import FALLBACK
+from kopt.report.changes.fallback import FALLBACK
 from kopt.report.look import Shown
 
 
@@ -82,8 +82,8 @@ def fallback(
         progress: told of every batch of the ranking.
 
     Returns:
-        A plan that can be saved (`.to_json()`), read (`kopt.core.fallback_records.FallbackPlan.from_json`) and applied
-        again: `kopt.export.tflite(model, path, scheme=plan.scheme, calibration=..., fallback=plan)`.
+        A plan that can be saved (`.to_json()`), read (`kopt.core.records.changes.fallback.FallbackPlan.from_json`)
+        and applied again: `kopt.export.tflite(model, path, scheme=plan.scheme, calibration=..., fallback=plan)`.
 
     Raises:
         InputError: the model, a setting or the examples cannot be used.

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from kopt.core.errors import ConfigError, DataError
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.data.validation import as_model_inputs
 from kopt.measure import Runner
 from kopt.measure.accuracy import correct_share

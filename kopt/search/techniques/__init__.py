@@ -1,1 +1,1 @@
-"""What each row of the catalog does, by the room of the package it calls."""
+"""The techniques that a search tries: what they take, where they stand in a recipe, and what each of them does."""

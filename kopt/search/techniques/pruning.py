@@ -5,10 +5,10 @@ from typing import Any
 import keras
 
 from kopt import prune
-from kopt.core.channel_pruning_records import NEED_DATA
-from kopt.core.technique_records import ChannelsConfig, ConstantChannelsConfig, HeadsConfig, MagnitudeConfig
+from kopt.core.records.changes.channel_pruning import NEED_DATA
+from kopt.core.records.search.techniques import ChannelsConfig, ConstantChannelsConfig, HeadsConfig, MagnitudeConfig
 from kopt.search.techniques.outcome import Outcome
-from kopt.search.work import Work
+from kopt.search.techniques.work import Work
 
 # Masks are final before the last third of the training, which recovers what they cost.
 _RAMP = 0.67

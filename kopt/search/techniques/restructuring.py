@@ -3,10 +3,10 @@
 import keras
 
 from kopt import restructure
-from kopt.core.technique_records import FoldConfig, LowRankConfig, SeparableConfig
+from kopt.core.records.search.techniques import FoldConfig, LowRankConfig, SeparableConfig
 from kopt.restructure.accounting import Restructuring
 from kopt.search.techniques.outcome import Outcome
-from kopt.search.work import Work
+from kopt.search.techniques.work import Work
 
 
 def depthwise_separable(model: keras.Model, config: SeparableConfig, work: Work) -> Outcome:

@@ -3,10 +3,10 @@
 import keras
 
 from kopt import cluster, quantize
-from kopt.core.technique_records import AwareConfig, ClusterConfig, PostTrainingConfig, RecoverConfig
+from kopt.core.records.search.techniques import AwareConfig, ClusterConfig, PostTrainingConfig, RecoverConfig
 from kopt.graph import copy_model
 from kopt.search.techniques.outcome import Outcome
-from kopt.search.work import Work
+from kopt.search.techniques.work import Work
 
 
 def recover(model: keras.Model, config: RecoverConfig, work: Work) -> Outcome:

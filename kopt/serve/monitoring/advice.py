@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from kopt.core.drift_records import DriftReport
-from kopt.core.monitoring_records import (
+from kopt.core.records.shipping.drift import DriftReport
+from kopt.core.records.shipping.monitoring import (
     Advice,
     Alert,
     Comparison,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kopt.core.errors import ConfigError, LoadError
-from kopt.core.monitoring_records import Alert, AlertRule, AlertRules
+from kopt.core.records.shipping.monitoring import Alert, AlertRule, AlertRules
 
 _NOTHING = {"quiet", "unknown"}
 

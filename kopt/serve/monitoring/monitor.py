@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kopt.core.drift_records import DriftReport
 from kopt.core.errors import DataError, LoadError, RequestError
-from kopt.core.monitoring_records import Alert, Monitoring, MonitoringProfile
+from kopt.core.records.shipping.drift import DriftReport
+from kopt.core.records.shipping.monitoring import Alert, Monitoring, MonitoringProfile
 from kopt.measure.loading import DEFAULT_SIGNATURE
 from kopt.serve.metrics import Labels, Metrics
 from kopt.serve.monitoring import predictions

@@ -8,7 +8,7 @@ import numpy as np
 
 from kopt.core.errors import ConfigError, DataError, LoadError
 from kopt.core.files import atomic_write, sha256
-from kopt.core.monitoring_records import SCORES, MonitoringProfile
+from kopt.core.records.shipping.monitoring import SCORES, MonitoringProfile
 from kopt.core.settings import choice
 from kopt.measure import drift_profile, load
 from kopt.measure.accuracy import labelled_batches

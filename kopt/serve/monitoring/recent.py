@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from kopt.core.drift_records import DriftReport
 from kopt.core.errors import DataError
-from kopt.core.monitoring_records import MonitoringProfile
+from kopt.core.records.shipping.drift import DriftReport
+from kopt.core.records.shipping.monitoring import MonitoringProfile
 from kopt.measure.drift import drift
 
 # Fewer say too little: the noise of the index alone is 9 * (1 / 100 + 1 / n) = 0.09 + 9 / n with ten bins.

@@ -10,7 +10,7 @@ import numpy as np
 
 from kopt.core.errors import ConfigError, DataError, LoadError
 from kopt.core.files import atomic_write
-from kopt.core.monitoring_records import (
+from kopt.core.records.shipping.monitoring import (
     SCORES,
     Alert,
     Comparison,
@@ -22,8 +22,8 @@ from kopt.core.monitoring_records import (
 from kopt.core.settings import choice, whole
 from kopt.measure import ABResult, ab_scores, ab_test
 from kopt.report.look import Shown
-from kopt.report.monitoring import MONITORING, monitoring_html
-from kopt.report.statistics import Z_95, Interval, unpaired_interval, wilson_interval
+from kopt.report.parts.statistics import Z_95, Interval, unpaired_interval, wilson_interval
+from kopt.report.shipping.monitoring import MONITORING, monitoring_html
 from kopt.serve.loaded import artefact_in
 from kopt.serve.monitoring.advice import advice_about, advice_for, advice_on
 from kopt.serve.monitoring.profiles import read_profile

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 
 from kopt.core.errors import ConfigError, InputError, UnsupportedModelError
+from kopt.core.records.training.steps import AccelerationReport, StepConfig
 from kopt.core.settings import whole
-from kopt.core.step_records import AccelerationReport, StepConfig
 from kopt.train import internals
 from kopt.train.acceleration.checkpoints import Checkpointing
 from kopt.train.acceleration.fitting import Fit

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from kopt.core.errors import ConfigError
-from kopt.core.training_records import Cluster
+from kopt.core.records.training.distribution import Cluster
 
 _JOBS = ("chief", "worker", "ps", "evaluator")
 _EXAMPLE = '{"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}, "task": {"type": "worker", "index": 0}}'

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from kopt.core.environment import machine
 from kopt.core.errors import ConfigError
-from kopt.core.training_records import DeviceChange, GpuInfo, Hardware
+from kopt.core.records.training.hardware import DeviceChange, GpuInfo, Hardware
 
 _CPUINFO = Path("/proc/cpuinfo")
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError, nearest
 from kopt.core.randomness import preserved_random_state
-from kopt.core.training_records import PlacementReport, Stage
+from kopt.core.records.training.distribution import PlacementReport, Stage
 from kopt.graph import Call, GraphView, clone_layer, copy_weights, rewrite
 from kopt.train.distribution.device_scope import on_device
 from kopt.train.distribution.devices import known_devices

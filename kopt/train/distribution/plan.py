@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 
 from kopt.core.errors import ConfigError, nearest
-from kopt.core.training_records import Cluster, DistributionPlan
+from kopt.core.records.training.distribution import Cluster, DistributionPlan
 from kopt.train.distribution.cluster import parse_tf_config
 from kopt.train.distribution.devices import known_devices, logical_device_names
 

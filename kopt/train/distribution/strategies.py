@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, WorkerLostError
-from kopt.core.training_records import Cluster, DistributionPlan
+from kopt.core.records.training.distribution import Cluster, DistributionPlan
 from kopt.train.distribution.plan import plan_distribution
 from kopt.train.distribution.rendezvous import wait_for_peers
 from kopt.train.internals import configure_coordination

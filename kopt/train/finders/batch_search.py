@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from kopt.core.finder_records import BatchTrial
+from kopt.core.records.training.finders import BatchTrial
 
 # Bisection ends when what is left is a sixteenth of the batch: a finer answer costs more trials than it gains.
 _FINENESS = 16

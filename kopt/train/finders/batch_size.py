@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError
-from kopt.core.finder_records import BatchSizeSearch, BatchTrial
+from kopt.core.records.training.finders import BatchSizeSearch, BatchTrial
 from kopt.core.settings import choice, number, whole
 from kopt.graph.internals import graph_of
 from kopt.train.finders.batch_search import choose, fastest, predicted_growth, search

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError, NonFiniteError
-from kopt.core.finder_records import LearningRateCurve
+from kopt.core.records.training.finders import LearningRateCurve
 from kopt.core.settings import number, whole
 from kopt.report import LEARNING_RATES, Shown
 from kopt.train.finders import rate_curve

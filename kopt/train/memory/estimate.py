@@ -9,10 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, InputError, OutOfMemoryError, UnsupportedModelError
-from kopt.core.finder_records import LayerMemory, MemoryEstimate, MemoryRemedy
 from kopt.core.randomness import preserved_random_state
+from kopt.core.records.training.finders import LayerMemory, MemoryEstimate, MemoryRemedy
+from kopt.core.records.training.steps import StepConfig
 from kopt.core.settings import whole
-from kopt.core.step_records import StepConfig
 from kopt.graph import GraphView
 from kopt.graph.internals import flatten_layers, graph_of
 from kopt.train.internals import compute_loss

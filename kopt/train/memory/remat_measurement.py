@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError, MeasurementError
 from kopt.core.memory import peak_resident_bytes, start_peak
-from kopt.core.training_records import RematReport
+from kopt.core.records.training.rematerialization import RematReport
 from kopt.graph.internals import flatten_layers, serializing_in_memory
 from kopt.train.memory.rematerialization import Blocks, rematerialized
 

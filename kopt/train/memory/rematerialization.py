@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from kopt.core.errors import ConfigError, UnsupportedModelError, nearest
-from kopt.core.training_records import RematBlock, RematPlan
+from kopt.core.records.training.rematerialization import RematBlock, RematPlan
 from kopt.graph.checks import require_built
 from kopt.graph.internals import call_arguments, flatten_layers, graph_of
 from kopt.train.interception import replaced

@@ -7,7 +7,7 @@ import keras
 
 from kopt.core.errors import ConfigError, UnsupportedModelError, nearest
 from kopt.core.randomness import preserved_random_state
-from kopt.core.records import LayerAction, TransformReport
+from kopt.core.records.actions import LayerAction, TransformReport
 from kopt.graph import GraphView, clone_layer, copy_subclassed, copy_weights, require_built, rewrite, signature
 from kopt.graph.internals import flatten_layers, graph_of
 from kopt.train.internals import share_value

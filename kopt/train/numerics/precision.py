@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import keras
 
 from kopt.core.errors import ConfigError, nearest
-from kopt.core.training_records import Hardware, PrecisionChoice
+from kopt.core.records.training.hardware import Hardware, PrecisionChoice
 from kopt.graph.internals import flatten_layers
 from kopt.train.distribution.devices import hardware as this_hardware
 
@@ -86,7 +86,7 @@ def choose_precision(hardware: Hardware | None = None) -> PrecisionChoice:
         hardware: by default that of this process.
 
     Example:
-        >>> from kopt.core.training_records import GpuInfo, Hardware
+        >>> from kopt.core.records.training.hardware import GpuInfo, Hardware
         >>> old_gpu = Hardware(cpu="", cpu_flags=(), gpus=(GpuInfo("Tesla V100", (7, 0)),), tpus=0)
         >>> kopt.train.choose_precision(old_gpu).policy
         'mixed_float16'

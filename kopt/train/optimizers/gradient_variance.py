@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from kopt.core.errors import DataError, NonFiniteError
+from kopt.core.records.training.multipliers import LayerMultiplier, LayerMultipliers
 from kopt.core.settings import number, whole
-from kopt.core.training_records import LayerMultiplier, LayerMultipliers
 from kopt.train.batch_loss import batch_loss, require_loss
 from kopt.train.optimizers.multipliers import owners_of_variables
 

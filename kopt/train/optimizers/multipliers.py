@@ -7,8 +7,8 @@ from typing import Any
 import keras
 
 from kopt.core.errors import ConfigError, UnsupportedModelError, nearest
+from kopt.core.records.training.multipliers import LayerMultiplier, LayerMultipliers
 from kopt.core.settings import number
-from kopt.core.training_records import LayerMultiplier, LayerMultipliers
 from kopt.graph.internals import flatten_layers
 from kopt.graph.layer_names import is_named
 from kopt.train import internals

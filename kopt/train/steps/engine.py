@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, UnsupportedModelError
-from kopt.core.step_records import StepConfig
+from kopt.core.records.training.steps import StepConfig
 from kopt.train import internals
 from kopt.train.memory.rematerialization import Rematerialized, check_blocks, rematerialized
 from kopt.train.steps.runner import Runner

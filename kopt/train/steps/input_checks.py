@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError, NonFiniteError
-from kopt.core.records import TensorInfo
-from kopt.core.training_records import InputCheck, InputScale
+from kopt.core.records.artifacts import TensorInfo
+from kopt.core.records.training.input_checks import InputCheck, InputScale
 from kopt.data.validation import as_model_inputs, fits
 from kopt.graph.checks import signature
 from kopt.graph.internals import flatten_layers, graph_of, node_of, was_called

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kopt.core.step_records import JitDecision
+from kopt.core.records.training.steps import JitDecision
 from kopt.graph.internals import flatten_layers
 
 # With less training ahead, or behind where the end is unknown, a compilation that takes seconds does not pay.

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DivergedError
-from kopt.core.training_records import NonFiniteReport
+from kopt.core.records.training.input_checks import NonFiniteReport
 from kopt.graph.checks import require_built
 from kopt.graph.internals import flatten_layers, graph_of
 from kopt.train.interception import replaced

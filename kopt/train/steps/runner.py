@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from kopt.core.step_records import JitDecision
+from kopt.core.records.training.steps import JitDecision
 from kopt.train.steps.jit import JitTrial, refusal
 from kopt.train.steps.label_checks import named_labels
 from kopt.train.steps.update import Update

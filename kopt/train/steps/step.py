@@ -7,8 +7,8 @@ import keras
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError
+from kopt.core.records.training.steps import JitDecision, StepConfig
 from kopt.core.settings import whole
-from kopt.core.step_records import JitDecision, StepConfig
 from kopt.train.numerics.precision import scaled_optimizer
 from kopt.train.steps.class_weights import weights_of_classes
 from kopt.train.steps.engine import Engine, Remat, call, packed, require_plain_training

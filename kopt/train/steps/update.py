@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError
-from kopt.core.step_records import StepConfig
+from kopt.core.records.training.steps import StepConfig
 from kopt.train import internals
 from kopt.train.steps import gradients as clipping
 

@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 
 from kopt.advice.ordering import ordered, worth
-from kopt.core.advice_records import AdviceItem, ExpectedGain
 from kopt.core.errors import ConfigError
+from kopt.core.records.search.advice import AdviceItem, ExpectedGain
 
 
 def item(name, share, effort, target="training time"):

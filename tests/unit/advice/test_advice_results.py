@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -15,9 +16,9 @@ from kopt.advice.result import Advice
 from kopt.advice.runs import deployment_of, from_run
 from kopt.advice.troubleshooting import troubleshooting
 from kopt.cli.main import main
-from kopt.core.advice_records import LookTaken, ModelAdvice
 from kopt.core.environment import machine
 from kopt.core.errors import ConfigError, InputError
+from kopt.core.records.search.advice import LookTaken, ModelAdvice
 
 
 def advice_on(facts):
@@ -62,7 +63,7 @@ def test_advice_travels_and_is_drawn(fault, tmp_path):
 
 def test_code_of_a_page_cannot_end_it(tmp_path):
     broken = advice_on(FAULTS["wrong-data"])
-    items = tuple(kopt.core.advice_records.AdviceItem(**{**vars(one), "evidence": "<script>"}) for one in broken.items)
+    items = tuple(dataclasses.replace(one, evidence="<script>") for one in broken.items)
     page = Advice(**{**vars(broken), "items": items}).html(tmp_path / "advice.html").read_text()
     assert "<script>" not in page.split("<body")[1]
 

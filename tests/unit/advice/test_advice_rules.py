@@ -11,7 +11,7 @@ import kopt
 from kopt.advice.facts import Facts
 from kopt.advice.judging import judge
 from kopt.advice.rules import RULES
-from kopt.core.advice_records import AREAS
+from kopt.core.records.search.advice import AREAS
 
 IDS = [rule.id for rule in RULES]
 

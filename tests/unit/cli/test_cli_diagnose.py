@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kopt.cli import main
-from kopt.core.diagnosis_records import QuantizationDiagnosis
+from kopt.core.records.changes.quantization_diagnosis import QuantizationDiagnosis
 
 
 @pytest.fixture

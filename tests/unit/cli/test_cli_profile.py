@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from kopt.cli import main
-from kopt.core.full_profile_records import FullProfile
+from kopt.core.records.profiles.full import FullProfile
 
 MODEL = Path(__file__).parents[2] / "data" / "dense.keras"
 

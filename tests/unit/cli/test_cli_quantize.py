@@ -46,9 +46,32 @@ def test_json_is_the_record_and_a_keras_file_is_the_copy(capsys, files, tmp_path
     assert keras.models.load_model(files[2]).quantization.scheme == "int8"
 
 
+def test_the_fewest_layers_stay_in_float(capsys, files):
+    assert main([*files, "--fallback", "float32", "--max-drop", "1", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["metric"], plan["within_budget"], plan["layers"]) == ("accuracy", True, [])
+    assert kopt.measure.load(files[2]).outputs[0].shape[-1] == 4
+
+
+def test_layers_get_four_bits_until_the_size_holds(capsys, files):
+    assert main([*files, "--bits", "0.5", "--json"]) == 0
+    assert {one["bits"] for one in json.loads(capsys.readouterr().out)["layers"]} == {4}
+    kernels = json.loads(Path(f"{files[2]}.json").read_text())["operators"]
+    assert any(one["name"] == "FULLY_CONNECTED" for one in kernels)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (
+            ["--fallback", "float32", "--ranges", "mse"],
+            "int8 alone. Received with it: --ranges",
+        ),
+        (
+            ["--bits", "0.5", "--scheme", "int16x8"],
+            "int8 alone. Received with it: --scheme",
+        ),
+        (["--fallback", "float12"], "float12"),
         (["--options", "equalise"], "Did you mean 'equalize'"),
         (["--scheme", "int7"], "Unknown `scheme` 'int7'"),
         (["--ranges", "mean"], "Unknown `ranges` 'mean'"),

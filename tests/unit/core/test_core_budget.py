@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from kopt.core.budget_records import Budget, Constraint
 from kopt.core.errors import ConfigError
+from kopt.core.records.search.budget import Budget, Constraint
 
 
 @pytest.mark.parametrize(

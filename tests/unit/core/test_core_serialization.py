@@ -5,7 +5,10 @@ import math
 import pytest
 
 from kopt.core.errors import ConfigError
-from kopt.core.records import Budget, ExportConfig, Latency, OutputParity, Parity, TensorInfo
+from kopt.core.records.artifacts import OutputParity, Parity, TensorInfo
+from kopt.core.records.candidates import ExportConfig
+from kopt.core.records.measurements import Latency
+from kopt.core.records.search.budget import Budget
 from kopt.core.serialization import Record
 
 

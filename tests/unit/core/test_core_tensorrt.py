@@ -6,8 +6,8 @@ import re
 import pytest
 
 from kopt.core.errors import ConfigError, MissingDependencyError
-from kopt.core.records import TensorInfo
-from kopt.core.tensorrt_records import (
+from kopt.core.records.artifacts import TensorInfo
+from kopt.core.records.shipping.tensorrt import (
     EnginePlan,
     ShapeRange,
     TensorRTFacts,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kopt.core.data_records import CachePlan
 from kopt.core.errors import ConfigError, OutputError
+from kopt.core.records.training.data import CachePlan
 from kopt.data import cache_of, plan_cache
 from kopt.data.caching import apply_cache, dataset_bytes, function_fingerprint, remember_cache
 from kopt.data.room import available_memory_bytes, free_disk_bytes

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError, NonFiniteError
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.data import DataSplits, Split, calibration
 from kopt.data.sampling import Reservoir
 

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kopt.core.data_records import StageTime
 from kopt.core.errors import ConfigError, DataError
+from kopt.core.records.training.data import StageTime
 from kopt.data import diagnose, from_arrays
 from kopt.data.advice import Facts, advise, verdict_of
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kopt.core.data_records import TFRecordManifest
 from kopt.core.errors import ConfigError, DataError, OutputExistsError
+from kopt.core.records.training.data import TFRecordManifest
 from kopt.data import check_tfrecords, from_arrays, from_tfrecords, write_tfrecords
 from kopt.data.tfrecord_framing import detect_compression, first_record, masked_crc32c, walk
 from kopt.data.tfrecord_schema import feature_schema, serialize

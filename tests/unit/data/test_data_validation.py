@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kopt.core.errors import DataError, NonFiniteError
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.data import Split, check
 
 IMAGE = (TensorInfo("image", (None, 28, 28, 1), "float32"),)

@@ -7,8 +7,8 @@ import tensorflow as tf
 from distillation_cases import CLASSES, L, examples, network, teacher
 
 import kopt
-from kopt.core.distillation_records import CacheManifest
 from kopt.core.errors import ConfigError, DataError, InputError, LoadError, NonFiniteError
+from kopt.core.records.changes.distillation import CacheManifest
 from kopt.distill import TeacherCache, cache_predictions, cache_teacher
 from kopt.distill.cache_files import keys_of
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import kopt
-from kopt.core.distillation_records import TeachingReport
 from kopt.core.errors import ConfigError, DataError
+from kopt.core.records.changes.distillation import TeachingReport
 
 L = keras.layers
 RANDOM = np.random.default_rng(0)
@@ -51,6 +51,18 @@ def test_a_student_learns_and_the_report_says_what_it_is_worth(student, teacher,
     assert max(map(len, shown.splitlines())) <= 80
     assert report.plot(tmp_path / "course.svg").read_text().startswith("<svg")
     assert TeachingReport.from_json(report.to_json()).best == report.best
+
+
+def test_statistics_that_lag_behind_a_short_training_are_estimated_anew(teacher):
+    keras.utils.set_random_seed(1)
+    inside = [L.Dense(16), L.BatchNormalization(momentum=0.9999, name="norm"), L.ReLU()]
+    student = keras.Sequential([keras.Input((8,)), *inside, L.Dense(3, activation="softmax")])
+    report = kopt.distill.teach(student, teacher, (3 * X + 1, Y), epochs=4, loss=CE, learning_rate=0.02, alpha=0.0)
+    lagging, settled = report.stages[-2:]
+    assert (lagging.name, settled.name, report.best) == ("epoch 4", "batch normalization", "batch normalization")
+    assert settled.metric > lagging.metric + 0.05
+    before_norm = student.layers[0](3 * X + 1).numpy()
+    np.testing.assert_allclose(student.get_layer("norm").moving_mean, before_norm.mean(0), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.slow

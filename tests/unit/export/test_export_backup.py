@@ -16,8 +16,8 @@ import kopt
 from kopt.cli import main
 from kopt.core.errors import ConfigError, LoadError, MissingDependencyError, OutputError, OutputExistsError
 from kopt.core.files import sha256
-from kopt.core.records import Artifact, FileHash
-from kopt.core.safekeeping_records import BackupReport
+from kopt.core.records.artifacts import Artifact, FileHash
+from kopt.core.records.shipping.safekeeping import BackupReport
 from kopt.export import copies, copy_places
 from kopt.export.manifest import manifest_text
 
@@ -84,6 +84,21 @@ def test_restoring_brings_file_manifest_and_reference(path, places):
     path.write_bytes(b"damaged")
     kopt.export.restore(path, places, overwrite=True)
     assert path.read_bytes() == b"version 1"
+
+
+def test_the_profile_of_monitoring_is_kept_and_one_of_another_file_goes(path, places):
+    profile = path.parent / f"{path.name}.profile.json"
+    kopt.export.backup(path, places)
+    profile.write_text("of version 1")
+    assert kopt.export.backup(path, places).written == len(places)
+    profile.unlink()
+    kopt.export.restore(path, places, overwrite=True)
+    assert profile.read_text() == "of version 1"
+    profile.unlink()
+    kopt.export.backup(path, places)  # without it
+    profile.write_text("of version 2")
+    kopt.export.restore(path, places, overwrite=True)
+    assert not profile.exists()
 
 
 def test_directories_come_back_with_what_is_in_them(tmp_path, places):

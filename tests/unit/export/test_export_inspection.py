@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kopt.core.records import OperatorCount
+from kopt.core.records.artifacts import OperatorCount
 from kopt.export.inspection import inspect_onnx, inspect_saved_model, inspect_tflite
 
 DATA = Path(__file__).parents[2] / "data"

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import kopt
-from kopt.core.records import Artifact
+from kopt.core.records.artifacts import Artifact
 
 L = keras.layers
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from tensorflow.python.compiler.tensorrt import trt_convert
 
 import kopt
 from kopt.core.errors import ConfigError, MissingDependencyError
-from kopt.core.tensorrt_records import EnginePlan, ShapeRange, TFTRTPlan
+from kopt.core.records.shipping.tensorrt import EnginePlan, ShapeRange, TFTRTPlan
 from kopt.export import convert_tensorrt, convert_tf_trt
 
 PLAN = EnginePlan((ShapeRange("x", (1, 4), (8, 4), (32, 4)),), 2**20, 4)

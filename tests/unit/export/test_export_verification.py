@@ -3,7 +3,7 @@ import math
 import pytest
 
 from kopt.core.errors import LoadError, ParityError
-from kopt.core.records import Artifact, OutputParity, Parity
+from kopt.core.records.artifacts import Artifact, OutputParity, Parity
 from kopt.core.schemes import get_scheme
 from kopt.export.manifest import manifest_text, read_manifest, require_intact
 from kopt.export.verification import require_parity

@@ -33,7 +33,7 @@ def test_what_was_moved_whole_holds_bit_for_bit(path):
     verification = kopt.export.verify(path)
     assert statuses(verification) == ALL_OK
     assert verification.verdicts[-1].found == "the same bit for bit"
-    assert kopt.core.safekeeping_records.Verification.from_json(verification.to_json()) == verification
+    assert kopt.core.records.shipping.safekeeping.Verification.from_json(verification.to_json()) == verification
 
 
 def test_the_reference_is_four_inputs_and_what_the_line_makes_of_them(path):
@@ -159,7 +159,7 @@ def test_the_command_ends_with_0_1_or_2(path, capsys):
 
 def test_a_large_input_is_kept_once_and_a_larger_one_not_at_all(tmp_path):
     class Runner:
-        inputs = outputs = (kopt.core.records.TensorInfo("x", (None, None), "float32"),)
+        inputs = outputs = (kopt.core.records.artifacts.TensorInfo("x", (None, None), "float32"),)
 
         def predict(self, arrays):
             return arrays["x"][:, :1]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kopt.core.errors import InputError, NonFiniteError, UnsupportedModelError
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.graph import fingerprint, require_built, require_finite, signature
 
 L = keras.layers

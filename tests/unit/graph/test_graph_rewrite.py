@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from kopt.core.errors import InputError, UnsupportedModelError
-from kopt.core.records import LayerAction
+from kopt.core.records.actions import LayerAction
 from kopt.graph import GraphView, as_functional, rewrite, signature
 
 L = keras.layers

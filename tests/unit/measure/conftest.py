@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.measure import Runner
 
 # The weights that tests/data/make_models.py wrote into `dense`.

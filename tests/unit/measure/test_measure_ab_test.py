@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kopt.core.ab_records import ABTest
 from kopt.core.errors import ConfigError, DataError, MeasurementError
+from kopt.core.records.search.ab_test import ABTest
 from kopt.measure import ab_scores, ab_test, load
 from kopt.measure.ab_inference import verdict
 from kopt.measure.paired import Interval

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kopt.core.errors import DataError
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.measure import compare_outputs, parity
 from kopt.measure.comparison import pair
 

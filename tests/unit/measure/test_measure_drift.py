@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 import kopt
-from kopt.core.drift_records import DriftProfile, DriftReport
 from kopt.core.errors import ConfigError, DataError
+from kopt.core.records.shipping.drift import DriftProfile, DriftReport
 from kopt.measure.drift import ks, psi
 
 

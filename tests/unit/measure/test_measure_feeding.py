@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kopt.core.errors import DataError
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.measure.feeding import convert, dequantize, match, quantize, random_inputs, take
 
 IMAGE = TensorInfo("image", (None, 28, 28, 1), "float32")

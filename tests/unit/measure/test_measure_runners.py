@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kopt.core.errors import ConfigError, DataError, MeasurementError
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.measure import load
 from kopt.measure.runner import natural
 

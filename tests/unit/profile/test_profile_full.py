@@ -4,7 +4,7 @@ import pytest
 
 from kopt import profile
 from kopt.core.errors import ConfigError, InputError
-from kopt.core.full_profile_records import FullProfile
+from kopt.core.records.profiles.full import FullProfile
 
 L = keras.layers
 X = np.random.default_rng(0).normal(size=(80, 6)).astype("float32")

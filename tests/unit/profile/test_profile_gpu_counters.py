@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, MeasurementError, MissingDependencyError
-from kopt.core.runtime_records import GpuUsage
+from kopt.core.records.profiles.runtime import GpuUsage
 from kopt.profile.timing.counters import gpu_counters
 
 

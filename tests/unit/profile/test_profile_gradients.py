@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError, InputError, NonFiniteError, UnsupportedModelError
-from kopt.core.gradient_records import GradientProfile, GradientThresholds
+from kopt.core.records.profiles.gradients import GradientProfile, GradientThresholds
 from kopt.profile.gradient_flow.profile import gradients
 from kopt.train import accelerate
 

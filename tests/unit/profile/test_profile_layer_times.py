@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from kopt.core.time_records import LayerTimes, OpProfile, OpTime
+from kopt.core.records.profiles.time import LayerTimes, OpProfile, OpTime
 from kopt.profile.timing.layers import by_layer, layer_times
 
 L = keras.layers

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from kopt import profile
-from kopt.core.cost_records import ModelProfile
 from kopt.core.errors import ConfigError, DataError, InputError
+from kopt.core.records.profiles.cost import ModelProfile
 
 L = keras.layers
 

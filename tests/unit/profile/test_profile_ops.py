@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError, InputError, MeasurementError, OutputExistsError
-from kopt.core.time_records import OpProfile
+from kopt.core.records.profiles.time import OpProfile
 from kopt.profile.timing.ops import Ops, ops
 
 L = keras.layers

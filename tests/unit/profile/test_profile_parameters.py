@@ -9,7 +9,7 @@ import pytest
 
 from kopt.core.errors import ConfigError, InputError, NonFiniteError
 from kopt.core.memory import peak_resident_bytes, start_peak
-from kopt.core.parameter_records import ParameterProfile
+from kopt.core.records.profiles.parameters import ParameterProfile
 from kopt.profile.weights.check import check
 from kopt.profile.weights.profile import parameters
 

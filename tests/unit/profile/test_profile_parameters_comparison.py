@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kopt.core.errors import InputError, LoadError
-from kopt.core.parameter_changes import ParameterComparison, StatisticsComparison
+from kopt.core.records.profiles.parameter_changes import ParameterComparison, StatisticsComparison
 from kopt.profile.weights.comparison import compare
 from kopt.profile.weights.differences import difference
 from kopt.profile.weights.profile import parameters

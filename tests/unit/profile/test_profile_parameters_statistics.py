@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from kopt.core.blocks import BLOCK, flat_blocks, is_float
-from kopt.core.parameter_layers import pool
-from kopt.core.parameter_records import ParameterSettings
+from kopt.core.records.profiles.parameter_layers import pool
+from kopt.core.records.profiles.parameters import ParameterSettings
 from kopt.profile.weights import order_statistics
 from kopt.profile.weights.moments import Moments, merge, moments_of, streamed_moments
 from kopt.profile.weights.order_statistics import exact_percentiles

@@ -2,8 +2,8 @@ import keras
 import pytest
 
 from kopt import profile
-from kopt.core.cost_records import MachinePeaks, RooflineProfile
 from kopt.core.errors import ConfigError
+from kopt.core.records.profiles.cost import MachinePeaks, RooflineProfile
 from kopt.profile.cost.machine import measured_peaks
 
 L = keras.layers

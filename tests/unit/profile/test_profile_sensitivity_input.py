@@ -167,4 +167,4 @@ def test_a_perturbation_that_breaks_the_model_ranks_first():
     assert any("NaN or infinite" in note for note in found.notes)
     found.table()
     found.figure()
-    assert kopt.core.sensitivity_records.SensitivityProfile.from_json(found.to_json()).layers == found.layers
+    assert kopt.core.records.profiles.sensitivity.SensitivityProfile.from_json(found.to_json()).layers == found.layers

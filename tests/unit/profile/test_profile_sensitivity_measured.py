@@ -5,7 +5,7 @@ import tensorflow as tf
 import zoo
 
 from kopt.core.errors import ConfigError
-from kopt.core.sensitivity_records import PERTURBATIONS, Perturbation, SensitivityProfile
+from kopt.core.records.profiles.sensitivity import PERTURBATIONS, Perturbation, SensitivityProfile
 from kopt.graph import owned_variables
 from kopt.profile import layer_sensitivity
 from kopt.profile.layer_sensitivity import suffixes

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from kopt.core.errors import ConfigError
-from kopt.core.sensitivity_records import PERTURBATIONS, Perturbation
+from kopt.core.records.profiles.sensitivity import PERTURBATIONS, Perturbation
 from kopt.profile.layer_sensitivity.kernels import granularity_of, targets_of
 from kopt.profile.layer_sensitivity.perturbations import Granularity, add_noise, fake_quantize, perturb, prune_smallest
 

@@ -6,7 +6,7 @@ import pytest
 from sensitivity_cases import profile_of
 
 from kopt.core.errors import ConfigError, UnsupportedModelError
-from kopt.core.sensitivity_plan_records import SensitivityPlan
+from kopt.core.records.profiles.sensitivity_plan import SensitivityPlan
 from kopt.profile.layer_sensitivity import sensitivity
 from kopt.profile.layer_sensitivity.measured import Change
 from kopt.profile.layer_sensitivity.plan import back_off, choice_of, make_plan, steps_within

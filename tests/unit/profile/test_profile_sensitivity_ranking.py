@@ -5,7 +5,7 @@ import pytest
 from sensitivity_cases import profile_of
 
 from kopt.core.errors import ConfigError
-from kopt.core.sensitivity_records import LayerSensitivity, PerturbationEffect
+from kopt.core.records.profiles.sensitivity import LayerSensitivity, PerturbationEffect
 from kopt.profile.layer_sensitivity.differences import WeightedMean
 from kopt.profile.layer_sensitivity.ranking import agreements_of, rank_layers, ranks, spearman
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kopt.core.errors import ConfigError, DataError, LoadError, MeasurementError
-from kopt.core.runtime_records import TFLiteOpProfile
+from kopt.core.records.profiles.runtime import TFLiteOpProfile
 from kopt.profile.timing import tflite_worker
 from kopt.profile.timing.tflite import tflite_ops
 from kopt.profile.timing.tflite_matching import Operator, operators_of, paired

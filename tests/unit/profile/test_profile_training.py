@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, InputError, LoadError, OutputError, UnsupportedModelError
-from kopt.core.training_profile_records import TrainingTrends
+from kopt.core.records.profiles.training import TrainingTrends
 from kopt.profile import TrainingProfile, Trends
 from kopt.train import accelerate
 

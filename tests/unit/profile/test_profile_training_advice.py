@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
-from kopt.core.gradient_records import VariableGradient
-from kopt.core.training_profile_records import TrainingEpoch, TrainingRun
+from kopt.core.records.profiles.gradients import VariableGradient
+from kopt.core.records.profiles.training import TrainingEpoch, TrainingRun
 from kopt.profile.training.advice import training_advice
 
 RUN = TrainingRun("net", "SGD", 10, ("a/kernel", "b/kernel"))

@@ -7,8 +7,8 @@ from channel_cases import examples, largest_difference, outputs, randomized, wit
 from zoo import Scale, Subclassed
 
 import kopt
-from kopt.core.channel_pruning_records import NEED_DATA
 from kopt.core.errors import ConfigError, InputError, NonFiniteError, UnsupportedModelError
+from kopt.core.records.changes.channel_pruning import NEED_DATA
 from kopt.graph import channel_graph
 from kopt.prune.channel_removal.costs import PrunedCosts
 from kopt.prune.channel_removal.criteria import CRITERIA

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from kopt.core.channel_pruning_records import NEED_DATA
+from kopt.core.records.changes.channel_pruning import NEED_DATA
 from kopt.prune.channel_removal import criteria
-from kopt.prune.channel_removal.widths import Candidate, best, by_rank, by_share, divisor_of, rounded
+from kopt.prune.channel_removal.widths import Candidate, best, by_rank, by_share, divisor_of, filled, rounded
 
 ROWS = np.array([[3.0, -4.0], [0.0, 0.0], [1.0, 0.0]])
 
@@ -97,3 +97,20 @@ def test_shares_and_ranks():
 def test_the_best_keep_their_order():
     assert best(np.array([3.0, 1.0, 2.0, 3.0]), 2).tolist() == [0, 3]
     assert best(np.array([1.0, 1.0, 1.0]), 2).tolist() == [0, 1]
+
+
+def test_what_rounding_took_too_much_comes_back_the_most_important_first():
+    scores = np.array([9.0, 8, 7, 6, 5, 4, 3, 2])
+    groups = [Candidate(scores, 2, 1), Candidate(scores / 10, 1, 1), Candidate(scores / 4, 4, 1)]
+    # Units cost 1, 1 and 3. From 2 + 1 + 4 * 3 = 15: two pairs of the first group, the third's four for 12 do not fit,
+    # the rest of the first, and then units of the second until 25 is reached.
+    tried = []
+
+    def fits(counts):
+        tried.append(tuple(counts))
+        return counts[0] + counts[1] + 3 * counts[2] <= 25
+
+    assert filled(groups, [2, 1, 4], fits) == [8, 5, 4]
+    assert tried[:4] == [(4, 1, 4), (6, 1, 4), (8, 1, 4), (8, 1, 8)]
+    assert filled(groups, [2, 1, 4], lambda counts: False) == [2, 1, 4]
+    assert filled(groups, [2, 1, 4], lambda counts: True) == [8, 8, 8]

@@ -12,7 +12,7 @@ from channel_cases import outputs, randomized
 from test_prune_channels import conv_block, head, image
 
 from kopt.core.errors import ConfigError, InputError, OutputError
-from kopt.core.iterative_pruning_records import PruningRound
+from kopt.core.records.changes.iterative_pruning import PruningRound
 from kopt.prune import IterativePruning, channels, iterative
 
 L = keras.layers

@@ -6,8 +6,8 @@ import tf_keras
 
 import kopt
 from kopt.core.errors import ConfigError, InputError, NonFiniteError, UnsupportedModelError
-from kopt.core.pruning_records import MagnitudePruning
-from kopt.core.sensitivity_plan_records import LayerAllowance, SensitivityPlan
+from kopt.core.records.changes.magnitude_pruning import MagnitudePruning
+from kopt.core.records.profiles.sensitivity_plan import LayerAllowance, SensitivityPlan
 from kopt.prune import finalize, magnitude, schedules
 
 L = keras.layers

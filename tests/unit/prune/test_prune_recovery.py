@@ -10,7 +10,7 @@ from zoo import Subclassed
 
 import kopt
 from kopt.core.errors import ConfigError, DataError, InputError, NonFiniteError, UnsupportedModelError
-from kopt.core.recovery_records import RecoveryStage
+from kopt.core.records.changes.recovery import RecoveryStage
 from kopt.prune import Recovery, channels, magnitude, recover
 from kopt.prune.recovering.distilling import Distilled
 from kopt.train.soft_targets import kl

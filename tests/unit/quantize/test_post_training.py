@@ -8,8 +8,8 @@ import pytest
 import zoo
 
 from kopt.core.errors import ConfigError, InputError, NonFiniteError, UnsupportedModelError
-from kopt.core.post_training_records import PostTrainingQuantization
-from kopt.core.quantize_records import RangeRule
+from kopt.core.records.changes.aware_training import RangeRule
+from kopt.core.records.changes.post_training import PostTrainingQuantization
 from kopt.graph import GraphView
 from kopt.quantize import post_training
 from kopt.quantize.after_training.sites import scaling_sites

@@ -10,7 +10,7 @@ import zoo
 
 import kopt
 from kopt.core.errors import ConfigError, InputError, NonFiniteError, UnsupportedModelError
-from kopt.core.quantize_records import Quantization, RangeRule
+from kopt.core.records.changes.aware_training import Quantization, RangeRule
 from kopt.quantize import aware
 from kopt.quantize.ranges import FixedQuantizer, Quantizer
 

@@ -10,8 +10,8 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from integer_arithmetic import quantized, scaled_twice
 
 import kopt
-from kopt.core.bits_records import BitsPlan
 from kopt.core.errors import ConfigError, UnsupportedModelError
+from kopt.core.records.changes.bits import BitsPlan
 from kopt.export.narrow_kernels import packed_nibbles
 from kopt.quantize.mixed.allocation import allocate
 

@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 
 import kopt
-from kopt.core.diagnosis_records import FINDINGS, ExampleError, Finding, QuantizationDiagnosis, noise_share
 from kopt.core.errors import ConfigError, UnsupportedModelError
+from kopt.core.records.changes.quantization_diagnosis import (
+    FINDINGS,
+    ExampleError,
+    Finding,
+    QuantizationDiagnosis,
+    noise_share,
+)
 from kopt.quantize.diagnosis.calibrating import growth
 from kopt.quantize.diagnosis.findings import findings_of
 from kopt.quantize.diagnosis.kernel_ranges import measured

@@ -7,7 +7,7 @@ import pytest
 
 import kopt
 from kopt.core.errors import ConfigError, DataError, OutputExistsError, UnsupportedModelError
-from kopt.core.fallback_records import FallbackPlan
+from kopt.core.records.changes.fallback import FallbackPlan
 from kopt.quantize.diagnosis.calibrating import Batches, find_extremes, set_ranges
 from kopt.quantize.diagnosis.tracing import RoundedTrace
 from kopt.quantize.mixed.float_layers import MixedModel

@@ -4,8 +4,8 @@ import dataclasses
 
 from report_records import make_measurement, make_result
 
-from kopt.core.judgement_records import ClassChange, Judgement
-from kopt.core.records import Energy
+from kopt.core.records.measurements import Energy
+from kopt.core.records.search.judgement import ClassChange, Judgement
 
 
 def make_judgement(before, after, low, high, verdict, examples=2000, needed=None, classes=()):

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from report_records import MACHINE, make_profile, make_result
 
-from kopt.core.full_profile_records import FullProfile
+from kopt.core.records.profiles.full import FullProfile
 from kopt.report import html, profile_html, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

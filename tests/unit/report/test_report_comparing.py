@@ -9,9 +9,9 @@ from rich.console import Console
 
 from kopt import report
 from kopt.cli import main
-from kopt.core.budget_records import Budget
 from kopt.core.errors import ConfigError, LoadError
-from kopt.core.run_comparison_records import RunComparison
+from kopt.core.records.search.budget import Budget
+from kopt.core.records.search.run_comparison import RunComparison
 
 
 def write(result, folder):

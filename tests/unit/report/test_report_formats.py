@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from kopt.report import formats
+from kopt.report.parts import formats
 
 
 @pytest.mark.parametrize(

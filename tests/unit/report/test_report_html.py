@@ -7,7 +7,9 @@ from report_records import make_candidate, make_result
 
 from kopt import report
 from kopt.core.errors import LoadError, OutputExistsError
-from kopt.core.records import Budget, Evaluation, ModelProfile
+from kopt.core.records.measurements import Evaluation
+from kopt.core.records.profiles.cost import ModelProfile
+from kopt.core.records.search.budget import Budget
 
 _VOID = {"meta", "link"}
 

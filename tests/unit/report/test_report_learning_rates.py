@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kopt.core.errors import TrainingError
-from kopt.core.finder_records import LearningRateCurve
+from kopt.core.records.training.finders import LearningRateCurve
 from kopt.report import LEARNING_RATES
 
 RATES = tuple(np.geomspace(1e-6, 1.0, 7).tolist())

@@ -7,13 +7,14 @@ import matplotlib as mpl
 import pytest
 from report_records import make_candidate, make_profile
 
-from kopt.core.cost_records import LayerCost
 from kopt.core.errors import ConfigError, InputError
-from kopt.core.records import Budget, Evaluation
+from kopt.core.records.measurements import Evaluation
+from kopt.core.records.profiles.cost import LayerCost
+from kopt.core.records.search.budget import Budget
 from kopt.report import COSTS, bars, pareto_plot
-from kopt.report.labels import Box, place_labels
-from kopt.report.rows import baseline_row, candidate_rows
-from kopt.report.scatter import metric_range
+from kopt.report.parts.labels import Box, place_labels
+from kopt.report.run.rows import baseline_row, candidate_rows
+from kopt.report.run.scatter import metric_range
 
 
 def texts(svg):

@@ -1,16 +1,16 @@
 import pytest
 
-from kopt.core.records import LayerAction
-from kopt.core.restructure_records import (
+from kopt.core.records.actions import LayerAction
+from kopt.core.records.changes.restructuring import (
     LayerVariance,
     ReinitializationReport,
     RestructuredLayer,
     RestructureReport,
     ScalingReport,
 )
-from kopt.report.restructuring import RESTRUCTURING
-from kopt.report.scaling import SCALING
-from kopt.report.variances import VARIANCES
+from kopt.report.changes.restructuring import RESTRUCTURING
+from kopt.report.changes.scaling import SCALING
+from kopt.report.changes.variances import VARIANCES
 
 REPORT = RestructureReport(
     transform="low_rank",

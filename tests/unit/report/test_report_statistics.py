@@ -3,7 +3,7 @@ import math
 import pytest
 
 from kopt.core.errors import ConfigError
-from kopt.report.statistics import paired_interval, unpaired_interval, wilson_interval
+from kopt.report.parts.statistics import paired_interval, unpaired_interval, wilson_interval
 
 
 def test_wilson_of_half_by_arithmetic():

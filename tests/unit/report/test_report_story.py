@@ -7,14 +7,14 @@ from judged_results import make_judged, make_judgement
 from report_records import make_artifact, make_profile, make_result
 
 from kopt import report
-from kopt.core.budget_records import Budget
-from kopt.core.cost_records import LayerCost, ModelProfile
 from kopt.core.errors import ConfigError
-from kopt.core.judgement_records import ClassChange, Shortfall
-from kopt.core.search_records import Decision
-from kopt.core.technique_records import AwareConfig, ChannelsConfig, Step
-from kopt.report.bottleneck import bottleneck
-from kopt.report.shortfalls import demands, shortfall_text
+from kopt.core.records.profiles.cost import LayerCost, ModelProfile
+from kopt.core.records.search.budget import Budget
+from kopt.core.records.search.decisions import Decision
+from kopt.core.records.search.judgement import ClassChange, Shortfall
+from kopt.core.records.search.techniques import AwareConfig, ChannelsConfig, Step
+from kopt.report.run.bottleneck import bottleneck
+from kopt.report.run.shortfalls import demands, shortfall_text
 
 
 def texts(page):

@@ -15,10 +15,12 @@ from report_records import (
 from rich.console import Console
 
 from kopt import report
-from kopt.core.cost_records import LayerCost
-from kopt.core.records import Budget, Check, Energy, Measurement
+from kopt.core.records.checks import Check
+from kopt.core.records.measurements import Energy, Measurement
+from kopt.core.records.profiles.cost import LayerCost
+from kopt.core.records.search.budget import Budget
 from kopt.report import COSTS
-from kopt.report.rows import baseline_row, candidate_rows
+from kopt.report.run.rows import baseline_row, candidate_rows
 
 
 def render(renderable, width):

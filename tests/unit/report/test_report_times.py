@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 
 from kopt.core.errors import ConfigError, InputError
-from kopt.core.runtime_records import GpuCounters, GpuUsage, TFLiteOpProfile, TFLiteOpTime
-from kopt.core.time_records import LayerTime, LayerTimes, OpProfile, OpTime, ThreadTimeline
-from kopt.report.gpu_usage import GPU_USAGE
-from kopt.report.tflite_times import TFLITE_OPS
-from kopt.report.timeline import TIMELINE
-from kopt.report.times import LAYER_TIMES, OPS
+from kopt.core.records.profiles.runtime import GpuCounters, GpuUsage, TFLiteOpProfile, TFLiteOpTime
+from kopt.core.records.profiles.time import LayerTime, LayerTimes, OpProfile, OpTime, ThreadTimeline
+from kopt.report.profiles.gpu_usage import GPU_USAGE
+from kopt.report.profiles.tflite_times import TFLITE_OPS
+from kopt.report.profiles.timeline import TIMELINE
+from kopt.report.profiles.times import LAYER_TIMES, OPS
 
 
 def op(name, phase="forward", *, self_ms, wall_ms=None, count=2, output_bytes=None, device="cpu"):

@@ -2,18 +2,10 @@
 
 import numpy as np
 
-from kopt.core.judgement_records import ClassChange, Judgement
-from kopt.core.records import (
-    Artifact,
-    Candidate,
-    Energy,
-    Evaluation,
-    ExportConfig,
-    Latency,
-    Machine,
-    Measurement,
-    TensorInfo,
-)
+from kopt.core.records.artifacts import Artifact, TensorInfo
+from kopt.core.records.candidates import Candidate, ExportConfig
+from kopt.core.records.measurements import Energy, Evaluation, Latency, Machine, Measurement
+from kopt.core.records.search.judgement import ClassChange, Judgement
 from kopt.measure import Runner
 
 MACHINE = Machine("Linux", "cpu", 2, 1, (), "3.11", {})

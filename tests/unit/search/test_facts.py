@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import zoo
 
-from kopt.search.facts import Facts, Share, facts_of
-from kopt.search.proposals import exact, ladders
+from kopt.search.proposing.facts import Facts, Share, facts_of
+from kopt.search.proposing.proposals import exact, ladders
 
 EVERYTHING = ("channels", "heads", "low_rank", "depthwise_separable")
 

@@ -1,6 +1,6 @@
 import pytest
 
-from kopt.search.halving import Scored, between, halved, hopeless, inside
+from kopt.search.proposing.halving import Scored, between, halved, hopeless, inside
 
 
 def kept(*drops, allowed=0.01):

@@ -6,9 +6,9 @@ import pytest
 
 from kopt.core.errors import ConfigError, DataError
 from kopt.data import Split, from_arrays
-from kopt.search import examples
 from kopt.search.lessons import prepare
 from kopt.search.training import Training
+from kopt.search.trials import examples
 
 X = np.random.default_rng(0).random((200, 6), np.float32)
 CLASSES = np.arange(200) % 4

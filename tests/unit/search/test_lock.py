@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from kopt.core.errors import OutputError
-from kopt.search import lock
-from kopt.search.lock import held
+from kopt.search.trials import lock
+from kopt.search.trials.lock import held
 
 # The module alone: its package would load TensorFlow.
 HOLD = """

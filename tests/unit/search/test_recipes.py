@@ -3,11 +3,11 @@ import re
 import pytest
 
 from kopt.core.errors import ConfigError
-from kopt.core.recipe_records import Recipe
-from kopt.core.records import ExportConfig
-from kopt.core.technique_records import ChannelsConfig, MagnitudeConfig, RecoverConfig, Step
-from kopt.search.catalog import CATALOG, select, transforms, ways
-from kopt.search.recipes import needs, why_illegal
+from kopt.core.records.candidates import ExportConfig
+from kopt.core.records.search.recipes import Recipe
+from kopt.core.records.search.techniques import ChannelsConfig, MagnitudeConfig, RecoverConfig, Step
+from kopt.search.techniques.catalog import CATALOG, select, transforms, ways
+from kopt.search.techniques.recipes import needs, why_illegal
 
 INT8, FLOAT = ExportConfig("tflite", "int8"), ExportConfig("tflite", "float32")
 

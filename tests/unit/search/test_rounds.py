@@ -8,17 +8,19 @@ import pytest
 
 from kopt.core.errors import MeasurementError
 from kopt.core.progress import Silent
-from kopt.core.recipe_records import Recipe
-from kopt.core.records import Budget, Candidate, Evaluation, ExportConfig
-from kopt.search import rounds
-from kopt.search.bench import Bench
-from kopt.search.catalog import CATALOG
-from kopt.search.facts import Facts, Share
-from kopt.search.limits import Limits
-from kopt.search.made import MadeModel
+from kopt.core.records.candidates import Candidate, ExportConfig
+from kopt.core.records.measurements import Evaluation
+from kopt.core.records.search.budget import Budget
+from kopt.core.records.search.recipes import Recipe
 from kopt.search.plan import plan_of
+from kopt.search.proposing import rounds
+from kopt.search.proposing.facts import Facts, Share
+from kopt.search.techniques.catalog import CATALOG
 from kopt.search.training import Training
-from kopt.search.workshop import Made, NotMade
+from kopt.search.trials.bench import Bench
+from kopt.search.trials.limits import Limits
+from kopt.search.trials.made import MadeModel
+from kopt.search.trials.workshop import Made, NotMade
 
 CONVOLUTIONAL = Facts(removable=Share(0.9, 0.8), wide_kernels=Share(0.1, 0.1), normalizations=3)
 INT8_LOSS = 0.004

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from search_cases import FunctionRunner, candidate, softmax_of
 
-from kopt.core.budget_records import Budget
-from kopt.core.cost_records import LayerCost, ModelProfile
 from kopt.core.errors import MeasurementError
-from kopt.core.quantities import improvement, joint, to_minimize, value_of
-from kopt.core.records import Latency
+from kopt.core.records.measurements import Latency
+from kopt.core.records.profiles.cost import LayerCost, ModelProfile
+from kopt.core.records.search.budget import Budget
+from kopt.core.records.search.quantities import improvement, joint, to_minimize, value_of
 from kopt.measure import Work
-from kopt.search.costing import Costs, batch_sizes, reference_sizes, with_memory, work_of
-from kopt.search.trials import Trials
+from kopt.search.judging.costing import Costs, batch_sizes, reference_sizes, with_memory, work_of
+from kopt.search.trials.records import Trials
 
 LAYERS = (
     LayerCost("a", "Dense", (None, 4), 100, 700, 1400, 400, 40, 80, read_weight_bytes=400),

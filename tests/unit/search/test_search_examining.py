@@ -6,10 +6,10 @@ import tensorflow as tf
 from search_cases import FunctionRunner, softmax_of
 
 from kopt import data
-from kopt.core.budget_records import Budget
 from kopt.core.errors import ConfigError, DataError, InputError
-from kopt.search.examining import agreement_budget
-from kopt.search.judging_data import check_reachable, checked_budget, examiner_of, overlap, read_split
+from kopt.core.records.search.budget import Budget
+from kopt.search.judging.examining import agreement_budget
+from kopt.search.judging.examples import check_reachable, checked_budget, examiner_of, overlap, read_split
 
 X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
 Y = X.argmax(axis=1)

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kopt.core.budget_records import Budget
+from kopt.core.records.search.budget import Budget
 from kopt.measure.paired_power import fractions_needed
-from kopt.report.statistics import paired_interval
-from kopt.search.judging import class_changes, judge, own_interval, position
-from kopt.search.outcomes import Outcomes, left_out_values, load, save
+from kopt.report.parts.statistics import paired_interval
+from kopt.search.judging.judgement import class_changes, judge, own_interval, position
+from kopt.search.judging.outcomes import Outcomes, left_out_values, load, save
 
 
 def answers(right, examples):

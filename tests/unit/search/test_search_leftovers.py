@@ -2,7 +2,7 @@ import dataclasses
 
 from search_cases import candidate
 
-from kopt.search.leftovers import unused
+from kopt.search.trials.leftovers import unused
 
 VERSIONS = {"kopt": "1", "tensorflow": "2.21"}
 

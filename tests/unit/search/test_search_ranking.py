@@ -3,11 +3,12 @@ import dataclasses
 import pytest
 from search_cases import BASELINE, candidate, change, judgement
 
-from kopt.core.budget_records import Budget
 from kopt.core.errors import ConfigError
-from kopt.core.records import Candidate, Evaluation, ExportConfig
-from kopt.search.catalog import CATALOG, select
-from kopt.search.ranking import dominates, nearest_of, rank, target_reached
+from kopt.core.records.candidates import Candidate, ExportConfig
+from kopt.core.records.measurements import Evaluation
+from kopt.core.records.search.budget import Budget
+from kopt.search.judging.ranking import dominates, nearest_of, rank, target_reached
+from kopt.search.techniques.catalog import CATALOG, select
 
 
 def test_the_fastest_inside_the_budget_wins_not_the_fastest():

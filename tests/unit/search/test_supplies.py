@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import zoo
 
-from kopt.core.records import Budget
+from kopt.core.records.search.budget import Budget
 from kopt.graph import fingerprint
-from kopt.search import supplies
-from kopt.search.facts import Facts
 from kopt.search.lessons import prepare
 from kopt.search.opening import open_workshop
 from kopt.search.plan import plan_of
+from kopt.search.proposing.facts import Facts
 from kopt.search.training import Training
+from kopt.search.trials import supplies
 
 X = np.random.default_rng(0).random((40, 6), np.float32)
 

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from kopt.core.technique_records import ChannelsConfig, RecoverConfig, Step
-from kopt.search.made import RECIPE, Job
-from kopt.search.workshop import Made, NotMade, Workshop
+from kopt.core.records.search.techniques import ChannelsConfig, RecoverConfig, Step
+from kopt.search.trials.made import RECIPE, Job
+from kopt.search.trials.workshop import Made, NotMade, Workshop
 
 STEPS = (Step("channels", ChannelsConfig(0.5)), Step("recover", RecoverConfig(1)))
 # What the child process does, without kopt, which would load TensorFlow: it makes every target.

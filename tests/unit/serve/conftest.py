@@ -8,7 +8,7 @@ import pytest
 from serving_cases import save_half_plus
 
 import kopt
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.measure import Runner
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kopt.core.errors import ConfigError, LoadError
-from kopt.core.monitoring_records import Alert, AlertRule, AlertRules, Monitoring
+from kopt.core.records.shipping.monitoring import Alert, AlertRule, AlertRules, Monitoring
 from kopt.serve.monitoring.alerts import changed, evaluate, read_rules
 from kopt.serve.monitoring.recent import Counts, request_value
 from kopt.serve.monitoring.routing import is_chosen, request_id

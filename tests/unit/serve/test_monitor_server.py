@@ -3,12 +3,13 @@
 import json
 import time
 
+import keras
 import numpy as np
 import pytest
 
 import kopt
 from kopt.core.errors import ConfigError, NotServedError, RequestError
-from kopt.core.monitoring_records import AlertRule, Monitoring, Traffic
+from kopt.core.records.shipping.monitoring import AlertRule, Monitoring, Traffic
 from kopt.serve.monitoring.lines import decoded, unpacked
 from kopt.serve.monitoring.log_files import log_lines
 from kopt.serve.monitoring.routing import is_chosen
@@ -193,6 +194,23 @@ def test_a_canary_gets_its_share_and_a_shadow_copies(tmp_path, half_plus, watche
     assert {one["version"] for one in shadows} == {3}
     # Answers of the shadow are 10 and more, which are no probabilities: there is no class to compare.
     assert {(one["n"], one["same"]) for one in shadows} == {(0, 0)}
+
+
+def test_labels_that_the_shadow_has_no_class_for_are_counted_and_taken(tmp_path, watched, http_to, until):
+    for version, classes in ((1, 3), (2, 2)):
+        model = keras.Sequential(
+            [keras.Input((1,), name="x"), keras.layers.Dense(classes, activation="softmax", name="out")], name="net"
+        )
+        kopt.export.saved_model(model, tmp_path / "net" / str(version))
+    kopt.serve.set_labels(tmp_path / "net", stable=1, dark=2)
+    call = http_to(watched(tmp_path / "net", Traffic(main="stable", shadow="dark")))
+    for name in ("a", "b"):
+        call(PREDICT.format("net"), {"instances": [[1.0]]}, headers={"X-Request-Id": name})
+    until(lambda: 'kopt_shadow_total{outcome="compared"} 2\n' in call("/metrics")[1])
+    assert call("/v1/models/net:label", {"labels": {"a": [2], "b": [1]}}) == (200, {"labelled": 2, "unknown": []})
+    text = call("/metrics")[1]
+    assert 'kopt_labels_total{outcome="taken"} 2\n' in text
+    assert 'kopt_labels_total{outcome="unfit for the shadow"} 1\n' in text
 
 
 def test_a_shadow_that_fails_or_is_slow_changes_no_answer(

@@ -1,7 +1,7 @@
 import pytest
 
 from kopt.core.errors import ConfigError
-from kopt.core.serving_records import BatchingPlan
+from kopt.core.records.shipping.serving import BatchingPlan
 from kopt.measure import summarize
 from kopt.serve.batch_planning import batching_parameters_text, plan_batching
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kopt.core.errors import DeadlineError, OverloadedError, RequestError, ServerFailedError
-from kopt.core.serving_records import ServerSettings
+from kopt.core.records.shipping.serving import ServerSettings
 from kopt.serve.batcher import Batcher
 
 

@@ -11,7 +11,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 import kopt
 from kopt.core.errors import ConfigError, LoadError, OutputExistsError, ParityError, UnsupportedModelError
-from kopt.core.serving_records import BatchingPlan
+from kopt.core.records.shipping.serving import BatchingPlan
 from kopt.serve.endpoints import CLASSIFY_METHOD
 from kopt.serve.warming import FILE
 
@@ -120,7 +120,10 @@ def test_the_classify_signature_has_the_method_that_tf_serving_asks_for(made):
 
 def test_warm_up_requests_are_records_that_every_signature_answers(made):
     bundle, loaded = made
-    records = list(kopt.serve.read_warmup(Path(bundle.artifact.path)))
+    records = list(kopt.serve.read_warmup(bundle.directory))
+    assert records == list(kopt.serve.read_warmup(bundle.artifact.path))
+    with pytest.raises(LoadError, match="no directory"):
+        list(kopt.serve.read_warmup("nowhere"))
     assert len(records) == bundle.warmup_records == 10  # 5 signatures, batches of 1 and 4
     sizes = []
     for record in records:

@@ -22,7 +22,7 @@ from kopt.core.errors import (
     ServingError,
     UnavailableError,
 )
-from kopt.core.serving_records import VersionStatus
+from kopt.core.records.shipping.serving import VersionStatus
 
 METADATA = {
     "model_spec": {"name": "m", "signature_name": "", "version": "1"},

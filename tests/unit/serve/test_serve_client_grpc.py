@@ -25,7 +25,7 @@ from kopt.core.errors import (
     ServerFailedError,
     UnavailableError,
 )
-from kopt.core.serving_records import VersionStatus
+from kopt.core.records.shipping.serving import VersionStatus
 
 
 class Service(prediction_service_pb2_grpc.PredictionServiceServicer, model_service_pb2_grpc.ModelServiceServicer):

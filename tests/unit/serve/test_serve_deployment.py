@@ -3,7 +3,7 @@ import re
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from kopt.core.serving_records import BatchingPlan, ServingState
+from kopt.core.records.shipping.serving import BatchingPlan, ServingState
 from kopt.serve.deployment import compose_text, kubernetes_text, models_config_text, server_arguments
 
 PLAN = BatchingPlan(8, 500, 20, 1, (1, 8))

@@ -10,7 +10,7 @@ from test_monitor_report import LogText, scores
 
 import kopt
 from kopt.core.errors import ConfigError, LoadError
-from kopt.core.monitoring_records import AlertRule, AlertRules
+from kopt.core.records.shipping.monitoring import AlertRule, AlertRules
 from kopt.serve.monitoring.alerts import read_rules
 from kopt.serve.monitoring.profiles import profile_path, read_profile
 from kopt.serve.versions import STATE, read_state
@@ -19,7 +19,7 @@ from kopt.serve.versions import STATE, read_state
 def profile(directory):
     x = np.random.default_rng(0).normal(size=(50, 2))
     described = kopt.measure.drift_profile({"x": x}, bins=4)
-    made = kopt.core.monitoring_records.MonitoringProfile("0" * 64, 50, described, described, 0.5)
+    made = kopt.core.records.shipping.monitoring.MonitoringProfile("0" * 64, 50, described, described, 0.5)
     (directory / "1").mkdir()
     (directory / "1" / "saved_model.pb").write_bytes(b"")
     path = profile_path(directory / "1")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kopt.core.errors import RequestError
-from kopt.core.records import TensorInfo
+from kopt.core.records.artifacts import TensorInfo
 from kopt.serve.json_tensors import (
     json_numbers,
     parse_body,

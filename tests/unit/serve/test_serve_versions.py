@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from kopt.core.errors import ConfigError, LoadError, OutputExistsError
-from kopt.core.serving_records import ServingState
+from kopt.core.records.shipping.serving import ServingState
 from kopt.serve.versions import STATE, claimed, labelled, present, read_state, rolled_back
 
 WRITER = """

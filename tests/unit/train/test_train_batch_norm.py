@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError, NonFiniteError, UnsupportedModelError
-from kopt.core.training_records import BatchNormReport
+from kopt.core.records.training.batch_norm import BatchNormReport
 from kopt.train.batch_norm import Moments, batch_moments, reestimate_batch_norm, reestimate_in_place
 
 L = keras.layers

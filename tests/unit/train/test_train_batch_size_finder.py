@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError, OutOfMemoryError
-from kopt.core.finder_records import BatchSizeSearch, BatchTrial
+from kopt.core.records.training.finders import BatchSizeSearch, BatchTrial
 from kopt.train.finders import batch_search, memory_meter
 from kopt.train.finders import batch_size as batch_size_finder
 from kopt.train.finders.batch_size import find_batch_size

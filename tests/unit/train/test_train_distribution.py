@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, WorkerLostError
-from kopt.core.training_records import Cluster, DistributionPlan
+from kopt.core.records.training.distribution import Cluster, DistributionPlan
 from kopt.train import internals
 from kopt.train.distribution.cluster import parse_tf_config
 from kopt.train.distribution.plan import plan_distribution

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError, NonFiniteError
-from kopt.core.training_records import InputCheck
+from kopt.core.records.training.input_checks import InputCheck
 from kopt.train.steps.input_checks import check_inputs
 
 L = keras.layers

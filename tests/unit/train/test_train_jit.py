@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from training_cases import examples, largest_difference, network
 
-from kopt.core.step_records import StepConfig
+from kopt.core.records.training.steps import StepConfig
 from kopt.train.steps.jit import JitTrial, refusal
 from kopt.train.steps.runner import Runner
 from kopt.train.steps.update import Update

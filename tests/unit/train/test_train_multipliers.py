@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError, LoadError, NonFiniteError
-from kopt.core.training_records import LayerMultiplier, LayerMultipliers
+from kopt.core.records.training.multipliers import LayerMultiplier, LayerMultipliers
 from kopt.train.optimizers.gradient_variance import even_out, multipliers_from_gradient_variance
 from kopt.train.optimizers.multipliers import LearningRateMultipliers, layer_multipliers, resolve
 

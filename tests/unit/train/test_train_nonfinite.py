@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, InputError
-from kopt.core.training_records import NonFiniteReport
+from kopt.core.records.training.input_checks import NonFiniteReport
 from kopt.train.steps.nonfinite import locate_nonfinite
 
 L = keras.layers

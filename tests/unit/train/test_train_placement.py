@@ -11,7 +11,7 @@ import tensorflow as tf
 import zoo
 
 from kopt.core.errors import ConfigError
-from kopt.core.training_records import PlacementReport, Stage
+from kopt.core.records.training.distribution import PlacementReport, Stage
 from kopt.train import internals
 from kopt.train.distribution.device_scope import on_device, run_on
 from kopt.train.distribution.placement import balanced_runs, place_layers, placed_optimizer

@@ -7,7 +7,7 @@ import tensorflow as tf
 import zoo
 
 from kopt.core.errors import ConfigError, UnsupportedModelError
-from kopt.core.training_records import GpuInfo, Hardware
+from kopt.core.records.training.hardware import GpuInfo, Hardware
 from kopt.train import internals
 from kopt.train.numerics.mixed_precision import to_precision
 from kopt.train.numerics.precision import (

@@ -5,7 +5,7 @@ import tensorflow as tf
 from training_cases import CLASSES, examples, largest_difference, network
 
 from kopt.core.errors import ConfigError
-from kopt.core.step_records import StepConfig
+from kopt.core.records.training.steps import StepConfig
 from kopt.train.steps.update import Update
 
 X, Y = examples(40)

@@ -1,0 +1,1 @@
+"""What stages hand to each other: frozen, serialisable, with the unit in the name."""

@@ -1,0 +1,1 @@
+"""What a search is asked for, what it judges by, and what it found."""

@@ -1,0 +1,1 @@
+"""What ships, and what is known of it once it runs."""

@@ -1,0 +1,1 @@
+"""What training and its data hand to other stages."""

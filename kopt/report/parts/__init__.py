@@ -1,0 +1,1 @@
+"""What tables, plots and pages are put together from."""

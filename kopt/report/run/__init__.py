@@ -1,0 +1,1 @@
+"""A run of the search, told: rows, story, pages, and one run against another."""

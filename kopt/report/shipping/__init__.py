@@ -1,0 +1,1 @@
+"""What is known of files and of servers, as tables and plots: one file a record."""

@@ -1,0 +1,1 @@
+"""Recipes carried out: in child processes, within the limits of the run, kept on disk."""

@@ -7,9 +7,8 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
-
-from kopt.cli import main
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 # Imports alone: TensorFlow's runtime begins in each process, with the settings of that process.
@@ -23,11 +22,13 @@ class Ended:
     Attributes:
         exit_code: minus the signal that killed it.
         result: what the function returned.
+        output: what was printed.
         errors: the end of what was written as errors.
     """
 
     exit_code: int | None
     result: Any
+    output: str
     errors: str
 
 
@@ -36,8 +37,8 @@ class Forked:
 
     def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...], environment: dict[str, str]):
         self._results, sender = _CONTEXT.Pipe(duplex=False)
-        self._errors = tempfile.NamedTemporaryFile()  # noqa: SIM115 - read when the process has ended
-        call = (self._errors.name, sender, environment, function, arguments)
+        self._folder = tempfile.TemporaryDirectory()
+        call = (self._folder.name, sender, environment, function, arguments)
         self._process = _CONTEXT.Process(target=_call, args=call)
         self._process.start()
         sender.close()
@@ -48,7 +49,7 @@ class Forked:
     def __exit__(self, *_: object) -> None:
         self.kill()
         self._results.close()
-        self._errors.close()
+        self._folder.cleanup()
 
     def is_alive(self) -> bool:
         return self._process.is_alive()
@@ -58,10 +59,13 @@ class Forked:
         self._process.kill()
         self._process.join()
 
+    def output(self) -> str:
+        """Return what was printed by now, and flushed."""
+        return self._written(1)
+
     def errors(self) -> str:
-        """Return the end of what was written as errors."""
-        self._errors.seek(0)
-        return self._errors.read().decode(errors="replace")[-3000:]
+        """Return the end of what was written as errors by now."""
+        return self._written(2)[-3000:]
 
     def end(self, timeout: float | None = None) -> Ended:
         """Wait for its result, or for its end without one; so many seconds for each."""
@@ -71,29 +75,31 @@ class Forked:
         except EOFError:  # It ended before it returned.
             result = None
         self._process.join(timeout)
-        return Ended(self._process.exitcode, result, self.errors())
+        return Ended(self._process.exitcode, result, self.output(), self.errors())
+
+    def _written(self, stream: int) -> str:
+        file = Path(self._folder.name, str(stream))
+        return file.read_text(errors="replace") if file.exists() else ""
 
 
 def _call(
-    path: str, results: Any, environment: dict[str, str], function: Callable[..., Any], arguments: tuple[Any, ...]
+    folder: str, results: Any, environment: dict[str, str], function: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
-    with open(path, "wb", buffering=0) as file:
-        os.dup2(file.fileno(), 2)
+    for stream in (1, 2):
+        with open(Path(folder, str(stream)), "wb", buffering=0) as file:
+            os.dup2(file.fileno(), stream)
     os.environ.update(environment)
     gc.freeze()  # As `conftest` does.
     gc.set_threshold(50_000, 10, 10)
-    results.send(function(*arguments))
+    result = function(*arguments)
+    sys.stdout.flush()
+    results.send(result)
     os._exit(0)  # Threads of servers and coordinators would keep the interpreter from ending.
 
 
-def command_line(words: list[str], output: str) -> int:
-    """Run `kopt` with these words, its standard output in a file, and return the exit code."""
-    with open(output, "w") as file:
-        os.dup2(file.fileno(), 1)
-    try:
-        return main(words, own_process=True)
-    finally:
-        sys.stdout.flush()
+def _program(code: str, words: tuple[str, ...]) -> None:
+    sys.argv = ["-c", *words]
+    exec(compile(code, "<program>", "exec"), {"__name__": "__main__"})
 
 
 def start_forked(function: Callable[..., Any], *arguments: Any, **environment: str) -> Forked:
@@ -101,9 +107,20 @@ def start_forked(function: Callable[..., Any], *arguments: Any, **environment: s
     return Forked(function, arguments, environment)
 
 
+def start_program(code: str, *words: str, **environment: str) -> Forked:
+    """Run a program as `python -c` does, and go on."""
+    return Forked(_program, (code, words), environment)
+
+
 def run_forked(function: Callable[..., Any], *arguments: Any, **environment: str) -> Ended:
     """Call a function of a module in a process of its own and wait for its end."""
     with start_forked(function, *arguments, **environment) as process:
+        return process.end()
+
+
+def run_program(code: str, *words: str, **environment: str) -> Ended:
+    """Run a program as `python -c` does and wait for its end."""
+    with start_program(code, *words, **environment) as process:
         return process.end()
 
 

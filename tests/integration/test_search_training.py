@@ -9,10 +9,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from processes import command_line, start_forked
+from processes import start_forked
 
 import kopt
-from kopt import data, measure
+from kopt import cli, data, measure
 from kopt.core.records.candidates import OptimizationResult
 from kopt.search import demo
 
@@ -92,10 +92,10 @@ def test_a_run_that_is_killed_again_and_again_finds_what_an_uninterrupted_one_fi
     np.savez(tmp_path / "digits.npz", x_train=train.x, y_train=train.y, x_val=held.x, y_val=held.y)
     words = ["optimize", str(tmp_path / "model.keras"), "--data", str(tmp_path / "digits.npz"), "--json"]
     words += ["--max-drop", "0.03", "--train-epochs", "2", "--techniques", "channels", "tflite-float32", "tflite-int8"]
-    whole, killed, printed = tmp_path / "whole", tmp_path / "killed", tmp_path / "printed.json"
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
 
     def started(workdir):
-        return start_forked(command_line, [*words, "--workdir", str(workdir)], str(printed))
+        return start_forked(cli.main, [*words, "--workdir", str(workdir)])
 
     with started(whole) as run:
         assert run.end().result == 0, run.errors()
@@ -111,9 +111,10 @@ def test_a_run_that_is_killed_again_and_again_finds_what_an_uninterrupted_one_fi
         begun.add(finished(killed))
     assert len(begun) >= 4, "the run was killed at different moments"
     before = {path: path.stat().st_mtime_ns for path in kept(killed)}
-    with started(killed) as last:
-        assert last.end().result == 0, last.errors()
-    assert json.loads(printed.read_text())["best_name"]
+    with started(killed) as run:
+        last = run.end()
+    assert last.result == 0, last.errors
+    assert json.loads(last.output)["best_name"]
     assert outcome(killed) == outcome(whole)
     assert finished(killed) == total
     assert {path: path.stat().st_mtime_ns for path in before} == before

@@ -1,11 +1,10 @@
 import json
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import run_program
 
 from kopt.core.errors import ConfigError, InputError, OutOfMemoryError, UnsupportedModelError
 from kopt.train import accelerate
@@ -251,8 +250,9 @@ resident = memory.peak_resident_bytes() - before
 allocated = tf.config.experimental.get_memory_info("CPU:0")["peak"] - held
 print(json.dumps([resident, allocated, estimate_memory(model, size, data=(x, y)).total_bytes]))
 """
-    done = subprocess.run([sys.executable, "-c", code, kind], check=True, capture_output=True, text=True)
-    resident, allocated, estimated = json.loads(done.stdout.splitlines()[-1])
+    done = run_program(code, kind)
+    assert done.exit_code == 0, done.errors
+    resident, allocated, estimated = json.loads(done.output.splitlines()[-1])
     # 0.86 to 1.14 times what TensorFlow allocates was seen; the runtime and what the allocator holds back come on top.
     assert 0.8 * allocated < estimated < 1.25 * allocated
     assert allocated < resident

@@ -1,10 +1,8 @@
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import run_program
 
 from kopt.core.errors import ConfigError, InputError, UnsupportedModelError
 from kopt.train import internals
@@ -411,9 +409,5 @@ print("equal")
 
 @pytest.mark.slow
 def test_two_replicas():
-    from pathlib import Path
-
-    done = subprocess.run(
-        [sys.executable, "-c", MIRRORED], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    )
-    assert done.stdout.endswith("equal\n"), done.stderr[-3000:]
+    done = run_program(MIRRORED)
+    assert done.output.endswith("equal\n"), done.errors

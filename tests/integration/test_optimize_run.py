@@ -164,7 +164,7 @@ def test_what_another_model_left_in_the_directory_is_named_and_not_used(run, dig
         model, digits.train, digits.validation, workdir=workdir, techniques=("tflite-float32",), progress=None
     )
     assert result.notes == (
-        f"{workdir} also holds 4 finished candidates of another model; not used and left as it is.",
+        f"{workdir} also holds 4 finished candidates of another model; not used and left as they are.",
     )
     assert [candidate.artifact.source_sha256 for candidate in result.candidates] == [kopt.graph.fingerprint(model)]
 

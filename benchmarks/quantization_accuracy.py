@@ -97,6 +97,18 @@ def by_tfmot(model: Any, images: ImageSet, seed: int) -> bytes:
     return content
 
 
+def by_converter(model: Any, images: ImageSet) -> bytes:
+    """Return the file of TensorFlow's converter alone: `kopt.export` refuses one that has lost its outputs."""
+    with tempfile.TemporaryDirectory() as folder:
+        saved = kopt.export.saved_model(model, Path(folder) / "1").path
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(saved))
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([image[None]] for image in known(images))
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        content: bytes = converter.convert()
+    return content
+
+
 def by_edge_quantizer(model: Any, images: ImageSet) -> bytes:
     """Return the file of ai-edge-quantizer with its static recipe."""
     with tempfile.TemporaryDirectory() as folder:
@@ -119,7 +131,7 @@ def ways(network: str, images: ImageSet, seed: int) -> dict[str, Callable[[Any],
     start = dense(network, images, seed)
     rows: dict[str, Callable[[Any], Any]] = {
         FLOAT: lambda folder: kopt.export.tflite(start, folder),
-        CONVERTER: lambda folder: kopt.export.tflite(start, folder, scheme="int8", calibration=known(images)),
+        CONVERTER: lambda folder: by_converter(start, images),
         EDGE: lambda folder: by_edge_quantizer(start, images),
         AFTER: lambda folder: kopt.quantize.post_training(start, known(images))[0],
         AWARE: lambda folder: learned(start, images, seed),

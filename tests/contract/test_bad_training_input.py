@@ -101,6 +101,7 @@ def test_bad_input_is_refused_before_the_first_step(case):
         assert word in str(caught.value), str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_step")
 def test_a_remainder_that_is_lost_is_said(capsys, monkeypatch):
     monkeypatch.undo()
@@ -109,6 +110,7 @@ def test_a_remainder_that_is_lost_is_said(capsys, monkeypatch):
     assert "what does not fill a batch is left out of every epoch" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_model_is_refused(tmp_path, monkeypatch):
     monkeypatch.undo()
 

@@ -44,6 +44,7 @@ def differ(one, other):
     return any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", list(OPTIONS.values()), ids=list(OPTIONS))
 def test_an_option(option, tmp_path):
     model = network()

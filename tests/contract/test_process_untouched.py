@@ -148,6 +148,7 @@ CALLS = {
 
 
 SLOW = (
+    "optimize",
     "advise",
     "prune.magnitude by tfmot",
     "prune.measured",

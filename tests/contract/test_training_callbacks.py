@@ -1,13 +1,13 @@
 """Every schedule, optimizer wrapper and callback: config round trip, `fit` in all its ways, saving and going on."""
 
 import json
-import subprocess
-import sys
 
+import callbacks_on_two_devices
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import result_of
 
 from kopt.train import (
     GradientWarmup,
@@ -151,40 +151,7 @@ def test_saved_in_the_middle_and_gone_on_with(row, reference, tmp_path):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)
 
 
-_MIRRORED = """
-import json, sys
-import keras, numpy as np, tensorflow as tf
-device = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * 2)
-sys.path.insert(0, sys.argv[1])
-from contract import test_training_callbacks as contract
-
-def weights(row, strategy, wrap):
-    with strategy.scope():
-        keras.utils.set_random_seed(0)
-        # Without batch normalization, whose statistics are those of each replica.
-        net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="a"), keras.layers.Dense(2, name="norm")])
-        net.compile(wrap(contract.ROWS[row][0]()), "mse")
-    made = [c for c in contract.ROWS[row][1]() if not isinstance(c, contract.callbacks.AdaptBatchNormMomentum)]
-    net.fit(contract.DATA, epochs=2, shuffle=False, verbose=0, validation_data=contract.DATA, callbacks=made)
-    return net.get_weights()
-
-apart = {}
-wraps = {row: [lambda optimizer: optimizer] for row in ("LearningRateMultipliers", "AveragedWeights", "all wrappers")}
-wraps["all wrappers"].append(keras.optimizers.LossScaleOptimizer)
-for row in wraps:
-    for wrap in wraps[row]:
-        one = weights(row, tf.distribute.get_strategy(), wrap)
-        two = weights(row, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), wrap)
-        apart[row] = max(apart.get(row, 0.0), *(float(np.abs(a - b).max()) for a, b in zip(one, two)))
-print("apart", json.dumps(apart))
-"""
-
-
-def test_two_replicas_give_the_weights_of_one(pytestconfig):
-    command = [sys.executable, "-W", "ignore", "-c", _MIRRORED, str(pytestconfig.rootpath / "tests")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    apart = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("apart"))[6:])
-    assert apart.keys() == {"LearningRateMultipliers", "AveragedWeights", "all wrappers"}
-    assert {row: distance for row, distance in apart.items() if distance > 1e-5} == {}
+def test_two_replicas_give_the_weights_of_one():
+    apart = result_of(callbacks_on_two_devices.main)
+    assert len(apart) == 2
+    assert all(distance <= 1e-5 for distance in apart), apart

@@ -11,19 +11,18 @@ import kopt
 from kopt.train.distribution.devices import logical_cpus
 
 X, Y = examples(44)
+# Every case traces two trainings, so that each holds what can go together; the tests of one device take them apart.
 CASES = {
-    "plain": {},
-    "accumulation with a tail": {"accumulate_steps": 3},
-    "accumulation and clipping": {"accumulate_steps": 2, "global_clip_norm": 0.05},
-    "clipping by value": {"clip_value": 0.01},
-    "adaptive clipping": {"accumulate_steps": 2, "adaptive_clip": 0.001},
-    "loss scaling, accumulation, clipping": {"accumulate_steps": 2, "clip_norm": 0.02, "scaled": True},
-    "loss scaling": {"scaled": True},
-    "gradient norm": {"log_gradient_norm": True},
+    "plain": {"judged": True},
+    "accumulation with a tail, clipping": {"accumulate_steps": 3, "global_clip_norm": 0.05},
+    "accumulation, adaptive clipping": {"accumulate_steps": 2, "adaptive_clip": 0.001},
+    "accumulation, clipping, loss scaling": {"accumulate_steps": 2, "clip_norm": 0.02, "scaled": True},
+    "loss scaling, gradient norm": {"scaled": True, "log_gradient_norm": True},
+    "not finite, clipping by value": {"spoiled": True, "clip_value": 0.01},
 }
 
 
-def train(strategy, *, spoiled=False, scaled=False, **settings):
+def train(strategy, *, spoiled=False, scaled=False, judged=False, **settings):
     """Return the model and the history of two epochs on batches of 8, the last one of 4."""
     with strategy.scope():
         model = network(compiled=False, dropout=0, batch_norm=False)
@@ -33,7 +32,8 @@ def train(strategy, *, spoiled=False, scaled=False, **settings):
     if spoiled:
         x[9] = np.nan
     fast = kopt.train.accelerate(model, **settings)
-    history = fast.fit(x, Y, batch_size=8, shuffle=False, epochs=2, verbose=0, validation_data=(X[:20], Y[:20])).history
+    validation = (X[:20], Y[:20]) if judged else None
+    history = fast.fit(x, Y, batch_size=8, shuffle=False, epochs=2, verbose=0, validation_data=validation).history
     return model, history
 
 
@@ -44,7 +44,7 @@ def main():
     results = []
     logical_cpus(2)
     mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    for name, settings in {**CASES, "not finite": {"spoiled": True}}.items():
+    for name, settings in CASES.items():
         one, expected = train(tf.distribute.get_strategy(), **settings)
         two, history = train(mirrored, **settings)
         gaps = {key: float(np.max(np.abs(np.subtract(history[key], expected[key])))) for key in expected}

@@ -1,8 +1,6 @@
-"""What the processes of `test_distribution.py` run: `distribution_jobs.py JOB ARGUMENTS` prints its result as JSON."""
+"""What the processes of `test_distribution.py` run: a job by its name."""
 
-import json
 import os
-import sys
 import warnings
 
 import keras
@@ -35,8 +33,7 @@ def dataset():
 
 
 def summary(model, history):
-    weights = [weight.tolist() for weight in model.get_weights()]
-    return {"weights": weights, "loss": history.history["loss"], "mae": history.history.get("mae")}
+    return {"weights": model.get_weights(), "loss": history.history["loss"], "mae": history.history.get("mae")}
 
 
 def train(scope, callbacks=()):
@@ -89,19 +86,19 @@ class EndAt(keras.callbacks.Callback):
             os.kill(os.getpid(), 9)
 
 
-def worker(backup="", end_at="-1", timeout="10"):
-    scope = strategy("multi_worker", start_timeout_s=60, heartbeat_timeout_s=float(timeout))
+def worker(backup="", end_at=-1, timeout=10):
+    scope = strategy("multi_worker", start_timeout_s=60, heartbeat_timeout_s=timeout)
     callbacks = [keras.callbacks.BackupAndRestore(backup)] if backup else []
-    return {**train(scope, [*callbacks, EndAt(int(end_at))]), "replicas": scope.num_replicas_in_sync}
+    return {**train(scope, [*callbacks, EndAt(end_at)]), "replicas": scope.num_replicas_in_sync}
 
 
-def accelerated(checkpoint="", end_at="-1", timeout="10"):
-    scope = strategy("multi_worker", start_timeout_s=60, heartbeat_timeout_s=float(timeout))
+def accelerated(checkpoint="", end_at=-1, timeout=10):
+    scope = strategy("multi_worker", start_timeout_s=60, heartbeat_timeout_s=timeout)
     with scope.scope():
         model = network()
     saving = Checkpointing(checkpoint, every_steps=2) if checkpoint else None
     fast = accelerate(model, checkpoint=saving)
-    return summary(model, fast.fit(dataset(), epochs=EPOCHS, verbose=0, callbacks=[EndAt(int(end_at))]))
+    return summary(model, fast.fit(dataset(), epochs=EPOCHS, verbose=0, callbacks=[EndAt(end_at)]))
 
 
 def alone():
@@ -150,14 +147,11 @@ def parameter_server_chief():
     return {"refused": refused, "before": before, "after": after}
 
 
-if __name__ == "__main__":
+def run(job, *arguments):
+    """Run a job by its name, and return what it returns, or the error of kopt that ended it."""
     # Keras warns that `shuffle` has no use for a data set; the jobs run outside of pytest's filters.
     warnings.filterwarnings("ignore", message="`shuffle=")
-    job = globals()[sys.argv[1]]
     try:
-        result = job(*sys.argv[2:])
+        return globals()[job](*arguments)
     except KoptError as error:
-        result = {"error": type(error).__name__, "message": str(error)}
-    print(json.dumps(result), flush=True)
-    # Servers and coordinators have threads that keep the interpreter from ending.
-    os._exit(3 if "error" in result else 0)
+        return {"error": type(error).__name__, "message": str(error)}

@@ -2,35 +2,30 @@
 
 import contextlib
 import json
-import os
+import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
+import distribution_jobs
 import numpy as np
 import pytest
+from processes import result_of, start_forked
 
-PROGRAM = Path(__file__).parent / "distribution_jobs.py"
 TIMEOUT_S = 150
 
 pytestmark = pytest.mark.slow
 
 
 def start(job, *arguments, cluster=None, kind="worker", index=0):
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    environment.pop("TF_CONFIG", None)
-    if cluster is not None:
-        environment["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
-    command = [sys.executable, PROGRAM, job, *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    place = {} if cluster is None else {"cluster": cluster, "task": {"type": kind, "index": index}}
+    environment = {"TF_CONFIG": json.dumps(place)} if place else {}
+    return start_forked(distribution_jobs.run, job, *arguments, **environment)
 
 
 def finish(process):
-    out, err = process.communicate(timeout=TIMEOUT_S)
-    assert out, err[-3000:]
-    return json.loads(out.splitlines()[-1])
+    ended = process.end(TIMEOUT_S)
+    assert ended.result is not None, ended.errors
+    return ended.result
 
 
 def addresses(count):
@@ -42,12 +37,8 @@ def addresses(count):
 @contextlib.contextmanager
 def ended(*processes):
     """End what a failing test would leave behind."""
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(process) for process in processes]
 
 
 def two_workers(*arguments_of_each, job="worker"):
@@ -65,7 +56,7 @@ def assert_same(found, expected):
 @pytest.fixture(scope="module")
 def one():
     """Three epochs of six steps with a batch of eight, on one device, with plain Keras."""
-    result = finish(start("one"))
+    result = result_of(distribution_jobs.run, "one")
     assert result["loss"][2] < 0.7 * result["loss"][0]  # Something was learned, so that equality means something.
     return result
 
@@ -91,12 +82,10 @@ def test_two_processes_give_the_same_as_one(one):
 
 
 def assert_ends_with_a_clear_error(workers, killed):
-    workers[killed].wait(TIMEOUT_S)
+    assert workers[killed].end(TIMEOUT_S).exit_code == -signal.SIGKILL
     start_s = time.monotonic()
     result = finish(workers[1 - killed])
     waited_s = time.monotonic() - start_s
-    assert workers[killed].returncode == -9
-    assert workers[1 - killed].returncode == 3
     assert result["error"] == "WorkerLostError"
     assert "died or cannot be reached" in result["message"]
     assert "start ALL workers again" in result["message"]

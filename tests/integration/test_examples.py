@@ -53,6 +53,7 @@ PUBLIC = public()
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("examples")  # what they start from is made once
 @pytest.mark.parametrize("path", sorted(PUBLIC))
 def test_the_example_shows_what_it_says(path, scope):
     for name, text in docstrings(*PUBLIC[path]):

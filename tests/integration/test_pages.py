@@ -12,6 +12,7 @@ PAGES = [page for page in (README, *sorted(page_blocks.DOCS.rglob("*.md"))) if p
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("examples")
 @pytest.mark.parametrize(
     "page",
     [page for page in PAGES if page not in NO_PROGRAMS],

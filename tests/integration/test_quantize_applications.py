@@ -6,15 +6,8 @@ import pytest
 
 import kopt
 
-NAMES = (
-    "MobileNetV2",
-    "MobileNetV3Small",
-    "EfficientNetB0",
-    "EfficientNetV2B0",
-    "ResNet50",
-    "DenseNet121",
-    "ConvNeXtTiny",
-)
+# The contract test has MobileNetV2, EfficientNetB0 and ResNet50, `make sweep` all others.
+NAMES = ("MobileNetV3Small", "EfficientNetV2B0", "DenseNet121", "ConvNeXtTiny")
 
 
 @pytest.mark.slow
@@ -25,7 +18,8 @@ def test_applications(name, tmp_path):
     x = np.random.default_rng(0).random((16, 32, 32, 3), np.float32)
     copy, report = kopt.quantize.aware(model)
     assert report.left == ()
-    copy.compile(keras.optimizers.SGD(1e-4), "sparse_categorical_crossentropy")
+    # One step: the trace of hundreds of layers and their gradients would take ten times as long as the step.
+    copy.compile(keras.optimizers.SGD(1e-4), "sparse_categorical_crossentropy", run_eagerly=True)
     copy.fit(x, np.arange(16) % 10, batch_size=16, verbose=0)
     artifact = kopt.export.tflite(copy, tmp_path / "m.tflite", scheme="int8", calibration=x, samples=16)
     assert {one.name for one in artifact.operators if one.dtype.startswith("float")} == {"DEQUANTIZE"}

@@ -3,19 +3,16 @@ same."""
 
 import dataclasses
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from processes import start_forked
 
 import kopt
-from kopt import data, measure
+from kopt import cli, data, measure
 from kopt.core.records.candidates import OptimizationResult
 from kopt.search import demo
 
@@ -80,33 +77,44 @@ def finished(workdir: Path) -> int:
     return len([*workdir.glob("models/*/made.json"), *workdir.glob("candidates/*/candidate.json")])
 
 
+def kept(workdir: Path) -> list[Path]:
+    """The models and files of what was finished, and the records of files."""
+    made = [path.with_name("model.keras") for path in workdir.glob("models/*/made.json")]
+    records = [*workdir.glob("candidates/*/candidate.json")]
+    return [*made, *records, *(path.with_name("model.tflite") for path in records)]
+
+
 def test_a_run_that_is_killed_again_and_again_finds_what_an_uninterrupted_one_finds(digits, tmp_path):
     model = small_network()
     model.fit(digits.train.x, digits.train.y, epochs=15, verbose=0)
     model.save(tmp_path / "model.keras")
     train, held = digits.train, digits.validation
     np.savez(tmp_path / "digits.npz", x_train=train.x, y_train=train.y, x_val=held.x, y_val=held.y)
-    command = [sys.executable, "-m", "kopt", "optimize", str(tmp_path / "model.keras")]
-    command += ["--data", str(tmp_path / "digits.npz"), "--max-drop", "0.03", "--train-epochs", "2"]
-    command += ["--techniques", "channels", "tflite-float32", "tflite-int8", "--json"]
+    words = ["optimize", str(tmp_path / "model.keras"), "--data", str(tmp_path / "digits.npz"), "--json"]
+    words += ["--max-drop", "0.03", "--train-epochs", "2", "--techniques", "channels", "tflite-float32", "tflite-int8"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([*command, "--workdir", str(whole)], check=True, capture_output=True)
+
+    def started(workdir):
+        return start_forked(cli.main, [*words, "--workdir", str(workdir)])
+
+    with started(whole) as run:
+        assert run.end().result == 0, run.errors()
     total, begun = finished(whole), set()
     for moment in (0, 1, 3, 6, total - 1):  # the last one is in the middle of the last file or of the latencies
-        run = subprocess.Popen([*command, "--workdir", str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        deadline = time.monotonic() + 300
-        while finished(killed) < moment or (moment == 0 and not list(killed.glob("candidates/*"))):
-            assert run.poll() is None, run.stderr.read()[-2000:]
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        os.kill(run.pid, signal.SIGKILL)
-        run.wait()
-        run.stderr.close()
+        with started(killed) as run:
+            deadline = time.monotonic() + 900
+            while finished(killed) < moment or (moment == 0 and not list(killed.glob("candidates/*"))):
+                assert run.is_alive(), run.errors()
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            run.kill()
         begun.add(finished(killed))
     assert len(begun) >= 4, "the run was killed at different moments"
-    before = {path: path.stat().st_mtime_ns for path in killed.glob("models/*/model.keras")}
-    last = subprocess.run([*command, "--workdir", str(killed)], check=True, capture_output=True, text=True)
-    assert json.loads(last.stdout)["best_name"]
+    before = {path: path.stat().st_mtime_ns for path in kept(killed)}
+    with started(killed) as run:
+        last = run.end()
+    assert last.result == 0, last.errors
+    assert json.loads(last.output)["best_name"]
     assert outcome(killed) == outcome(whole)
     assert finished(killed) == total
     assert {path: path.stat().st_mtime_ns for path in before} == before

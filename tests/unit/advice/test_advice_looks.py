@@ -175,6 +175,7 @@ def test_shapes_are_counted_without_the_end_of_an_epoch():
     assert data_facts(subject(model, dataset)).shapes == {"(8, 3)": 1, "(8, 5)": 2, "(8, 9)": 1}
 
 
+@pytest.mark.slow
 def test_memory_is_held_against_the_limit_and_remedies_need_less():
     x, y = rows()
     model = compiled(net(L.Dense(256, activation="relu"), L.Dense(256, activation="relu"), L.Dense(3)))

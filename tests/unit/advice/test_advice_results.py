@@ -82,6 +82,7 @@ def test_a_run_gives_advice_from_its_records():
     assert [item.rule for item in more.items if item.rule != "failed-export"] == ["useless-zeros"]
 
 
+@pytest.mark.slow
 def test_advice_on_records_loads_no_tensorflow():
     code = "import sys, kopt; kopt.advice.from_run; kopt.advice.RULES; print('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -142,6 +143,7 @@ def test_a_layer_that_fails_takes_one_look_away():
     assert reasons["settings"] == ""
 
 
+@pytest.mark.slow
 def test_the_model_comes_out_as_it_went_in():
     model = small()
     x, y = np.random.default_rng(0).normal(size=(96, 4)).astype("float32"), np.arange(96) % 3

@@ -24,6 +24,7 @@ def words(files, *more):
     return ["distill", str(files / "large.keras"), str(files / "small.keras"), "--data", str(files / "data.npz"), *more]
 
 
+@pytest.mark.slow
 def test_a_student_is_made_taught_and_written(capsys, files):
     assert main(words(files, "--width", "0.25", "--epochs", "2")) == 0
     shown = capsys.readouterr()

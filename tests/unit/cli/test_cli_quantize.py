@@ -23,6 +23,7 @@ def files(tmp_path):
     return ["quantize", str(tmp_path / "net.keras"), str(tmp_path / "net.tflite"), "--data", str(tmp_path / "data.npz")]
 
 
+@pytest.mark.slow
 def test_the_file_is_in_integers_and_the_table_says_what_was_tried(capsys, files):
     assert main([*files, "--options", "equalize", "mse"]) == 0
     shown = capsys.readouterr().out
@@ -45,6 +46,7 @@ def test_json_is_the_record_and_a_keras_file_is_the_copy(capsys, files, tmp_path
     assert keras.models.load_model(files[2]).quantization.scheme == "int8"
 
 
+@pytest.mark.slow
 def test_the_fewest_layers_stay_in_float(capsys, files):
     assert main([*files, "--fallback", "float32", "--max-drop", "1", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
@@ -52,6 +54,7 @@ def test_the_fewest_layers_stay_in_float(capsys, files):
     assert kopt.measure.load(files[2]).outputs[0].shape[-1] == 4
 
 
+@pytest.mark.slow
 def test_layers_get_four_bits_until_the_size_holds(capsys, files):
     assert main([*files, "--bits", "0.5", "--json"]) == 0
     assert {one["bits"] for one in json.loads(capsys.readouterr().out)["layers"]} == {4}

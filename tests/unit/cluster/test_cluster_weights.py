@@ -33,6 +33,7 @@ def train(model, epochs=3, optimizer=None, **settings):
     return model
 
 
+@pytest.mark.slow
 def test_kernels_have_few_values_and_keep_them_in_a_plain_fit():
     model = mlp()
     before = [value.copy() for value in model.get_weights()]
@@ -87,6 +88,7 @@ def test_numbers_are_those_of_a_loop_by_hand(how):
     np.testing.assert_allclose(clustered.get_weights()[0][:, 0], centroids[places], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_codebook_for_each_channel():
     clustered, report = weights(mlp(), clusters=4, per_channel=True)
     train(clustered)
@@ -103,6 +105,7 @@ def test_channels_of_a_depthwise_kernel_have_one_each():
     assert report.variables[0].codebooks == 6
 
 
+@pytest.mark.slow
 def test_zeros_stay_zeros():
     pruned, _ = kopt.prune.magnitude(mlp(), 0.5)
     plain, _ = kopt.prune.finalize(pruned)
@@ -117,6 +120,7 @@ def test_zeros_stay_zeros():
     assert not (train(lost).get_layer("hidden").kernel.numpy()[zero] == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This training of .* ends at a sparsity of")
 def test_masks_go_on_under_a_codebook(tmp_path):
     schedule = kopt.prune.schedules.Polynomial(0.75, begin=2, end=10, frequency=2)
@@ -233,6 +237,7 @@ class Doubled(keras.Model):
         return self.head(self.dense(self.dense(x)))
 
 
+@pytest.mark.slow
 def test_a_subclassed_model_keeps_masks_and_codebooks_in_its_file(tmp_path):
     model = Doubled()
     model(X)

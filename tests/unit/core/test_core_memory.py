@@ -9,6 +9,7 @@ from kopt.core.errors import MeasurementError
 GIB = 2**30
 
 
+@pytest.mark.slow
 def test_peak_of_what_came_before_is_forgotten():
     # 256 MB taken and given back beforehand, as imports do, then 64 MB: the growth is the latter.
     code = (

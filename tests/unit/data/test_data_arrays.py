@@ -1,14 +1,13 @@
 import collections
+import contextlib
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import run_program, start_program
 
 from kopt.core.errors import ConfigError, DataError
 from kopt.data import Augmentation, cache_of, from_arrays
@@ -179,8 +178,9 @@ def test_a_mapped_array_takes_no_memory_and_its_order_is_that_of_other_processes
     x = np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.float32, shape=(rows, 16384))  # 268 MB
     x[:, 0] = np.arange(rows)
     x.flush()
-    command = [sys.executable, "-c", MAPPED, str(tmp_path / "x.npy")]
-    first, second, grown = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    done = run_program(MAPPED, str(tmp_path / "x.npy"))
+    assert done.exit_code == 0, done.errors
+    first, second, grown = done.output.splitlines()
     # Batches in flight are 4 MB each. A copy, or the zero-filled stand-in that tf.data's optimizer makes, would be 1.
     assert float(grown) < 0.5
     tf.random.set_seed(3)  # It counts too, as everywhere in TensorFlow.
@@ -215,8 +215,8 @@ for _ in range(2):
 
 @pytest.mark.slow
 def test_mirrored_replicas_see_each_example_once():
-    result = subprocess.run([sys.executable, "-c", MIRRORED], check=False, capture_output=True, text=True, timeout=120)
-    assert result.stdout.strip() == "once", result.stderr[-2000:]
+    done = run_program(MIRRORED)
+    assert done.output.strip() == "once", done.errors
 
 
 @pytest.mark.slow
@@ -225,27 +225,15 @@ def test_workers_see_each_example_once():
         for probe in (one, two):
             probe.bind(("localhost", 0))
         workers = [f"localhost:{probe.getsockname()[1]}" for probe in (one, two)]
-    children = []
-    for index in range(2):
-        config = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
-        environment = {**os.environ, "TF_CONFIG": json.dumps(config)}
-        children.append(
-            subprocess.Popen(
-                [sys.executable, "-c", WORKER],
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    try:
-        outputs = [child.communicate(timeout=120) for child in children]
-    finally:
-        for child in children:
-            child.kill()
-    epochs = zip(*(out.splitlines() for out, _ in outputs), strict=True)
+    with contextlib.ExitStack() as stack:
+        children = []
+        for index in range(2):
+            config = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+            children.append(stack.enter_context(start_program(WORKER, TF_CONFIG=json.dumps(config))))
+        ended = [child.end(timeout=120) for child in children]
+    epochs = zip(*(one.output.splitlines() for one in ended), strict=True)
     seen = [[list(map(int, line.split())) for line in epoch] for epoch in epochs]
-    assert len(seen) == 2, outputs[0][1][-2000:]
+    assert len(seen) == 2, ended[0].errors
     for epoch in seen:
         assert [len(part) for part in epoch] == [12, 12]
         assert sorted(epoch[0] + epoch[1]) == list(range(24))

@@ -209,6 +209,7 @@ def test_structures_are_kept():
     assert y.shape == weight.shape == (3,)
 
 
+@pytest.mark.slow
 def test_mixed_whole_number_labels_are_announced(caplog):
     spec = tf.data.Dataset.from_tensors((tf.constant(IMAGES), tf.constant([0, 1, 2])))
     apply_augment(spec, Augmentation(mixup=0.2, num_classes=3), 0)

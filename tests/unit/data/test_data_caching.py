@@ -1,12 +1,11 @@
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import run_program
 
 from kopt.core.errors import ConfigError, OutputError
 from kopt.core.records.training.data import CachePlan
@@ -142,8 +141,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.slow
 def test_a_cache_whose_filling_was_killed_is_filled_anew(tmp_path):
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL
+    killed = run_program(KILLED, str(tmp_path))
+    assert killed.exit_code == -signal.SIGKILL, killed.errors
     [left] = tmp_path.glob("*/fill-*")
     assert list(left.glob("*.lockfile")), "plain tf.data refuses to go on from here"
     dataset, _ = apply_cache(tf.data.Dataset.range(5), tmp_path, fingerprint="a")

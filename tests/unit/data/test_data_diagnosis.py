@@ -114,6 +114,7 @@ def test_python_in_the_pipeline_is_named():
     assert [stage.stage for stage in diagnose(called, seconds=0.3).stages if stage.python] == ["map"]
 
 
+@pytest.mark.slow
 def test_the_record_survives_json():
     result = diagnose(from_arrays(X, batch_size=8), seconds=0.2)
     assert type(result).from_json(result.to_json()) == result

@@ -51,6 +51,7 @@ def numbers(dataset):
     return [round(float(image.mean()), 4) for x, _ in dataset.as_numpy_iterator() for image in x]
 
 
+@pytest.mark.slow
 def test_the_same_images_as_keras_and_load_folder(folder):
     ours = from_images(folder, image_size=SIZE, batch_size=4)
     theirs = keras.utils.image_dataset_from_directory(
@@ -68,6 +69,7 @@ def test_the_same_images_as_keras_and_load_folder(folder):
     assert all(image.tobytes() in held for image in split.x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(6, 8), (9, 3)])
 def test_cropped_as_keras_crops(folder, size):
     ours = from_images(folder, image_size=size, batch_size=4, crop_to_aspect_ratio=True)
@@ -131,6 +133,7 @@ def test_cache_on_disk_serves_the_same_images_and_settings_only(folder, tmp_path
     assert numbers(from_images(folder, image_size=SIZE, batch_size=4, cache=str(place))) != expected
 
 
+@pytest.mark.slow
 def test_augmentation_repeats_under_a_seed(folder):
     settings = {"image_size": SIZE, "batch_size": 4, "augment": Augmentation(brightness=0.3, value_range=(0, 1))}
     first, second = (from_images(folder, seed=1, **settings) for _ in range(2))

@@ -100,6 +100,7 @@ def test_an_error_that_is_not_about_the_network_is_not_disguised(fashion_folder,
         load("fashion_mnist")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FASHION_HERE, reason="the Debian package dataset-fashion-mnist is not installed")
 def test_fashion_mnist_from_debian():
     fashion = load("fashion_mnist")

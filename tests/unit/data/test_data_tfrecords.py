@@ -1,14 +1,12 @@
 import json
-import signal
 import struct
-import subprocess
-import sys
 import textwrap
 import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import start_program
 
 from kopt.core.errors import ConfigError, DataError, OutputExistsError
 from kopt.core.records.training.data import TFRecordManifest
@@ -165,6 +163,7 @@ def test_augment_comes_last(files):
 # Writing and reading back
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [None, "GZIP", "ZLIB"])
 def test_round_trip_is_exact_and_in_order(tmp_path, kind):
     manifest = write_tfrecords((X, Y), tmp_path / "set", shards=3, compression=kind, progress=None)
@@ -274,14 +273,12 @@ def test_killed_while_writing(tmp_path):
         data = tf.data.Dataset.from_generator(slow, output_signature=tf.TensorSpec((), tf.int64))
         kopt.data.write_tfrecords(data, {str(tmp_path / "set")!r}, shards=2, progress=None)
     """
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert process.stdout.readline() == "writing\n"
-    time.sleep(0.2)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    with start_program(textwrap.dedent(code)) as process:
+        while process.output() != "writing\n":
+            assert process.is_alive(), process.errors()
+            time.sleep(0.01)
+        time.sleep(0.2)
+        process.kill()
     assert not (tmp_path / "set").exists()
     assert all(path.name.startswith(".set.") and path.name.endswith(".kopt-tmp") for path in tmp_path.iterdir())
     with pytest.raises(DataError, match="No file matches"):
@@ -340,6 +337,7 @@ def test_a_truncated_shard_is_found_by_its_size(tmp_path):
         from_tfrecords(tmp_path / "set", batch_size=2)
 
 
+@pytest.mark.slow
 def test_damaged_data_is_named_in_the_epoch_or_before(files):
     file = files / "train-1.tfrecord"
     content = bytearray(file.read_bytes())

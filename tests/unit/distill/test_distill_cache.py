@@ -39,6 +39,7 @@ def fitted(model, data):
     return model.fit(data, epochs=2, verbose=0, shuffle=False).history
 
 
+@pytest.mark.slow
 def test_every_example_finds_its_own_in_any_order_and_batch(tmp_path):
     large = teacher()
     cache = cache_teacher(large, pipeline(), tmp_path, features=["two"], dtype="float32", shard_examples=16)
@@ -51,6 +52,7 @@ def test_every_example_finds_its_own_in_any_order_and_batch(tmp_path):
     np.testing.assert_allclose(in_order(found, "two"), inner, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float16", 2e-3)])
 def test_training_on_a_cache_is_training_on_the_teacher(tmp_path, dtype, tolerance):
     large = teacher()
@@ -70,6 +72,7 @@ def test_training_on_a_cache_is_training_on_the_teacher(tmp_path, dtype, toleran
         fitted(again, pipeline())
 
 
+@pytest.mark.slow
 def test_top_k_spreads_what_is_left(tmp_path):
     large = teacher()
     cache = cache_teacher(large, X, tmp_path, top_k=2, dtype="float32")
@@ -181,6 +184,7 @@ def test_the_manifest_is_a_record(tmp_path):
     assert (manifest.outputs[0].form, manifest.inputs[0].dtype) == ("probabilities", "float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
 def test_a_file_of_predictions_teaches(tmp_path, suffix):
     p = teacher().predict(X, verbose=0)
@@ -204,6 +208,7 @@ def test_predictions_of_other_examples_are_refused(tmp_path):
         cache_predictions(X, p, tmp_path / "four", form="logit")
 
 
+@pytest.mark.slow
 def test_accelerated_training_on_a_cache_with_labels_for_some(tmp_path):
     cache = cache_teacher(teacher(), pipeline(), tmp_path)
     y = np.where(np.arange(len(X)) % 2, Y, -1)

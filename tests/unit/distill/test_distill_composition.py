@@ -44,6 +44,7 @@ def test_compiled_and_packed_steps_are_the_plain_ones(plain, compiled):
     assert largest_difference(model, plain[0]) < 1e-5
 
 
+@pytest.mark.slow
 def test_accelerated_steps_are_the_plain_ones(plain):
     model = distilled()
     fast = kopt.train.accelerate(model, jit_compile=False)

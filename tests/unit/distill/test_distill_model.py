@@ -69,6 +69,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
     assert loss == pytest.approx(0.4 * hard + 0.6 * soft + regularization, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_fit_takes_the_step_of_a_loop_by_hand():
     student, by_hand, large = network(), network(), teacher()
     distilled(student, large).fit(X, Y, batch_size=len(X), verbose=0)
@@ -83,6 +84,7 @@ def test_fit_takes_the_step_of_a_loop_by_hand():
         np.testing.assert_allclose(one, other, atol=2e-6, err_msg=one.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("features", [(), "auto"])
 def test_the_teacher_is_left_alone(features):
     large = teacher()
@@ -109,6 +111,7 @@ def test_weights_of_examples_and_classes_reach_every_term():
     assert halves[0][1]["two_fitnet"] + halves[1][1]["two_fitnet"] == pytest.approx(terms["two_fitnet"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_data_without_labels_learns_from_the_teacher():
     model = distilled(loss=None)
     history = model.fit(X, verbose=0, epochs=2).history
@@ -118,6 +121,7 @@ def test_data_without_labels_learns_from_the_teacher():
         distilled().fit(X, verbose=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one_hot", [False, True])
 def test_some_examples_without_labels(one_hot):
     student = network()
@@ -179,6 +183,7 @@ def two_headed(width, name):
     return keras.Model(inputs, {**outputs, "size": L.Dense(1, name="size")(x)}, name=name)
 
 
+@pytest.mark.slow
 def test_every_output_has_its_own_loss():
     student, large = two_headed(2, "small"), two_headed(4, "large")
     model = kopt.DistillationModel(student, large, output_weights={"kind": 1.0, "size": 0.5}, alpha=0.5)
@@ -230,6 +235,7 @@ class Subclassed(keras.Model):
         return self.head(self.block(self.conv(inputs), training=training))
 
 
+@pytest.mark.slow
 def test_subclassed_models_and_nested_layers():
     keras.utils.set_random_seed(0)
     student, large = Subclassed(2, name="small"), Subclassed(4, name="large")
@@ -242,6 +248,7 @@ def test_subclassed_models_and_nested_layers():
     assert {"conv_fitnet", "block_inner_similarity"} <= set(history)
 
 
+@pytest.mark.slow
 def test_evaluate_predict_and_save_are_the_students(tmp_path, capsys):
     student = network()
     model = distilled(student, features="auto", compiled={"metrics": ["accuracy"]})
@@ -260,6 +267,7 @@ def test_evaluate_predict_and_save_are_the_students(tmp_path, capsys):
     assert "student" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_validation_in_fit_shows_the_students_loss_and_metrics():
     model = distilled(compiled={"metrics": ["accuracy"]})
     history = model.fit(X, Y, validation_data=(X, Y), verbose=0).history

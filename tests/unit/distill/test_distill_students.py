@@ -76,6 +76,7 @@ def test_layers_in_a_row_are_passed_by():
     assert student.count_params() == 6 * 6 + 6 + 6 * 2 + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("setting", "cost"), [("target_macs", "macs_after"), ("target_params", "parameters_after")])
 @pytest.mark.parametrize("make", [smaller_student, mobile_student])
 def test_a_target_is_reached_from_below(setting, cost, make):

@@ -32,6 +32,7 @@ def student():
 CE = "sparse_categorical_crossentropy"
 
 
+@pytest.mark.slow
 def test_a_student_learns_and_the_report_says_what_it_is_worth(student, teacher, tmp_path):
     before = teacher.get_weights()[0]
     report = kopt.distill.teach(
@@ -64,6 +65,7 @@ def test_statistics_that_lag_behind_a_short_training_are_estimated_anew(teacher)
     np.testing.assert_allclose(student.get_layer("norm").moving_mean, before_norm.mean(0), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_work_of_a_subclassed_teacher_is_counted(student):
     class Rule(keras.Model):
         def __init__(self):
@@ -79,6 +81,7 @@ def test_the_work_of_a_subclassed_teacher_is_counted(student):
     assert report.teacher_macs == 8 * 16 + 16 * 3
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_kept_but_masks_end_with_their_schedule(student, teacher):
     # A rate that only destroys: what was given stays the best.
     student.set_weights([TRUE, np.zeros(3, "float32")])
@@ -96,6 +99,7 @@ def test_the_best_epoch_is_kept_but_masks_end_with_their_schedule(student, teach
     assert np.mean(kopt.prune.finalize(masked)[0].get_weights()[0] == 0) == 0.5
 
 
+@pytest.mark.slow
 def test_progress_counts_epochs(student, teacher):
     said = []
 
@@ -113,6 +117,7 @@ def test_progress_counts_epochs(student, teacher):
     assert said == [2, "epoch 1", "epoch 2", "end"]
 
 
+@pytest.mark.slow
 def test_a_loss_without_a_metric_is_judged_by_itself(student, teacher):
     report = kopt.distill.teach(student, teacher, (X, np.eye(3)[Y]), epochs=1, loss="mse")
     assert (report.metric, report.teacher_value, report.judged_on) == ("loss", None, "train")

@@ -70,6 +70,7 @@ def test_a_student_of_another_precision_than_the_teacher(policy):
     assert seen == ["float32"]
 
 
+@pytest.mark.slow
 def test_features_of_unequal_widths_sizes_and_ranks():
     model = distilled(features=[("two", "two"), ("one", "two"), ("pooled", "one")])
     assert [projector.kernel.shape for projector in model.projectors] == [(6, 16), (3, 16), (6, 8)]
@@ -84,6 +85,7 @@ def test_data_without_labels():
     assert set(history) == {"loss", "soft_loss"}
 
 
+@pytest.mark.slow
 def test_layers_of_a_subclassed_student():
     class Small(keras.Model):
         def __init__(self):

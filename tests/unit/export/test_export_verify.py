@@ -67,6 +67,7 @@ def test_a_bit_of_a_file_is_found_before_anything_opens_it(path, file, checked, 
     assert "runtime" not in found
 
 
+@pytest.mark.slow
 def test_a_bit_anywhere_in_the_manifest_is_found(path):
     manifest = Path(f"{path}.json")
     whole = manifest.read_bytes()

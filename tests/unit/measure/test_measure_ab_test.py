@@ -109,6 +109,7 @@ def test_batches_of_a_data_set_and_one_hot_and_binary_labels():
     assert result.value_a == 1.0
 
 
+@pytest.mark.slow
 def test_latencies_are_ratios_of_rounds():
     small = linear()
     large = keras.Sequential([keras.Input((3,)), *[keras.layers.Dense(3) for _ in range(30)]], name="large")

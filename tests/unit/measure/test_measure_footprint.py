@@ -23,6 +23,7 @@ def onnx_with_weights(path, megabytes):
     return path
 
 
+@pytest.mark.slow
 def test_small_file_takes_little_and_weights_are_counted(models, tmp_path):
     small = memory(models / "dense.onnx")
     large = memory(onnx_with_weights(tmp_path / "large.onnx", 64))
@@ -31,6 +32,7 @@ def test_small_file_takes_little_and_weights_are_counted(models, tmp_path):
     assert 128 * 2**20 <= large - small < 512 * 2**20
 
 
+@pytest.mark.slow
 def test_dead_process_is_an_error_with_its_last_words(models):
     with pytest.raises(MeasurementError, match=r"ended with code 1:\n(.|\n)*batches of exactly 4"):
         memory(models / "dense_batch4.tflite")

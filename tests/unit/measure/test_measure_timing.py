@@ -34,6 +34,29 @@ def test_steady_when_two_medians_are_within_a_tenth(samples, steady):
     assert is_steady(samples) is steady
 
 
+class Clock:
+    """Goes on by what a call is said to take: the machine's own goes on as well while other processes run."""
+
+    def __init__(self):
+        self._ns = 0
+
+    def take(self, us):
+        self._ns += int(1000 * us)
+
+    def perf_counter_ns(self):
+        return self._ns
+
+    def perf_counter(self):
+        return self._ns / 1e9
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("kopt.measure.timing.time", clock)
+    return clock
+
+
 def test_measures_the_time_of_a_call(function_runner):
     def slow(x):
         time.sleep(0.004)
@@ -42,16 +65,22 @@ def test_measures_the_time_of_a_call(function_runner):
     found = latency(function_runner(slow, 3), min_runs=10, max_seconds=0.01)
     (entry,) = found.latencies
     assert 4.0 <= entry.min_ms <= entry.p50_ms < 20.0
-    assert entry.runs == 12  # turns of 10 ms hold three calls of 4 ms, and four turns reach ten
     assert found.latency_ms == entry.p50_ms
     assert (found.target, found.runtime, found.threads, found.machine) == ("function", "NumPy", None, machine())
 
 
-def test_targets_take_turns_and_stay_apart(function_runner):
+def test_turns_of_ten_milliseconds_reach_the_number_of_runs(function_runner, clock):
+    runner = function_runner(lambda x: clock.take(4000) or x, 3)
+    (entry,) = latency(runner, min_runs=10, max_seconds=0.01).latencies
+    assert entry.min_ms == entry.p50_ms == 4.0
+    assert entry.runs == 12  # turns of 10 ms hold three calls of 4 ms, and four turns reach ten
+
+
+def test_targets_take_turns_and_stay_apart(function_runner, clock):
     order = []
 
     def mark(letter):
-        return function_runner(lambda x: order.append(letter) or x, 3, name=letter)
+        return function_runner(lambda x: order.append(letter) or clock.take(1) or x, 3, name=letter)
 
     measured = latency([mark("a"), mark("b"), mark("c")], min_runs=150, max_seconds=1e-6)
     assert [entry.target for entry in measured] == ["a", "b", "c"]

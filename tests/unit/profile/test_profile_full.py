@@ -35,6 +35,7 @@ def test_every_part_is_there(found):
     assert FullProfile.from_json(found.to_json()).to_json() == found.to_json()
 
 
+@pytest.mark.slow
 def test_it_can_be_shown(found, tmp_path):
     table = found.table(rows=1)
     assert max(map(len, table.splitlines())) <= 80

@@ -190,6 +190,7 @@ def test_a_healthy_network_gets_no_verdict():
     assert gradients(stack(*layers, L.Dense(3)), (X, Y)).verdicts == ()
 
 
+@pytest.mark.slow
 def test_the_model_comes_out_as_it_went_in():
     model = stack(L.Dense(8, "relu"), L.BatchNormalization(), L.Dropout(0.5), L.Dense(3), metrics=["accuracy"])
     model.fit(X[:32], Y[:32], verbose=0)
@@ -207,6 +208,7 @@ def test_dropout_draws_anew_for_every_batch():
     assert gradients(model, batch, batch_size=8, training=False).variables[0].variance == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_embeddings_recurrent_and_subclassed_models():
     class Reader(keras.Model):
         def __init__(self):
@@ -278,6 +280,7 @@ def test_the_record_travels_and_can_be_shown(tmp_path):
         found.table(sort="noisy")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_profiled():
     with pytest.raises(ConfigError, match="There is no loss"):
         gradients(stack(L.Dense(3), loss=None), (X, Y))

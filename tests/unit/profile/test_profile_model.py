@@ -168,6 +168,7 @@ def test_the_model_is_left_as_it_was():
     assert [len(layer._inbound_nodes) for layer in model.layers] == before
 
 
+@pytest.mark.slow
 def test_mobilenet_v2():
     # Published: 300 million multiply-accumulates, 3.4 million parameters (Sandler et al. 2018, table 4). By the
     # formulas on the published architecture: 300,774,272.

@@ -139,6 +139,7 @@ def test_the_chrome_trace_has_every_call(training, tmp_path):
         training.to_chrome_trace(path)
 
 
+@pytest.mark.slow
 def test_the_model_is_left_as_it_was_and_nothing_is_left_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     model = small_net()

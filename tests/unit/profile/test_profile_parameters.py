@@ -35,6 +35,7 @@ def large(size):
     return keras.Sequential([keras.Input((size,), name="x"), L.Dense(1, name="only")], name="large")
 
 
+@pytest.mark.slow
 def test_counts_are_without_seeds_and_metrics():
     model = network()
     model.compile("adam", "mse", metrics=["mae"])
@@ -95,6 +96,7 @@ def test_a_shared_layer_and_a_shared_variable_count_once():
     assert "Held by several layers and counted once: embedding/embeddings." in profile.table()
 
 
+@pytest.mark.slow
 def test_bytes_go_by_dtype_also_of_quantized_and_bfloat16_layers():
     model = keras.Sequential([keras.Input((64,)), L.Dense(8, name="a"), L.Dense(4, dtype="bfloat16", name="b")])
     model.get_layer("a").quantize("int8")
@@ -172,6 +174,7 @@ def test_the_rest_is_sampled_with_a_seed():
     assert "~ estimated from 200 entries a variable" in profile.table()
 
 
+@pytest.mark.slow
 def test_no_copy_of_the_weights_is_made():
     model = large(1 << 23)  # 32 MiB.
     parameters(model)  # Whatever is set up once.

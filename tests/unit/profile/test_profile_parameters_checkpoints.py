@@ -50,7 +50,7 @@ def save(model, path):
 @pytest.mark.parametrize("build", [network, subclassed])
 def test_every_weight_is_found_in_the_file_under_the_name_that_the_model_gives_it(build, name, tmp_path):
     model = build()
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", run_eagerly=True)
     x = np.zeros((2, *model.input_shape[1:])) if build is network else np.zeros((2, 3))
     model.fit(x, np.zeros((2, 3 if build is network else 4)), verbose=0)
     with opened_checkpoint(save(model, tmp_path / name)) as (layout, entries):

@@ -110,6 +110,7 @@ def test_a_matrix_of_rank_three_is_seen_as_one():
     assert (record.full, record.rows, record.columns, record.method, record.error) == (20, 30, 20, "exact", None)
 
 
+@pytest.mark.slow
 def test_an_estimate_is_within_its_error_of_the_exact_rank():
     matrix = rng().standard_normal((180, 120)).astype("float32")
     exact = rank_from_singular_values(singular_values(matrix))
@@ -119,6 +120,7 @@ def test_an_estimate_is_within_its_error_of_the_exact_rank():
     assert abs(estimates[:, 0].mean() - exact) < 0.01 * exact
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "int8", "float64"])
 def test_an_estimate_takes_every_dtype_and_wide_matrices(dtype):
     matrix = (20 * rng().standard_normal((120, 180))).astype(dtype)

@@ -114,6 +114,7 @@ def test_orders_by_hand():
     assert derivatives.fisher_trace == 8.0
 
 
+@pytest.mark.slow
 def test_an_embedding_has_the_gradients_of_its_rows():
     keras.utils.set_random_seed(0)
     model = keras.Sequential(

@@ -154,6 +154,7 @@ def test_too_few_examples_are_told(model):
     assert any("examples" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_a_perturbation_that_breaks_the_model_ranks_first():
     i = keras.Input((4,))
     x = L.Dense(4, name="first")(i)

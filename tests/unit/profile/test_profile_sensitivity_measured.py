@@ -105,6 +105,7 @@ def test_every_effect_is_that_of_the_model_with_the_perturbed_weights_assigned(n
     assert profile.metric_value == pytest.approx(before[1].mean())
 
 
+@pytest.mark.slow
 def test_the_model_is_left_as_it_was():
     model = compiled(
         keras.Sequential([keras.Input((4,)), L.Dense(8), L.Dropout(0.5), L.BatchNormalization(), L.Dense(3, "softmax")])
@@ -122,6 +123,7 @@ def test_the_model_is_left_as_it_was():
     np.testing.assert_array_equal(np.random.get_state()[1], state)
 
 
+@pytest.mark.slow
 def test_two_runs_give_the_same_record_but_for_the_time():
     model, x, y = compiled(residual()), *CASES["residual"][1:]
     first, second = (sensitivity(model, (x, y), perturbations=("noise_10", "int4"), seed=3) for _ in range(2))
@@ -158,6 +160,7 @@ def test_a_shared_layer_is_not_passed_over():
     assert not profile.layer("shared").effect("removed").passed_over
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1, 6000, 1 << 30])
 def test_little_memory_changes_the_number_of_passes_and_nothing_else(limit):
     model, x, y = compiled(residual()), *CASES["residual"][1:]
@@ -167,6 +170,7 @@ def test_little_memory_changes_the_number_of_passes_and_nothing_else(limit):
     assert any("groups" in note for note in parts.notes) == (limit < 1 << 30)
 
 
+@pytest.mark.slow
 def test_layers_that_share_a_function_have_the_same_effects(monkeypatch):
     model, x, y = compiled(residual()), *CASES["residual"][1:]
     apart = sensitivity(model, (x, y))
@@ -201,6 +205,7 @@ def test_the_last_layer_is_computed_alone():
     assert calls == [8, 1, 1, 1, 10, 10, 10, 10, 10, 10]
 
 
+@pytest.mark.slow
 def test_weights_of_examples_weigh_the_differences():
     model, x, y = compiled(residual()), *CASES["residual"][1:]
     weight = np.array([2.0] * 5 + [0.0] * 10 + [1.0] * 5, np.float32)
@@ -213,6 +218,7 @@ def test_weights_of_examples_weigh_the_differences():
         assert one.effects[0].loss_change == pytest.approx(other.effects[0].loss_change, rel=1e-4, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_a_data_set_gives_what_arrays_give():
     model, x, y = compiled(residual()), *CASES["residual"][1:]
     arrays = sensitivity(model, (x, y), batch_size=8)
@@ -234,6 +240,7 @@ def test_masked_steps_count_for_nothing():
     assert first.loss == pytest.approx(model.evaluate(x, y, verbose=0), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_several_outputs_add_up_with_the_weights_of_compile():
     model = zoo.two_in_two_out()
     losses = {"label": "sparse_categorical_crossentropy", "score": "mse"}
@@ -296,6 +303,7 @@ def test_logits_of_a_binary_model_are_cut_at_zero():
     assert profile.metric_value == 1.0
 
 
+@pytest.mark.slow
 def test_one_hot_labels_give_the_accuracy_of_class_numbers():
     model, x, y = compiled(residual()), *CASES["residual"][1:]
     numbers = sensitivity(model, (x, y), perturbations=("pruned_70",))
@@ -342,6 +350,7 @@ def test_only_the_layers_asked_for_are_perturbed():
         profile.layer("iner")
 
 
+@pytest.mark.slow
 def test_progress_is_told_of_every_step():
     class Steps:
         def __init__(self):

@@ -117,6 +117,7 @@ def test_kernels_are_told_from_biases_scales_and_statistics():
     assert "alpha" in skipped["prelu"]
 
 
+@pytest.mark.slow
 def test_integer_weights_are_skipped_with_the_reason():
     model = keras.Sequential([keras.Input((4,)), L.Dense(3, name="small"), L.Dense(2, name="last")])
     model.layers[0].quantize("int8")

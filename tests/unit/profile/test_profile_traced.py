@@ -93,6 +93,7 @@ def test_operations_whose_result_is_not_used_do_not_count():
     assert profile.model(keras.Model(x, L.Lambda(waste)(x))).macs == 0
 
 
+@pytest.mark.slow
 def test_a_layer_of_the_user_is_opened_in_a_graph():
     class Block(L.Layer):
         def __init__(self, **settings):

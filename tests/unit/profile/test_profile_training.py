@@ -52,6 +52,7 @@ def test_training_is_the_same_bit_for_bit(wrap, settings):
     assert not [name for name in vars(watched.optimizer) if "update_step" in name]
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_numpy():
     model, twin = make_model(), make_model()
     watch = TrainingProfile(every=1)
@@ -108,6 +109,7 @@ def test_updates_of_keras_own_accumulation_are_counted_as_keras_counts_them(toge
     assert [sample.step for sample in watch.trends.samples] == [0, 3]
 
 
+@pytest.mark.slow
 def test_only_steps_that_look_have_the_statistics_in_their_graph():
     seen = []
 
@@ -147,6 +149,7 @@ def test_it_acts_after_a_training_without_it_and_leaves_nothing_behind(tmp_path)
     assert keras.models.load_model(tmp_path / "net.keras").optimizer.iterations == 12
 
 
+@pytest.mark.slow
 def test_more_samples_than_there_is_room_for_are_read_in_time(monkeypatch):
     monkeypatch.setattr("kopt.profile.training.callback._CAPACITY", 4)
     watch = TrainingProfile(every=1)
@@ -154,6 +157,7 @@ def test_more_samples_than_there_is_room_for_are_read_in_time(monkeypatch):
     assert [sample.step for sample in watch.trends.samples] == list(range(32))
 
 
+@pytest.mark.slow
 def test_a_training_on_disk(tmp_path):
     path = tmp_path / "run" / "training.jsonl"
     watch = TrainingProfile(every=2, log_path=path)
@@ -172,6 +176,7 @@ def test_a_training_on_disk(tmp_path):
         Trends.from_jsonl(tmp_path / "other.jsonl")
 
 
+@pytest.mark.slow
 def test_events_for_tensorboard(tmp_path):
     watch = TrainingProfile(every=4, tensorboard=tmp_path)
     train(make_model(), watch)
@@ -191,6 +196,7 @@ def test_events_for_tensorboard(tmp_path):
     assert histogram[:, 2].sum() == 30  # the entries of a 6 x 5 kernel
 
 
+@pytest.mark.slow
 def test_an_active_run_of_weights_and_biases_gets_the_numbers(monkeypatch):
     logged = []
     stand_in = types.SimpleNamespace(run=object(), log=lambda values, step: logged.append((step, values)))
@@ -215,6 +221,7 @@ def test_dead_units_and_drifting_statistics_are_seen():
     assert "batch normalization drifts" in [one.kind for one in moving.advice]
 
 
+@pytest.mark.slow
 def test_it_can_be_shown(tmp_path):
     watch = TrainingProfile(every=1)
     assert "No epoch has ended yet" in watch.trends.table()

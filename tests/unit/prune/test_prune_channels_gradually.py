@@ -181,6 +181,7 @@ def test_a_sigmoid_that_gates_what_is_zero_does_no_harm():
     assert largest_difference(fading, finalize(fading)[0]) < 1e-5
 
 
+@pytest.mark.slow
 def test_recurrent_units_and_heads_fade_and_normalized_ones_stay():
     i = keras.Input((5, 8))
     x = L.LayerNormalization(name="norm")(L.Dense(8, name="normed")(i))

@@ -19,6 +19,7 @@ def linear():
     return model, x, RNG.normal(size=(64, 3)).astype("float32")
 
 
+@pytest.mark.slow
 def test_weights_without_gradient_go_and_nothing_changes():
     model, x, y = linear()
     before = model.get_weights()[0].copy()

@@ -128,6 +128,7 @@ def test_channels_vanish_in_a_plain_fit_and_their_removal_costs_little(settings)
     np.testing.assert_allclose(smaller.predict(x, verbose=0), plain.predict(x, verbose=0), atol=0.05)
 
 
+@pytest.mark.slow
 def test_it_is_saved_and_loaded_and_gone_after_pruning(tmp_path):
     for case in (residual, nested_and_shared):
         sparse, report = group_lasso(build(case), 0.01, scale_strength=0.1, protect="stem")

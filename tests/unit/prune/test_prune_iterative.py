@@ -1,7 +1,5 @@
 """Pruning in rounds: targets, training between, and a run that goes on after a kill."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from channel_cases import outputs, randomized
+from processes import run_program
 from test_prune_channels import conv_block, head, image
 
 from kopt.core.errors import ConfigError, InputError, OutputError
@@ -64,6 +63,7 @@ def test_every_round_takes_the_same_share_of_what_is_left_and_prunes_the_trained
     assert (report.resumed, type(smaller)) == (0, type(model))
 
 
+@pytest.mark.slow
 def test_parameters_as_a_count_and_rounds_in_which_nothing_has_to_go():
     model = build()
     target = round(0.62 * model.count_params())
@@ -74,6 +74,7 @@ def test_parameters_as_a_count_and_rounds_in_which_nothing_has_to_go():
     assert any(one.note == "it was small enough already" for one in report.rounds)
 
 
+@pytest.mark.slow
 def test_rounds_are_judged_and_statistics_estimated_anew():
     model = build()
     model.compile("adam", LOSS)
@@ -113,6 +114,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_after_the_last_finished_round(tmp_path):
     calls = []
 
@@ -163,13 +165,13 @@ def test_a_process_that_was_killed_goes_on(tmp_path):
 
     def run(at):
         script = KILLED.format(paths=paths, at=at, workdir=str(tmp_path))
-        return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=dict(os.environ))
+        return run_program(script)
 
     killed = run(2)
-    assert killed.returncode == 9, killed.stderr[-2000:]
+    assert killed.exit_code == 9, killed.errors
     done = run(0)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "resumed 1 2" in done.stdout
+    assert done.exit_code == 0, done.errors
+    assert "resumed 1 2" in done.output
 
 
 def test_the_report_shows_itself(tmp_path):

@@ -39,6 +39,7 @@ def train(model, epochs=3, optimizer=None, **settings):
     return model
 
 
+@pytest.mark.slow
 def test_a_sparsity_is_applied_at_once_and_holds():
     model = mlp()
     before = [value.copy() for value in model.get_weights()]
@@ -139,6 +140,7 @@ def test_a_loop_of_ones_own():
     assert zeros(pruned) == {"hidden": 0.75, "logits": 0.75}
 
 
+@pytest.mark.slow
 def test_weights_that_an_average_brings_back_are_masked_in_the_end():
     pruned, _ = magnitude(mlp(), GRADUAL)
     train(pruned, optimizer=keras.optimizers.Adam(0.01, use_ema=True))
@@ -148,6 +150,7 @@ def test_weights_that_an_average_brings_back_are_masked_in_the_end():
     assert report.sparsity == 0.75
 
 
+@pytest.mark.slow
 def test_a_constraint_that_was_there_goes_on_to_hold():
     model = mlp(kernel_constraint=keras.constraints.MaxNorm(0.5))
     pruned, _ = magnitude(model, 0.5)
@@ -223,6 +226,7 @@ def test_every_granularity_holds_in_training():
             assert abs(hidden.mean() - 0.25) > 0.005
 
 
+@pytest.mark.slow
 def test_ratios_by_layer():
     for ratios in (
         {"hidden": 0.75, "logits": 0.25},
@@ -243,6 +247,7 @@ def test_a_plan_of_the_sensitivity_is_read():
     assert [(one.layer, one.detail) for one in report.skipped] == [("logits", "its ratio is 0")]
 
 
+@pytest.mark.slow
 def test_layers_are_chosen_by_name_and_policy():
     _, report = magnitude(deep(), 0.5, layers=["depthwise", "block"])
     assert [one.path for one in report.variables] == ["block/conv/kernel", "depthwise/kernel"]
@@ -274,6 +279,7 @@ def test_it_is_shown_and_stored(tmp_path):
     assert MagnitudePruning.from_json(report.to_json()).variables == report.variables
 
 
+@pytest.mark.slow
 def test_a_training_that_would_prune_nothing_is_refused_before_it_begins():
     pruned, _ = magnitude(mlp(), schedules.Polynomial(0.75, begin=100, end=500, frequency=100))
     pruned.compile("adam", LOSS)
@@ -288,6 +294,7 @@ def test_a_training_that_would_prune_nothing_is_refused_before_it_begins():
         fast.fit(X, Y, batch_size=16, verbose=0)
 
 
+@pytest.mark.slow
 def test_a_training_that_ends_before_the_schedule_is_warned_of():
     pruned, _ = magnitude(mlp(), schedules.Polynomial(0.75, begin=1, end=100, frequency=1))
     pruned.compile("adam", LOSS)
@@ -322,6 +329,7 @@ def branching():
     return model
 
 
+@pytest.mark.slow
 @ENDS_EARLY
 def test_a_subclassed_model_trains_saves_and_becomes_itself_again(tmp_path):
     model = branching()
@@ -346,6 +354,7 @@ def test_a_subclassed_model_trains_saves_and_becomes_itself_again(tmp_path):
         np.testing.assert_array_equal(value, old)
 
 
+@pytest.mark.slow
 def test_two_subclasses_are_told_apart_in_files(tmp_path):
     @keras.saving.register_keras_serializable("kopt_tests")
     class Other(Branching):

@@ -75,6 +75,7 @@ def test_statistics_bring_a_pruned_model_nearer_to_the_original():
     assert [change.layer for change in report.layers] == ["a_bn", "b_bn", "c_bn"]
 
 
+@pytest.mark.slow
 def test_every_stage_is_judged_and_the_best_one_is_returned():
     model = randomized(mlp())
     model.compile("sgd", LOSS)
@@ -96,6 +97,7 @@ def test_every_stage_is_judged_and_the_best_one_is_returned():
     assert (report.metric, report.judged_on, report.teacher) == ("accuracy", "validation", "")
 
 
+@pytest.mark.slow
 def test_a_training_that_makes_it_worse_is_not_returned():
     model = mlp(norm=False)
     model.set_weights([np.zeros_like(value) for value in model.get_weights()])

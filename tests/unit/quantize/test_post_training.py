@@ -121,6 +121,7 @@ def test_a_normalization_of_features_and_all_projections_behind_it_are_a_site():
     assert [(site.first.name, [one.name for one in site.behind]) for site in sites] == [("norm", behind)]
 
 
+@pytest.mark.slow
 def test_the_spread_of_activations_goes_into_the_projections_behind_a_normalization():
     model, x = attending(), examples(40, (8, 16))
     copy, report = post_training(model, x, options="smooth")
@@ -163,6 +164,7 @@ def test_a_mean_error_is_taken_out_of_the_bias():
         np.testing.assert_allclose(kernels_of(copy)[0].bias, [0.8], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_auto_keeps_what_lowers_the_error_and_says_why_not():
     copy, report = post_training(chain(), examples(), iterations=20)
     rows = {one.name: one for one in report.options}
@@ -184,6 +186,7 @@ def test_auto_keeps_what_lowers_the_error_and_says_why_not():
     assert copy.quantization == report.quantization
 
 
+@pytest.mark.slow
 def test_learned_rounding_is_for_small_models_unless_asked_for(monkeypatch):
     monkeypatch.setattr("kopt.quantize.after_training.quantization.SMALL_MACS", 10)
     rows = {one.name: one for one in post_training(chain(), examples(20))[1].options}
@@ -191,6 +194,7 @@ def test_learned_rounding_is_for_small_models_unless_asked_for(monkeypatch):
     assert "Ask for it by name" in rows["learned"].reason
 
 
+@pytest.mark.slow
 def test_ranges_by_layer():
     x = examples()
     x[0, 0, 0, 0] = 50.0
@@ -206,6 +210,7 @@ def test_ranges_by_layer():
     assert rows["percentile"].reason == "`ranges` fixes all ranges"
 
 
+@pytest.mark.slow
 def test_the_given_model_stays_as_it_is_and_the_result_repeats():
     model, x = chain(), examples()
     before = [weight.numpy().copy() for weight in model.weights]
@@ -217,6 +222,7 @@ def test_the_given_model_stays_as_it_is_and_the_result_repeats():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_codebook_and_zeros_stay():
     model = chain()
     kernel = model.get_layer("last").kernel.numpy()

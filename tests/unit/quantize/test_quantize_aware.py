@@ -128,6 +128,7 @@ def test_percentiles_leave_outliers_out():
     np.testing.assert_allclose(quantizer.ranges.numpy(), [[9 / 999, 990 / 999]], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_learned_ranges_begin_at_calibration_and_are_trained():
     x, y = batch()
     copy, _ = aware(net(), ranges="learned", calibration=x, samples=32)
@@ -161,6 +162,7 @@ def test_trains_saves_loads_and_goes_on(compiled, tmp_path):
     np.testing.assert_allclose(loaded.predict(X, verbose=0), copy.predict(X, verbose=0), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_given_model_stays_as_it_is_and_names_stay():
     model = zoo.build("two_in_two_out")
     before = [variable.numpy() for variable in model.variables]
@@ -175,6 +177,7 @@ def test_the_given_model_stays_as_it_is_and_names_stay():
         np.testing.assert_array_equal(variable.numpy(), value)
 
 
+@pytest.mark.slow
 def test_zeros_of_a_pruned_kernel_stay_zero():
     model = net()
     pruned, _ = kopt.prune.magnitude(model, 0.5)
@@ -189,6 +192,7 @@ def test_zeros_of_a_pruned_kernel_stay_zero():
         assert not np.array_equal(kernel, source.get_layer("hidden").kernel.numpy())
 
 
+@pytest.mark.slow
 def test_weights_that_share_a_value_go_on_sharing_it(tmp_path):
     model = net()
     kernel = model.get_layer("hidden").kernel
@@ -316,6 +320,7 @@ def test_a_rule_refuses_what_cannot_be():
         RangeRule(percentile=50.0)
 
 
+@pytest.mark.slow
 def test_gradients_reach_every_kernel():
     copy, _ = aware(zoo.build("transformer"))
     x = zoo.inputs(copy, 8)

@@ -90,6 +90,7 @@ def test_training_rounds_the_kernels_of_a_plan_to_its_bits(planned):
     assert max(np.unique(column).size for column in np.asarray(kernel).T) <= 15
 
 
+@pytest.mark.slow
 def test_bits_that_cannot_be_are_refused():
     model, x = dense(8), RNG.random((4, 32), np.float32)
     with pytest.raises(ConfigError, match=r"no layer is called so. Did you mean 'hidden'"):

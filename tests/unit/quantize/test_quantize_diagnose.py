@@ -116,6 +116,7 @@ def test_a_network_without_spread_has_no_finding():
     assert found.output_db > 25
 
 
+@pytest.mark.slow
 def test_a_layer_alone_costs_what_running_it_alone_costs(hard):
     """Rounding the kernel of `pw1` and its output by hand in a plain copy of the model gives the same ratio."""
     model, x = hard_networks.spread(hard_networks.chain(), 1), hard_networks.images()
@@ -155,6 +156,7 @@ def test_a_trained_copy_is_judged_by_its_own_ranges(dense):
         kopt.quantize.diagnose(copy, x, skip=["dense"])
 
 
+@pytest.mark.slow
 def test_nested_and_shared_layers_have_their_paths():
     i = keras.Input((4,), name="x")
     inner = keras.Sequential([keras.Input((4,)), L.Dense(4, activation="relu", name="dense")], name="inner")
@@ -173,6 +175,7 @@ def test_what_a_softmax_cuts_off_at_the_end_of_its_fixed_range_is_no_finding():
     assert "saturated" not in [one.kind for one in found.findings]
 
 
+@pytest.mark.slow
 def test_layers_in_float_stay_and_are_listed(dense):
     model, x, _ = dense
     wide = keras.Sequential([keras.Input((3,)), L.Dense(3, name="first"), model])

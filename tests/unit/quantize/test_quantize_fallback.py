@@ -52,6 +52,7 @@ def test_the_search_ends_where_nothing_gains_and_at_the_limit():
     assert len(states[-1].layers) == 2
 
 
+@pytest.mark.slow
 def test_types_that_no_file_can_mix_are_refused():
     model, x = hard_networks.chain(), hard_networks.images(4)
     with pytest.raises(ConfigError, match="cannot mix activations of 8 and 16 bits"):

@@ -162,6 +162,7 @@ def test_a_doubtful_winner_is_called_doubtful(result):
     assert "more than the budget allows: 100 examples are too few to be sure." in page.text
 
 
+@pytest.mark.slow
 def test_write_and_read_back(result, rendered, tmp_path):
     path = report.write_report(result, tmp_path / "run")
     assert path == tmp_path / "run" / "report.html"

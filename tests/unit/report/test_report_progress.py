@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 from rich.console import Console
 
 from kopt.core.progress import Silent
@@ -45,6 +46,7 @@ def test_quiet_is_silent():
     assert isinstance(make_progress(quiet=True), Silent)
 
 
+@pytest.mark.slow
 def test_progress_goes_to_standard_error_and_nothing_loads_tensorflow():
     code = (
         "import sys; import kopt.report as r; p = r.make_progress(); p.start(1); p.step('one'); p.finish();"

@@ -186,6 +186,7 @@ def test_tables_of_markdown_have_as_many_cells_in_every_row(judged):
     assert "![Accuracy against latency](p.svg)" in report.markdown(judged, "p.svg")
 
 
+@pytest.mark.slow
 def test_a_story_is_written_by_its_ending(judged, tmp_path):
     assert '<h2 id="story">' in report.write_story(judged, tmp_path / "a.html").read_text()
     path = report.write_story(judged, tmp_path / "a.md")

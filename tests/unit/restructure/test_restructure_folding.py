@@ -53,6 +53,7 @@ def test_weights_by_hand():
     assert report.applied[0].detail == "into Dense 'dense'"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [residual, inverted_residual])
 def test_nets_compute_the_same_without_normalization(build, tmp_path):
     model = randomize(build())

@@ -47,6 +47,7 @@ def test_fixup_scale_by_hand():
     assert fixup_scale(16, 3) == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_he_keeps_the_signal_that_small_weights_lose(tmp_path):
     model = deep(initializer=keras.initializers.RandomNormal(stddev=0.05, seed=0))
     before = bits(model)

@@ -38,6 +38,7 @@ def test_runs_by_hand():
     assert [list(block) for block in Run(1, 2, 3).blocks()] == [[1, 2], [3, 4], [5, 6]]
 
 
+@pytest.mark.slow
 def test_blocks_are_found_and_share_the_mean(tmp_path):
     model = encoder()
     before = bits(model)
@@ -100,6 +101,7 @@ def test_named_blocks(blocks):
     assert [row.error for row in report.applied[:5]] == [0.0] * 5
 
 
+@pytest.mark.slow
 def test_convolutions_with_batch_normalization(tmp_path):
     x = inputs = keras.Input((6, 6, 4))
     for n in range(3):

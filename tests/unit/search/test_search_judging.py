@@ -88,6 +88,7 @@ def test_a_mean_by_the_jackknife_is_that_of_its_groups():
     assert found == pytest.approx((values.mean() - half, values.mean() + half))
 
 
+@pytest.mark.slow
 def test_the_jackknife_of_a_difference_covers_the_truth():
     """The area under the curve of two scorers that share most of their noise: 300 draws, 95 % nominal."""
     generator, covered, draws = np.random.default_rng(1), 0, 300

@@ -53,6 +53,7 @@ def events(path, kind):
     return [one for one in found if one["kind"] == kind]
 
 
+@pytest.mark.slow
 def test_every_request_is_a_line_with_what_was_asked_and_answered(argmax, watched, http_to, tmp_path):
     server = watched(argmax(), log=str(tmp_path / "log"))
     call = http_to(server)
@@ -136,6 +137,7 @@ def test_the_client_labels_what_it_asked_in_parts(argmax, watched):
         client.label("mine", [0])
 
 
+@pytest.mark.slow
 def test_inputs_that_move_are_told_from_the_profile_beside_the_version(tmp_path, half_plus, watched, http_to, until):
     directory = tmp_path / "half"
     directory.mkdir()
@@ -164,6 +166,7 @@ def test_inputs_that_move_are_told_from_the_profile_beside_the_version(tmp_path,
     assert [one["state"] for one in events(tmp_path / "log", "alert")] == ["firing"]
 
 
+@pytest.mark.slow
 def test_a_canary_gets_its_share_and_a_shadow_copies(tmp_path, half_plus, watched, http_to, until):
     directory = tmp_path / "half"
     directory.mkdir()
@@ -237,6 +240,7 @@ def test_a_log_that_cannot_be_written_costs_lines_and_no_answer(argmax, watched,
     ]
 
 
+@pytest.mark.slow
 def test_large_inputs_leave_their_features_alone(function_runner, watched, http_to, tmp_path):
     server = watched(
         function_runner(lambda x: x[:, :1], shape=(None, 100)), log=str(tmp_path / "log"), max_example_bytes=200
@@ -248,6 +252,7 @@ def test_large_inputs_leave_their_features_alone(function_runner, watched, http_
     assert unpacked(line["features"])["x[7]"].tolist() == [7.0]
 
 
+@pytest.mark.slow
 def test_what_the_clock_says_changes_no_duration(argmax, watched, http_to, tmp_path, monkeypatch):
     times = iter(range(2_000_000_000, 0, -1000))
     monkeypatch.setattr("kopt.serve.monitoring.monitor.time.time", lambda: float(next(times)))
@@ -270,6 +275,7 @@ def test_two_servers_need_two_logs(argmax, watched, tmp_path):
         watched(argmax(), log=str(tmp_path / "log"))
 
 
+@pytest.mark.slow
 def test_a_damaged_profile_is_said_and_the_version_is_served(tmp_path, half_plus, watched, http_to):
     directory = tmp_path / "half"
     directory.mkdir()
@@ -297,6 +303,7 @@ def test_a_profile_of_another_file_is_said_and_not_used(tmp_path, half_plus, wat
     assert "kopt_drifted_features{" not in call("/metrics")[1]
 
 
+@pytest.mark.slow
 def test_one_hot_labels_are_classes_and_requests_that_were_not_sampled_count(argmax, watched, http_to, tmp_path):
     server = watched(argmax(), log=str(tmp_path / "log"), sample=0.0)
     call = http_to(server)
@@ -312,6 +319,7 @@ def test_one_hot_labels_are_classes_and_requests_that_were_not_sampled_count(arg
     assert (use.labelled, use.score, use.kept) == (8, 0.5, 0)
 
 
+@pytest.mark.slow
 def test_an_error_of_several_numbers_is_their_mean(function_runner, watched, http_to, tmp_path):
     server = watched(
         function_runner(lambda x: np.repeat(x, 2, axis=1)), log=str(tmp_path / "log"), score="absolute error"

@@ -176,6 +176,7 @@ def test_a_single_probability_is_that_of_the_second_class(tmp_path):
     assert not (Path(bundle.artifact.path) / FILE).exists()
 
 
+@pytest.mark.slow
 def test_versions_follow_each_other_and_roll_back(model, tmp_path):
     directory = tmp_path / "m"
     quick = {"batching": False, "warmup": False}
@@ -251,6 +252,7 @@ def test_a_signature_that_does_not_run_never_becomes_a_version(model, tmp_path, 
     assert not list(tmp_path.glob("m/[!.]*"))
 
 
+@pytest.mark.slow
 def test_the_optimized_variant_has_its_weights_in_the_graph_and_works_out_what_is_constant(tmp_path):
     keras.utils.set_random_seed(0)
     image = keras.Input((6, 6, 2), name="image")

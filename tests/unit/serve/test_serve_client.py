@@ -124,6 +124,7 @@ def test_large_arrays_go_in_parts_over_one_connection(serve, function_runner):
     assert runner.calls[-3:] == [4, 4, 2]
 
 
+@pytest.mark.slow
 def test_several_outputs_come_by_name(models, serve):
     server = serve(models / "pair.tflite")
     with kopt.serve.Client(server.url, server.name) as client:
@@ -207,6 +208,7 @@ def test_time_is_for_all_tries_together(scripted):
         client.status()
 
 
+@pytest.mark.slow
 def test_a_dead_server_is_said_to_be_unreachable(half_plus_two, serve):
     server = serve(half_plus_two)
     with kopt.serve.Client(server.url, server.name, retries=1, backoff_s=0.001) as client:
@@ -263,6 +265,7 @@ def test_grpc_without_its_packages_names_the_remedy(monkeypatch):
         kopt.serve.Client("grpc://127.0.0.1:8500", "m")
 
 
+@pytest.mark.slow
 def test_a_client_needs_no_tensorflow():
     code = "import sys, kopt; kopt.serve.Client('http://a', 'm'); print('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -69,6 +69,7 @@ def test_ten_thousand_fuzzed_bodies(half_plus_two, serve, http_to):
     check(http_to(serve(half_plus_two)), 10_000, seed=1)
 
 
+@pytest.mark.slow
 def test_fuzzed_bodies_do_not_confuse_the_monitor(half_plus_two, http_to, tmp_path):
     watched = kopt.core.records.shipping.monitoring.Monitoring(log=str(tmp_path / "log"))
     with kopt.serve.Server(half_plus_two, port=0, monitoring=watched, log=lambda line: None) as server:

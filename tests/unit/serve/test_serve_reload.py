@@ -28,6 +28,7 @@ def states(call):
     }
 
 
+@pytest.mark.slow
 def test_a_new_version_takes_over_and_the_old_one_goes(directory, half_plus, serve, http_to, until):
     call = http_to(serve(directory, poll_s=0.02))
     assert answers(call) == (200, {"predictions": [1.0]})
@@ -37,6 +38,7 @@ def test_a_new_version_takes_over_and_the_old_one_goes(directory, half_plus, ser
     assert answers(call, "/versions/1")[0] == 404
 
 
+@pytest.mark.slow
 def test_no_request_is_lost_while_versions_change(directory, half_plus, serve, http_to, until):
     server = serve(directory, poll_s=0.02)
     stop, found = threading.Event(), []
@@ -59,6 +61,7 @@ def test_no_request_is_lost_while_versions_change(directory, half_plus, serve, h
     assert {answer["predictions"][0] for _, answer in found} == {1.0, 2.0, 3.0, 4.0}
 
 
+@pytest.mark.slow
 def test_a_damaged_version_is_refused_and_the_old_one_goes_on(directory, half_plus, serve, http_to, until, tmp_path):
     call = http_to(serve(directory, poll_s=0.02))
     bad = half_plus(tmp_path / "staged", 2)
@@ -75,6 +78,7 @@ def test_a_damaged_version_is_refused_and_the_old_one_goes_on(directory, half_pl
     until(lambda: answers(call) == (200, {"predictions": [2.0]}))
 
 
+@pytest.mark.slow
 def test_what_is_not_what_its_manifest_describes_never_takes_traffic(serve, http_to, until, tmp_path):
     import keras
 
@@ -111,6 +115,7 @@ def test_after_a_restart_a_damaged_newest_version_gives_way_to_the_one_before(di
     assert server.lines[0].startswith("half version 2 is refused: ")
 
 
+@pytest.mark.slow
 def test_labels_and_rollback_are_followed(directory, half_plus, serve, http_to, until):
     half_plus(directory / "2", 2)
     half_plus(directory / "3", 3)
@@ -123,6 +128,7 @@ def test_labels_and_rollback_are_followed(directory, half_plus, serve, http_to, 
     until(lambda: answers(call, "/labels/stable") == (200, {"predictions": [2.0]}))
 
 
+@pytest.mark.slow
 def test_a_file_that_is_written_anew_is_a_new_version(models, serve, http_to, until, tmp_path):
     path = tmp_path / "dense.tflite"
     shutil.copy(models / "dense.tflite", path)
@@ -136,6 +142,7 @@ def test_a_file_that_is_written_anew_is_a_new_version(models, serve, http_to, un
     assert call("/v1/models/dense:predict", ask) != before
 
 
+@pytest.mark.slow
 def test_stopping_answers_what_is_under_way(serve, http_to, function_runner, until):
     begun, go_on = threading.Event(), threading.Event()
 
@@ -163,6 +170,7 @@ def test_stopping_answers_what_is_under_way(serve, http_to, function_runner, unt
     assert call.headers["Connection"] == "close"
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_away_for_a_while_ends_nothing(directory, half_plus, serve, http_to, until, monkeypatch):
     server = serve(directory, poll_s=0.02)
     call = http_to(server)

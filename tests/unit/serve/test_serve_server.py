@@ -19,30 +19,42 @@ def half(half_plus_two, serve, http_to):
     return http_to(serve(half_plus_two))
 
 
-def test_the_documented_answers_of_tf_serving(half):
+@pytest.fixture(scope="module")
+def shared(half_plus_two):
+    """A server of `half_plus_two` for those tests that leave it as it is."""
+    with kopt.serve.Server(half_plus_two, port=0, log=lambda line: None) as server:
+        yield server
+
+
+@pytest.fixture
+def asked(shared, http_to):
+    return http_to(shared)
+
+
+def test_the_documented_answers_of_tf_serving(asked):
     # y = x / 2 + 2. Source: "RESTful API" of TF Serving, section "Make REST API calls", there for x / 2 + 3.
-    assert half(MODEL + ":predict", {"instances": [1.0, 2.0, 5.0]}) == (200, {"predictions": [2.5, 3.0, 4.5]})
-    assert half(MODEL + ":predict", {"inputs": [1.0, 2.0, 5.0]}) == (200, {"outputs": [2.5, 3.0, 4.5]})
-    assert half(MODEL + ":predict", {"inputs": {"x": [1.0]}}) == (200, {"outputs": [2.5]})
-    assert half(MODEL + ":predict", {"instances": [{"x": 1.0}]}) == (200, {"predictions": [2.5]})
+    assert asked(MODEL + ":predict", {"instances": [1.0, 2.0, 5.0]}) == (200, {"predictions": [2.5, 3.0, 4.5]})
+    assert asked(MODEL + ":predict", {"inputs": [1.0, 2.0, 5.0]}) == (200, {"outputs": [2.5, 3.0, 4.5]})
+    assert asked(MODEL + ":predict", {"inputs": {"x": [1.0]}}) == (200, {"outputs": [2.5]})
+    assert asked(MODEL + ":predict", {"instances": [{"x": 1.0}]}) == (200, {"predictions": [2.5]})
     request = {"signature_name": REGRESS, "examples": [{"x": 1.0}, {"x": 2.0}]}
-    assert half(MODEL + ":regress", request) == (200, {"results": [2.5, 3.0]})
+    assert asked(MODEL + ":regress", request) == (200, {"results": [2.5, 3.0]})
     shared = {"signature_name": REGRESS, "context": {"x": 3.0}, "examples": [{}, {"x": [2.0]}]}
-    assert half(MODEL + ":regress", shared) == (200, {"results": [3.5, 3.0]})
+    assert asked(MODEL + ":regress", shared) == (200, {"results": [3.5, 3.0]})
 
 
-def test_status_in_the_documented_form(half):
+def test_status_in_the_documented_form(asked):
     expected = {
         "model_version_status": [
             {"version": "123", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
         ]
     }
     for path in (MODEL, MODEL + "/versions/123", MODEL.upper().replace("HALF_PLUS_TWO", "half_plus_two")):
-        assert half(path) == (200, expected)
+        assert asked(path) == (200, expected)
 
 
-def test_metadata_names_signatures_shapes_and_methods(half):
-    status, answer = half(MODEL + "/metadata")
+def test_metadata_names_signatures_shapes_and_methods(asked):
+    status, answer = asked(MODEL + "/metadata")
     assert status == 200
     assert answer["model_spec"] == {"name": "half_plus_two", "signature_name": "", "version": "123"}
     signatures = answer["metadata"]["signature_def"]["signature_def"]
@@ -85,16 +97,16 @@ def test_metadata_names_signatures_shapes_and_methods(half):
         (MODEL + ":regress", {"signature_name": REGRESS, "examples": [3]}, 400, "must be JSON object but got JSON Num"),
     ],
 )
-def test_errors_have_tf_servings_words_and_status(half, path, body, status, words):
-    found, answer = half(path, body)
+def test_errors_have_tf_servings_words_and_status(asked, path, body, status, words):
+    found, answer = asked(path, body)
     assert found == status
     assert list(answer) == ["error"]
     assert words in answer["error"]
 
 
-def test_other_http_methods_are_answered_too(half):
+def test_other_http_methods_are_answered_too(asked):
     for method in ("PUT", "DELETE", "PATCH", "OPTIONS"):
-        assert half(MODEL, b"", method=method) == (400, {"error": f"Malformed request: {method} {MODEL}"})
+        assert asked(MODEL, b"", method=method) == (400, {"error": f"Malformed request: {method} {MODEL}"})
 
 
 def test_limits_of_size_are_kept_and_said(half_plus_two, serve, http_to):
@@ -169,6 +181,7 @@ def test_every_format_answers_the_same_questions(models, serve, http_to, file):
     assert [one["dtype"] for one in signature["inputs"].values()] == ["DT_FLOAT"]
 
 
+@pytest.mark.slow
 def test_a_quantized_file_refuses_nan(models, serve, http_to):
     server = serve(models / "dense_int8_io.tflite")
     call = http_to(server)
@@ -184,6 +197,7 @@ def test_a_keras_model_in_memory_is_served_by_its_name(serve, http_to):
     assert call("/v1/models/adder:predict", {"instances": [[1.0, 2.0]]}) == (200, {"predictions": [[3.0]]})
 
 
+@pytest.mark.slow
 def test_a_compressed_model_in_a_version_directory(models, serve, http_to, tmp_path):
     (tmp_path / "dense" / "4").mkdir(parents=True)
     shutil.copy(models / "dense.tflite", tmp_path / "dense" / "4")
@@ -243,6 +257,7 @@ def test_a_failure_that_nobody_foresaw_leaves_no_traceback(half, monkeypatch, ca
     assert "ZeroDivisionError" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dense.tflite", "dense.onnx", "dense.keras", "dense_saved_model"])
 def test_several_workers_give_the_answers_of_one(models, serve, http_to, name):
     server = serve(models / name, workers=3, batch_wait_ms=0.0, max_batch_size=1, name="m")

@@ -39,6 +39,7 @@ def test_the_next_version_is_above_all_that_were(tmp_path):
         assert (first, second) == (8, 9)
 
 
+@pytest.mark.slow
 def test_processes_that_race_get_different_versions(tmp_path):
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), str(number)], stdout=subprocess.PIPE, text=True)

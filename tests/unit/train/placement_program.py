@@ -1,20 +1,15 @@
-"""Run by `test_train_placement.py` in a process of its own: places models on two logical CPUs, prints what it finds."""
+"""Places models on two logical CPUs and tells what it finds; for a process of its own."""
 
 import collections
-import json
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
+import zoo
 from tensorflow.python.eager import context
 
 from kopt.train.distribution.devices import logical_cpus
 from kopt.train.distribution.placement import place_layers, placed_optimizer
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-import zoo
 
 DEVICES = ("CPU:0", "CPU:1")
 NAMES = ("cnn", "mlp", "lstm", "transformer", "unet", "siamese", "two_in_two_out", "nested", "preprocessing", "custom")
@@ -80,7 +75,7 @@ def operations_by_device(model, x, y):
     return {key: counts[key] for key in counts if key.endswith(("TanhGrad", "BiasAddGrad", "Sqrt"))}
 
 
-def halves():
+def halves(file):
     keras.utils.set_random_seed(0)
     model = two_halves()
     x, y = np.ones((8, 6), "float32"), np.zeros((8, 6), "float32")
@@ -109,12 +104,13 @@ def halves():
             place_layers(model, DEVICES, by=wrong)
         except ValueError as error:
             result.setdefault("errors", []).append(str(error))
-    placed.save(sys.argv[1])
-    reloaded = keras.models.load_model(sys.argv[1], custom_objects={"AddsLoss": AddsLoss})
+    placed.save(file)
+    reloaded = keras.models.load_model(file, custom_objects={"AddsLoss": AddsLoss})
     result["reloaded"] = bool(np.array_equal(reloaded(x), placed(x)))
     return result
 
 
-if __name__ == "__main__":
+def main(file):
+    """Return what is found, by model; a placed model is left in a file."""
     logical_cpus(2)
-    print(json.dumps({"halves": halves(), **{name: compare(name) for name in NAMES}}))
+    return {"halves": halves(file), **{name: compare(name) for name in NAMES}}

@@ -163,6 +163,7 @@ def test_steps_per_execution_fixes_the_steps_of_a_call():
     assert calls == [0, 2, 4, 6]  # The first batch is drawn alone, then two a call.
 
 
+@pytest.mark.slow
 def test_skipped_steps_are_in_the_logs_from_the_first_on():
     x, y = np.tile(X[:60], (3, 1, 1, 1)), np.tile(Y[:60], 3)
     x[85] = np.nan  # in the second batch of the second epoch
@@ -259,6 +260,7 @@ def test_float16_layers_get_their_loss_scaled():
     assert lines[1] == "The loss is scaled for float16 gradients."
 
 
+@pytest.mark.slow
 def test_train_on_batch():
     plain, ours = network(), network()
     fast = accelerate(ours, jit_compile=False)
@@ -357,6 +359,7 @@ def test_running_out_of_memory_is_explained_and_what_was_trained_is_kept(monkeyp
     assert not np.array_equal(model.get_layer("dense").get_weights()[0], before)
 
 
+@pytest.mark.slow
 def test_an_accelerated_model_can_be_diagnosed():
     fast = accelerate(network())
     before = fast.get_weights()

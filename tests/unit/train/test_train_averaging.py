@@ -72,6 +72,7 @@ def test_accumulated_micro_batches_are_one_update():
     assert int(optimizer.count.numpy()) == 2
 
 
+@pytest.mark.slow
 def test_averages_survive_saving_and_go_on(tmp_path):
     straight = linear(StochasticWeightAveraging(keras.optimizers.SGD(0.1, momentum=0.5), start_step=2))
     straight.fit(DATA, epochs=3, shuffle=False, verbose=0)
@@ -124,6 +125,7 @@ def test_evaluation_can_use_the_trained_weights():
     np.testing.assert_array_equal(seen.evaluated, seen.trained)
 
 
+@pytest.mark.slow
 def test_batch_norm_gets_statistics_that_fit_the_averages():
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((4,)), L.Dense(3, name="d"), L.BatchNormalization(name="n"), L.Dense(1)])
@@ -150,6 +152,7 @@ def test_batch_norm_gets_statistics_that_fit_the_averages():
     np.testing.assert_allclose(model.get_layer("n").moving_variance, (X @ seen[-1][0][0]).var(0), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_averages_that_cannot_be_had_are_refused_before_training():
     def fit(optimizer, norm=False, **settings):
         layers = [L.BatchNormalization()] if norm else []

@@ -1,11 +1,10 @@
 import random
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import run_program
 
 from kopt.core.errors import ConfigError, DataError, OutOfMemoryError
 from kopt.core.records.training.finders import BatchSizeSearch, BatchTrial
@@ -225,6 +224,7 @@ def test_data_set_is_batched_anew(monkeypatch, batch):
     np.testing.assert_array_equal(seen[-1], X[:32])
 
 
+@pytest.mark.slow
 def test_one_example_batch_is_repeated_on_request(monkeypatch):
     seen = batches_seen(monkeypatch)
     rows = X[:3].astype("float64")
@@ -306,8 +306,9 @@ print(found.to_json(indent=None))
 def test_limit_is_kept_on_a_cpu():
     # Each example keeps 2 layers of 64 x 64 x 8 floats, 128 KiB each, so some hundred of them fill 64 MiB. In a process
     # of its own, because what other tests made the allocator hold would hold more of them.
-    done = subprocess.run([sys.executable, "-c", LIMITED], check=True, capture_output=True, text=True)
-    found = BatchSizeSearch.from_json(done.stdout.splitlines()[-1])
+    done = run_program(LIMITED)
+    assert done.exit_code == 0, done.errors
+    found = BatchSizeSearch.from_json(done.output.splitlines()[-1])
     assert "above the limit of" in found.stopped
     assert 4 <= found.largest < 64 * MIB / (2 * 128 * 1024)
     assert all((trial.resident_bytes <= found.limit_bytes) == trial.fits for trial in found.trials)

@@ -84,6 +84,7 @@ def test_a_model_saved_meanwhile_has_the_original_momentum(tmp_path):
     assert keras.models.load_model(tmp_path / "m.keras").layers[0].momentum == 0.9
 
 
+@pytest.mark.slow
 def test_a_model_that_the_first_step_builds():
     model = keras.Sequential([L.BatchNormalization(), L.Dense(1)])
     model.compile("sgd", "mse")

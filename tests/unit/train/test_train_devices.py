@@ -1,8 +1,6 @@
-import subprocess
-import sys
-
 import pytest
 import tensorflow as tf
+from processes import run_program
 
 from kopt.core.errors import ConfigError
 from kopt.train.distribution import devices
@@ -90,9 +88,9 @@ print(first[:2])
 
 @pytest.mark.slow
 def test_in_a_process_of_its_own_the_settings_take_effect():
-    runs = [subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True) for _ in range(2)]
+    runs = [run_program(PROGRAM) for _ in range(2)]
     for run in runs:
-        assert run.returncode == 0, run.stderr[-2000:]
-    lines = runs[0].stdout.splitlines()
+        assert run.exit_code == 0, run.errors
+    lines = runs[0].output.splitlines()
     assert lines[:-1] == ["refused", "TensorFlow has been used in this process, and it"]
-    assert runs[1].stdout == runs[0].stdout
+    assert runs[1].output == runs[0].output

@@ -140,6 +140,7 @@ def reference_losses(rates):
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -259,6 +260,7 @@ def test_loss_that_becomes_infinite_ends_the_test():
     assert all(map(math.isfinite, found.losses))
 
 
+@pytest.mark.slow
 def test_accelerated_model_takes_its_own_steps():
     # Two batches an update, each of 32, which together are the whole data: the loss of a step is that of all 64 rows.
     def linear():
@@ -314,6 +316,7 @@ def test_models_that_cannot_be_tested():
         find_learning_rate(model, (X, Y))
 
 
+@pytest.mark.slow
 def test_data_that_cannot_be_tested():
     empty = tf.data.Dataset.from_tensor_slices((X, Y)).batch(100, drop_remainder=True)
     with pytest.raises(DataError, match="no batch"):

@@ -1,11 +1,10 @@
 import json
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import run_program
 
 from kopt.core.errors import ConfigError, InputError, OutOfMemoryError, UnsupportedModelError
 from kopt.train import accelerate
@@ -191,6 +190,7 @@ def test_refusals():
 ERROR = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[256,300]\nmore words")
 
 
+@pytest.mark.slow
 def test_explanation_has_the_numbers_and_what_needs_less():
     model = mlp()
     model.compile("adam", "mse")
@@ -250,13 +250,15 @@ resident = memory.peak_resident_bytes() - before
 allocated = tf.config.experimental.get_memory_info("CPU:0")["peak"] - held
 print(json.dumps([resident, allocated, estimate_memory(model, size, data=(x, y)).total_bytes]))
 """
-    done = subprocess.run([sys.executable, "-c", code, kind], check=True, capture_output=True, text=True)
-    resident, allocated, estimated = json.loads(done.stdout.splitlines()[-1])
+    done = run_program(code, kind)
+    assert done.exit_code == 0, done.errors
+    resident, allocated, estimated = json.loads(done.output.splitlines()[-1])
     # 0.86 to 1.14 times what TensorFlow allocates was seen; the runtime and what the allocator holds back come on top.
     assert 0.8 * allocated < estimated < 1.25 * allocated
     assert allocated < resident
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [keras.layers.LSTM(5), keras.layers.Bidirectional(keras.layers.GRU(4))])
 def test_recurrent_layers(layer):
     model = keras.Sequential([keras.Input((7, 3)), layer, keras.layers.Dense(2)])
@@ -266,6 +268,7 @@ def test_recurrent_layers(layer):
     assert estimate.step_bytes > 4 * 7 * 3 * FLOAT
 
 
+@pytest.mark.slow
 def test_an_optimizer_by_name():
     named = estimate_memory(mlp(), 4, optimizer="adam")
     assert named.optimizer_bytes == estimate_memory(mlp(), 4, optimizer=keras.optimizers.Adam()).optimizer_bytes > 0

@@ -250,6 +250,7 @@ def test_saved_with_the_model_and_loaded_with_the_state(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_sequential_model_with_rules_by_whole_path_can_be_loaded(tmp_path):
     x, y = np.ones((8, 4), np.float32), np.ones((8, 2), np.float32)
     net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="stem"), keras.layers.Dense(2, name="head")])

@@ -1,14 +1,12 @@
 import itertools
-import json
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
+import placement_program
 import pytest
 import tensorflow as tf
 import zoo
+from processes import result_of
 
 from kopt.core.errors import ConfigError
 from kopt.core.records.training.distribution import PlacementReport, Stage
@@ -103,10 +101,7 @@ def test_the_report_reads_and_travels():
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    program, file = Path(__file__).parent / "placement_program.py", tmp_path_factory.mktemp("placed") / "m.keras"
-    run = subprocess.run([sys.executable, program, file], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr[-3000:]
-    return json.loads(run.stdout.splitlines()[-1])
+    return result_of(placement_program.main, str(tmp_path_factory.mktemp("placed") / "m.keras"))
 
 
 @pytest.mark.slow

@@ -351,6 +351,7 @@ def test_trainable_flags_constraints_and_policies_of_layers_come_along():
     assert len(model.trainable_variables) == 2
 
 
+@pytest.mark.slow
 def test_a_mixed_model_saves_reloads_and_exports(tmp_path):
     model = zoo.build("cnn")
     mixed, _ = to_precision(model, "mixed_float16")

@@ -101,6 +101,7 @@ def test_masks_and_added_losses_are_found():
     assert internals.loss_owner([], scope.losses[0]) is None
 
 
+@pytest.mark.slow
 def test_a_function_of_plain_tensors():
     # d/dx of sum(x^3) is 3 x^2; integers, text and what is no tensor pass through, structures are kept.
     def function(part, number):

@@ -1,10 +1,8 @@
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import run_program
 
 from kopt.core.errors import ConfigError, InputError, UnsupportedModelError
 from kopt.train import internals
@@ -103,6 +101,7 @@ def assert_same(model, blocks, x, **how):
     return ours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "blocks", ["auto", 3, ["norm0..add0", "norm1..conv1"], ["conv0", "norm1", "drop1"], ["stem..classes"]]
 )
@@ -151,6 +150,7 @@ def test_a_nested_model_that_holds_most_activations_is_cut_inside():
     assert_same(model, [backbone], X)
 
 
+@pytest.mark.slow
 def test_blocks_with_several_inputs_and_outputs_and_structures():
     keras.utils.set_random_seed(4)
     a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
@@ -205,6 +205,7 @@ def test_spectral_normalization_and_shared_layers():
     assert_same(model, ["shared", "drop"], X[:, :4, 0, 0])
 
 
+@pytest.mark.slow
 def test_frozen_layers_get_no_gradient_and_keep_their_statistics():
     model = convolutional()
     for name in ("norm1", "conv1"):
@@ -212,6 +213,7 @@ def test_frozen_layers_get_no_gradient_and_keep_their_statistics():
     assert_same(model, 3, X)
 
 
+@pytest.mark.slow
 def test_steps_in_one_graph_equal_single_steps():
     model = convolutional()
     forward = rematerialized(model, 3).forward
@@ -407,9 +409,5 @@ print("equal")
 
 @pytest.mark.slow
 def test_two_replicas():
-    from pathlib import Path
-
-    done = subprocess.run(
-        [sys.executable, "-c", MIRRORED], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    )
-    assert done.stdout.endswith("equal\n"), done.stderr[-3000:]
+    done = run_program(MIRRORED)
+    assert done.output.endswith("equal\n"), done.errors

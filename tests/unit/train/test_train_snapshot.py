@@ -1,13 +1,12 @@
 import dataclasses
 import random
-import subprocess
-import sys
 from collections import Counter, OrderedDict, deque
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import run_program
 
 from kopt.core.errors import InputError
 from kopt.train import accelerate, internals
@@ -123,6 +122,7 @@ def interrupt(model, error):
     raise error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_what_leaves_the_block_restores_as_well(error):
     model = make_model()
@@ -285,7 +285,8 @@ def test_global_generators_that_did_not_exist_do_not_exist_afterwards():
         "assert random.random() == expected\n"
         "assert tf.random.uniform(()) != tf.random.uniform(())\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    done = run_program(code)
+    assert done.exit_code == 0, done.errors
 
 
 def test_large_arrays_are_data_and_are_not_copied():
@@ -339,8 +340,8 @@ with strategy.scope(), preserved(model):
 assert state() == before
 print(len(before))
 """
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = run_program(code)
+    assert done.exit_code == 0, done.errors
     # 4 of batch normalization, 2 of the dense layer, 2 + 4*2 of Adam, 2 metrics of 2 each, twice; the loss is not a
     # mirrored variable everywhere, so this only says that both replicas were looked at.
-    assert int(done.stdout) >= 2 * 16
+    assert int(done.output) >= 2 * 16

@@ -71,6 +71,7 @@ def test_class_and_sample_weights_multiply():
     check(model, step_of(model, class_weight=WEIGHTS).run(DATA), *expected(class_weight=WEIGHTS))
 
 
+@pytest.mark.slow
 def test_metrics_begin_anew():
     step = step_of(network(compiled=False))
     first = float(step(X[:16], Y[:16])["loss"])
@@ -80,6 +81,7 @@ def test_metrics_begin_anew():
     assert first != second != mean
 
 
+@pytest.mark.slow
 def test_skipped_steps_are_counted():
     step = step_of(network(compiled=False))
     step(X[:4], Y[:4])
@@ -89,6 +91,7 @@ def test_skipped_steps_are_counted():
     assert step.skipped_steps == 0
 
 
+@pytest.mark.slow
 def test_flush_applies_what_is_left():
     model = network(compiled=False)
     step = step_of(model, accumulate_steps=4)
@@ -106,6 +109,7 @@ def test_float16_layers_get_their_loss_scaled():
     assert isinstance(step_of(model).optimizer, keras.optimizers.LossScaleOptimizer)
 
 
+@pytest.mark.slow
 def test_a_short_training_stays_plain_and_says_so():
     model = network(compiled=False)
     step = step_of(model, jit_compile="auto")
@@ -168,6 +172,7 @@ def with_a_label_out_of_range():
     return tf.data.Dataset.from_tensor_slices((X, labels)).batch(10)
 
 
+@pytest.mark.slow
 def test_a_label_out_of_range_in_a_later_batch_is_named():
     with pytest.raises(DataError, match=rf"the label 77, but the labels must lie in \[0, {CLASSES}\)"):
         step_of(network(compiled=False)).run(with_a_label_out_of_range())
@@ -199,6 +204,7 @@ def test_weights_that_could_not_be_applied_are_refused():
         step_of(network(compiled=False))(X[:4], None, np.ones(4))
 
 
+@pytest.mark.slow
 def test_a_layer_frozen_between_two_steps_stays_as_it_is():
     model = network(compiled=False)
     step = step_of(model)

@@ -34,6 +34,7 @@ def test_one_step_of_sgd_by_hand():
     assert float(update.logs()["loss"]) == pytest.approx(16.0)
 
 
+@pytest.mark.slow
 def test_steps_are_those_of_keras():
     plain, ours = network(), network()
     update, step, _ = update_of(ours)
@@ -128,6 +129,7 @@ def test_a_batch_that_is_not_finite_changes_nothing(accumulate_steps):
     assert (int(update.nonfinite_steps), int(update.nonfinite_in_a_row)) == (1, 0)
 
 
+@pytest.mark.slow
 def test_without_the_guard_a_batch_that_is_not_finite_ruins_the_weights():
     model = network()
     _, step, _ = update_of(model, skip_nonfinite=False)
@@ -164,6 +166,7 @@ def gradients_by_hand(model, x, y):
     return [g.numpy() for g in tape.gradient(loss, model.trainable_weights)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate_steps", [1, 2])
 @pytest.mark.parametrize(
     ("setting", "clip"),
@@ -191,6 +194,7 @@ def test_gradient_norm_is_logged_before_clipping():
     assert float(update.logs()["gradient_norm"]) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_embeddings_with_their_sparse_gradients():
     def build():
         keras.utils.set_random_seed(0)

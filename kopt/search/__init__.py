@@ -5,5 +5,7 @@ from kopt.search.loop import optimize
 from kopt.search.result import SearchResult
 from kopt.search.techniques.catalog import CATALOG, WAYS_TO_SHIP
 from kopt.search.training import Training
+from kopt.search.tuning.call import tune
+from kopt.search.tuning.pareto_oracle import ParetoOracle
 
-__all__ = ["CATALOG", "WAYS_TO_SHIP", "SearchResult", "Training", "demo", "optimize"]
+__all__ = ["CATALOG", "WAYS_TO_SHIP", "ParetoOracle", "SearchResult", "Training", "demo", "optimize", "tune"]

@@ -29,7 +29,7 @@ from kopt.search.opening import checked_training
 from kopt.search.plan import Plan, plan_of
 from kopt.search.proposing.facts import facts_of
 from kopt.search.settings import Settings
-from kopt.search.techniques.catalog import select
+from kopt.search.techniques.catalog import BUILD, select
 from kopt.search.trials.limits import Limits
 
 
@@ -90,7 +90,8 @@ def read(model: Any, train: Any, validation: Any, test: Any, budget: Budget | No
     calibration = kopt_data.calibration(train, samples=settings.samples, seed=settings.seed, inputs=runner.inputs)
     examiner = examiner_of(judging, runner, budget)
     final = None if test is None else examiner_of(test, runner, budget, "test")
-    plan = plan_of(facts_of(model), settings.techniques, budget, checked_training(settings.training))
+    more = (BUILD,) if settings.builder else ()
+    plan = plan_of(facts_of(model), settings.techniques, budget, checked_training(settings.training), more)
     lessons = plan.training and prepare(
         model, train, plan.training, num_classes=num_classes(runner, budget), seed=settings.seed
     )

@@ -108,7 +108,7 @@ def optimize(
     """
     started = time.monotonic()
     settings = Settings(techniques, samples, threads, seed, training, seconds, trials)
-    reporter = _reporter(progress)
+    reporter = reporter_of(progress)
     given = read(model, train, validation, test, budget, settings)
     workdir = Path(workdir)
     check_output(workdir / "report.html", overwrite=True)
@@ -120,12 +120,21 @@ def optimize(
         finally:
             reporter.finish()
         words = command or call_text(budget or given.budget, workdir, settings, has_test=test is not None)
-        result = _result(given, found, description, words, time.monotonic() - started)
+        result = result_of(given, found, description, words, time.monotonic() - started)
         write_report(result, workdir)
     return result
 
 
-def _result(given: Given, found: Found, description: str, command: str, seconds: float) -> SearchResult:
+def result_of(given: Given, found: Found, description: str, command: str, seconds: float) -> SearchResult:
+    """Return what a search found, as callers get it.
+
+    Args:
+        given: what it worked with.
+        found: what it found.
+        description: what the report calls the data.
+        command: that repeats the run.
+        seconds: that it took.
+    """
     return SearchResult(
         model=given.runner.name,
         data=f"{description}, {given.examiner.count} validation examples",
@@ -149,7 +158,12 @@ def _result(given: Given, found: Found, description: str, command: str, seconds:
     )
 
 
-def _reporter(progress: Progress | str | None) -> Progress:
+def reporter_of(progress: Progress | str | None) -> Progress:
+    """Return the display that `progress=` asks for.
+
+    Raises:
+        ConfigError: another word than `"auto"`.
+    """
     if progress is None:
         return Silent()
     if progress == "auto":

@@ -1,6 +1,7 @@
 """One search in a work directory: try recipes, measure all files together, choose, and judge the chosen one."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from kopt.search.trials.bench import Bench
 from kopt.search.trials.leftovers import unused
 from kopt.search.trials.records import Trials
 from kopt.search.trials.workshop import Workshop
+
+Course = Callable[[Bench, Plan], tuple[str, tuple[str, ...]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +86,17 @@ class Search:
     files: Files
     reporter: Progress
 
-    def run(self) -> Found:
-        """Try recipes until the end, and choose."""
+    def run(self, course: Course = rounds.run, expected: int | None = None) -> Found:
+        """Try recipes until the end, and choose.
+
+        Args:
+            course: says which ones; returns why it ended, and what was left out on the way.
+            expected: trials that the reporter was told of; one for each way to ship by default.
+        """
         self.reporter.step(f"{BASELINE}: evaluate {self.given.runner.name}")
         evaluation = baseline_evaluation(self.files.examiner, self.files.trials, self.given.budget)
-        bench = self._bench(evaluation)
-        ended, left = rounds.run(bench, self.plan)
+        bench = self.bench(evaluation, expected)
+        ended, left = course(bench, self.plan)
         baseline, candidates = self._measured(bench, evaluation)
         budget, reference = self.given.budget, reference_sizes(self.given.model)
         ranked, best = rank(candidates, baseline, budget)
@@ -111,9 +119,11 @@ class Search:
             notes=(*self._notes(), *left, *bench.remarks, *self._unused(ranked)),
         )
 
-    def _bench(self, evaluation: Evaluation) -> Bench:
+    def bench(self, evaluation: Evaluation, expected: int | None = None) -> Bench:
+        """Return where recipes are tried, with what the model as given is worth."""
         budget, trials = self.given.budget, self.files.trials
-        worth, expected = evaluation.metrics[budget.metric], len(self.plan.ways)
+        worth = evaluation.metrics[budget.metric]
+        expected = len(self.plan.ways) if expected is None else expected
         return Bench(self.files, trials, self.workshop, self.given.limits, self.reporter, budget, worth, expected)
 
     def _measured(self, bench: Bench, evaluation: Evaluation) -> tuple[Candidate, tuple[Candidate, ...]]:

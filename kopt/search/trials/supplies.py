@@ -1,6 +1,7 @@
 """What child processes of a run read: the model, examples and settings, in a directory that is whole or absent."""
 
 import dataclasses
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -84,6 +85,13 @@ def why_not_opened(directory: Path, model: keras.Model) -> str:
 def terms(directory: Path) -> Terms:
     """Return the settings in a directory of supplies."""
     return Terms.from_json((directory / _TERMS).read_text())
+
+
+def make_importable(terms: Terms, more: tuple[str, ...] = ()) -> None:
+    """Import the modules whose classes the model is made of, and others, looking where the search itself looks."""
+    sys.path[:] = [*sys.path, *(path for path in terms.paths if path not in sys.path)]
+    for module in (*terms.imports, *more):
+        importlib.import_module(module)
 
 
 def original(directory: Path) -> Path:

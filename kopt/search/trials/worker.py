@@ -7,7 +7,6 @@ search itself is killed.
 """
 
 import contextlib
-import importlib
 import os
 import sys
 import threading
@@ -19,7 +18,8 @@ import keras
 
 from kopt.core.files import atomic_path, atomic_write, sha256
 from kopt.graph import fingerprint, load_model
-from kopt.search.techniques.catalog import CATALOG
+from kopt.search.techniques.building import modules_of
+from kopt.search.techniques.catalog import row_of
 from kopt.search.trials import supplies
 from kopt.search.trials.made import FAILURE, RECORD, Job, MadeModel
 from kopt.train import deterministic
@@ -46,9 +46,7 @@ def main(path: str) -> int:
 def _make_all(job: Job) -> None:
     place = Path(job.supplies)
     terms = supplies.terms(place)
-    sys.path[:] = [*sys.path, *(one for one in terms.paths if one not in sys.path)]
-    for module in terms.imports:
-        importlib.import_module(module)
+    supplies.make_importable(terms, modules_of(job.steps))
     source = Path(job.source) if job.source else supplies.original(place)
     for count, target in enumerate(map(Path, job.targets), len(job.steps) - len(job.targets) + 1):
         if _make(source, target, job, count, terms.seed).ends(job.known):
@@ -62,7 +60,7 @@ def _make(source: Path, target: Path, job: Job, count: int, seed: int) -> MadeMo
     step = job.steps[count - 1]
     keras.backend.clear_session()  # names of new layers begin anew
     deterministic(seed)
-    apply = CATALOG[step.technique].apply
+    apply = row_of(step.technique).apply
     assert apply is not None
     outcome = apply(load_model(source), step.config, supplies.work(Path(job.supplies)))
     path = target / MadeModel.file_name()

@@ -84,7 +84,7 @@ class Workshop:
         trial_seconds: float | None = None,
         command: tuple[str, ...] = (sys.executable, "-m", "kopt.search.trials.worker"),
     ):
-        self._workdir, self._supplies, self._command = workdir, supplies, command
+        self._workdir, self.supplies, self._command = workdir, supplies, command
         self._identity, self.lessons = dict(identity), dict(lessons)
         self._trial_seconds = trial_seconds
 
@@ -152,7 +152,7 @@ class Workshop:
         before = self.finished(steps[:done]) if done else None
         targets = tuple(str(self.directory(steps[:count])) for count in range(done + 1, len(steps) + 1))
         source = str(before.path) if before else ""
-        job = Job(str(self._supplies), steps, source, targets, known=tuple(known))
+        job = Job(str(self.supplies), steps, source, targets, known=tuple(known))
         return job, before.record.remark if before else ""
 
     def _run(self, job: Job, remark: str, seconds_left: float | None) -> NotMade | None:

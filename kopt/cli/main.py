@@ -24,6 +24,7 @@ from kopt.cli import (
     quantize,
     report,
     serve,
+    tune,
     verify,
 )
 from kopt.core.errors import InputError, KoptError, LoadError
@@ -32,6 +33,7 @@ from kopt.version import __version__
 COMMANDS = (
     demo,
     optimize,
+    tune,
     profile,
     diagnose,
     prune,

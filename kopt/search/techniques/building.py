@@ -24,11 +24,13 @@ _ACCEPTED = (
 
 
 def reference(builder: Any) -> str:
-    """Return where other processes find a builder, `"module:name"`.
+    """Return where other processes find a builder, `"module:name"`, which may be given as it is.
 
     Raises:
         ConfigError: it is none, or cannot be found by a name.
     """
+    if isinstance(builder, str):
+        return _checked(builder)
     if not callable(builder) and not isinstance(builder, keras_tuner.HyperModel):
         raise ConfigError(f"`builder` is {_ACCEPTED}. Received: {builder!r}.")
     module, name = _place(builder)
@@ -69,6 +71,17 @@ def built(model: keras.Model, config: BuildConfig, work: Work) -> Outcome:
     _check(made, model, config.builder)
     trained = work.fit(made, epochs=config.epochs, rate=config.rate)
     return Outcome(made, f"{made.count_params():,} parameters in place of {model.count_params():,}; {trained}")
+
+
+def _checked(where: str) -> str:
+    try:
+        hypermodel(where)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"`builder` is written as module:name, e.g. 'shapes:build', with a module that can be imported. Received: "
+            f"{where!r} ({error})."
+        ) from error
+    return where
 
 
 def _check(made: Any, model: keras.Model, where: str) -> None:

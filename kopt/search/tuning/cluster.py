@@ -56,8 +56,9 @@ def run_chief(tuning: Tuning, workers: Workers, bench: Bench, plan: Plan) -> tup
     oracle.closed, oracle.given_up = chief.closed, chief.given_up
     try:
         with quiet_messages():
-            server.start()
-            chief.run()
+            if not oracle.is_over:
+                server.start()
+                chief.run()
     finally:
         chief.end()
         server.stop()

@@ -53,6 +53,7 @@ class Kept:
     ongoing_trials: dict[str, Trial]
     tuner_ids: set[str]
     end_order: list[str]
+    max_trials: int | None
     _retry_queue: list[str]
 
     def __init__(self, *args: Any, **settings: Any):
@@ -142,6 +143,11 @@ class Kept:
                 self._retry_queue.append(trial.trial_id)
             self.save()
             return str(trial.trial_id)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all trials that may be made have ended."""
+        return bool(self.max_trials) and len(self.end_order) >= self.max_trials and not self.ongoing_trials
 
     def leave(self, tuner_id: str) -> None:
         """Take a trial from a worker that stopped of its own accord; it is given out again where trials go on."""

@@ -1,10 +1,12 @@
 """The ways to propose, by the names that users give: three of keras-tuner, and one for several objectives."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras_tuner
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 
 from kopt.core.errors import ConfigError, nearest
 from kopt.search.tuning.internals import Kept
@@ -31,7 +33,10 @@ class KeptBayesian(Kept, keras_tuner.oracles.BayesianOptimizationOracle):
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Propose; a point that was tried already, which a Gaussian process likes to repeat, becomes a random one."""
         self._random_state = np.random.RandomState(self.seed + len(self.trials))
-        found: dict[str, Any] = super().populate_space(trial_id)
+        with warnings.catch_warnings():
+            # After few trials the length scale is at a bound; there is nothing that a user could do about it.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            found: dict[str, Any] = super().populate_space(trial_id)
         tried = [trial.hyperparameters.values for trial in self.trials.values()]
         return self._random_populate_space() if found["values"] in tried else found
 

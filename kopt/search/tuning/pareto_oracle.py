@@ -10,14 +10,14 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 
 from kopt.core.errors import ConfigError
 from kopt.core.settings import whole
-from kopt.search.tuning.pareto import best_first, tournament
+from kopt.search.tuning.pareto import best_first, dominates, tournament
 
 # A child changes each value that it inherited with this probability, at least one in as many as there are.
 _LEAST_MUTATION = 0.1
 # How far a value moves, in shares of its range, and how often it is drawn anew instead.
 _STEP, _ANEW = 0.3, 0.25
-# Parents are among so many of the best: of 60 trials on a known front (see the tests) all as parents found a tenth of
-# what six find beyond chance.
+# Parents are among so many of the best. In 60 trials on a known front (see the tests) six as parents find 1.2 more than
+# chance does, and all as parents 0.1.
 _PARENTS = 6
 _ATTEMPTS = 50
 _LEAST_RANDOM, _RANDOM_SHARE = 4, 0.2
@@ -97,12 +97,7 @@ class ParetoOracle(keras_tuner.Oracle):
         finished = self._finished()
         points = [self._point(trial) for trial in finished]
         within = [number for number, missed in enumerate(map(self._excess, finished)) if missed <= 0]
-        beaten = {
-            one
-            for one in within
-            for other in within
-            if all(x <= y for x, y in zip(points[other], points[one], strict=True)) and points[other] != points[one]
-        }
+        beaten = {one for one in within if any(dominates(points[other], points[one]) for other in within)}
         return [finished[number] for number in within if number not in beaten]
 
     def _finished(self) -> list[Trial]:
@@ -128,19 +123,18 @@ class ParetoOracle(keras_tuner.Oracle):
 
     def _child(self, parents: Sequence[Mapping[str, Any]], generator: np.random.Generator) -> dict[str, Any]:
         """Return values taken from the parents, some of them changed; without parents all are drawn."""
-        made = keras_tuner.HyperParameters()
+        made: dict[str, Any] = {}
         rate = max(_LEAST_MUTATION, 1.0 / max(1, max(map(len, parents), default=1)))
         for one in self.hyperparameters.space:
-            made.merge([one])
-            if not made.is_active(one):
+            if not all(condition.is_active(made) for condition in one.conditions):
                 continue
             inherited = [parent[one.name] for parent in parents if one.name in parent]
             if not inherited:
-                made.values[one.name] = one.prob_to_value(generator.random())
+                made[one.name] = one.prob_to_value(generator.random())
                 continue
             value = inherited[int(generator.integers(len(inherited)))]
-            made.values[one.name] = _mutated(one, value, generator) if generator.random() < rate else value
-        return dict(made.values)
+            made[one.name] = _mutated(one, value, generator) if generator.random() < rate else value
+        return made
 
 
 def _mutated(one: HyperParameter, value: Any, generator: np.random.Generator) -> Any:

@@ -101,7 +101,7 @@ def tune(
         workers: processes that run trials, beside this one, which then proposes; 0: this one does both. Latencies that
             steer the search are less sure where several share the processor; those of the result are not.
         workdir: directory for everything the run makes.
-        seconds: after which no trial begins and none that trains goes on; the files at hand are judged.
+        seconds: of this call, after which no trial begins and none that trains goes on; the files at hand are judged.
         samples: calibration examples.
         threads: threads that LiteRT and ONNX Runtime get; their own choice if `None`.
         seed: of what is proposed, of the choice of examples and of training.
@@ -194,8 +194,8 @@ def _join(given: Given, settings: Settings, workdir: Path, asked: Request, role:
     reporter.start(1)
     reporter.step(f"{role.name} works for the chief at {role.address}")
     with export.traced(given.model) as source:
-        until = time.monotonic() + _CHIEF_SECONDS
-        while not any(_is_same(path, given) for path in workdir.glob("tuning-*/job.json")):
+        until, identity = time.monotonic() + _CHIEF_SECONDS, given.identity
+        while not any(_is_same(path, identity) for path in workdir.glob("tuning-*/job.json")):
             if time.monotonic() > until:
                 raise WorkerLostError(
                     f"No chief has begun to tune this model on this data in {workdir.absolute()} within "
@@ -210,8 +210,8 @@ def _join(given: Given, settings: Settings, workdir: Path, asked: Request, role:
     reporter.finish()
 
 
-def _is_same(path: Path, given: Given) -> bool:
-    return jobs.Job.from_json(path.read_text()).identity == given.identity
+def _is_same(path: Path, identity: dict[str, str]) -> bool:
+    return jobs.Job.from_json(path.read_text()).identity == identity
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,6 +58,8 @@ def run_chief(tuning: Tuning, workers: Workers, bench: Bench, plan: Plan) -> tup
         with quiet_messages():
             if not oracle.is_over:
                 server.start()
+                if not workers.count:
+                    tuning.search.reporter.step(f"waits for workers at port {server.port}")
                 chief.run()
     finally:
         chief.end()

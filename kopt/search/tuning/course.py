@@ -1,5 +1,6 @@
 """Trials in this process: what `Search.run` asks for, by a tuner of keras-tuner in place of rounds."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from kopt.core.errors import ConfigError
 from kopt.core.records.candidates import Candidate
 from kopt.search.plan import Plan
 from kopt.search.searching import Search
-from kopt.search.techniques.catalog import BUILD
+from kopt.search.techniques.catalog import BUILD, CATALOG
 from kopt.search.trials.bench import Bench
 from kopt.search.trials.limits import RunEnded
 from kopt.search.tuning import outcomes
@@ -53,10 +54,9 @@ class Tuning:
         """Where the outcomes lie."""
         return self.place / "trials"
 
-    @property
-    def proposer(self) -> str:
-        """What the tuner is called in sentences."""
-        return PROPOSERS[self.request.tuner]
+    def why(self, number: int) -> str:
+        """Return what spoke for a trial."""
+        return f"{PROPOSERS[self.request.tuner]} proposed it, in trial {number + 1}"
 
     def oracle(self) -> Any:
         """Return what proposes."""
@@ -74,9 +74,10 @@ class Tuning:
         """Return why no more trials were made."""
         if why:
             return why
+        count = "1 trial was" if made == 1 else f"{made} trials were"
         if made >= self.request.max_trials:
-            return f"{made} trials were made, all that `max_trials` allows."
-        return f"{made} trials were made, after which no recipe was left that had not been tried."
+            return f"{count} made, all that `max_trials` allows."
+        return f"{count} made, after which no recipe was left that had not been tried."
 
 
 def tuning_of(search: Search, request: Request, place: Path, seed: int) -> Tuning:
@@ -95,6 +96,12 @@ def tuning_of(search: Search, request: Request, place: Path, seed: int) -> Tunin
             f"'hyperband' gives promising recipes more epochs, and nothing that is trained can take part. "
             f"{' '.join((*search.plan.notes, *notes))} Use tuner='random'."
         )
+    taking_part = [one.row.name for one in space.participants]
+    notes += tuple(
+        f"{name} does not take part: it pays on {', '.join(CATALOG[name].pays_on)}."
+        for name in kept
+        if name not in taking_part
+    )
     return Tuning(search, request, space, place, seed, notes)
 
 
@@ -104,7 +111,7 @@ def run_here(tuning: Tuning, bench: Bench, plan: Plan) -> tuple[str, tuple[str, 
     desk = Desk(tuning.search, tuning.trials, SINGLE, bench)
     proposes = tuning.oracle()
     proposes.closed = lambda: desk.ended or time_used(tuning)
-    tuner = ArtifactTuner(proposes, tuning.space, tuning.place, desk, tuning.proposer)
+    tuner = ArtifactTuner(proposes, tuning.space, tuning.place, desk, tuning.why)
     for name in [name for name in proposes.ongoing_trials if name != SINGLE]:
         proposes.leave(name)  # workers of an earlier run
     why = ""
@@ -127,17 +134,25 @@ def time_used(tuning: Tuning) -> str:
 def fill(bench: Bench, tuning: Tuning) -> None:
     """Bring the candidates of all trials to the bench, in the order of the trials, each once.
 
-    Those of earlier runs and of other processes are on disk: files that are whole are not made again.
+    Those of earlier runs and of other processes are on disk; a file that was damaged since is made again.
     """
-    trials, there = tuning.search.files.trials, {one.name: one for one in bench.candidates}
+    there = {one.name: one for one in bench.candidates}
     found: dict[str, Candidate] = {}
     for one in outcomes.read(tuning.trials):
-        name, config = one.recipe.name, one.recipe.export
-        if name in found or one.status == outcomes.UNCHANGED:
-            continue
-        known = there.get(name) or (trials.finished(one.recipe) if one.status == outcomes.OK else None)
-        why = f"{tuning.proposer} proposed it, in trial {one.number + 1}"
-        reason = one.reason or "Its file is gone or damaged. Start the same run again."
-        found[name] = known or Candidate(name, config, "failed", reason=reason, steps=one.recipe.steps, why=why)
+        if one.recipe.name not in found and one.status != outcomes.UNCHANGED:
+            found[one.recipe.name] = there.get(one.recipe.name) or _candidate(bench, tuning, one)
     rest = [one for name, one in there.items() if name not in found]
     bench.candidates[:] = [*found.values(), *rest]
+
+
+def _candidate(bench: Bench, tuning: Tuning, one: outcomes.Outcome) -> Candidate:
+    why, reason = tuning.why(one.number), one.reason
+    if one.status == outcomes.OK:
+        known = tuning.search.files.trials.finished(one.recipe)
+        with contextlib.suppress(RunEnded):
+            known = known or bench.attempt(one.recipe, why)
+        if known is not None:
+            return known
+        reason = "Its file is gone or damaged, and there was no time to make it again."
+    recipe = one.recipe
+    return Candidate(recipe.name, recipe.export, "failed", reason=reason, steps=recipe.steps, why=why)

@@ -1,12 +1,14 @@
 """Who this process is in a tuning of several machines, by the environment variables of keras-tuner. Pure."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 
 from kopt.core.errors import ConfigError
 
 TUNER_ID, IP, PORT = NAMES = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
 _CHIEF = "chief"
+_NAME = re.compile(r"[\w.-]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,11 @@ def role_of(variables: Mapping[str, str]) -> Role | None:
             f"{' and '.join(there)} {'is' if len(there) == 1 else 'are'} set, and {' and '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} not. Set all three, the name of this process ('chief' or another) "
             f"and address and port of the chief, or none of them."
+        )
+    if not _NAME.fullmatch(variables[TUNER_ID]):
+        raise ConfigError(
+            f"{TUNER_ID} is part of the names of files: letters, digits, '.', '-' and '_'. Received: "
+            f"{variables[TUNER_ID]!r}."
         )
     text = variables[PORT]
     if not text.isdigit() or not 0 < int(text) < 65536:

@@ -147,7 +147,8 @@ class Kept:
     @property
     def is_over(self) -> bool:
         """Whether all trials that may be made have ended."""
-        return bool(self.max_trials) and len(self.end_order) >= self.max_trials and not self.ongoing_trials
+        most = self.max_trials
+        return most is not None and len(self.end_order) >= most and not self.ongoing_trials
 
     def leave(self, tuner_id: str) -> None:
         """Take a trial from a worker that stopped of its own accord; it is given out again where trials go on."""

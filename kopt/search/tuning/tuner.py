@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from kopt.search.tuning.space import RecipeSpace
 
 SINGLE = "tuner0"  # what keras-tuner calls the only one
 _PAUSE_SECONDS = 0.2
+_Why = Callable[[int], str]
 
 
 class ArtifactTuner(BaseTuner):
@@ -27,11 +28,12 @@ class ArtifactTuner(BaseTuner):
         space: of recipes.
         place: directory of keras-tuner's files; what they hold is gone on from.
         desk: where trials are run.
-        proposer: what the reasons of candidates call the oracle.
+        why: what speaks for a trial, by its number.
+        worker: name of this process.
     """
 
-    def __init__(self, oracle: Any, space: RecipeSpace, place: Path, desk: Desk, proposer: str, worker: str = SINGLE):
-        self._desk, self._proposer, self._waited = desk, proposer, False
+    def __init__(self, oracle: Any, space: RecipeSpace, place: Path, desk: Desk, why: _Why, worker: str = SINGLE):
+        self._desk, self._why, self._waited = desk, why, False
         if (place / "oracle.json").is_file() and not (place / f"{worker}.json").is_file():
             atomic_write(place / f"{worker}.json", "{}")  # by which keras-tuner knows that it should go on
         with quiet():
@@ -44,7 +46,7 @@ class ArtifactTuner(BaseTuner):
         with _not_contained():
             recipe = self.hypermodel.recipe(trial.hyperparameters, self._rounds(trial))
             number = int(trial.trial_id)
-            return self._desk.work(number, recipe, f"{self._proposer} proposed it, in trial {number + 1}")
+            return self._desk.work(number, recipe, self._why(number))
 
     def on_trial_begin(self, trial: Trial) -> None:
         """Forget that there was nothing to do."""

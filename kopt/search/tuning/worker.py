@@ -58,7 +58,7 @@ def work(tuning: Tuning, role: Role) -> int:
     try:
         with quiet_messages():
             desk = Desk(tuning.search, tuning.trials, role.name)
-            ArtifactTuner(tuning.oracle(), tuning.space, tuning.place, desk, tuning.proposer, role.name).go()
+            ArtifactTuner(tuning.oracle(), tuning.space, tuning.place, desk, tuning.why, role.name).go()
     except RunEnded:
         return OUT_OF_TIME
     finally:

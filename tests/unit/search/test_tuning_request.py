@@ -87,6 +87,11 @@ def test_variables_that_are_half_set_are_refused(missing):
         role_of(half)
 
 
+def test_a_name_that_is_no_name_of_a_file_is_refused():
+    with pytest.raises(ConfigError, match=r"part of the names of files.*'a/b'"):
+        role_of({**VARIABLES, "KERASTUNER_TUNER_ID": "a/b"})
+
+
 @pytest.mark.parametrize("port", ["eight", "0", "65536", "-1"])
 def test_a_port_that_is_none_is_refused(port):
     with pytest.raises(ConfigError, match="must be a port, from 1 to 65535"):

@@ -55,6 +55,7 @@ EXPORTS = {
     "onnx": lambda model, out: export.onnx(model, out / "m.onnx"),
     "saved_model": lambda model, out: export.saved_model(model, out / "m"),
     "optimize": optimize,
+    "tune": lambda model, out: kopt.tune(model, (X, Y), (X, Y), workdir=out / "run", progress=None, max_trials=1),
 }
 RUNNERS = {**EXPORTS, "measure": lambda model, out: measure.load(model)}
 OPENERS = {**RUNNERS, "load_model": lambda model, out: kopt.load_model(model)}

@@ -64,6 +64,7 @@ TAKES_MODEL = {
     "export onnx": lambda model: ["export", model, "out.onnx"],
     "export saved_model": lambda model: ["export", model, "out"],
     "optimize": lambda model: ["optimize", model, "--data", "digits", "--workdir", "run"],
+    "tune": lambda model: ["tune", model, "--data", "digits", "--workdir", "run"],
     "bench": lambda model: ["bench", DENSE, model],
 }
 EXPORTERS = [name for name in TAKES_MODEL if name != "bench"]
@@ -257,6 +258,17 @@ def test_force_does_not_replace_a_directory_of_something_else(tmp_path, kopt_ref
         (["export", DENSE, "m.pb"], ("ends in .tflite, .onnx, .engine or .plan", "Received: 'm.pb'")),
         (["optimize", DENSE, "--data", "digits", "--techniques", "int8"], ("'int8'", "Accepted: saved_model, onnx")),
         (["optimize", DENSE, "--data", "digits", "--threads", "0"], ("`threads` must be a whole", "Received: 0")),
+        (
+            ["tune", DENSE, "--data", "digits", "--tuner", "pareta"],
+            ("'pareta'", "Did you mean 'pareto'?"),
+        ),
+        (["tune", DENSE, "--data", "digits", "--max-trials", "0"], ("`max_trials` must be a whole", "Received: 0")),
+        (["tune", DENSE, "--data", "digits", "--techniques", "aware"], ("'aware' needs training", "--train-epochs 4")),
+        (
+            ["tune", DENSE, "--data", "digits", "--builder", "no:one"],
+            ("`builder` is written as", "'no:one'"),
+        ),
+        (["tune", DENSE, "--data", "digits", "--tuner", "hyperband"], ("nothing that may take part is trained",)),
         (["bench", DATA / "dense.tflite", "--threads", "0"], ("`threads` must be a whole", "Received: 0")),
     ],
 )

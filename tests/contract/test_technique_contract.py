@@ -78,7 +78,7 @@ def test_the_table_speaks_of_what_there_is():
         assert (row.cost.kind == "training") == (TRAINING in row.needs)
 
 
-@pytest.mark.parametrize("row", TRANSFORMS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [*TRANSFORMS, BUILD], ids=lambda row: row.name)
 def test_settings_travel_and_the_space_holds_what_they_take(row):
     for setting in row.space:
         for value in setting.choices:

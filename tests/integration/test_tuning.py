@@ -78,18 +78,18 @@ def trials_of(workdir):
 
 @pytest.fixture(scope="module")
 def run(digits, model_path, tmp_path_factory):
-    """Ten trials, of which the later ones show whether memory grows."""
+    """Eight trials, of which the later ones show whether memory grows."""
     workdir, watching = tmp_path_factory.mktemp("run"), Watching()
-    settings = {"techniques": ["channels"], "training": kopt.Training(epochs=1), "tuner": "pareto", "max_trials": 10}
+    settings = {"techniques": ["channels"], "training": kopt.Training(epochs=1), "tuner": "pareto", "max_trials": 8}
     result = tune(digits, model_path, workdir, **settings, progress=watching)
     return workdir, result, watching, settings
 
 
 def test_the_numbers_are_those_of_the_files(run, digits):
     _, result, _, _ = run
-    assert result.ended == "10 trials were made, all that `max_trials` allows."
+    assert result.ended == "8 trials were made, all that `max_trials` allows."
     made = [one for one in result.candidates if one.status == "ok"]
-    assert len(made) >= 6
+    assert len(made) >= 4
     for one in made:
         predicted = measure.load(one.artifact.path).predict(digits.validation.x).argmax(axis=1)
         assert one.evaluation.metrics["accuracy"] == pytest.approx(np.mean(predicted == digits.validation.y))
@@ -118,7 +118,7 @@ def test_the_tuner_was_told_what_the_files_are_worth(run):
 
 def test_every_trial_leaves_config_log_file_and_manifest(run):
     workdir, result, _, _ = run
-    assert [one.number for one in trials_of(workdir)] == list(range(10))
+    assert [one.number for one in trials_of(workdir)] == list(range(8))
     for one in result.candidates:
         if one.status == "ok":
             path = Path(one.artifact.path)
@@ -132,12 +132,13 @@ def test_every_trial_leaves_config_log_file_and_manifest(run):
 
 
 def test_memory_does_not_grow_by_trial(run):
-    """Models are made in child processes. From the fourth trial on, when every runtime is loaded, a trial may leave
+    """Models are made in child processes. From the third trial on, when every runtime is loaded, a trial may leave
     what its records and TensorFlow's caches of a trace take: 0.6 MiB were seen; a model trained here leaves several."""
     _, _, watching, _ = run
     trials = [size for step, size in zip(watching.steps, watching.bytes, strict=True) if ": train, export" in step]
-    grown = trials[-1] - trials[3]
-    assert grown / (len(trials) - 4) < 2 << 20, [size >> 20 for size in trials]
+    grown = trials[-1] - trials[2]
+    assert len(trials) >= 6
+    assert grown / (len(trials) - 3) < 2 << 20, [size >> 20 for size in trials]
 
 
 def test_the_same_call_makes_nothing_again_and_more_trials_go_on(run, digits, model_path):
@@ -146,8 +147,8 @@ def test_the_same_call_makes_nothing_again_and_more_trials_go_on(run, digits, mo
     second = tune(digits, model_path, workdir, **settings)
     assert {path: path.stat().st_mtime_ns for path in workdir.glob("candidates/*/*")} == before
     assert [one.name for one in second.candidates] == [one.name for one in first.candidates]
-    third = tune(digits, model_path, workdir, **{**settings, "max_trials": 11})
-    assert third.ended == "11 trials were made, all that `max_trials` allows."
+    third = tune(digits, model_path, workdir, **{**settings, "max_trials": 9})
+    assert third.ended == "9 trials were made, all that `max_trials` allows."
     assert [one.name for one in third.candidates[: len(first.candidates)]] == [one.name for one in first.candidates]
 
 
@@ -162,17 +163,15 @@ def test_what_another_model_left_in_the_directory_is_named_and_not_used(run, dig
 
 
 def test_hyperband_trains_on_what_was_promising(digits, model_path, tmp_path):
-    """Of 2 epochs and a factor of 3 each bracket has one round, of 4 two: after 2 epochs the better go on to 4."""
-    settings = {"techniques": ["recover"], "ways": ["tflite-float32"], "tuner": "hyperband", "max_trials": 5}
+    """Of 4 epochs and a factor of 3 the first bracket gives 2 epochs to 5 recipes, and 4 to the best, which the sixth
+    trial is; its model begins with the one that was there."""
+    settings = {"techniques": ["recover"], "ways": ["tflite-float32"], "tuner": "hyperband", "max_trials": 6}
     result = tune(digits, model_path, tmp_path, **settings, training=kopt.Training(epochs=4))
-    names = [one.recipe.name for one in trials_of(tmp_path)]
-    first, second = names[:4], names[4]
-    if second.startswith("recover"):
-        head = second.partition("+recover-2")[0]
-        assert f"{head}+tflite-float32" in first
-        models = {path.parent.name for path in (tmp_path / "models").glob("*/made.json")}
-        assert any(name.startswith(f"{head}-") for name in models)
-    assert all("recover-4" not in name for name in names)
+    *first, last = trials_of(tmp_path)
+    assert min(first, key=lambda one: one.metrics["score"]).recipe.steps == last.recipe.steps[:1]
+    assert {step.config.epochs for one in (*first, last) for step in one.recipe.steps} <= {2}
+    assert len(last.recipe.steps) in (0, 2)
+    assert len([*(tmp_path / "models").glob("*/made.json")]) == len({one.recipe.steps for one in (*first, last)} - {()})
     assert result.best is not None
 
 

@@ -124,17 +124,17 @@ def tune(
         ...     model,
         ...     (x_train, y_train),
         ...     (x_val, y_val),
-        ...     techniques=["post_training"],
-        ...     ways=["tflite-float32", "tflite-int8"],
+        ...     techniques=["tflite-float32", "tflite-float16", "tflite-int8"],
+        ...     tuner="pareto",
         ...     max_trials=3,
         ...     budget=kopt.Budget(max_drop=0.05, objective="size"),
         ...     workdir="tuned",
         ...     progress=None,
         ... )
         >>> sorted(one.name for one in found.candidates)
-        ['post_training+tflite-int8', 'tflite-float32', 'tflite-int8']
-        >>> "int8" in found.best_name, found.ended
-        (True, '3 trials were made, all that `max_trials` allows.')
+        ['tflite-float16', 'tflite-float32', 'tflite-int8']
+        >>> found.best_name, found.ended
+        ('tflite-int8', '3 trials were made, all that `max_trials` allows.')
     """
     started = time.monotonic()
     asked = request(techniques, ways, tuner=tuner, max_trials=max_trials, training=training, builder=builder)

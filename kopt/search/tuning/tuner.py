@@ -34,12 +34,19 @@ class ArtifactTuner(BaseTuner):
 
     def __init__(self, oracle: Any, space: RecipeSpace, place: Path, desk: Desk, why: _Why, worker: str = SINGLE):
         self._desk, self._why, self._waited = desk, why, False
-        if (place / "oracle.json").is_file() and not (place / f"{worker}.json").is_file():
-            atomic_write(place / f"{worker}.json", "{}")  # by which keras-tuner knows that it should go on
+        self._path = place / f"{worker}.json"
+        if (place / "oracle.json").is_file():
+            self.save()
+        else:
+            self._path.unlink(missing_ok=True)
         with quiet():
             super().__init__(oracle, space, str(place.parent), place.name)
-            self.save()
+        self.save()
         wait_for_chief(self)
+
+    def save(self) -> None:
+        """Write the file by which keras-tuner knows that it should go on; an oracle keeps its own."""
+        atomic_write(self._path, "{}", overwrite=True)
 
     def run_trial(self, trial: Trial, *args: Any, **settings: Any) -> dict[str, float]:
         """Make and judge a file; return what the oracle is told."""

@@ -78,16 +78,16 @@ def trials_of(workdir):
 
 @pytest.fixture(scope="module")
 def run(digits, model_path, tmp_path_factory):
-    """Eight trials, of which the later ones show whether memory grows."""
+    """Seven trials, of which the later ones show whether memory grows."""
     workdir, watching = tmp_path_factory.mktemp("run"), Watching()
-    settings = {"techniques": ["channels"], "training": kopt.Training(epochs=1), "tuner": "pareto", "max_trials": 8}
+    settings = {"techniques": ["channels"], "training": kopt.Training(epochs=1), "tuner": "pareto", "max_trials": 7}
     result = tune(digits, model_path, workdir, **settings, progress=watching)
     return workdir, result, watching, settings
 
 
 def test_the_numbers_are_those_of_the_files(run, digits):
     _, result, _, _ = run
-    assert result.ended == "8 trials were made, all that `max_trials` allows."
+    assert result.ended == "7 trials were made, all that `max_trials` allows."
     made = [one for one in result.candidates if one.status == "ok"]
     assert len(made) >= 4
     for one in made:
@@ -118,7 +118,7 @@ def test_the_tuner_was_told_what_the_files_are_worth(run):
 
 def test_every_trial_leaves_config_log_file_and_manifest(run):
     workdir, result, _, _ = run
-    assert [one.number for one in trials_of(workdir)] == list(range(8))
+    assert [one.number for one in trials_of(workdir)] == list(range(7))
     for one in result.candidates:
         if one.status == "ok":
             path = Path(one.artifact.path)
@@ -137,7 +137,7 @@ def test_memory_does_not_grow_by_trial(run):
     _, _, watching, _ = run
     trials = [size for step, size in zip(watching.steps, watching.bytes, strict=True) if ": train, export" in step]
     grown = trials[-1] - trials[2]
-    assert len(trials) >= 6
+    assert len(trials) >= 5
     assert grown / (len(trials) - 3) < 2 << 20, [size >> 20 for size in trials]
 
 
@@ -147,8 +147,8 @@ def test_the_same_call_makes_nothing_again_and_more_trials_go_on(run, digits, mo
     second = tune(digits, model_path, workdir, **settings)
     assert {path: path.stat().st_mtime_ns for path in workdir.glob("candidates/*/*")} == before
     assert [one.name for one in second.candidates] == [one.name for one in first.candidates]
-    third = tune(digits, model_path, workdir, **{**settings, "max_trials": 9})
-    assert third.ended == "9 trials were made, all that `max_trials` allows."
+    third = tune(digits, model_path, workdir, **{**settings, "max_trials": 8})
+    assert third.ended == "8 trials were made, all that `max_trials` allows."
     assert [one.name for one in third.candidates[: len(first.candidates)]] == [one.name for one in first.candidates]
 
 
@@ -162,19 +162,6 @@ def test_what_another_model_left_in_the_directory_is_named_and_not_used(run, dig
     assert any("not used and left as they are" in note for note in result.notes)
 
 
-def test_hyperband_trains_on_what_was_promising(digits, model_path, tmp_path):
-    """Of 4 epochs and a factor of 3 the first bracket gives 2 epochs to 5 recipes, and 4 to the best, which the sixth
-    trial is; its model begins with the one that was there."""
-    settings = {"techniques": ["recover"], "ways": ["tflite-float32"], "tuner": "hyperband", "max_trials": 6}
-    result = tune(digits, model_path, tmp_path, **settings, training=kopt.Training(epochs=4))
-    *first, last = trials_of(tmp_path)
-    assert min(first, key=lambda one: one.metrics["score"]).recipe.steps == last.recipe.steps[:1]
-    assert {step.config.epochs for one in (*first, last) for step in one.recipe.steps} <= {2}
-    assert len(last.recipe.steps) in (0, 2)
-    assert len([*(tmp_path / "models").glob("*/made.json")]) == len({one.recipe.steps for one in (*first, last)} - {()})
-    assert result.best is not None
-
-
 def test_architecture_and_compression_are_tuned_together(digits, model_path, tmp_path):
     result = tune(
         digits,
@@ -184,7 +171,7 @@ def test_architecture_and_compression_are_tuned_together(digits, model_path, tmp
         ways=["tflite-int8"],
         builder=tuning_architectures.build,
         training=kopt.Training(epochs=2),
-        max_trials=6,
+        max_trials=4,
         seed=2,
     )
     built = [one for one in result.candidates if one.steps and one.steps[0].technique == "build" and one.status == "ok"]

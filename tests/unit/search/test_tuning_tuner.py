@@ -72,7 +72,7 @@ def test_what_is_raised_ends_the_search_and_the_trial_is_run_again(tmp_path, err
 
 
 def test_hyperband_goes_on_with_the_models_of_the_round_before(tmp_path):
-    """Of 4 epochs and a factor of 3 the first bracket gives ceil(4 / 3) = 2 epochs to 5 recipes, and 4 to the best 2."""
+    """Of 4 epochs and a factor of 3 the first bracket gives ceil(4 / 3) = 2 epochs to 5 recipes, 4 to the best 2."""
     desk = Desk()
     tuner(tmp_path, desk, "hyperband", most=7).go()
     names = [name for _, name, _ in desk.worked]

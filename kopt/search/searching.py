@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from kopt.core.files import staging
 from kopt.core.progress import Progress
 from kopt.core.records.candidates import Candidate, ExportConfig
 from kopt.core.records.measurements import Evaluation
@@ -16,12 +17,14 @@ from kopt.search.given import Given
 from kopt.search.judging.costing import Costs, reference_sizes
 from kopt.search.judging.evidence import baseline_evaluation, final_judgement
 from kopt.search.judging.examining import BASELINE
+from kopt.search.judging.examples import num_classes
 from kopt.search.judging.files import Files, baseline_of
 from kopt.search.judging.ranking import nearest_of, rank, target_reached
 from kopt.search.opening import open_workshop
 from kopt.search.plan import Plan
 from kopt.search.proposing import rounds
 from kopt.search.settings import Settings
+from kopt.search.streaming import stream
 from kopt.search.techniques.catalog import WAYS_TO_SHIP
 from kopt.search.trials.bench import Bench
 from kopt.search.trials.leftovers import unused
@@ -153,12 +156,22 @@ def prepared(given: Given, settings: Settings, workdir: Path, source: Any, repor
         reporter: is told of every step.
     """
     identity, model, budget = given.identity, given.model, given.budget
-    workshop, plan = open_workshop(
-        workdir, model, identity, given.calibration, given.plan, given.lessons, settings.seed
-    )
+    workshop, plan = _opened(given, identity, settings.seed, workdir)
     profile = None if isinstance(model, Path) else profile_model(model)
     trials = Trials(workdir, identity, workshop.lessons if workshop else None)
     costs = Costs(model, identity["model"], given.examiner, budget, settings.threads, profile, trials)
     plain, _ = reference_sizes(model)
     files = Files(source, given.calibration, given.examiner, budget, settings.threads, trials, costs, plain)
     return Search(given, workdir, plan, workshop, identity, files, reporter)
+
+
+def _opened(given: Given, identity: dict[str, str], seed: int, workdir: Path) -> tuple[Workshop | None, Plan]:
+    """Return where models are made, after reading what they learn from into files where it is a data set."""
+    model, plan = given.model, given.plan
+    if given.stream is None or plan.training is None:
+        return open_workshop(workdir, model, identity, given.calibration, plan, given.lessons, seed)
+    with staging(workdir) as place:
+        classes = num_classes(given.runner, given.budget)
+        lessons = stream(model, given.stream, plan.training, place, num_classes=classes, seed=seed)
+        plan = dataclasses.replace(plan, notes=(*plan.notes, *lessons.notes))
+        return open_workshop(workdir, model, identity, given.calibration, plan, lessons, seed)

@@ -148,7 +148,8 @@ def _step(result: OptimizationResult, candidate: Candidate) -> Step:
     if kind == "dropped" and candidate.within_budget:
         kind = "kept"
     lines = [line for line in candidate.reason.splitlines() if line.strip()] or ["no reason was recorded"]
-    found = lines[0] if failed else candidate.verdict.removeprefix("best: ")
+    verdict = candidate.verdict.removeprefix("best: ")
+    found = lines[0] if failed else f"{verdict} ({candidate.doubt})" if candidate.doubt else verdict
     how = ", then ".join(step.label for step in candidate.steps)
     return Step(candidate.name, how, candidate.why, found, kind, tuple(lines[1:]) if failed else ())
 

@@ -117,7 +117,7 @@ def optimize(
     check_output(workdir / "report.html", overwrite=True)
     # The trace comes first: it refuses weights that are not finite, before anything is written.
     with export.traced(given.model) as source, held(workdir) as dead:
-        reporter.start(len(given.plan.ways) + 3 + (test is not None) + (dead is not None))
+        reporter.start(len(given.plan.ways) + 4 + (test is not None) + (dead is not None))
         try:
             if dead is not None:
                 reporter.step(f"{workdir}: go on where {dead} was ended")
@@ -151,6 +151,8 @@ def _result(given: Given, found: Found, description: str, command: str, seconds:
         decisions=found.decisions,
         ended=found.ended,
         notes=found.notes,
+        sensitivity=found.sensed.profile,
+        no_sensitivity=found.sensed.reason,
     )
 
 

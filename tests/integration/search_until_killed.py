@@ -5,7 +5,7 @@ import numpy as np
 import kopt
 from kopt import measure
 
-TECHNIQUES = ("depthwise_separable", "fold_batch_norm", "saved_model")
+TECHNIQUES = ("depthwise_separable", "tflite-float32")
 
 
 def search(model, examples, workdir):

@@ -51,8 +51,10 @@ def optimize(
 
     First all ways to ship the model as it is are tried, then what needs calibration examples alone, and with `training`
     smaller models: of each technique that reaches enough of the model several strengths are trained briefly, the
-    promising half to the end, and then strengths between the strongest inside the budget and the next one. Models
-    change and train in child processes, one a trial, so that a crash, or too little memory, costs one candidate.
+    promising half to the end, and then strengths between the strongest inside the budget and the next one. Techniques
+    that hold the budget alone are then tried together, by what each of them gave. Models change and train in child
+    processes, one a trial, so that a crash, or too little memory, costs one candidate. With `Budget.target` the search
+    ends at the first file that has it and is surely inside the budget.
 
     Finished candidates, and models on the way to them, are kept in `workdir`: a run that was killed and is started
     again with the same arguments goes on where it stopped, and finds what it would have found. One run at a time works

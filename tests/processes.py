@@ -51,6 +51,19 @@ def run_forked(function: Callable[..., Any], *arguments: Any) -> Ended:
         return Ended(process.exitcode, result, file.read().decode(errors="replace")[-3000:])
 
 
+def begin(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of a module in a process of its own, which the caller may kill."""
+    process = _CONTEXT.Process(target=_alone, args=(function, arguments))
+    process.start()
+    return process
+
+
+def _alone(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    gc.freeze()  # As `conftest` does.
+    gc.set_threshold(50_000, 10, 10)
+    function(*arguments)
+
+
 def result_of(function: Callable[..., Any], *arguments: Any) -> Any:
     """Return what a function of a module returns in a process of its own, which must end well."""
     ended = run_forked(function, *arguments)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from kopt import data as kopt_data
 from kopt import export, measure
@@ -29,6 +30,7 @@ from kopt.search.opening import checked_training
 from kopt.search.plan import Plan, plan_of
 from kopt.search.proposing.facts import facts_of
 from kopt.search.settings import Settings
+from kopt.search.streaming import check_stream
 from kopt.search.techniques.catalog import BUILD, select
 from kopt.search.trials.limits import Limits
 
@@ -45,7 +47,8 @@ class Given:
         examiner: the examples that judge files.
         test: those that the search never touches; `None` without.
         plan: what may be done.
-        lessons: what models learn from; `None` where none is trained.
+        lessons: what models learn from; `None` where none is trained, or they are still to be read.
+        stream: the data set in which they are, which may be larger than memory; else `None`.
         limits: of the run, whose time has begun.
         notes: what a reader must know about the data.
     """
@@ -58,6 +61,7 @@ class Given:
     test: Examiner | None
     plan: Plan
     lessons: Lessons | None
+    stream: tf.data.Dataset | None
     limits: Limits
     notes: tuple[str, ...]
 
@@ -87,16 +91,26 @@ def read(model: Any, train: Any, validation: Any, test: Any, budget: Budget | No
     check_judgeable(runner)
     judging = read_split(validation, "validation")
     budget = checked_budget(budget, judging.y is not None)
-    calibration = kopt_data.calibration(train, samples=settings.samples, seed=settings.seed, inputs=runner.inputs)
+    calibration = kopt_data.calibration(
+        _without_weights(train), samples=settings.samples, seed=settings.seed, inputs=runner.inputs
+    )
     examiner = examiner_of(judging, runner, budget)
     final = None if test is None else examiner_of(test, runner, budget, "test")
     more = (BUILD,) if settings.builder else ()
     plan = plan_of(facts_of(model), settings.techniques, budget, checked_training(settings.training), more)
-    lessons = plan.training and prepare(
-        model, train, plan.training, num_classes=num_classes(runner, budget), seed=settings.seed
-    )
+    stream = train if plan.training and isinstance(train, tf.data.Dataset) else None
+    lessons = None
+    if stream is not None:
+        check_stream(stream)
+    elif plan.training:
+        lessons = prepare(model, train, plan.training, num_classes=num_classes(runner, budget), seed=settings.seed)
     notes = (*(() if judging.y is not None else (NO_LABELS,)), *_overlap_note(final, examiner))
-    return Given(model, runner, budget, calibration, examiner, final, plan, lessons or None, limits, notes)
+    return Given(model, runner, budget, calibration, examiner, final, plan, lessons, stream, limits, notes)
+
+
+def _without_weights(train: Any) -> Any:
+    """Return arrays of examples as calibration takes them."""
+    return train[:2] if isinstance(train, tuple) and len(train) == 3 else train
 
 
 def _named(examiner: Examiner, name: str) -> dict[str, np.ndarray]:

@@ -51,8 +51,10 @@ def optimize(
 
     First all ways to ship the model as it is are tried, then what needs calibration examples alone, and with `training`
     smaller models: of each technique that reaches enough of the model several strengths are trained briefly, the
-    promising half to the end, and then strengths between the strongest inside the budget and the next one. Models
-    change and train in child processes, one a trial, so that a crash, or too little memory, costs one candidate.
+    promising half to the end, and then strengths between the strongest inside the budget and the next one. Techniques
+    that hold the budget alone are then tried together, by what each of them gave. Models change and train in child
+    processes, one a trial, so that a crash, or too little memory, costs one candidate. With `Budget.target` the search
+    ends at the first file that has it and is surely inside the budget.
 
     Finished candidates, and models on the way to them, are kept in `workdir`: a run that was killed and is started
     again with the same arguments goes on where it stopped, and finds what it would have found. One run at a time works
@@ -60,11 +62,14 @@ def optimize(
 
     Args:
         model: a built Keras model, or the path of a `.keras`, `.h5` or SavedModel.
-        train: what models learn from and where calibration samples come from: arrays, `(x, y)`, `kopt.data.Split` or a
-            batched `tf.data.Dataset`, which is read into memory for training. Of it a tenth, at most 1,000 examples, is
-            held out to choose the best epoch. Without labels models learn what the original says.
+        train: what models learn from and where calibration samples come from: arrays, `(x, y)`, `(x, y,
+            sample_weight)`, `kopt.data.Split` or a batched `tf.data.Dataset` of these; inputs may be a dict by name. A
+            data set may be larger than memory: for training it is read once, a batch at a time, into files in `workdir`
+            that take the room of its examples. Of it a tenth, at most 1,000 examples, is held out to choose the best
+            epoch. Without labels models learn what the original says.
         validation: data that judges the files, `(x, y)`, `Split` or a batched `tf.data.Dataset`; it is held in memory.
-            Without labels (`x` alone) the agreement with the model as given is guarded in place of the accuracy.
+            Without labels (`x` alone) the agreement with the model as given is guarded in place of the accuracy. Every
+            example counts once, so that sample weights are refused.
         test: such data, which the search never touches: only the model as given and the chosen file are evaluated on
             it, at the end. The best of many is flattered by the examples it was chosen on; on these it is not.
         budget: what may be lost, what is to improve and what must hold; by default at most 0.01 of accuracy, for
@@ -113,9 +118,11 @@ def optimize(
     workdir = Path(workdir)
     check_output(workdir / "report.html", overwrite=True)
     # The trace comes first: it refuses weights that are not finite, before anything is written.
-    with export.traced(given.model) as source, held(workdir):
-        reporter.start(len(given.plan.ways) + 3 + (test is not None))
+    with export.traced(given.model) as source, held(workdir) as dead:
+        reporter.start(len(given.plan.ways) + 4 + (test is not None) + (dead is not None))
         try:
+            if dead is not None:
+                reporter.step(f"{workdir}: go on where {dead} was ended")
             found = prepared(given, settings, workdir, source, reporter).run()
         finally:
             reporter.finish()
@@ -155,6 +162,8 @@ def result_of(given: Given, found: Found, description: str, command: str, second
         decisions=found.decisions,
         ended=found.ended,
         notes=found.notes,
+        sensitivity=found.sensed.profile,
+        no_sensitivity=found.sensed.reason,
     )
 
 

@@ -1,10 +1,12 @@
 """One search in a work directory: try recipes, measure all files together, choose, and judge the chosen one."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kopt.core.files import staging
 from kopt.core.progress import Progress
 from kopt.core.records.candidates import Candidate, ExportConfig
 from kopt.core.records.measurements import Evaluation
@@ -17,12 +19,16 @@ from kopt.search.given import Given
 from kopt.search.judging.costing import Costs, reference_sizes
 from kopt.search.judging.evidence import baseline_evaluation, final_judgement
 from kopt.search.judging.examining import BASELINE
+from kopt.search.judging.examples import num_classes
 from kopt.search.judging.files import Files, baseline_of
 from kopt.search.judging.ranking import nearest_of, rank, target_reached
+from kopt.search.judging.sensing import Sensed, sensed
+from kopt.search.lessons import Lessons
 from kopt.search.opening import open_workshop
 from kopt.search.plan import Plan
 from kopt.search.proposing import rounds
 from kopt.search.settings import Settings
+from kopt.search.streaming import stream
 from kopt.search.techniques.catalog import WAYS_TO_SHIP
 from kopt.search.trials.bench import Bench
 from kopt.search.trials.leftovers import unused
@@ -46,6 +52,7 @@ class Found:
         identity: hashes of model and data, by which runs are told apart.
         reference: bytes of the model as given, plain and after gzip.
         decisions: on models of which no file was made.
+        sensed: how sensitive the layers of the model as given are.
         ended: why it ended.
         notes: what was left out, and what else lies in the directory.
     """
@@ -60,6 +67,7 @@ class Found:
     identity: dict[str, str]
     reference: tuple[int, int]
     decisions: tuple[Decision, ...]
+    sensed: Sensed
     ended: str
     notes: tuple[str, ...]
 
@@ -76,6 +84,7 @@ class Search:
         identity: hashes of model and data.
         files: makes and judges files.
         reporter: is told of every step.
+        loss: of the labels, serialized; `None` where nothing is trained.
     """
 
     given: Given
@@ -85,6 +94,7 @@ class Search:
     identity: dict[str, str]
     files: Files
     reporter: Progress
+    loss: Any
 
     def run(self, course: Course = rounds.run, expected: int | None = None) -> Found:
         """Try recipes until the end, and choose.
@@ -115,6 +125,7 @@ class Search:
             identity=self.identity,
             reference=reference,
             decisions=tuple(bench.decisions),
+            sensed=self._sensed(),
             ended=ended,
             notes=(*self._notes(), *left, *bench.remarks, *self._unused(ranked)),
         )
@@ -141,9 +152,13 @@ class Search:
         self.reporter.step(f"test: {chosen.name} on {test.count} examples that the search never saw")
         return final_judgement(test, chosen, self.files.threads, self.given.budget)
 
+    def _sensed(self) -> Sensed:
+        given = self.given
+        self.reporter.step(f"sensitivity of the layers of {given.runner.name}")
+        return sensed(given.model, given.examiner, self.files.costs.profile, self.files.trials, self.loss)
+
     def _notes(self) -> tuple[str, ...]:
-        lessons = self.given.lessons
-        return (*self.given.notes, *self.plan.notes, *(lessons.notes if lessons else ()))
+        return (*self.given.notes, *self.plan.notes)
 
     def _unused(self, ranked: tuple[Candidate, ...]) -> tuple[str, ...]:
         made = tuple(candidate.artifact for candidate in ranked if candidate.artifact is not None)
@@ -163,12 +178,24 @@ def prepared(given: Given, settings: Settings, workdir: Path, source: Any, repor
         reporter: is told of every step.
     """
     identity, model, budget = given.identity, given.model, given.budget
-    workshop, plan = open_workshop(
-        workdir, model, identity, given.calibration, given.plan, given.lessons, settings.seed
-    )
+    workshop, plan, lessons = _opened(given, identity, settings.seed, workdir)
     profile = None if isinstance(model, Path) else profile_model(model)
     trials = Trials(workdir, identity, workshop.lessons if workshop else None)
     costs = Costs(model, identity["model"], given.examiner, budget, settings.threads, profile, trials)
     plain, _ = reference_sizes(model)
     files = Files(source, given.calibration, given.examiner, budget, settings.threads, trials, costs, plain)
-    return Search(given, workdir, plan, workshop, identity, files, reporter)
+    return Search(given, workdir, plan, workshop, identity, files, reporter, lessons and lessons.loss)
+
+
+def _opened(
+    given: Given, identity: dict[str, str], seed: int, workdir: Path
+) -> tuple[Workshop | None, Plan, Lessons | None]:
+    """Return where models are made, after reading what they learn from into files where it is a data set."""
+    model, plan, lessons = given.model, given.plan, given.lessons
+    with contextlib.ExitStack() as stack:
+        if given.stream is not None and plan.training is not None:
+            place = stack.enter_context(staging(workdir))
+            classes = num_classes(given.runner, given.budget)
+            lessons = stream(model, given.stream, plan.training, place, num_classes=classes, seed=seed)
+        plan = dataclasses.replace(plan, notes=(*plan.notes, *(lessons.notes if lessons else ())))
+        return *open_workshop(workdir, model, identity, given.calibration, plan, lessons, seed), lessons

@@ -14,7 +14,7 @@ from kopt.core.records.search.budget import QUANTITY_OF, Budget
 from kopt.core.records.search.judgement import Shortfall
 from kopt.core.records.search.quantities import improvement, joint, to_minimize, value_of
 from kopt.search.judging.judgement import TOLERANCE
-from kopt.search.judging.verdicts import verdict
+from kopt.search.judging.verdicts import doubt, verdict
 
 # See `kopt.measure.ab_inference`: what two loads of one file differ by.
 _LOADS_DIFFER = 0.02
@@ -42,6 +42,7 @@ def rank(
             candidate,
             pareto=candidate in usable and not any(dominates(other, candidate, budget) for other in usable),
             verdict=verdict(candidate, best, budget),
+            doubt=doubt(candidate, budget),
         )
         for candidate in judged
     )

@@ -149,7 +149,7 @@ def _integers(bench: Bench, plan: Plan, steps: tuple[Step, ...], why: str, left:
     if INT8 not in plan.way_names:
         return False
     plain = bench.attempt(Recipe(steps, CATALOG[INT8].export), why)
-    what = f"the int8 file of {steps_name(steps) or 'the model as it is'}"
+    what = f"the int8 file of {steps_name(steps) or 'the original'}"
     if inside(bench.drop(plain), bench.allowed):
         unused = [name for name in _ROUNDING if name in plan.changes]
         if unused and not steps:
@@ -161,7 +161,7 @@ def _integers(bench: Bench, plan: Plan, steps: tuple[Step, ...], why: str, left:
         if name in plan.changes:
             step = CATALOG[name].step(**({"epochs": _aware_epochs(plan)} if name == "aware" else {}))
             reason = f"{what} {lost}; {CATALOG[name].summary}"
-            tried = bench.attempt(Recipe((*steps, step), CATALOG[INT8].export), f"{why}. {reason}" if why else reason)
+            tried = bench.attempt(Recipe((*steps, step), CATALOG[INT8].export), f"{why}; {reason}" if why else reason)
             if inside(bench.drop(tried), bench.allowed):
                 return True
     return False

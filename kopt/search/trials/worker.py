@@ -16,12 +16,13 @@ from pathlib import Path
 
 import keras
 
+from kopt.core.errors import OutputError
 from kopt.core.files import atomic_path, atomic_write, sha256
 from kopt.graph import fingerprint, load_model
 from kopt.search.techniques.building import modules_of
 from kopt.search.techniques.catalog import row_of
 from kopt.search.trials import supplies
-from kopt.search.trials.made import FAILURE, RECORD, Job, MadeModel
+from kopt.search.trials.made import FAILURE, NO_ROOM, RECORD, Job, MadeModel
 from kopt.train import deterministic
 
 # The system ends this process before the search where memory runs out.
@@ -36,6 +37,11 @@ def main(path: str) -> int:
     job = Job.from_json(Path(path).read_text())
     try:
         _make_all(job)
+    except OutputError as error:
+        with contextlib.suppress(OSError):  # in the log there may be no room either
+            sys.stdout.write(f"{error}\n")
+            sys.stdout.flush()
+        return NO_ROOM
     except Exception as error:  # noqa: BLE001 - whatever a technique raises is the search's to report
         traceback.print_exc()
         atomic_write(Path(job.targets[-1]) / FAILURE, f"{type(error).__name__}: {error}", overwrite=True)

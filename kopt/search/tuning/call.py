@@ -31,8 +31,8 @@ from kopt.search.tuning.environment import Role, role_of
 from kopt.search.tuning.request import Request, request
 from kopt.search.tuning.worker import OVER, work
 
-# Steps of the report beside the trials: the model as given, latencies, memory and energy.
-_OTHER_STEPS = 3
+# Steps beside the trials: the model as given, latencies, memory and energy, sensitivity.
+_OTHER_STEPS = 4
 _CHIEF_SECONDS, _LOOK_SECONDS = 600.0, 1.0
 
 

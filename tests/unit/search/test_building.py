@@ -10,7 +10,7 @@ import tuning_architectures
 
 from kopt.core.errors import UnsupportedModelError
 from kopt.core.records.search.techniques import BuildConfig, Step
-from kopt.data import Split
+from kopt.search.lessons import Lesson
 from kopt.search.techniques import building
 from kopt.search.techniques.catalog import BUILD, CATALOG
 from kopt.search.techniques.work import Work
@@ -35,7 +35,7 @@ def test_it_is_built_of_its_values_and_trained():
     x = np.random.default_rng(0).random((24, 8, 8, 1), np.float32)
     y = np.arange(24) % 10
     training = Training(epochs=1, batch_size=8)
-    work = Work(digits_model(), {"image": x}, training, Split(x[:16], y[:16]), Split(x[16:], y[16:]), _loss())
+    work = Work(digits_model(), {"image": x}, training, Lesson(x[:16], y[:16]), Lesson(x[16:], y[16:]), _loss())
     outcome = building.built(work.original, config(width=8, deep=True, second=4), work)
     kernels = [layer.filters for layer in outcome.model.layers if isinstance(layer, keras.layers.Conv2D)]
     assert kernels == [8, 4]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from kopt.search.plan import Plan, plan_of
 from kopt.search.proposing.facts import facts_of
 from kopt.search.settings import Settings
 from kopt.search.streaming import check_stream
-from kopt.search.techniques.catalog import BUILD, select
+from kopt.search.techniques.catalog import Technique, select
 from kopt.search.trials.limits import Limits
 
 
@@ -80,8 +80,16 @@ class Given:
         return {} if self.test is None else {"test": _hash(_named(self.test, "test"))}
 
 
-def read(model: Any, train: Any, validation: Any, test: Any, budget: Budget | None, settings: Settings) -> Given:
-    """Return what `kopt.optimize` was given, checked; see there for what is raised."""
+def read(
+    model: Any,
+    train: Any,
+    validation: Any,
+    test: Any,
+    budget: Budget | None,
+    settings: Settings,
+    more: Sequence[Technique] = (),
+) -> Given:
+    """Return what `kopt.optimize` was given, checked; see there for what is raised. `more` are rows of no catalog."""
     select(settings.techniques)
     limits = Limits(settings.seconds, settings.trials)
     if settings.threads is not None:
@@ -96,7 +104,6 @@ def read(model: Any, train: Any, validation: Any, test: Any, budget: Budget | No
     )
     examiner = examiner_of(judging, runner, budget)
     final = None if test is None else examiner_of(test, runner, budget, "test")
-    more = (BUILD,) if settings.builder else ()
     plan = plan_of(facts_of(model), settings.techniques, budget, checked_training(settings.training), more)
     stream = train if plan.training and isinstance(train, tf.data.Dataset) else None
     lessons = None

@@ -11,11 +11,7 @@ from kopt.search.training import Training
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The arguments of `kopt.optimize` that change what it finds, with its defaults; it describes them.
-
-    Attributes:
-        builder: where the user's own architectures are found; of `kopt.tune` alone.
-    """
+    """The arguments of `kopt.optimize` that change what it finds, with its defaults; it describes them."""
 
     techniques: Sequence[str] | None = None
     samples: int = 100
@@ -24,7 +20,6 @@ class Settings:
     training: Training | None = None
     seconds: float | None = None
     trials: int | None = None
-    builder: str = ""
 
 
 def call_text(budget: Budget, workdir: Path, settings: Settings, *, has_test: bool) -> str:

@@ -140,8 +140,8 @@ def tune(
     asked = request(techniques, ways, tuner=tuner, max_trials=max_trials, training=training, builder=builder)
     role = _checked_role(role_of(os.environ), workers)
     reporter = reporter_of(progress)
-    settings = Settings(asked.names, samples, threads, seed, training, seconds, None, asked.builder)
-    given = read(model, train, validation, test, budget, settings)
+    settings = Settings(asked.names, samples, threads, seed, training, seconds)
+    given = read(model, train, validation, test, budget, settings, asked.more)
     workdir = Path(workdir)
     if role is not None and not role.is_chief:
         _join(given, settings, workdir, asked, role, reporter)

@@ -30,7 +30,6 @@ from kopt.search.plan import plan_of
 from kopt.search.proposing.facts import facts_of
 from kopt.search.searching import Search
 from kopt.search.settings import Settings
-from kopt.search.techniques.catalog import BUILD
 from kopt.search.trials import examples, supplies
 from kopt.search.trials.limits import Limits
 from kopt.search.tuning.request import Request
@@ -113,11 +112,8 @@ def given_of(job: Job, seconds: float | None) -> tuple[Given, Settings]:
     runner = measure.load(model)
     arrays, *labels = examples.read(inputs / _VALIDATION)
     split = kopt_data.Split(arrays, np.asarray(labels[0]) if labels else None)
-    settings = Settings(
-        request.names, job.samples, job.threads, job.seed, request.training, seconds, None, request.builder
-    )
-    more = (BUILD,) if request.builder else ()
-    plan = plan_of(facts_of(model), request.names, job.budget, request.training, more)
+    settings = Settings(request.names, job.samples, job.threads, job.seed, request.training, seconds)
+    plan = plan_of(facts_of(model), request.names, job.budget, request.training, request.more)
     examiner = examiner_of(split, runner, job.budget)
     limits = Limits(seconds)
     return Given(model, runner, job.budget, calibration, examiner, None, plan, lessons, None, limits, ()), settings

@@ -11,7 +11,7 @@ from kopt.search.opening import checked_training
 from kopt.search.plan import FLOAT32, INT8
 from kopt.search.proposing.facts import Facts
 from kopt.search.techniques.building import reference
-from kopt.search.techniques.catalog import CATALOG, TRAINING, WAYS_TO_SHIP, select
+from kopt.search.techniques.catalog import BUILD, CATALOG, TRAINING, WAYS_TO_SHIP, Technique, select
 from kopt.search.training import Training
 from kopt.search.tuning.oracles import TUNERS
 
@@ -43,6 +43,11 @@ class Request(Record):
     def names(self) -> tuple[str, ...]:
         """Techniques and ways to ship, as `kopt.optimize` takes them."""
         return (*self.techniques, *self.ways)
+
+    @property
+    def more(self) -> tuple[Technique, ...]:
+        """Rows that are not of the catalog."""
+        return (BUILD,) if self.builder else ()
 
 
 def request(

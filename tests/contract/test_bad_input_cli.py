@@ -1,6 +1,7 @@
 """Bad input on the command line: exit code, one clear message on standard error, no traceback, nothing written."""
 
 import json
+import socket
 import subprocess
 import sys
 import tempfile
@@ -275,6 +276,33 @@ def test_force_does_not_replace_a_directory_of_something_else(tmp_path, kopt_ref
 def test_settings(kopt_refuses, words, parts):
     error = errors.ConfigError
     kopt_refuses(words, error, *parts)
+
+
+TUNING = {"KERASTUNER_TUNER_ID": "chief", "KERASTUNER_ORACLE_IP": "127.0.0.1"}
+
+
+def test_variables_of_a_tuning_that_are_half_set(monkeypatch, kopt_refuses, arrays):
+    for name, value in TUNING.items():
+        monkeypatch.setenv(name, value)
+    words = ["tune", DENSE, "--data", arrays(), "--workdir", "run"]
+    kopt_refuses(words, errors.ConfigError, "are set, and KERASTUNER_ORACLE_PORT is not", "or none of them")
+
+
+def test_a_port_of_a_tuning_that_is_in_use(monkeypatch, kopt_refuses, arrays):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        for name, value in {**TUNING, "KERASTUNER_ORACLE_PORT": str(taken.getsockname()[1])}.items():
+            monkeypatch.setenv(name, value)
+        words = ["tune", DENSE, "--data", arrays(), "--workdir", "run"]
+        kopt_refuses(words, errors.ConfigError, "cannot listen at 127.0.0.1", "the port is in use")
+
+
+def test_a_worker_of_a_tuning_starts_no_workers(monkeypatch, kopt_refuses, arrays):
+    for name, value in {**TUNING, "KERASTUNER_TUNER_ID": "second", "KERASTUNER_ORACLE_PORT": "8000"}.items():
+        monkeypatch.setenv(name, value)
+    words = ["tune", DENSE, "--data", arrays(), "--workdir", "run", "--workers", "2"]
+    kopt_refuses(words, errors.ConfigError, "`workers` goes with the chief", "Received: workers=2")
 
 
 @over("command", [["optimize", DENSE, "--data", "digits"], ["demo"]])

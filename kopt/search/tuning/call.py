@@ -27,7 +27,7 @@ from kopt.search.tuning import job as jobs
 from kopt.search.tuning.cluster import ANY_PORT, Workers, run_chief
 from kopt.search.tuning.course import Tuning, run_here, tuning_of
 from kopt.search.tuning.desk import Desk
-from kopt.search.tuning.environment import Role, role_of
+from kopt.search.tuning.environment import Role, check_free, role_of
 from kopt.search.tuning.request import Request, request
 from kopt.search.tuning.worker import OVER, work
 
@@ -170,6 +170,8 @@ def _checked_role(role: Role | None, workers: int) -> Role | None:
             f"`workers` goes with the chief, and the environment makes this process the worker {role.name!r}. "
             f"Received: workers={workers}."
         )
+    if role is not None and role.is_chief:
+        check_free(role)
     return role
 
 

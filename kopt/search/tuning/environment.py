@@ -1,7 +1,8 @@
-"""Who this process is in a tuning of several machines, by the environment variables of keras-tuner. Pure."""
+"""Who this process is in a tuning of several machines, by the environment variables of keras-tuner."""
 
 import dataclasses
 import re
+import socket
 from collections.abc import Mapping
 
 from kopt.core.errors import ConfigError
@@ -38,6 +39,28 @@ class Role:
     def variables(self) -> dict[str, str]:
         """What says so to a process."""
         return {TUNER_ID: self.name, IP: self.host, PORT: str(self.port)}
+
+
+def check_free(role: Role) -> None:
+    """Make sure that a chief can listen, before any work begins.
+
+    Raises:
+        ConfigError: something else listens there, or the address is none of this machine.
+    """
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what a chief that was killed has left
+        try:
+            one.bind((role.host, role.port))
+        except OSError as error:
+            raise cannot_listen(role.address) from error
+
+
+def cannot_listen(address: str) -> ConfigError:
+    """Return the error of a chief that gets no port."""
+    return ConfigError(
+        f"The chief cannot listen at {address}: the port is in use, or the address is not of this machine. Choose "
+        f"another {PORT}, or end what listens there."
+    )
 
 
 def role_of(variables: Mapping[str, str]) -> Role | None:

@@ -32,8 +32,9 @@ from keras_tuner.src.distribute.oracle_client import OracleClient
 from keras_tuner.src.engine import conditions
 from keras_tuner.src.engine import oracle as oracle_module
 
-from kopt.core.errors import ConfigError, WorkerLostError
+from kopt.core.errors import WorkerLostError
 from kopt.core.files import atomic_write
+from kopt.search.tuning.environment import cannot_listen
 
 _CALLS = ("GetSpace", "UpdateSpace", "CreateTrial", "UpdateTrial", "EndTrial", "GetTrial", "GetBestTrials")
 _MOST_LOSSES = 2
@@ -210,13 +211,8 @@ class Server:
         protos.get_service_grpc().add_OracleServicer_to_server(self._servicer, self._server)
         try:
             self.port = self._server.add_insecure_port(address)
-        except RuntimeError:
-            self.port = 0
-        if not self.port:
-            raise ConfigError(
-                f"The chief cannot listen at {address}: the port is in use, or the address is not of this machine. "
-                f"Choose another KERASTUNER_ORACLE_PORT, or end what listens there."
-            )
+        except RuntimeError as error:
+            raise cannot_listen(address) from error
 
     def start(self) -> None:
         """Begin to answer."""

@@ -10,7 +10,7 @@ from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 # Imports alone: TensorFlow's runtime begins in each process, with the settings of that process.
-_CONTEXT.set_forkserver_preload(["tensorflow", "keras", "kopt.train", "kopt.data"])
+_CONTEXT.set_forkserver_preload(["tensorflow", "keras", "kopt.train", "kopt.data", "kopt.search.loop"])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -127,8 +127,9 @@ def read_split(data: Any, name: str) -> kopt_data.Split:
     elements = data.element_spec if isinstance(data, tf.data.Dataset) else data
     if isinstance(elements, tuple) and len(elements) == 3:
         raise DataError(
-            f"`{name}` has sample weights. Files are judged example by example, and every one counts once in the "
-            f"intervals: pass (x, y), with examples drawn as they come in use. `train` takes weights."
+            f"`{name}` has sample weights. Received: (x, y, sample_weight). Files are judged example by example, and "
+            f"every one counts once in the intervals: pass (x, y), with examples drawn as they come in use. `train` "
+            f"takes weights."
         )
     if isinstance(data, tuple) and len(data) == 2:
         return kopt_data.Split(*data)

@@ -12,7 +12,7 @@ from kopt.core.errors import WorkerLostError
 from kopt.search.plan import Plan
 from kopt.search.trials.bench import Bench
 from kopt.search.tuning import outcomes
-from kopt.search.tuning.course import Tuning, fill, time_used
+from kopt.search.tuning.course import Tuning, fill, tidy, time_used
 from kopt.search.tuning.desk import failure
 from kopt.search.tuning.environment import Role
 from kopt.search.tuning.internals import Server, forget, quiet_messages
@@ -65,6 +65,7 @@ def run_chief(tuning: Tuning, workers: Workers, bench: Bench, plan: Plan) -> tup
         chief.end()
         server.stop()
         forget(oracle)
+    tidy(tuning, 0.0 if workers.address == ANY_PORT else _LOST_SECONDS)  # other machines may still be writing
     fill(bench, tuning)
     return tuning.ended(len(oracle.end_order), chief.closed()), tuning.notes
 

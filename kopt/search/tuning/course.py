@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kopt.core.errors import ConfigError
+from kopt.core.files import remove_leftovers
 from kopt.core.records.candidates import Candidate
 from kopt.search.plan import Plan
 from kopt.search.searching import Search
@@ -121,6 +122,7 @@ def run_here(tuning: Tuning, bench: Bench, plan: Plan) -> tuple[str, tuple[str, 
         why = str(end)
     finally:
         forget(proposes)
+    tidy(tuning)
     fill(bench, tuning)
     return tuning.ended(len(proposes.end_order), why or desk.ended or time_used(tuning)), tuning.notes
 
@@ -143,6 +145,12 @@ def fill(bench: Bench, tuning: Tuning) -> None:
             found[one.recipe.name] = there.get(one.recipe.name) or _candidate(bench, tuning, one)
     rest = [one for name, one in there.items() if name not in found]
     bench.candidates[:] = [*found.values(), *rest]
+
+
+def tidy(tuning: Tuning, untouched_s: float = 0.0) -> None:
+    """Remove what writers that were killed have left; see `remove_leftovers`."""
+    for folder in (tuning.place, *(child for child in tuning.place.iterdir() if child.is_dir())):
+        remove_leftovers(folder, untouched_s=untouched_s)
 
 
 def _candidate(bench: Bench, tuning: Tuning, one: outcomes.Outcome) -> Candidate:

@@ -154,3 +154,14 @@ def test_a_file_that_is_gone_is_made_again_if_there_is_time(tmp_path):
     assert [(one.name, one.status) for one in again] == [(INT8.name, "ok")]
     late = filled(tmp_path, [outcome(0, INT8)], answers={INT8.name: RunEnded("no time")})
     assert [(one.status, one.reason[:25]) for one in late] == [("failed", "Its file is gone or damag")]
+
+
+def test_what_killed_writers_left_goes_and_the_rest_stays(tmp_path):
+    for name in ("trial_0/.a.kopt-tmp", ".b.kopt-tmp", "trial_0/trial.json", "trials/1.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    tuning = course.Tuning(None, Request((), ()), None, tmp_path, 0, ())
+    course.tidy(tuning, 60.0)
+    assert len([*tmp_path.rglob("*.kopt-tmp")]) == 2, "someone may be writing"
+    course.tidy(tuning)
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["1.json", "trial.json"]

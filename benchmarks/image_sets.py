@@ -19,6 +19,7 @@ class ImageSet:
 
     Attributes:
         train, test: `(x, y)`, images float32 of shape `(n, height, width, channels)`.
+        held: likewise, of the training images those that nothing is trained with.
         epochs: that a dense network is trained for, and one that was pruned.
         augmentation: of the images to train with.
     """
@@ -26,6 +27,7 @@ class ImageSet:
     name: str
     train: tuple[Any, Any]
     test: tuple[Any, Any]
+    held: tuple[Any, Any]
     epochs: tuple[int, int]
     augmentation: Any = None
 
@@ -54,6 +56,7 @@ def image_sets() -> list[ImageSet]:
             "fashion_mnist",
             (fashion.train.x[:24_000], fashion.train.y[:24_000]),
             (fashion.test.x, fashion.test.y),
+            (fashion.train.x[24_000:], fashion.train.y[24_000:]),
             (10, 8),
         )
     ]
@@ -63,7 +66,8 @@ def image_sets() -> list[ImageSet]:
             (_scaled(arrays[f"x_{part}"]), arrays[f"y_{part}"].astype(np.int64)) for part in ("train", "test")
         )
         moved = kopt.data.Augmentation(flip="horizontal", crop=2)
-        sets.append(ImageSet("cifar10", (train[0][:25_000], train[1][:25_000]), test, (16, 8), moved))
+        first, rest = ((train[0][part], train[1][part]) for part in (slice(25_000), slice(25_000, None)))
+        sets.append(ImageSet("cifar10", first, test, rest, (16, 8), moved))
     return sets
 
 

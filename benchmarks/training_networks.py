@@ -65,6 +65,29 @@ def narrow_mobile(shape: tuple[int, ...] = (28, 28, 1)) -> Any:
     return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
 
 
+def mobilenet_v2(shape: tuple[int, ...] = (28, 28, 1), width: int = 32) -> Any:
+    """Return inverted residuals as in MobileNetV2, for small images; `width` is the channels of the first stage."""
+    layers = keras.layers
+
+    def normalized(x: Any, activate: bool = True) -> Any:
+        x = layers.BatchNormalization()(x)
+        return layers.ReLU(6.0)(x) if activate else x
+
+    def inverted(x: Any, filters: int, stride: int) -> Any:
+        inner = normalized(layers.Conv2D(4 * x.shape[-1], 1, use_bias=False)(x))
+        inner = normalized(layers.DepthwiseConv2D(3, stride, padding="same", use_bias=False)(inner))
+        inner = normalized(layers.Conv2D(filters, 1, use_bias=False)(inner), activate=False)
+        return layers.Add()([x, inner]) if stride == 1 and x.shape[-1] == filters else inner
+
+    inputs = keras.Input(shape)
+    x = normalized(layers.Conv2D(width, 3, padding="same", use_bias=False)(inputs))
+    for filters, stride in ((width, 1), (2 * width, 2), (2 * width, 1), (3 * width, 2), (3 * width, 1)):
+        x = inverted(x, filters, stride)
+    x = normalized(layers.Conv2D(8 * width, 1, use_bias=False)(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
+
+
 def transformer() -> Any:
     """Return an encoder of two blocks that reads an image row by row."""
     layers = keras.layers

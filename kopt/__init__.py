@@ -20,6 +20,7 @@ _ATTRIBUTES = {
     "advise": "kopt.advice",
     "load_model": "kopt.graph",
     "optimize": "kopt.search",
+    "tune": "kopt.search",
 }
 
 __all__ = ["Budget", "Constraint", "KoptError", "__version__", *_SUBPACKAGES, *_ATTRIBUTES]

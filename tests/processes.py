@@ -12,7 +12,7 @@ from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 # Imports alone: TensorFlow's runtime begins in each process, with the settings of that process.
-_CONTEXT.set_forkserver_preload(["tensorflow", "keras", "kopt.train", "kopt.data"])
+_CONTEXT.set_forkserver_preload(["tensorflow", "keras", "kopt.train", "kopt.data", "kopt.search.loop"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +122,19 @@ def run_program(code: str, *words: str, **environment: str) -> Ended:
     """Run a program as `python -c` does and wait for its end."""
     with start_program(code, *words, **environment) as process:
         return process.end()
+
+
+def begin(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of a module in a process of its own, which the caller may kill."""
+    process = _CONTEXT.Process(target=_alone, args=(function, arguments))
+    process.start()
+    return process
+
+
+def _alone(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    gc.freeze()  # As `conftest` does.
+    gc.set_threshold(50_000, 10, 10)
+    function(*arguments)
 
 
 def result_of(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -29,7 +29,12 @@ def from_run(result: OptimizationResult, more: Facts | None = None) -> Advice:
         ('digits', True, True)
     """
     facts = more or Facts()
-    facts = dataclasses.replace(facts, cost=result.profile or facts.cost, deployment=deployment_of(result))
+    facts = dataclasses.replace(
+        facts,
+        cost=result.profile or facts.cost,
+        sensitivity=result.sensitivity or facts.sensitivity,
+        deployment=deployment_of(result),
+    )
     looks = tuple(_look(field.name, getattr(facts, field.name)) for field in dataclasses.fields(Facts))
     reasons = {one.name: one.reason for one in looks}
     judgement = judge(facts, reasons)

@@ -25,6 +25,7 @@ from kopt.cli import (
     quantize,
     report,
     serve,
+    tune,
     verify,
 )
 from kopt.core.errors import InputError, KoptError, LoadError
@@ -34,6 +35,7 @@ from kopt.version import __version__
 COMMANDS = (
     demo,
     optimize,
+    tune,
     profile,
     diagnose,
     prune,

@@ -132,6 +132,20 @@ def scratch_directory() -> Iterator[Path]:
         yield Path(name)
 
 
+@contextlib.contextmanager
+def staging(directory: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary directory inside `directory`, from which what is finished is moved; the rest is removed.
+
+    Raises:
+        OutputError: the disk is full or the place cannot be written.
+    """
+    directory = Path(directory)
+    with writing_to(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory, prefix=".", suffix=_TEMPORARY) as name:
+            yield Path(name)
+
+
 def remove_leftovers(directory: str | os.PathLike[str], *, untouched_s: float = 0.0) -> None:
     """Remove the temporary files of writers that were killed in `directory`.
 

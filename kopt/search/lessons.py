@@ -2,11 +2,11 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from kopt import data as kopt_data
 from kopt import measure
@@ -16,11 +16,35 @@ from kopt.distill.forms import forms_of
 from kopt.graph.checks import input_structure
 from kopt.search.training import Training
 
+ANSWERS_NOTE = "`train` has no labels: the original's own answers stand for them."
 # Of the training data, to choose the best epoch by.
 _HELD_SHARE, _MOST_HELD = 0.1, 1000
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Lesson:
+    """Labelled examples.
+
+    Attributes:
+        x: inputs, one array or a structure of them.
+        y: labels.
+        weights: of the examples in the loss, shape `(n,)`; `None`: all count alike.
+    """
+
+    x: Any
+    y: Any
+    weights: Any = None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """As Keras takes them: `(x, y)`, or `(x, y, weights)`."""
+        return (self.x, self.y) if self.weights is None else (self.x, self.y, self.weights)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Lessons:
     """Examples to learn from.
 
@@ -29,20 +53,22 @@ class Lessons:
         held: of the training data, of which nothing learns; they choose the best epoch.
         loss: of the labels, serialized by Keras.
         notes: what was found out and not given, in sentences.
+        places: directories where `train` and `held` lie, as `trials.examples` writes them; `None` in memory.
     """
 
-    train: kopt_data.Split
-    held: kopt_data.Split
+    train: Lesson
+    held: Lesson
     loss: Any
     notes: tuple[str, ...]
+    places: tuple[Path, Path] | None = None
 
 
 def prepare(model: keras.Model, data: Any, training: Training, *, num_classes: int | None, seed: int) -> Lessons:
-    """Return the lessons in `data`, checked against the model before any work begins.
+    """Return the lessons in arrays, checked against the model before any work begins.
 
     Args:
         model: that is searched for a smaller form.
-        data: `(x, y)`, inputs alone, `kopt.data.Split`, or a `tf.data.Dataset` that ends, which is read into memory.
+        data: `(x, y)`, `(x, y, sample_weight)`, inputs alone or `kopt.data.Split`.
         training: the request.
         num_classes: of the labels; `None` for other targets.
         seed: of the choice of held-out examples.
@@ -52,49 +78,38 @@ def prepare(model: keras.Model, data: Any, training: Training, *, num_classes: i
         UnsupportedModelError: labels whose loss cannot be found.
     """
     runner = measure.load(model)
-    split, notes = _labelled(data, runner)
+    given, notes = _labelled(data, runner)
+    lesson = checked(given, model, runner, num_classes)
+    loss, said = loss_of(model, runner, lesson.y, training.loss)
+    rows, held = held_out(lesson.y, seed)
+    return Lessons(_rows(lesson, rows), _rows(lesson, held), loss, (*notes, *said))
+
+
+def checked(given: Lesson, model: keras.Model, runner: measure.Runner, num_classes: int | None) -> Lesson:
+    """Return examples in the types and the structure that the model takes.
+
+    Raises:
+        DataError: they do not fit, or weights are no numbers of at least 0, one an example.
+    """
+    split = kopt_data.Split(given.x, given.y)
     arrays = kopt_data.check(split, runner.inputs, num_classes=num_classes, name="train")
-    labels = np.asarray(split.y)
-    loss, said = _loss(model, runner, labels, training.loss)
-    rows, held = _held_out(labels, seed)
     packed = keras.tree.pack_sequence_as(input_structure(model), list(arrays.values()))
-    return Lessons(
-        train=_rows(packed, labels, rows),
-        held=_rows(packed, labels, held),
-        loss=loss,
-        notes=(*notes, *said),
-    )
+    weights = None if given.weights is None else _weights(given.weights, len(given.y))
+    return Lesson(packed, np.asarray(given.y), weights)
 
 
-def _labelled(data: Any, runner: measure.Runner) -> tuple[kopt_data.Split, tuple[str, ...]]:
-    if isinstance(data, kopt_data.Split):
-        return data, ()
-    if isinstance(data, tuple) and len(data) == 2:
-        return kopt_data.Split(*data), ()
-    if isinstance(data, tf.data.Dataset):
-        return kopt_data.collect(data, name="train"), ()
-    if isinstance(data, (np.ndarray, Mapping, list)):
-        answers, note = _answers(data, runner)
-        return kopt_data.Split(data, answers), (note,)
-    raise DataError(
-        "Trained candidates learn from (x, y) arrays, inputs alone, a `kopt.data.Split` or a batched "
-        f"`tf.data.Dataset` of (x, y). Received: {type(data).__module__}.{type(data).__qualname__}."
-    )
-
-
-def _answers(x: Any, runner: measure.Runner) -> tuple[np.ndarray[Any, Any], str]:
+def answers(x: Any, runner: measure.Runner) -> np.ndarray[Any, Any]:
     """Return what the original says of examples without labels, as labels."""
     arrays = kopt_data.check(x, runner.inputs, name="train")
     found = runner.predict(arrays)
     assert isinstance(found, np.ndarray)
     form = _form(runner)
-    note = "`train` has no labels: the original's own answers stand for them."
     if form in ("logits", "probabilities"):
-        return found.argmax(axis=-1), note
-    return (np.round(found) if form == "sigmoids" else found), note
+        return np.asarray(found.argmax(axis=-1))
+    return np.round(found) if form == "sigmoids" else found
 
 
-def _loss(
+def loss_of(
     model: keras.Model, runner: measure.Runner, labels: np.ndarray[Any, Any], given: str | None
 ) -> tuple[Any, tuple[str, ...]]:
     """Return the loss of the labels, serialized, and what is said of how it was found."""
@@ -131,7 +146,12 @@ def _form(runner: measure.Runner) -> str:
     return found[0][0]
 
 
-def _held_out(labels: np.ndarray[Any, Any], seed: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def held_out(labels: np.ndarray[Any, Any], seed: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return the rows to learn from and those that are held out, both ascending.
+
+    Raises:
+        DataError: there is nothing to hold out.
+    """
     count = len(labels)
     if count < 2:
         raise DataError(f"Training needs at least 2 examples, one of which is held out. Received: {count}.")
@@ -145,5 +165,33 @@ def _held_out(labels: np.ndarray[Any, Any], seed: int) -> tuple[np.ndarray[Any, 
     return np.sort(order[most:]), np.sort(order[:most])
 
 
-def _rows(x: Any, y: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> kopt_data.Split:
-    return kopt_data.Split(keras.tree.map_structure(lambda array: array[rows], x), y[rows])
+def _labelled(data: Any, runner: measure.Runner) -> tuple[Lesson, tuple[str, ...]]:
+    if isinstance(data, kopt_data.Split):
+        data = (data.x, data.y)
+    if isinstance(data, tuple) and len(data) in (2, 3) and data[1] is not None:
+        return Lesson(*data), ()
+    if isinstance(data, (np.ndarray, Mapping, list)):
+        return Lesson(data, answers(data, runner)), (ANSWERS_NOTE,)
+    raise DataError(
+        "Trained candidates learn from (x, y) or (x, y, sample_weight) arrays, inputs alone, a `kopt.data.Split` or a "
+        f"batched `tf.data.Dataset` of these. Received: {type(data).__module__}.{type(data).__qualname__}."
+    )
+
+
+def _weights(given: Any, count: int) -> np.ndarray[Any, Any]:
+    weights = np.asarray(given)
+    if weights.shape != (count,) or weights.dtype.kind not in "biuf":
+        raise DataError(
+            f"train sample weights are one number an example, shape ({count},). Received: {weights.dtype} of shape "
+            f"{weights.shape}."
+        )
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise DataError(
+            f"train sample weights must be finite and at least 0. Received values from {weights.min()} to "
+            f"{weights.max()}."
+        )
+    return weights.astype(np.float32)
+
+
+def _rows(lesson: Lesson, rows: np.ndarray[Any, Any]) -> Lesson:
+    return Lesson(*keras.tree.map_structure(lambda array: array[rows], lesson.arrays))

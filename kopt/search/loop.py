@@ -1,154 +1,25 @@
 """The main job: measure the model, try every way to ship it, judge the exported files, name the best."""
 
-import dataclasses
-import hashlib
 import os
 import time
-import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from kopt import data as kopt_data
-from kopt import export, measure
-from kopt.advice import Advice, from_run
+from kopt import export
 from kopt.core.environment import machine
-from kopt.core.errors import ConfigError, OutputError
-from kopt.core.files import check_output, sha256
+from kopt.core.errors import ConfigError
+from kopt.core.files import check_output
 from kopt.core.progress import Progress, Silent
 from kopt.core.randomness import preserved_random_state
-from kopt.core.records.artifacts import Artifact
-from kopt.core.records.candidates import Candidate, ExportConfig, OptimizationResult
-from kopt.core.records.measurements import Measurement
 from kopt.core.records.search.budget import Budget
-from kopt.core.records.search.decisions import Decision
-from kopt.core.records.search.recipes import Recipe
-from kopt.graph import fingerprint
-from kopt.measure.runner import check_positive
-from kopt.profile import model as profile_model
-from kopt.report import make_progress, write_report, write_story
-from kopt.search.calls import call_text
-from kopt.search.judging.costing import Costs, reference_sizes
-from kopt.search.judging.evidence import baseline_evaluation, examine_file, final_judgement, judged, kept
-from kopt.search.judging.examining import BASELINE, Examiner
-from kopt.search.judging.examples import (
-    NO_LABELS,
-    check_judgeable,
-    checked_budget,
-    examiner_of,
-    num_classes,
-    overlap,
-    read_split,
-)
-from kopt.search.judging.ranking import nearest_of, rank, target_reached
-from kopt.search.lessons import prepare
-from kopt.search.opening import checked_training, open_workshop
-from kopt.search.plan import Plan, plan_of
-from kopt.search.proposing import rounds
-from kopt.search.proposing.facts import facts_of
-from kopt.search.techniques.catalog import WAYS_TO_SHIP, select
-from kopt.search.techniques.recipes import way_of
+from kopt.report import make_progress, write_report
+from kopt.search.given import Given, read
+from kopt.search.result import SearchResult
+from kopt.search.searching import Found, prepared
+from kopt.search.settings import Settings, call_text
 from kopt.search.training import Training
-from kopt.search.trials.bench import Bench
-from kopt.search.trials.leftovers import unused
-from kopt.search.trials.limits import Limits
 from kopt.search.trials.lock import held
-from kopt.search.trials.records import Trials
-from kopt.search.trials.workshop import Workshop
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchResult(OptimizationResult):
-    """What `optimize` found, with the way to show it.
-
-    Example:
-        >>> result.best_name, [candidate.name for candidate in result.candidates]
-        ('tflite-int8', ['tflite-float32', 'tflite-int8'])
-        >>> result.best.artifact.size_bytes < result.candidates[0].artifact.size_bytes
-        True
-        >>> result.report("report.html").name
-        'report.html'
-    """
-
-    @classmethod
-    def schema(cls) -> str:
-        """On disk it is the record it extends."""
-        return OptimizationResult.schema()
-
-    def report(self, path: str | os.PathLike[str]) -> Path:
-        """Write the report, replacing what is there: HTML, one file that needs no network, or Markdown.
-
-        Args:
-            path: that ends in `.html` or `.md`; the plot of a Markdown report lies beside it, as SVG.
-
-        Raises:
-            ConfigError: another ending.
-        """
-        return write_story(self, path)
-
-    @property
-    def advice(self) -> Advice:
-        """What the run says about the model: what to change next, and why."""
-        return from_run(self)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """What every candidate of one run shares."""
-
-    source: Any
-    calibration: Mapping[str, np.ndarray]
-    examiner: Examiner
-    budget: Budget
-    threads: int | None
-    trials: Trials
-    costs: Costs
-
-    def metric(self, model: Path) -> float:
-        """Return what a model is worth in Keras."""
-        return self.examiner.examine(measure.load(model)).evaluation.metrics[self.budget.metric]
-
-    def candidate(self, recipe: Recipe, why: str, model: Path | None) -> Candidate:
-        """Export a model, `None` for the original, and judge the file."""
-        started = time.monotonic()
-        base = Candidate(recipe.name, recipe.export, "failed", steps=recipe.steps, why=why)
-        try:
-            if model is None:
-                found = _try(self, recipe, self.source, base)
-            else:
-                with export.traced(model) as source:
-                    found = _try(self, recipe, source, base)
-        except OutputError:  # the place itself is full or forbidden: no candidate can do better
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong with one candidate is reported; the run goes on
-            self.trials.log(recipe, traceback.format_exc())
-            return dataclasses.replace(base, reason=f"{type(error).__name__}: {error}")
-        found = dataclasses.replace(found, seconds=time.monotonic() - started)
-        self.trials.finish(recipe, found)
-        return found
-
-
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """How the search goes about."""
-
-    plan: Plan
-    limits: Limits
-    workshop: Workshop | None
-    reporter: Progress
-
-
-@dataclasses.dataclass(frozen=True)
-class _Found:
-    """What a search found, before it is ranked."""
-
-    baseline: Candidate
-    candidates: tuple[Candidate, ...]
-    decisions: tuple[Decision, ...]
-    ended: str
-    left: tuple[str, ...]
 
 
 @preserved_random_state()
@@ -180,8 +51,10 @@ def optimize(
 
     First all ways to ship the model as it is are tried, then what needs calibration examples alone, and with `training`
     smaller models: of each technique that reaches enough of the model several strengths are trained briefly, the
-    promising half to the end, and then strengths between the strongest inside the budget and the next one. Models
-    change and train in child processes, one a trial, so that a crash, or too little memory, costs one candidate.
+    promising half to the end, and then strengths between the strongest inside the budget and the next one. Techniques
+    that hold the budget alone are then tried together, by what each of them gave. Models change and train in child
+    processes, one a trial, so that a crash, or too little memory, costs one candidate. With `Budget.target` the search
+    ends at the first file that has it and is surely inside the budget.
 
     Finished candidates, and models on the way to them, are kept in `workdir`: a run that was killed and is started
     again with the same arguments goes on where it stopped, and finds what it would have found. One run at a time works
@@ -189,11 +62,14 @@ def optimize(
 
     Args:
         model: a built Keras model, or the path of a `.keras`, `.h5` or SavedModel.
-        train: what models learn from and where calibration samples come from: arrays, `(x, y)`, `kopt.data.Split` or a
-            batched `tf.data.Dataset`, which is read into memory for training. Of it a tenth, at most 1,000 examples, is
-            held out to choose the best epoch. Without labels models learn what the original says.
+        train: what models learn from and where calibration samples come from: arrays, `(x, y)`, `(x, y,
+            sample_weight)`, `kopt.data.Split` or a batched `tf.data.Dataset` of these; inputs may be a dict by name. A
+            data set may be larger than memory: for training it is read once, a batch at a time, into files in `workdir`
+            that take the room of its examples. Of it a tenth, at most 1,000 examples, is held out to choose the best
+            epoch. Without labels models learn what the original says.
         validation: data that judges the files, `(x, y)`, `Split` or a batched `tf.data.Dataset`; it is held in memory.
-            Without labels (`x` alone) the agreement with the model as given is guarded in place of the accuracy.
+            Without labels (`x` alone) the agreement with the model as given is guarded in place of the accuracy. Every
+            example counts once, so that sample weights are refused.
         test: such data, which the search never touches: only the model as given and the chosen file are evaluated on
             it, at the end. The best of many is flattered by the examples it was chosen on; on these it is not.
         budget: what may be lost, what is to improve and what must hold; by default at most 0.01 of accuracy, for
@@ -236,168 +112,67 @@ def optimize(
         ('tflite-int8', True)
     """
     started = time.monotonic()
-    select(techniques)
-    reporter = _reporter(progress)
-    limits = Limits(seconds, trials)
-    if threads is not None:
-        check_positive("threads", threads)
-    model = export.open_model(model)
-    runner = measure.load(model)
-    check_judgeable(runner)
-    validation, given = read_split(validation, "validation"), budget
-    budget = checked_budget(given, validation.y is not None)
-    calibration = kopt_data.calibration(train, samples=samples, seed=seed, inputs=runner.inputs)
-    examiner = examiner_of(validation, runner, budget)
-    final = None if test is None else examiner_of(test, runner, budget, "test")
-    notes: tuple[str, ...] = () if validation.y is not None else (NO_LABELS,)
-    if final is not None:
-        notes += _overlap_note(overlap(final, examiner), final.count)
-    plan = plan_of(facts_of(model), techniques, budget, checked_training(training))
-    classes = num_classes(runner, budget)
-    lessons = plan.training and prepare(model, train, plan.training, num_classes=classes, seed=seed)
+    settings = Settings(techniques, samples, threads, seed, training, seconds, trials)
+    reporter = reporter_of(progress)
+    given = read(model, train, validation, test, budget, settings)
     workdir = Path(workdir)
     check_output(workdir / "report.html", overwrite=True)
-    identity = {
-        "model": sha256(model) if isinstance(model, Path) else fingerprint(model),
-        "data": _hash({**calibration, **_named(examiner, "validation")}),
-        "metric": budget.metric,
-    }
     # The trace comes first: it refuses weights that are not finite, before anything is written.
-    with export.traced(model) as source, held(workdir):
-        reporter.start(len(plan.ways) + 3 + (final is not None))
+    with export.traced(given.model) as source, held(workdir) as dead:
+        reporter.start(len(given.plan.ways) + 4 + (test is not None) + (dead is not None))
         try:
-            workshop, plan = open_workshop(workdir, model, identity, calibration, plan, lessons or None, seed)
-            profile = None if isinstance(model, Path) else profile_model(model)
-            kept_trials = Trials(workdir, identity, workshop.lessons if workshop else None)
-            costs = Costs(model, identity["model"], examiner, budget, threads, profile, kept_trials)
-            job = _Job(source, calibration, examiner, budget, threads, kept_trials, costs)
-            found = _search(job, runner, _Run(plan, limits, workshop, reporter))
-            ranked, best = rank(found.candidates, found.baseline, budget)
-            nearest = None if best else nearest_of(ranked, budget)
-            reporter.step(f"memory and energy of {BASELINE} and {best or nearest or 'no candidate'}")
-            baseline, ranked = costs.complete(found.baseline, ranked, best or nearest)
-            chosen = next((candidate for candidate in ranked if candidate.name == (best or nearest)), None)
-            judgement = None
-            if final is not None and chosen is not None:
-                reporter.step(f"test: {chosen.name} on {final.count} examples that the search never saw")
-                judgement = final_judgement(final, chosen, threads, budget)
+            if dead is not None:
+                reporter.step(f"{workdir}: go on where {dead} was ended")
+            found = prepared(given, settings, workdir, source, reporter).run()
         finally:
             reporter.finish()
-        plain, packed = reference_sizes(model)
-        made = tuple(candidate.artifact for candidate in ranked if candidate.artifact is not None)
-        configs = (way.config for way in WAYS_TO_SHIP)
-        plain_ways = [Recipe(export=config) for config in configs if isinstance(config, ExportConfig)]
-        used = tuple(map(kept_trials.directory, (*plain_ways, *map(Recipe.of, ranked))))
-        settings = {
-            "techniques": techniques, "samples": samples, "threads": threads, "seed": seed, "training": training,
-            "seconds": seconds, "trials": trials,
-        }  # fmt: skip
-        result = SearchResult(
-            model=runner.name,
-            data=f"{description}, {examiner.count} validation examples",
-            budget=budget,
-            baseline=baseline,
-            candidates=ranked,
-            best_name=best,
-            profile=profile,
-            machine=machine(),
-            command=command or call_text(given or budget, workdir, settings, has_test=final is not None),
-            seconds=time.monotonic() - started,
-            nearest_name=nearest,
-            test=judgement,
-            target_reached=target_reached(chosen, baseline, budget, plain) if chosen and best else None,
-            identity=identity | ({"test": _hash(_named(final, "test"))} if final is not None else {}),
-            reference_bytes=plain,
-            reference_gzip_bytes=packed,
-            decisions=found.decisions,
-            ended=found.ended,
-            notes=(
-                *notes,
-                *plan.notes,
-                *(lessons.notes if lessons else ()),
-                *found.left,
-                *unused(workdir, used, made),
-            ),
-        )
+        words = command or call_text(budget or given.budget, workdir, settings, has_test=test is not None)
+        result = result_of(given, found, description, words, time.monotonic() - started)
         write_report(result, workdir)
     return result
 
 
-def _search(job: _Job, runner: measure.Runner, run: _Run) -> _Found:
-    """Evaluate the original, try recipes, and measure all files together."""
-    run.reporter.step(f"{BASELINE}: evaluate {runner.name}")
-    evaluation = baseline_evaluation(job.examiner, job.trials, job.budget)
-    worth = evaluation.metrics[job.budget.metric]
-    bench = Bench(job, job.trials, run.workshop, run.limits, run.reporter, job.budget, worth, len(run.plan.ways))
-    ended, left = rounds.run(bench, run.plan)
-    run.reporter.step("latency of all candidates, interleaved")
-    usable = [_kept(job, candidate) for candidate in bench.candidates if candidate.artifact is not None]
-    measured = job.costs.measure_all(usable)
-    config = ExportConfig("saved_model")
-    baseline = Candidate(BASELINE, config, "ok", evaluation=evaluation, measurement=measured[BASELINE])
-    files = {candidate.name: _judged(job, candidate, measured[candidate.name]) for candidate in usable}
-    candidates = tuple(files.get(candidate.name, candidate) for candidate in bench.candidates)
-    return _Found(baseline, candidates, tuple(bench.decisions), ended, (*left, *bench.remarks))
+def result_of(given: Given, found: Found, description: str, command: str, seconds: float) -> SearchResult:
+    """Return what a search found, as callers get it.
 
-
-def _kept(job: _Job, known: Candidate) -> Candidate:
-    """Return a candidate with all that is asked now; its file answers again if an earlier run was asked less."""
-    recipe = Recipe.of(known)
-    candidate = kept(job.examiner, known, job.trials.outcomes_path(recipe), job.threads)
-    if candidate is not known:
-        job.trials.finish(recipe, candidate)
-    return candidate
-
-
-def _judged(job: _Job, candidate: Candidate, measured: Measurement) -> Candidate:
-    candidate = dataclasses.replace(candidate, measurement=measured)
-    path, given = job.trials.outcomes_path(Recipe.of(candidate)), job.trials.outcomes_path()
-    return judged(candidate, path, given, job.examiner, job.budget)
-
-
-def _try(job: _Job, recipe: Recipe, source: Any, base: Candidate) -> Candidate:
-    path = job.trials.directory(recipe) / f"model{way_of(recipe).suffix}"
-    artifact = _export(job, recipe.export, source, path)
-    evaluation, artifact = examine_file(job.examiner, artifact, job.trials.outcomes_path(recipe), job.threads)
-    return dataclasses.replace(base, status="ok", artifact=artifact, evaluation=evaluation)
-
-
-def _export(job: _Job, config: ExportConfig, source: Any, path: Path) -> Artifact:
-    if config.format == "saved_model":
-        return export.saved_model(source, path, data=job.calibration, overwrite=True)
-    if config.format == "onnx":
-        return export.onnx(source, path, data=job.calibration, overwrite=True)
-    return export.tflite(
-        source,
-        path,
-        scheme=config.scheme,
-        calibration=job.calibration,
-        samples=len(next(iter(job.calibration.values()))),
-        fallback=config.fallback,
-        io_dtype=config.io_dtype,
-        overwrite=True,
+    Args:
+        given: what it worked with.
+        found: what it found.
+        description: what the report calls the data.
+        command: that repeats the run.
+        seconds: that it took.
+    """
+    return SearchResult(
+        model=given.runner.name,
+        data=f"{description}, {given.examiner.count} validation examples",
+        budget=given.budget,
+        baseline=found.baseline,
+        candidates=found.candidates,
+        best_name=found.best,
+        profile=found.profile,
+        machine=machine(),
+        command=command,
+        seconds=seconds,
+        nearest_name=found.nearest,
+        test=found.test,
+        target_reached=found.target_reached,
+        identity=found.identity | given.test_identity,
+        reference_bytes=found.reference[0],
+        reference_gzip_bytes=found.reference[1],
+        decisions=found.decisions,
+        ended=found.ended,
+        notes=found.notes,
+        sensitivity=found.sensed.profile,
+        no_sensitivity=found.sensed.reason,
     )
 
 
-def _named(examiner: Examiner, name: str) -> dict[str, np.ndarray]:
-    return {**{f"{name} {key}": array for key, array in examiner.inputs.items()}, "labels": examiner.labels}
+def reporter_of(progress: Progress | str | None) -> Progress:
+    """Return the display that `progress=` asks for.
 
-
-def _overlap_note(shared: int, count: int) -> tuple[str, ...]:
-    if not shared:
-        return ()
-    return (f"{shared} of {count} test examples are also among those of validation, bit for bit.",)
-
-
-def _hash(arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name, array in arrays.items():
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
-def _reporter(progress: Progress | str | None) -> Progress:
+    Raises:
+        ConfigError: another word than `"auto"`.
+    """
     if progress is None:
         return Silent()
     if progress == "auto":

@@ -63,7 +63,7 @@ def _identity(lessons: Lessons, training: Training) -> dict[str, str]:
     """Return what trained models depend on."""
     digest = hashlib.sha256()
     for split in (lessons.train, lessons.held):
-        for array in keras.tree.flatten((split.x, split.y)):
+        for array in keras.tree.flatten(split.arrays):
             digest.update(f"{array.dtype} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
     # Whether a training is ended early does not change what it makes if it is not.

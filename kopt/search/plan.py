@@ -42,7 +42,13 @@ class Plan:
         return tuple(way.name for way in self.ways)
 
 
-def plan_of(facts: Facts, techniques: Sequence[str] | None, budget: Budget, training: Training | None) -> Plan:
+def plan_of(
+    facts: Facts,
+    techniques: Sequence[str] | None,
+    budget: Budget,
+    training: Training | None,
+    more: Sequence[Technique] = (),
+) -> Plan:
     """Return the plan for a model.
 
     Args:
@@ -50,11 +56,12 @@ def plan_of(facts: Facts, techniques: Sequence[str] | None, budget: Budget, trai
         techniques: names of rows that may be used; all if `None`.
         budget: says what is to become small.
         training: the request; `None` without.
+        more: rows that are not of the catalog.
 
     Raises:
         ConfigError: an unknown name.
     """
-    rows = select(techniques)
+    rows = (*select(techniques), *more)
     changes, notes = dict(transforms(rows)), []
     if changes and facts.unreadable:
         notes.append(f"Only ways to ship were tried: {facts.unreadable}")

@@ -55,6 +55,7 @@ EXPORTS = {
     "onnx": lambda model, out: export.onnx(model, out / "m.onnx"),
     "saved_model": lambda model, out: export.saved_model(model, out / "m"),
     "optimize": optimize,
+    "tune": lambda model, out: kopt.tune(model, (X, Y), (X, Y), workdir=out / "run", progress=None, max_trials=1),
 }
 RUNNERS = {**EXPORTS, "measure": lambda model, out: measure.load(model)}
 OPENERS = {**RUNNERS, "load_model": lambda model, out: kopt.load_model(model)}
@@ -331,7 +332,7 @@ def test_from_arrays(tmp_path):
         data.from_arrays(IMAGES.astype(object), LABELS, batch_size=4)
 
 
-@over("validation", [(IMAGES, LABELS, LABELS), "digits", None])
+@over("validation", [(IMAGES, LABELS, LABELS, LABELS), "digits", None])
 def test_validation_that_is_not_labelled(tmp_path, cnn, validation):
     kind = f"builtins.{type(validation).__name__}"
     with refused(tmp_path, DataError, "`validation` is (x, y) arrays, a `kopt.data.Split` or a batched", kind):
@@ -365,7 +366,8 @@ def test_validation_data_sets(tmp_path, cnn):
         (pairs, ("do not join", "`.batch(32)`")),
         (pairs.batch(4).take(0), ("is empty", "at least one batch")),
         (pairs.batch(4).repeat(), ("infinite", "`.take(steps)`")),
-        (pairs.batch(4).map(lambda x, y: (x, y, y)), ("pairs (x, y)", "(None, 12, 12, 3)", "Dataset.zip")),
+        (pairs.batch(4).map(lambda x, y: (x, y, y)), ("(x, y, sample_weight)", "pass (x, y)", "`train` takes weights")),
+        (pairs.batch(4).map(lambda x, y: (x, y, y, y)), ("pairs (x, y)", "(None, 12, 12, 3)", "Dataset.zip")),
         (pairs.batch(4).map(lambda x, y: (x, y + 5)), ("[0, 5)", "all lie in [5, 9]")),
     ):
         with refused(tmp_path, DataError, "validation", *parts):

@@ -1,6 +1,7 @@
 """Bad input on the command line: exit code, one clear message on standard error, no traceback, nothing written."""
 
 import json
+import socket
 import subprocess
 import sys
 import tempfile
@@ -64,6 +65,7 @@ TAKES_MODEL = {
     "export onnx": lambda model: ["export", model, "out.onnx"],
     "export saved_model": lambda model: ["export", model, "out"],
     "optimize": lambda model: ["optimize", model, "--data", "digits", "--workdir", "run"],
+    "tune": lambda model: ["tune", model, "--data", "digits", "--workdir", "run"],
     "bench": lambda model: ["bench", DENSE, model],
 }
 EXPORTERS = [name for name in TAKES_MODEL if name != "bench"]
@@ -257,12 +259,50 @@ def test_force_does_not_replace_a_directory_of_something_else(tmp_path, kopt_ref
         (["export", DENSE, "m.pb"], ("ends in .tflite, .onnx, .engine or .plan", "Received: 'm.pb'")),
         (["optimize", DENSE, "--data", "digits", "--techniques", "int8"], ("'int8'", "Accepted: saved_model, onnx")),
         (["optimize", DENSE, "--data", "digits", "--threads", "0"], ("`threads` must be a whole", "Received: 0")),
+        (
+            ["tune", DENSE, "--data", "digits", "--tuner", "pareta"],
+            ("'pareta'", "Did you mean 'pareto'?"),
+        ),
+        (["tune", DENSE, "--data", "digits", "--max-trials", "0"], ("`max_trials` must be a whole", "Received: 0")),
+        (["tune", DENSE, "--data", "digits", "--techniques", "aware"], ("'aware' needs training", "--train-epochs 4")),
+        (
+            ["tune", DENSE, "--data", "digits", "--builder", "no:one"],
+            ("`builder` is written as", "'no:one'"),
+        ),
+        (["tune", DENSE, "--data", "digits", "--tuner", "hyperband"], ("nothing that may take part is trained",)),
         (["bench", DATA / "dense.tflite", "--threads", "0"], ("`threads` must be a whole", "Received: 0")),
     ],
 )
 def test_settings(kopt_refuses, words, parts):
     error = errors.ConfigError
     kopt_refuses(words, error, *parts)
+
+
+TUNING = {"KERASTUNER_TUNER_ID": "chief", "KERASTUNER_ORACLE_IP": "127.0.0.1"}
+
+
+def test_variables_of_a_tuning_that_are_half_set(monkeypatch, kopt_refuses, arrays):
+    for name, value in TUNING.items():
+        monkeypatch.setenv(name, value)
+    words = ["tune", DENSE, "--data", arrays(), "--workdir", "run"]
+    kopt_refuses(words, errors.ConfigError, "are set, and KERASTUNER_ORACLE_PORT is not", "or none of them")
+
+
+def test_a_port_of_a_tuning_that_is_in_use(monkeypatch, kopt_refuses, arrays):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        for name, value in {**TUNING, "KERASTUNER_ORACLE_PORT": str(taken.getsockname()[1])}.items():
+            monkeypatch.setenv(name, value)
+        words = ["tune", DENSE, "--data", arrays(), "--workdir", "run"]
+        kopt_refuses(words, errors.ConfigError, "cannot listen at 127.0.0.1", "the port is in use")
+
+
+def test_a_worker_of_a_tuning_starts_no_workers(monkeypatch, kopt_refuses, arrays):
+    for name, value in {**TUNING, "KERASTUNER_TUNER_ID": "second", "KERASTUNER_ORACLE_PORT": "8000"}.items():
+        monkeypatch.setenv(name, value)
+    words = ["tune", DENSE, "--data", arrays(), "--workdir", "run", "--workers", "2"]
+    kopt_refuses(words, errors.ConfigError, "`workers` goes with the chief", "Received: workers=2")
 
 
 @over("command", [["optimize", DENSE, "--data", "digits"], ["demo"]])

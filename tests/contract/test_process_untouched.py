@@ -19,6 +19,7 @@ import zoo
 from bad_input import DATA, DENSE, X, Y
 
 import kopt
+import kopt.search  # with it classes are registered, each under the name of its package
 from kopt import data, export, graph, measure, prune, restructure, train
 from kopt.advice import advise
 from kopt.core.errors import TrainingError, UnsafeModelError
@@ -58,6 +59,11 @@ def keras_2_file(directory):
 def optimize(path, out):
     run = {"workdir": out / "run", "techniques": ["saved_model"], "progress": None, "samples": 4}
     kopt.optimize(path, (X, Y), (X, Y), **run)
+
+
+def tune(path, out):
+    run = {"workdir": out / "run", "ways": ["saved_model"], "techniques": ["saved_model"], "samples": 4}
+    kopt.tune(path, (X, Y), (X, Y), **run, max_trials=1, progress=None)
 
 
 def trace(model, _):
@@ -117,6 +123,7 @@ CALLS = {
     "onnx": (lambda path, out: export.onnx(path, out / "m.onnx"), lambda _: DENSE),
     "saved_model": (lambda path, out: export.saved_model(path, out / "m"), lambda _: DENSE),
     "optimize": (optimize, lambda _: DENSE),
+    "tune": (tune, lambda _: DENSE),
     "precision": (scoped_precision, lambda _: None),
     "to_precision": (lambda model, _: train.to_precision(model, "mixed_bfloat16"), lambda _: zoo.build("cnn")),
     "find_learning_rate": (find_rate, lambda _: training_cases.network()),

@@ -13,7 +13,7 @@ from kopt.core.records.search.techniques import CONFIGS, Step
 from kopt.data import Split
 from kopt.graph import fingerprint, load_model
 from kopt.search.techniques import stages
-from kopt.search.techniques.catalog import ALL_RUNTIMES, CATALOG, GAINS, NEEDS, TRAINING, WAYS_TO_SHIP
+from kopt.search.techniques.catalog import ALL_RUNTIMES, BUILD, CATALOG, GAINS, NEEDS, TRAINING, WAYS_TO_SHIP
 from kopt.search.techniques.recipes import why_illegal
 from kopt.search.techniques.work import Work
 from kopt.search.training import Training
@@ -66,7 +66,7 @@ def short(row):
 
 
 def test_the_table_speaks_of_what_there_is():
-    assert {row.name for row in TRANSFORMS} == set(CONFIGS)
+    assert {row.name for row in (*TRANSFORMS, BUILD)} == set(CONFIGS)
     assert {row.name for row in WAYS_TO_SHIP} == set(ALL_RUNTIMES)
     for row in CATALOG.values():
         assert row.stage in stages.STAGES
@@ -78,7 +78,7 @@ def test_the_table_speaks_of_what_there_is():
         assert (row.cost.kind == "training") == (TRAINING in row.needs)
 
 
-@pytest.mark.parametrize("row", TRANSFORMS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [*TRANSFORMS, BUILD], ids=lambda row: row.name)
 def test_settings_travel_and_the_space_holds_what_they_take(row):
     for setting in row.space:
         for value in setting.choices:

@@ -6,6 +6,7 @@ from kopt.core.errors import ConfigError
 from kopt.core.records.artifacts import Artifact
 from kopt.core.records.measurements import Evaluation, Machine, Measurement
 from kopt.core.records.profiles.cost import ModelProfile
+from kopt.core.records.profiles.sensitivity import SensitivityProfile
 from kopt.core.records.search.budget import Budget
 from kopt.core.records.search.decisions import Decision
 from kopt.core.records.search.judgement import Judgement, Shortfall
@@ -53,7 +54,8 @@ class Candidate(Record):
             tell, `Budget.undecided` says how it counts.
         pareto: no other candidate is at least as good in the metric and in every cost that counts (the objectives; of
             a single one also latency and size) and better in one of them.
-        verdict: why it won or lost, in words.
+        verdict: why it won or lost, in a few words.
+        doubt: what so many examples cannot tell about it, with numbers; empty if nothing is open.
         judgement: against the model as given, with intervals and classes; `None` in reports of older versions.
         shortfalls: what it does not meet.
         steps: what was done to the model before it was exported, in order.
@@ -77,6 +79,7 @@ class Candidate(Record):
     steps: tuple[Step, ...] = ()
     why: str = ""
     seconds: float = 0.0
+    doubt: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +99,8 @@ class OptimizationResult(Record):
         decisions: on models that were looked at before any file was made of them, in order.
         ended: why the search ended.
         notes: what was found out and what was not tried, with the reason.
+        sensitivity: of the layers of the model as given; `None` where it was not measured.
+        no_sensitivity: why it was not.
     """
 
     model: str
@@ -117,6 +122,8 @@ class OptimizationResult(Record):
     decisions: tuple[Decision, ...] = ()
     ended: str = ""
     notes: tuple[str, ...] = ()
+    sensitivity: SensitivityProfile | None = None
+    no_sensitivity: str = ""
 
     @property
     def best(self) -> Candidate | None:

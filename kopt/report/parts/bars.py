@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from kopt.report.parts import formats
 from kopt.report.parts.time_parts import BLUE
 
-_MOST_BARS = 25
+_MOST_BARS, _LONGEST = 25, 28
 
 
 def draw_bars(
@@ -19,7 +19,7 @@ def draw_bars(
     axes.barh(places, values, color=colors, height=0.68)
     for place, value, text in zip(places, values, texts, strict=True):
         axes.annotate(text, (value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
-    axes.set_yticks(places, [_short(name) for name in names])
+    axes.set_yticks(places, [formats.shortened(name, _LONGEST) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(0, max(*values, 0) * 1.22 or 1)
     axes.tick_params(left=False, bottom=False, labelbottom=False)
@@ -34,7 +34,3 @@ def shares_figure(title: str, names: Sequence[str], shares: Sequence[float]) -> 
     draw_bars(figure.add_subplot(), names, shares, [formats.share(share) for share in shares], [BLUE] * len(names))
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
     return figure
-
-
-def _short(name: str, limit: int = 28) -> str:
-    return name if len(name) <= limit else f"{name[: limit - 1]}…"

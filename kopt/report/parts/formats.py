@@ -97,3 +97,11 @@ def duration(seconds: float) -> str:
 def shape(dimensions: tuple[int | None, ...]) -> str:
     """Return a shape as `(?, 28, 28, 1)`."""
     return f"({', '.join('?' if size is None else str(size) for size in dimensions)})"
+
+
+def shortened(name: str, most: int) -> str:
+    """Return a name of at most `most` characters: the beginning and the end of recipes tell them apart."""
+    if len(name) <= most:
+        return name
+    end = (most - 1) * 2 // 5
+    return f"{name[: most - 1 - end]}…{name[len(name) - end :]}"

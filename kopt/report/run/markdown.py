@@ -4,12 +4,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from kopt.core.records.candidates import OptimizationResult
 from kopt.report.parts import formats
+from kopt.report.profiles.sensitivity import SENSITIVITY, worst
 from kopt.report.run.cost_axis import cost_axis
 from kopt.report.run.rows import Row, baseline_row, candidate_rows
 from kopt.report.run.story import Step, Story, story
 
 _MARKS = {"best": "**best**, ", "kept": "", "dropped": "dropped, ", "failed": "failed, ", "looked": ""}
 _CHANGE_HEADS = ("", "before", "after", "change")
+_SENSITIVE_ROWS = 10
 _CLASS_HEADS = ("Class", "Examples", "Before", "After", "Points lost", "Interval")
 
 
@@ -45,6 +47,7 @@ def _lines(result: OptimizationResult, told: Story, plot: str) -> Iterator[str]:
         yield from ("## Test", "", _text(told.test), "")
     yield from _class_lines(told)
     yield from _front(result, plot)
+    yield from _sensitive_layers(result)
     if told.card:
         yield from ("## Model card", "", *(f"- **{_text(head)}**: {_text(text)}" for head, text in told.card), "")
     yield from ("## Reproduce", "")
@@ -83,6 +86,22 @@ def _class_lines(told: Story) -> Iterator[str]:
 def _energy_note(chosen: Row) -> Iterator[str]:
     if chosen.energy is not None:
         yield from (f"Energy: {_text(chosen.energy.method)}.", "")
+
+
+def _sensitive_layers(result: OptimizationResult) -> Iterator[str]:
+    """Yield the layers that react most when they are perturbed alone, or why that is not known."""
+    profile = result.sensitivity
+    if profile is None:
+        if result.no_sensitivity:
+            yield from ("## What its layers can take", "", _text(result.no_sensitivity), "")
+        return
+    layers = sorted(profile.layers, key=worst, reverse=True)[:_SENSITIVE_ROWS]
+    rows = [
+        (one.layer, *(formats.metric_change(effect.metric_drop, profile.metric) for effect in one.effects))
+        for one in layers
+    ]
+    yield from ("## What its layers can take", "", *map(_text, (SENSITIVITY.words(profile),)), "")
+    yield from (*_table(("Layer", *profile.perturbations), rows), "")
 
 
 def _front(result: OptimizationResult, plot: str) -> Iterator[str]:

@@ -6,6 +6,8 @@ from kopt.report.run.rows import Row, baseline_row, candidate_rows, size_referen
 from kopt.report.run.shortfalls import demands, shortfall_text
 
 _SAME_SPEED = 0.05
+# Times as many examples as there are, beyond which asking for more is no advice.
+_MOST_TIMES = 100
 
 
 def headline(result: OptimizationResult) -> str:
@@ -63,12 +65,19 @@ def doubts(result: OptimizationResult, row: Row) -> list[str]:
         found.append(f"The change is within noise: on {few} the drop lies between {low} and {high} {unit} ({level}).")
     if row.candidate.within_budget and row.drop_interval[1] > result.budget.max_drop:
         needed = row.candidate.judgement.examples_needed if row.candidate.judgement else None
-        more = f" About {_rounded(needed)} would do." if needed else ""
+        more = _more(needed, row.examples) if needed else ""
         found.append(
             f"The drop may be as large as {high} {unit} ({level}), more than the budget allows: "
             f"{few} are too few to be sure.{more}"
         )
     return found
+
+
+def _more(needed: int, examples: int | None) -> str:
+    """Return how many examples would tell, where that is a number that somebody may have."""
+    if needed > _MOST_TIMES * (examples or 0):
+        return " It is so near the budget that no practical number would tell."
+    return f" About {_rounded(needed)} would do."
 
 
 def _rounded(count: int) -> str:

@@ -6,15 +6,18 @@ from markupsafe import Markup
 
 from kopt.core.records.candidates import OptimizationResult
 from kopt.core.records.profiles.cost import ModelProfile
+from kopt.core.records.profiles.sensitivity import SensitivityProfile
 from kopt.report.parts import formats
+from kopt.report.parts.html_tables import html_of
 from kopt.report.parts.templating import environment
 from kopt.report.profiles.costs import COSTS, hidden_layers
+from kopt.report.profiles.sensitivity import SENSITIVITY
 from kopt.report.run import outcome, plots
 from kopt.report.run.cost_axis import cost_axis
-from kopt.report.run.rows import Row, baseline_row, candidate_rows, size_reference
+from kopt.report.run.rows import Row, baseline_row, candidate_rows, open_questions, size_reference
 from kopt.report.run.story import story
 
-_LAYER_ROWS = 100
+_LAYER_ROWS, _SENSITIVE_ROWS = 100, 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +56,11 @@ def html(result: OptimizationResult) -> str:
         where=_where(result, best or baseline),
         rows=(baseline, *rows),
         tried=rows,
+        questions=open_questions(rows),
         has_energy=any(row.energy for row in (baseline, *rows)),
         plots=_plots(result, (baseline, *rows)),
         against=cost_axis(result.budget).name,
+        sensitivity=_sensitivity(result.sensitivity),
         layer_plot=_layer_plot(result.profile),
         hidden_layers=hidden_layers,
         layers=result.profile.layers[:_LAYER_ROWS] if result.profile else (),
@@ -102,6 +107,13 @@ def _plots(result: OptimizationResult, rows: tuple[Row, ...]) -> dict[str, Marku
     if any(row.latency_ms is not None and not row.failed for row in rows):
         shown["latency"] = Markup(plots.bars(result, "latency"))
     return shown
+
+
+def _sensitivity(profile: SensitivityProfile | None) -> tuple[Markup, Markup] | None:
+    """Return the plot and the table of the layers that react most."""
+    if profile is None:
+        return None
+    return Markup(SENSITIVITY.svg(profile)), html_of(SENSITIVITY.table(profile, rows=_SENSITIVE_ROWS))
 
 
 def _layer_plot(profile: ModelProfile | None) -> Markup | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 from kopt.core.records.candidates import Candidate, OptimizationResult
 from kopt.core.records.measurements import Energy, Evaluation, Latency
@@ -78,6 +79,11 @@ class Row:
         return self.candidate.verdict
 
     @property
+    def doubt(self) -> str:
+        """What so many examples cannot tell about it, in a line with its name; empty if nothing is open."""
+        return f"{self.name}: {self.candidate.doubt}" if self.candidate.doubt else ""
+
+    @property
     def reason_lines(self) -> list[str]:
         """Why it failed: the reason, then what the converter printed, if anything."""
         lines = [line for line in self.candidate.reason.splitlines() if line.strip()]
@@ -100,6 +106,12 @@ def candidate_rows(result: OptimizationResult) -> tuple[Row, ...]:
     """Return the candidates: inside the budget by objective, then outside it, then failed."""
     rows = [_row(result, candidate) for candidate in result.candidates]
     return tuple(sorted(rows, key=lambda row: _rank(row, result.budget)))
+
+
+def open_questions(rows: Sequence[Row]) -> list[str]:
+    """Return what so many examples cannot tell, a line a candidate after a heading; nothing if nothing is open."""
+    found = [row.doubt for row in rows if row.doubt]
+    return ["Undecided, whether the drop is inside the budget:", *found] if found else []
 
 
 def size_reference(result: OptimizationResult) -> tuple[int | None, str]:

@@ -215,7 +215,7 @@ def _write_name(axes: Axes, point: _Point, name: str, center: tuple[float, float
 
 
 def _name(point: _Point, metric: str) -> str:
-    name = point.row.name if len(point.row.name) <= 26 else f"{point.row.name[:25]}…"
+    name = formats.shortened(point.row.name, 26)
     if point.row.is_baseline:
         name = f"{name} (as given)"
     return f"{name}: {formats.metric_value(point.row.metric, metric)}" if point.below else name

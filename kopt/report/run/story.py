@@ -24,8 +24,8 @@ class Step:
 
     Attributes:
         name: of the candidate.
-        how: steps it was made by, if there are several; empty otherwise.
-        why: reason for which it was tried; empty if none was given.
+        how: steps it was made by; empty where its name tells them.
+        why: reason for which it was tried; empty if none was given, or it is that of the step before.
         found: what came of it.
         kind: `"best"`, `"kept"` (inside the budget), `"dropped"` or `"failed"`; of a model that the search went on with
             `"looked"`.
@@ -106,8 +106,8 @@ def story(result: OptimizationResult) -> Story:
         notes=result.notes,
         baseline=_baseline(result),
         bottleneck=bottleneck(result.profile),
-        looks=tuple(_look(decision) for decision in result.decisions),
-        steps=tuple(_step(result, candidate) for candidate in result.candidates),
+        looks=_told_once([_look(decision) for decision in result.decisions]),
+        steps=_told_once([_step(result, candidate) for candidate in result.candidates]),
         changes=changes(result, chosen) if chosen else (),
         classes=tuple(classes[:_MOST_CLASSES]),
         hidden_classes=max(0, len(classes) - _MOST_CLASSES),
@@ -149,14 +149,29 @@ def _step(result: OptimizationResult, candidate: Candidate) -> Step:
     if kind == "dropped" and candidate.within_budget:
         kind = "kept"
     lines = [line for line in candidate.reason.splitlines() if line.strip()] or ["no reason was recorded"]
-    found = lines[0] if failed else candidate.verdict.removeprefix("best: ")
-    how = ", then ".join(step.label for step in candidate.steps)
-    return Step(candidate.name, how, candidate.why, found, kind, tuple(lines[1:]) if failed else ())
+    verdict = candidate.verdict.removeprefix("best: ")
+    found = lines[0] if failed else f"{verdict} ({candidate.doubt})" if candidate.doubt else verdict
+    labels = [step.label for step in candidate.steps]
+    how = "" if candidate.name.startswith("+".join(labels)) else ", then ".join(labels)
+    return Step(candidate.name, how, candidate.why, _sentence(found), kind, tuple(lines[1:]) if failed else ())
 
 
 def _look(decision: Decision) -> Step:
     """Return a model that was looked at and of which no file was made."""
-    return Step(decision.name, "", decision.why, decision.reason, "looked" if decision.kept else "dropped")
+    kind = "looked" if decision.kept else "dropped"
+    return Step(decision.name, "", decision.why, _sentence(decision.reason), kind)
+
+
+def _told_once(steps: list[Step]) -> tuple[Step, ...]:
+    """Return steps without a reason that is that of the step before."""
+    before = ["", *(step.why for step in steps)]
+    return tuple(
+        dataclasses.replace(step, why="") if step.why == why else step for step, why in zip(steps, before, strict=False)
+    )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def held_out_text(result: OptimizationResult) -> str:

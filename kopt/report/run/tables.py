@@ -14,7 +14,7 @@ from kopt.core.records.measurements import Measurement
 from kopt.core.serialization import Record
 from kopt.report.parts import formats
 from kopt.report.parts.columns import Column, FittedTable
-from kopt.report.run.rows import Row, baseline_row, candidate_rows, size_reference
+from kopt.report.run.rows import Row, baseline_row, candidate_rows, open_questions, size_reference
 
 _CHECK_MARKS = {"ok": "ok", "missing": "off", "warning": "WARNING"}
 _CHECK_STYLES = {"ok": "green", "missing": "red", "warning": "yellow"}
@@ -189,6 +189,7 @@ def _legend(result: OptimizationResult, rows: Sequence[Row]) -> list[str]:
     lines = [f"Speed: against the first row.{against} Best: >. Pareto front: *."]
     if any(row.within_noise for row in rows):
         lines.append("~: within the noise of so many examples (95% interval of the drop includes zero).")
+    lines += open_questions(rows)
     if any(row.energy and not row.energy.measured for row in rows):
         lines.append("mJ: energy of one example; ≈ an estimate, not a measurement.")
     batches = {row.latency.batch_size for row in rows if row.latency}

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from kopt import data as kopt_data
 from kopt import measure
-from kopt.core.errors import ConfigError, InputError, UnsupportedModelError
+from kopt.core.errors import ConfigError, DataError, InputError, UnsupportedModelError
 from kopt.core.records.search.budget import AGREEMENT, Budget
 from kopt.search.judging.examining import Examiner, agreement_budget, output_of
 
@@ -124,6 +124,13 @@ def read_split(data: Any, name: str) -> kopt_data.Split:
     """Return examples as a `Split`, whose `y` is `None` where there are no labels; a data set is read whole."""
     if isinstance(data, kopt_data.Split):
         return data
+    elements = data.element_spec if isinstance(data, tf.data.Dataset) else data
+    if isinstance(elements, tuple) and len(elements) == 3:
+        raise DataError(
+            f"`{name}` has sample weights. Received: (x, y, sample_weight). Files are judged example by example, and "
+            f"every one counts once in the intervals: pass (x, y), with examples drawn as they come in use. `train` "
+            f"takes weights."
+        )
     if isinstance(data, tuple) and len(data) == 2:
         return kopt_data.Split(*data)
     if isinstance(data, (np.ndarray, dict, list)):

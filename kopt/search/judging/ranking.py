@@ -14,7 +14,7 @@ from kopt.core.records.search.budget import QUANTITY_OF, Budget
 from kopt.core.records.search.judgement import Shortfall
 from kopt.core.records.search.quantities import improvement, joint, to_minimize, value_of
 from kopt.search.judging.judgement import TOLERANCE
-from kopt.search.judging.verdicts import verdict
+from kopt.search.judging.verdicts import doubt, verdict
 
 # See `kopt.measure.ab_inference`: what two loads of one file differ by.
 _LOADS_DIFFER = 0.02
@@ -42,6 +42,7 @@ def rank(
             candidate,
             pareto=candidate in usable and not any(dominates(other, candidate, budget) for other in usable),
             verdict=verdict(candidate, best, budget),
+            doubt=doubt(candidate, budget),
         )
         for candidate in judged
     )
@@ -103,6 +104,27 @@ def target_reached(
     factors = {name: improvement(candidate, baseline, name, reference_bytes) for name in budget.targets}
     return candidate.within_budget and all(
         factor is not None and factor >= budget.targets[name] for name, factor in factors.items()
+    )
+
+
+def surely_reached(candidate: Candidate, baseline: Candidate, budget: Budget, reference_bytes: int | None) -> bool:
+    """Return whether noise does not undo that a candidate has the target, so that the search may stop.
+
+    The whole interval of the drop is inside the budget, and of every class, whatever `Budget.undecided` says. Times and
+    energies have two percent to spare, by which two loads of one file differ.
+
+    Args:
+        candidate: ranked.
+        baseline: the model as given.
+        budget: with the target.
+        reference_bytes: size of the model as given.
+    """
+    factors = {name: improvement(candidate, baseline, name, reference_bytes) for name in budget.targets}
+    spare = {name: 1.0 if name == "size" else 1.0 + _LOADS_DIFFER for name in budget.targets}
+    return (
+        candidate.within_budget
+        and is_sure(candidate)
+        and all(factor is not None and factor >= budget.targets[name] * spare[name] for name, factor in factors.items())
     )
 
 

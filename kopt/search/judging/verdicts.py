@@ -1,4 +1,4 @@
-"""Why a candidate won or lost, in words."""
+"""Why a candidate won or lost, in a few words, and what is open about it, in numbers."""
 
 from kopt.core.records.candidates import Candidate
 from kopt.core.records.search.budget import Budget
@@ -17,7 +17,7 @@ _WORSE = {
 
 
 def verdict(candidate: Candidate, best: Candidate | None, budget: Budget) -> str:
-    """Return why a judged candidate won or lost.
+    """Return why a judged candidate won or lost, short enough for a column; what is open has numbers in `doubt`.
 
     Args:
         candidate: with its drop and shortfalls.
@@ -26,20 +26,15 @@ def verdict(candidate: Candidate, best: Candidate | None, budget: Budget) -> str
     """
     if candidate.status != "ok":
         return f"{candidate.status}: {candidate.reason.splitlines()[0] if candidate.reason else 'no reason given'}"
-    doubt = open_question(candidate, budget)
     if not candidate.within_budget:
-        text = "; ".join(shortfall_text(one, budget) for one in candidate.shortfalls)
-        is_about_drop = any("drop of " in one.demand for one in candidate.shortfalls)
-        return f"{text}; {doubt}" if doubt and is_about_drop else text
-    where = "inside by estimate" if doubt else "inside the budget"
+        return "; ".join(shortfall_text(one, budget) for one in candidate.shortfalls)
+    is_open = bool(doubt(candidate, budget))
     if best is None or candidate.name == best.name:
-        text = f"best: {objective_text(budget)} {where}"
-    else:
-        text = f"{where}, {_ratio(candidate, best, budget)} than {best.name}"
-    return f"{text}; {doubt}" if doubt else text
+        return f"best: {objective_text(budget)}{', undecided' if is_open else ' inside the budget'}"
+    return f"{'undecided' if is_open else 'inside the budget'}, {_ratio(candidate, best, budget)} than the best"
 
 
-def open_question(candidate: Candidate, budget: Budget) -> str:
+def doubt(candidate: Candidate, budget: Budget) -> str:
     """Return what so many examples cannot tell: empty if the intervals of drop and classes are on one side each."""
     found = candidate.judgement
     if found is None:
@@ -52,11 +47,11 @@ def open_question(candidate: Candidate, budget: Budget) -> str:
 
 
 def _not_told(interval: Ends | None, examples: int, metric: str) -> str:
-    text = f"cannot be told apart with {examples:,} example{'' if examples == 1 else 's'}"
+    counted = f"{examples:,} example{'' if examples == 1 else 's'}"
     if interval is None:
-        return text
+        return f"{counted} are too few for an interval"
     low, high = (formats.metric_change(end, metric) for end in interval)
-    return f"{text} (drop {low} to {high})"
+    return f"drop {low} to {high} on {counted}"
 
 
 def _ratio(candidate: Candidate, best: Candidate, budget: Budget) -> str:

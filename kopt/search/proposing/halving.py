@@ -18,6 +18,11 @@ class Scored:
     drop: float | None
     problem: str = ""
 
+    @property
+    def name(self) -> str:
+        """What reasons call it."""
+        return self.level if isinstance(self.level, str) else f"{self.level:g}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
@@ -88,7 +93,7 @@ def _reason(scored: Sequence[Scored], place: int, best: int, nearest: Sequence[i
     if place in nearest:
         return f"{points} after a brief training, near enough to go on"
     if place < best:
-        return f"{points}, but {scored[best].level:g} is stronger and inside the budget, too"
+        return f"{points}, but {scored[best].name} is stronger and inside the budget, too"
     if hopeless(one.drop, allowed):
         return f"{points}: more training does not bring that back"
     return f"{points}: others are nearer"

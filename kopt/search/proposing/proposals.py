@@ -107,8 +107,13 @@ def _separable(facts: Facts, objective: str) -> tuple[float, Ladder]:
 
 
 def _ladder(name: str, neutral: float | None, share: Share, objective: str, text: str) -> tuple[float, Ladder]:
-    value, noun = (share.parameters, "parameters") if objective == _SIZE else (share.macs, "multiply-accumulates")
-    return value, Ladder(name, CATALOG[name].ladder, neutral, f"{value:.0%} of the {noun} are {text}")
+    value = share.parameters if objective == _SIZE else share.macs
+    return value, Ladder(name, CATALOG[name].ladder, neutral, f"{value:.0%} of the {cost_noun(objective)} are {text}")
+
+
+def cost_noun(objective: str) -> str:
+    """Return what stands for an objective before any file is measured."""
+    return "parameters" if objective == _SIZE else "multiply-accumulates"
 
 
 _RULES: dict[str, Callable[[Facts, str], tuple[float, Ladder]]] = {

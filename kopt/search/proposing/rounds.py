@@ -5,12 +5,15 @@ import dataclasses
 from kopt.core.records.search.recipes import Recipe, steps_name
 from kopt.core.records.search.techniques import Step
 from kopt.search.plan import INT8, Plan
-from kopt.search.proposing.climbing import Climbed, climb
+from kopt.search.proposing import combining
+from kopt.search.proposing.ascending import Ascent, Climb
+from kopt.search.proposing.climbing import climb
+from kopt.search.proposing.combining import Combination, Part
 from kopt.search.proposing.halving import inside
-from kopt.search.proposing.proposals import Ladder, compressible, exact, ladders
+from kopt.search.proposing.proposals import compressible, cost_noun, exact, ladders
 from kopt.search.techniques.catalog import CATALOG
 from kopt.search.trials.bench import Bench
-from kopt.search.trials.limits import RunEnded
+from kopt.search.trials.limits import RunEnded, TargetReached
 
 # Files are made of this many of the strengths inside the budget: the strongest may lose too much in integers.
 _SHIPPED = 2
@@ -46,38 +49,99 @@ def _exact(bench: Bench, plan: Plan) -> None:
 
 
 def _trained(bench: Bench, plan: Plan, left: list[str]) -> None:
+    """Try each technique alone, and then those that hold the budget together."""
     assert plan.training is not None
     found, too_little = ladders(plan.facts, plan.objective, plan.changes)
     left.extend(too_little)
-    for ladder in found:
-        climbed, end = climb(bench, ladder, plan.training)
-        if end is not None:
-            # What is trained is worth its files, which take seconds; nothing more is trained.
-            bench.overrun()
-            _ship(bench, dataclasses.replace(plan, changes={}), ladder, climbed, left)
-            raise end
-        _ship(bench, plan, ladder, climbed, left)
+    climbs = [_climbed(bench, plan, climb(bench, ladder, plan.training), left) for ladder in found]
+    packed = _compressed(bench, plan, left)
+    if len(climbs) + len(packed) > 1:
+        _combined(bench, plan, _shapes(bench, plan, climbs), packed, left)
+
+
+def _climbed(bench: Bench, plan: Plan, found: Climb, left: list[str]) -> Climb:
+    """Make files of what was trained; it is worth them, which take seconds, also where the run has ended."""
+    try:
+        if found.end is not None:
+            raise found.end
+        _ship(bench, plan, found, left)
+    except TargetReached:
+        raise
+    except RunEnded:
+        bench.overrun()
+        _ship(bench, dataclasses.replace(plan, changes={}), found, left)
+        raise
+    return found
+
+
+def _compressed(bench: Bench, plan: Plan, left: list[str]) -> list[Part]:
+    """Try trainings whose files are smaller after compression, and return those that hold the budget."""
+    assert plan.training is not None
+    parts = []
     for step, why in compressible(plan.objective, plan.changes, plan.training.epochs):
-        for way in plan.main_ways:
-            if way.name == INT8:
-                _integers(bench, plan, (step,), why, left)
-            else:
-                bench.attempt(Recipe((step,), way.export), why)
+        _ways(bench, plan, (step,), why, left)
+        plain, own = bench.files(()), bench.files((step,))
+        good = [one for one in own if inside(bench.drop(one), bench.allowed)]
+        shares = [
+            (one.artifact.gzip_bytes / other.artifact.gzip_bytes, bench.drop(one) or 0.0)
+            for one in good
+            for other in plain
+            if one.artifact and other.artifact and one.config == other.config
+        ]
+        if shares:
+            share, drop = min(shares)
+            parts.append(Part(step, drop, min(share, 1.0), "the bytes after compression"))
+    return parts
 
 
-def _ship(bench: Bench, plan: Plan, ladder: Ladder, climbed: list[Climbed], left: list[str]) -> None:
+def _shapes(bench: Bench, plan: Plan, climbs: list[Climb]) -> list[Part]:
+    """Return the smaller models that hold the budget, with what they left of the cost."""
+    return [
+        Part(one.rung.shape[0], one.look.drop or 0.0, bench.left(one.rung.shape), f"the {cost_noun(plan.objective)}")
+        for found in climbs
+        for one in found.inside
+    ]
+
+
+def _combined(bench: Bench, plan: Plan, shapes: list[Part], packed: list[Part], left: list[str]) -> None:
+    """Try what holds the budget alone together: smaller models first, then with what makes files compress better."""
+    for parts, is_packed in ((shapes, False), ([*shapes, *packed] if packed else [], True)):
+        chosen = combining.promising(parts, bench.allowed, packed=is_packed)
+        if chosen:
+            _together(bench, plan, chosen, left)
+        elif parts:
+            left.append(combining.why_none(parts, packed=is_packed))
+
+
+def _together(bench: Bench, plan: Plan, chosen: tuple[Combination, ...], left: list[str]) -> None:
+    """Look at combinations as at the strengths of one technique, and ship what holds the budget."""
+    assert plan.training is not None
+    ascent, end = Ascent(bench), None
+    try:
+        ascent.begin([combining.rung(one, plan.training, bench.allowed) for one in chosen])
+    except RunEnded as early:
+        end = early
+    _climbed(bench, plan, ascent.result(ascent.rungs[::-1], end), left)
+
+
+def _ship(bench: Bench, plan: Plan, found: Climb, left: list[str]) -> None:
     """Make files of the strongest models inside the budget; of the nearest where none is."""
-    made = [one for one in climbed if one.look.drop is not None]
+    made = [one for one in found.shipped if one.look.drop is not None]
     good = [one for one in made if inside(one.look.drop, bench.allowed)]
     nearest = sorted(made, key=lambda one: one.look.drop or 0.0)[:1]
     for one in good[:_SHIPPED] or nearest:
         place = "inside the budget" if good else "outside the budget, and the nearest to it"
-        why = f"{ladder.why}; in Keras it loses {one.look.drop:.4f}: {place}"
-        for way in plan.main_ways:
-            if way.name != INT8:
-                bench.attempt(Recipe(one.look.steps, way.export), why)
-        if _integers(bench, plan, one.look.steps, why, left):
+        why = f"{one.rung.why}; in Keras it loses {one.look.drop:.4f}: {place}"
+        if _ways(bench, plan, one.look.steps, why, left):
             return
+
+
+def _ways(bench: Bench, plan: Plan, steps: tuple[Step, ...], why: str, left: list[str]) -> bool:
+    """Ship a model in the main ways, and return whether an int8 file of it is inside the budget."""
+    for way in plan.main_ways:
+        if way.name != INT8:
+            bench.attempt(Recipe(steps, way.export), why)
+    return _integers(bench, plan, steps, why, left)
 
 
 def _integers(bench: Bench, plan: Plan, steps: tuple[Step, ...], why: str, left: list[str]) -> bool:
@@ -85,7 +149,7 @@ def _integers(bench: Bench, plan: Plan, steps: tuple[Step, ...], why: str, left:
     if INT8 not in plan.way_names:
         return False
     plain = bench.attempt(Recipe(steps, CATALOG[INT8].export), why)
-    what = f"the int8 file of {steps_name(steps) or 'the model as it is'}"
+    what = f"the int8 file of {steps_name(steps) or 'the original'}"
     if inside(bench.drop(plain), bench.allowed):
         unused = [name for name in _ROUNDING if name in plan.changes]
         if unused and not steps:
@@ -97,7 +161,7 @@ def _integers(bench: Bench, plan: Plan, steps: tuple[Step, ...], why: str, left:
         if name in plan.changes:
             step = CATALOG[name].step(**({"epochs": _aware_epochs(plan)} if name == "aware" else {}))
             reason = f"{what} {lost}; {CATALOG[name].summary}"
-            tried = bench.attempt(Recipe((*steps, step), CATALOG[INT8].export), f"{why}. {reason}" if why else reason)
+            tried = bench.attempt(Recipe((*steps, step), CATALOG[INT8].export), f"{why}; {reason}" if why else reason)
             if inside(bench.drop(tried), bench.allowed):
                 return True
     return False

@@ -8,7 +8,7 @@ from kopt.core.errors import ConfigError, nearest
 from kopt.core.records.candidates import ExportConfig
 from kopt.core.records.search.techniques import CONFIGS, Step, TechniqueConfig
 from kopt.core.schemes import SCHEMES
-from kopt.search.techniques import pruning, restructuring, stages, training
+from kopt.search.techniques import building, pruning, restructuring, stages, training
 from kopt.search.techniques.outcome import Outcome
 
 TRAINING, CALIBRATION, LABELS, TEACHER = NEEDS = ("training data", "calibration", "labels", "teacher")
@@ -291,6 +291,18 @@ Example:
     >>> kopt.search.CATALOG["channels"].step(keep=0.5).label
     'channels-0.5'
 """
+BUILD = _transform(
+    "build",
+    building.built,
+    "another architecture, by the user's own function, trained by the original model and by labels",
+    stages.BUILD,
+    space={"epochs": _EPOCHS, "rate": _RATES},
+    then=stages.after(stages.BUILD),
+    needs=_TRAINED,
+    improves=_FASTER,
+    pays_on=ALL_RUNTIMES,
+    cost=Cost("training", 3),
+)
 WAYS_TO_SHIP = tuple(row for row in CATALOG.values() if row.ships)
 """The rows of `CATALOG` that make files.
 
@@ -298,6 +310,11 @@ Example:
     >>> [row.name for row in kopt.search.WAYS_TO_SHIP][-3:]
     ['tflite-int8', 'tflite-int16x8', 'tflite-int4']
 """
+
+
+def row_of(name: str) -> Technique:
+    """Return the row of a technique, of the catalog or that of the user's own architectures."""
+    return BUILD if name == BUILD.name else CATALOG[name]
 
 
 def select(names: Sequence[str] | None) -> tuple[Technique, ...]:

@@ -3,7 +3,7 @@
 from kopt.core.records.candidates import ExportConfig
 from kopt.core.records.search.recipes import Recipe, ship_name
 from kopt.core.records.search.techniques import AwareConfig, PostTrainingConfig, Step
-from kopt.search.techniques.catalog import CATALOG, Technique
+from kopt.search.techniques.catalog import CATALOG, Technique, row_of
 
 
 def why_illegal(recipe: Recipe) -> str:
@@ -12,7 +12,7 @@ def why_illegal(recipe: Recipe) -> str:
     Steps may follow each other as the `then` of their rows say, every one of them with all behind it, and what was
     rounded for one numeric scheme ships in that scheme alone.
     """
-    rows = [CATALOG[step.technique] for step in recipe.steps]
+    rows = [row_of(step.technique) for step in recipe.steps]
     for place, before in enumerate(rows):
         for later in rows[place + 1 :]:
             if later.stage not in before.then:
@@ -28,7 +28,7 @@ def why_illegal(recipe: Recipe) -> str:
 
 def needs(steps: tuple[Step, ...]) -> frozenset[str]:
     """Return what the steps need beside the model, of `catalog.NEEDS`."""
-    return frozenset(need for step in steps for need in CATALOG[step.technique].needs)
+    return frozenset(need for step in steps for need in row_of(step.technique).needs)
 
 
 def way_of(recipe: Recipe) -> Technique:

@@ -1,6 +1,7 @@
-"""The order of the work, as data: the stages of a recipe, from the model as it is given to the file."""
+"""The order of the work, as data: the stages of a recipe, from the model, as given or built anew, to the file."""
 
-RESTRUCTURE, FOLD, PRUNE, RECOVER, CLUSTER, QUANTIZE, SHIP = STAGES = (
+BUILD, RESTRUCTURE, FOLD, PRUNE, RECOVER, CLUSTER, QUANTIZE, SHIP = STAGES = (
+    "build",
     "restructure",
     "fold",
     "prune",

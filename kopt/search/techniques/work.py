@@ -8,8 +8,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kopt.data import Split, from_arrays
+from kopt.data import from_arrays
+from kopt.data.augmentation import apply_augment
 from kopt.distill import teach
+from kopt.search.lessons import Lesson
 from kopt.search.training import Training
 from kopt.train.batch_norm import settle_statistics
 from kopt.train.steps.label_checks import LossKind
@@ -35,8 +37,8 @@ class Work:
     original: keras.Model
     calibration: Mapping[str, np.ndarray]
     training: Training | None = None
-    train: Split | None = None
-    held: Split | None = None
+    train: Lesson | None = None
+    held: Lesson | None = None
     loss: Any = None
     seed: int = 0
 
@@ -44,15 +46,14 @@ class Work:
         """Return the training data in shuffled batches, with the augmentation that was asked for."""
         assert self.train is not None
         assert self.training is not None
-        size = min(self.training.batch_size, len(self.train))
-        return from_arrays(
-            self.train.x,
-            self.train.y,
-            batch_size=size,
-            shuffle=True,
-            augment=self.training.augment,
-            seed=self.seed,
-        )
+        size, augment = min(self.training.batch_size, len(self.train)), self.training.augment
+        if self.train.weights is None:
+            return from_arrays(
+                self.train.x, self.train.y, batch_size=size, shuffle=True, augment=augment, seed=self.seed
+            )
+        targets = (self.train.y, self.train.weights)
+        batches = from_arrays(self.train.x, targets, batch_size=size, shuffle=True, seed=self.seed)
+        return apply_augment(batches.map(lambda x, pair: (x, *pair)), augment, self.seed)
 
     def steps(self, epochs: int) -> int:
         """Return the number of updates in so many epochs."""
@@ -71,7 +72,7 @@ class Work:
             model,
             self.original,
             batches,
-            (self.held.x, self.held.y),
+            self.held.arrays,
             epochs=epochs,
             learning_rate=self.training.learning_rate * rate,
             loss=self.loss,

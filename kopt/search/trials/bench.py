@@ -14,7 +14,7 @@ from kopt.core.records.search.decisions import Decision
 from kopt.core.records.search.recipes import Recipe, steps_name
 from kopt.core.records.search.techniques import Step
 from kopt.search.techniques.recipes import why_illegal
-from kopt.search.trials.limits import Limits, RunEnded
+from kopt.search.trials.limits import Limits, RunEnded, TargetReached
 from kopt.search.trials.records import Trials
 from kopt.search.trials.workshop import Made, NotMade, Workshop
 
@@ -27,6 +27,12 @@ class Judge(Protocol):
 
     def metric(self, model: Path) -> float:
         """Return what a model is worth in Keras."""
+
+    def left(self, model: Path) -> float:
+        """Return the share of what the original costs that a model has left."""
+
+    def reached(self, candidate: Candidate) -> str:
+        """Return that a file is all that was asked for, in a sentence; empty if it is not."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +109,7 @@ class Bench:
 
         Raises:
             RunEnded: the limits are used up.
+            TargetReached: the file is all that was asked for.
             ValueError: the recipe is not legal.
         """
         if recipe.name in self._tried:
@@ -120,6 +127,8 @@ class Bench:
         self._tried[recipe.name] = candidate
         if candidate is not None:
             self.candidates.append(candidate)
+            if reached := self._judge.reached(candidate):
+                raise TargetReached(reached)
         return candidate
 
     def look(self, steps: tuple[Step, ...], known: Collection[str] = ()) -> Look:
@@ -155,6 +164,15 @@ class Bench:
         assert self._workshop is not None
         made = self._workshop.finished(steps)
         return None if made is None else made.record.fingerprint
+
+    def left(self, steps: tuple[Step, ...]) -> float:
+        """Return the share of what the original costs that the model of these steps, which is made, has left."""
+        assert self._workshop is not None
+        return self._judge.left(self._workshop.path(steps))
+
+    def files(self, steps: tuple[Step, ...]) -> list[Candidate]:
+        """Return the files that were made of the model of these steps."""
+        return [one for one in self.candidates if one.steps == steps and one.artifact is not None]
 
     def decide(self, look: Look, why: str, *, kept: bool, reason: str) -> None:
         """Note what becomes of a model that was looked at."""

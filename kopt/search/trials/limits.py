@@ -9,6 +9,10 @@ class RunEnded(Exception):  # noqa: N818 - no error: the run is over
     """The search ends here, for the reason that it carries; what was found so far is judged."""
 
 
+class TargetReached(RunEnded):
+    """The search ends here, because a file is all that was asked for."""
+
+
 class Limits:
     """Time and trials of a run, also of what an earlier run with the same work directory has spent.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from kopt.core.errors import OutputError
-from kopt.core.files import writing_to
+from kopt.core.files import remove_leftovers, writing_to
 
 NAME = ".kopt-run.lock"
 
@@ -30,10 +30,11 @@ class Holder:
 
 
 @contextlib.contextmanager
-def held(directory: Path) -> Iterator[None]:
-    """Keep other runs out of `directory` while the block lasts.
+def held(directory: Path) -> Iterator[Holder | None]:
+    """Keep other runs out of `directory` while the block lasts, and yield who held it last if it died meanwhile.
 
     The system lets go of the lock when its holder dies, however it dies, so that one left behind keeps nobody out.
+    What it left half written goes.
 
     Raises:
         OutputError: another run works there, or the place cannot be written.
@@ -49,9 +50,14 @@ def held(directory: Path) -> Iterator[None]:
             raise OutputError(
                 f"Another run works in {directory}: {_holder(path)}. Wait until it ends, or choose another `workdir`."
             ) from None
+        dead = _signed(path)
+        remove_leftovers(directory)
         with writing_to(path):
             _sign(handle)
-        yield
+        try:
+            yield dead
+        finally:
+            handle.truncate(0)
 
 
 def _sign(handle: TextIO) -> None:
@@ -62,7 +68,11 @@ def _sign(handle: TextIO) -> None:
 
 
 def _holder(path: Path) -> str:
+    return str(_signed(path) or "a process that has just begun")
+
+
+def _signed(path: Path) -> Holder | None:
     try:
-        return str(Holder(**json.loads(path.read_text())))
-    except (ValueError, TypeError):  # it has the lock and has not signed yet
-        return "a process that has just begun"
+        return Holder(**json.loads(path.read_text()))
+    except (ValueError, TypeError):  # nobody, or one that has the lock and has not signed yet
+        return None

@@ -7,6 +7,8 @@ from kopt.core.records.search.techniques import Step
 from kopt.core.serialization import Record
 
 RECORD, FAILURE, RECIPE, LOG = "made.json", "failure.txt", "recipe.json", "log.txt"
+# How a child process ends that could not write: no model that is tried later can do better.
+NO_ROOM = 75
 
 
 @dataclasses.dataclass(frozen=True)

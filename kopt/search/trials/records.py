@@ -5,6 +5,7 @@ workdir/
   candidates/<technique>-<key>/   the exported file, its manifest, outcomes.npz (what it scored on each example), and
                                   candidate.json once it is finished
   baseline-<key>.json, .npz       evaluation of the model as it was given, and what it scored on each example
+  sensitivity-<key>.json          of the layers of the model as it was given
   measurements-<key>.json         latencies of all candidates from one interleaved round
   report.json  report.html  report.md  report-pareto.svg
 ```
@@ -23,6 +24,7 @@ from kopt.core.errors import ConfigError, LoadError
 from kopt.core.files import atomic_write, remove_leftovers, writing_to
 from kopt.core.records.candidates import Candidate
 from kopt.core.records.measurements import Evaluation, Measurement
+from kopt.core.records.profiles.sensitivity import SensitivityProfile
 from kopt.core.records.search.recipes import Recipe
 from kopt.core.serialization import Record
 from kopt.export.manifest import require_intact
@@ -125,6 +127,18 @@ class Trials:
         atomic_write(
             self._measurements_path(names, settings), MeasuredTogether(measured).to_json() + "\n", overwrite=True
         )
+
+    def sensitivity(self) -> SensitivityProfile | None:
+        """Return the sensitivity of the model as it was given, or `None`."""
+        path = self._sensitivity_path()
+        return SensitivityProfile.from_json(path.read_text()) if path.is_file() else None
+
+    def finish_sensitivity(self, found: SensitivityProfile) -> None:
+        """Record the sensitivity of the model as it was given."""
+        atomic_write(self._sensitivity_path(), found.to_json() + "\n", overwrite=True)
+
+    def _sensitivity_path(self) -> Path:
+        return self._workdir / f"sensitivity-{_key(self._identity)}.json"
 
     def _baseline_path(self) -> Path:
         return self._workdir / f"baseline-{_key(self._identity)}.json"

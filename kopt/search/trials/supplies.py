@@ -1,6 +1,7 @@
 """What child processes of a run read: the model, examples and settings, in a directory that is whole or absent."""
 
 import dataclasses
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -12,10 +13,9 @@ import numpy as np
 from kopt.core.errors import KoptError
 from kopt.core.files import atomic_path
 from kopt.core.serialization import Record
-from kopt.data import Split
 from kopt.graph import load_model
 from kopt.graph.internals import inner_layers
-from kopt.search.lessons import Lessons
+from kopt.search.lessons import Lesson, Lessons
 from kopt.search.techniques.work import Work
 from kopt.search.training import Training
 from kopt.search.trials import examples
@@ -62,9 +62,19 @@ def write(
         model.save(staged / _MODEL)
         examples.write(calibration, staged / _CALIBRATION)
         if lessons is not None:
-            examples.write((lessons.train.x, lessons.train.y), staged / _TRAIN)
-            examples.write((lessons.held.x, lessons.held.y), staged / _HELD)
+            _write_lessons(lessons, staged)
         (staged / _TERMS).write_text(terms.to_json() + "\n")
+
+
+def _write_lessons(lessons: Lessons, staged: Path) -> None:
+    """Write examples, or move the files in which they lie already."""
+    targets = (staged / _TRAIN, staged / _HELD)
+    if lessons.places is not None:
+        for place, target in zip(lessons.places, targets, strict=True):
+            place.rename(target)
+        return
+    for lesson, target in zip((lessons.train, lessons.held), targets, strict=True):
+        examples.write(lesson.arrays, target)
 
 
 def why_not_opened(directory: Path, model: keras.Model) -> str:
@@ -86,6 +96,13 @@ def terms(directory: Path) -> Terms:
     return Terms.from_json((directory / _TERMS).read_text())
 
 
+def make_importable(terms: Terms, more: tuple[str, ...] = ()) -> None:
+    """Import the modules whose classes the model is made of, and others, looking where the search itself looks."""
+    sys.path[:] = [*sys.path, *(path for path in terms.paths if path not in sys.path)]
+    for module in (*terms.imports, *more):
+        importlib.import_module(module)
+
+
 def original(directory: Path) -> Path:
     """Return the path of the model as it was given."""
     return directory / _MODEL
@@ -100,8 +117,8 @@ def work(directory: Path) -> Work:
         original=load_model(original(directory), compile=False),
         calibration={name: np.asarray(array) for name, array in examples.read(directory / _CALIBRATION).items()},
         training=given.training,
-        train=Split(*examples.read(directory / _TRAIN)) if has_lessons else None,
-        held=Split(*examples.read(directory / _HELD)) if has_lessons else None,
+        train=Lesson(*examples.read(directory / _TRAIN)) if has_lessons else None,
+        held=Lesson(*examples.read(directory / _HELD)) if has_lessons else None,
         loss=keras.losses.deserialize(loss) if isinstance(loss, dict) else loss,
         seed=given.seed,
     )

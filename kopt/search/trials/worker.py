@@ -7,7 +7,6 @@ search itself is killed.
 """
 
 import contextlib
-import importlib
 import os
 import sys
 import threading
@@ -17,11 +16,13 @@ from pathlib import Path
 
 import keras
 
+from kopt.core.errors import OutputError
 from kopt.core.files import atomic_path, atomic_write, sha256
 from kopt.graph import fingerprint, load_model
-from kopt.search.techniques.catalog import CATALOG
+from kopt.search.techniques.building import modules_of
+from kopt.search.techniques.catalog import row_of
 from kopt.search.trials import supplies
-from kopt.search.trials.made import FAILURE, RECORD, Job, MadeModel
+from kopt.search.trials.made import FAILURE, NO_ROOM, RECORD, Job, MadeModel
 from kopt.train import deterministic
 
 # The system ends this process before the search where memory runs out.
@@ -36,6 +37,11 @@ def main(path: str) -> int:
     job = Job.from_json(Path(path).read_text())
     try:
         _make_all(job)
+    except OutputError as error:
+        with contextlib.suppress(OSError):  # in the log there may be no room either
+            sys.stdout.write(f"{error}\n")
+            sys.stdout.flush()
+        return NO_ROOM
     except Exception as error:  # noqa: BLE001 - whatever a technique raises is the search's to report
         traceback.print_exc()
         atomic_write(Path(job.targets[-1]) / FAILURE, f"{type(error).__name__}: {error}", overwrite=True)
@@ -46,9 +52,7 @@ def main(path: str) -> int:
 def _make_all(job: Job) -> None:
     place = Path(job.supplies)
     terms = supplies.terms(place)
-    sys.path[:] = [*sys.path, *(one for one in terms.paths if one not in sys.path)]
-    for module in terms.imports:
-        importlib.import_module(module)
+    supplies.make_importable(terms, modules_of(job.steps))
     source = Path(job.source) if job.source else supplies.original(place)
     for count, target in enumerate(map(Path, job.targets), len(job.steps) - len(job.targets) + 1):
         if _make(source, target, job, count, terms.seed).ends(job.known):
@@ -62,7 +66,7 @@ def _make(source: Path, target: Path, job: Job, count: int, seed: int) -> MadeMo
     step = job.steps[count - 1]
     keras.backend.clear_session()  # names of new layers begin anew
     deterministic(seed)
-    apply = CATALOG[step.technique].apply
+    apply = row_of(step.technique).apply
     assert apply is not None
     outcome = apply(load_model(source, compile=False), step.config, supplies.work(Path(job.supplies)))
     path = target / MadeModel.file_name()

@@ -17,18 +17,19 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from kopt.core.child_processes import ending, environment
-from kopt.core.errors import ConfigError
+from kopt.core.errors import ConfigError, OutputError
 from kopt.core.files import atomic_write, remove_leftovers, sha256, writing_to
 from kopt.core.records.search.recipes import steps_name
 from kopt.core.records.search.techniques import Step
 from kopt.search.techniques.catalog import TRAINING
 from kopt.search.techniques.recipes import needs
-from kopt.search.trials.made import FAILURE, LOG, RECIPE, RECORD, Job, MadeModel
+from kopt.search.trials.made import FAILURE, LOG, NO_ROOM, RECIPE, RECORD, Job, MadeModel
 
 _TAIL_LINES = 15
 # TensorFlow 2.21 with oneDNN corrupts its memory in the training of some convolutions of 8 channels, which kills the
 # process in the middle of an epoch. Without oneDNN they train, on this kind of processor in 1.8 times the time.
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
+_REMEDY = "Make room there, or choose another `workdir`, and start the same run again: it goes on where it stopped."
 _WITHOUT_ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 
 
@@ -84,7 +85,7 @@ class Workshop:
         trial_seconds: float | None = None,
         command: tuple[str, ...] = (sys.executable, "-m", "kopt.search.trials.worker"),
     ):
-        self._workdir, self._supplies, self._command = workdir, supplies, command
+        self._workdir, self.supplies, self._command = workdir, supplies, command
         self._identity, self.lessons = dict(identity), dict(lessons)
         self._trial_seconds = trial_seconds
 
@@ -120,6 +121,9 @@ class Workshop:
             steps: from the original on.
             seconds_left: of the run; `None` without a limit.
             known: fingerprints of models of which nothing new is to be made.
+
+        Raises:
+            OutputError: there is no room for it, or the place may not be written.
         """
         if reason := self._ends_before(steps, known):
             return NotMade(reason)
@@ -152,7 +156,7 @@ class Workshop:
         before = self.finished(steps[:done]) if done else None
         targets = tuple(str(self.directory(steps[:count])) for count in range(done + 1, len(steps) + 1))
         source = str(before.path) if before else ""
-        job = Job(str(self._supplies), steps, source, targets, known=tuple(known))
+        job = Job(str(self.supplies), steps, source, targets, known=tuple(known))
         return job, before.record.remark if before else ""
 
     def _run(self, job: Job, remark: str, seconds_left: float | None) -> NotMade | None:
@@ -160,7 +164,7 @@ class Workshop:
         recipe = dataclasses.replace(job, remark=remark)
         atomic_write(directory / RECIPE, recipe.to_json() + "\n", overwrite=True)
         limits = [limit for limit in (self._trial_seconds, seconds_left) if limit is not None]
-        with open(directory / LOG, "a") as log:
+        with writing_to(directory / LOG), open(directory / LOG, "a") as log:
             process = subprocess.Popen(
                 [*self._command, str(directory / RECIPE)],
                 stdin=subprocess.PIPE,  # the child ends when it is closed
@@ -177,6 +181,8 @@ class Workshop:
                 process.wait()
                 assert process.stdin is not None
                 process.stdin.close()
+        if code == NO_ROOM:
+            raise OutputError(_last_line(directory) or f"Cannot write {directory}. {_REMEDY}")
         return _why(directory, code) if code else None
 
     def _timed_out(self, seconds_left: float | None) -> NotMade:
@@ -196,6 +202,12 @@ def _why(directory: Path, code: int) -> NotMade:
     crash = cause if cause in _CRASHES else ""
     text = "\n".join((f"Its process died ({cause}{memory}); log: {directory / LOG}", *printed))
     return NotMade(text, crash=crash)
+
+
+def _last_line(directory: Path) -> str:
+    """Return the last line of a log that says what could not be written; empty where there was no room for it."""
+    printed = (directory / LOG).read_text(errors="replace").strip().splitlines()
+    return next((line for line in reversed(printed) if line.startswith("Cannot write")), "")
 
 
 def _clear(directory: Path) -> None:

@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
-HEAVY = "{'tensorflow', 'keras', 'tf_keras', 'tensorflow_model_optimization', 'onnxruntime', 'matplotlib', 'sklearn'}"
+HEAVY = (
+    "{'tensorflow', 'keras', 'tf_keras', 'tensorflow_model_optimization', 'keras_tuner', 'onnxruntime', 'matplotlib', "
+    "'sklearn'}"
+)
 
 
 def run(code):

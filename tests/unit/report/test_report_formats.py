@@ -59,3 +59,11 @@ def test_accuracy_is_in_percent_and_points_other_metrics_as_they_are():
     assert formats.metric_change(-0.05, "accuracy") == "-5.00"
     assert formats.metric_change(-0.00001, "accuracy") == "0.00"
     assert formats.metric_change(0.00123, "auc") == "0.0012"
+
+
+def test_long_names_keep_both_ends():
+    """Of 20 characters one is the ellipsis and 7 are the end."""
+    assert formats.shortened("tflite-int8", 11) == "tflite-int8"
+    short = formats.shortened("channels-0.5+recover-1+tflite-int8", 20)
+    assert short == "channels-0.5…te-int8"
+    assert len(short) == 20

@@ -136,7 +136,7 @@ def test_page_of_a_run_with_nothing_in_it(result):
 def test_page_of_a_single_winner_and_of_a_model_without_layers(result):
     empty = ModelProfile("m", (), 0, 0)
     page = _Page(report.html(dataclasses.replace(result, candidates=result.candidates[2:3], profile=empty)))
-    assert "int8 best fastest inside the budget" in page.text
+    assert "int8 best Fastest inside the budget" in page.text
     assert "1 candidate in" in page.text
 
 

@@ -5,15 +5,18 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from judged_results import make_judged, make_judgement
 from report_records import make_artifact, make_profile, make_result
+from sensitivity_cases import profile_of
 
 from kopt import report
 from kopt.core.errors import ConfigError
 from kopt.core.records.profiles.cost import LayerCost, ModelProfile
+from kopt.core.records.profiles.sensitivity import SensitivityProfile
 from kopt.core.records.search.budget import Budget
 from kopt.core.records.search.decisions import Decision
 from kopt.core.records.search.judgement import ClassChange, Shortfall
 from kopt.core.records.search.techniques import AwareConfig, ChannelsConfig, Step
 from kopt.report.run.bottleneck import bottleneck
+from kopt.report.run.rows import candidate_rows, open_questions
 from kopt.report.run.shortfalls import demands, shortfall_text
 
 
@@ -135,18 +138,66 @@ def test_a_step_shows_what_it_was_made_by_and_why(judged):
     told = report.story(result)
     (step,) = told.steps
     assert (step.how, step.why, step.kind) == ("channels-0.5, then aware-1", "half of the time is in conv_5.", "best")
-    assert step.found == "fastest inside the budget"
+    assert step.found == "Fastest inside the budget"
     assert [(look.name, look.found, look.kind) for look in told.looks] == [
-        ("channels-0.5", "loses 0.2 points", "looked"), ("channels-0.2", "loses 9 points", "dropped"),
+        ("channels-0.5", "Loses 0.2 points", "looked"), ("channels-0.2", "Loses 9 points", "dropped"),
     ]  # fmt: skip
     page, text = texts(report.html(result)), report.markdown(result)
-    assert "int8 (channels-0.5, then aware-1) Tried because half of the time is in conv_5. best fastest" in page
-    assert "channels-0.2 dropped loses 9 points" in page
+    assert "int8 (channels-0.5, then aware-1) Tried because half of the time is in conv_5. best Fastest" in page
+    assert "channels-0.2 dropped Loses 9 points" in page
     assert (
-        "1. **best**, `int8` (channels-0.5, then aware-1): Tried because half of the time is in conv\\_5. fastest"
+        "1. **best**, `int8` (channels-0.5, then aware-1): Tried because half of the time is in conv\\_5. Fastest"
         in text
     )
-    assert "2. dropped, `channels-0.2`: loses 9 points" in text
+    assert "2. dropped, `channels-0.2`: Loses 9 points" in text
+
+
+def test_a_reason_is_told_once_and_a_name_that_tells_its_steps_is_enough(judged):
+    steps = (Step("channels", ChannelsConfig(keep=0.5)),)
+    files = tuple(
+        dataclasses.replace(judged.best, name=f"channels-0.5+{way}", why="half is in conv_5", steps=steps)
+        for way in ("tflite-float32", "tflite-int8")
+    )
+    told = report.story(dataclasses.replace(judged, candidates=files))
+    assert [(step.how, step.why) for step in told.steps] == [("", "half is in conv_5"), ("", "")]
+
+
+def test_what_is_open_stands_below_the_table_and_not_in_its_column(judged):
+    doubt = "drop -1.00 to 1.20 on 2,000 examples"
+    best = dataclasses.replace(judged.best, verdict="best: smallest size, undecided", doubt=doubt)
+    result = dataclasses.replace(judged, candidates=(best,))
+    assert open_questions(candidate_rows(result)) == [
+        "Undecided, whether the drop is inside the budget:",
+        f"int8: {doubt}",
+    ]
+    assert open_questions(candidate_rows(dataclasses.replace(judged, candidates=judged.candidates[:1]))) == []
+    assert report.story(result).steps[0].found == f"Smallest size, undecided ({doubt})"
+    assert f"Undecided, whether the drop is inside the budget: 1 int8: {doubt}" in texts(report.html(result))
+
+
+def test_more_examples_are_asked_for_where_somebody_may_have_them(judged):
+    """2,000 examples; a hundred times as many is the most that is asked for."""
+
+    def told(needed):
+        judgement = dataclasses.replace(judged.best.judgement, examples_needed=needed)
+        best = dataclasses.replace(judged.best, judgement=judgement)
+        return report.story(dataclasses.replace(judged, candidates=(best,))).doubts[-1]
+
+    assert told(200_000).endswith("About 200,000 would do.")
+    assert told(200_001).endswith("It is so near the budget that no practical number would tell.")
+
+
+def test_what_layers_can_take_is_shown_or_why_it_is_not_known(judged):
+    profile = profile_of({"conv": {"int8": 0.0, "pruned_50": 0.25}, "dense": {"int8": 0.01, "pruned_50": 0.02}})
+    known = SensitivityProfile.from_json(profile.to_json())
+    shown = dataclasses.replace(judged, sensitivity=known)
+    assert "How much worse accuracy gets (points), one layer at a time" in report.html(shown)
+    assert "| conv | 0.00 | 25.00 |" in report.markdown(shown)
+    silent = dataclasses.replace(judged, no_sensitivity="It would take a day.")
+    for text in (report.html(silent), report.markdown(silent)):
+        assert "What its layers can take" in text
+        assert "It would take a day." in text
+    assert "What its layers can take" not in report.html(judged)
 
 
 def test_the_bottleneck_by_hand():

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from kopt.core.errors import ConfigError, DataError
-from kopt.data import Split, from_arrays
 from kopt.search.lessons import prepare
 from kopt.search.training import Training
 from kopt.search.trials import examples
@@ -74,11 +73,25 @@ def test_without_labels_the_originals_answers_stand_for_them():
     assert found.notes[0] == "`train` has no labels: the original's own answers stand for them."
 
 
-def test_a_data_set_is_read_as_arrays_are():
-    dataset = from_arrays(X, CLASSES, batch_size=32)
-    one, other = lessons(network(), dataset), lessons(network(), Split(X, CLASSES))
-    assert np.array_equal(one.train.x, other.train.x)
-    assert np.array_equal(one.held.y, other.held.y)
+def test_weights_stay_with_their_examples():
+    weights = np.arange(200.0)
+    found = lessons(network(), (X, CLASSES, weights))
+    of_row = {tuple(row): weight for row, weight in zip(X, weights, strict=True)}
+    for lesson in (found.train, found.held):
+        assert [of_row[tuple(row)] for row in lesson.x] == lesson.weights.tolist()
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.ones((200, 1)), r"one number an example, shape \(200,\). Received: float64 of shape \(200, 1\)"),
+        (-np.ones(200), r"finite and at least 0. Received values from -1\.0 to -1\.0"),
+        (np.full(200, np.nan), "finite and at least 0"),
+    ],
+)
+def test_impossible_weights_are_refused(weights, message):
+    with pytest.raises(DataError, match=message):
+        lessons(network(), (X, CLASSES, weights))
 
 
 def test_what_cannot_be_learned_from_is_refused():

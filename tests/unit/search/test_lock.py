@@ -38,7 +38,12 @@ def test_the_second_is_refused_with_the_holder_and_takes_over_when_it_is_killed(
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait()
         holder.stdout.close()
-    with held(workdir):
+    (workdir / ".half.kopt-tmp").mkdir()
+    with held(workdir) as dead:
         assert f'"pid": {os.getpid()},' in (workdir / ".kopt-run.lock").read_text()
-    with held(workdir):
-        pass
+        assert dead.pid == holder.pid
+        assert [path.name for path in workdir.iterdir()] == [".kopt-run.lock"]
+    with pytest.raises(KeyError), held(workdir):
+        raise KeyError
+    with held(workdir) as dead:
+        assert dead is None, "both ended by themselves"

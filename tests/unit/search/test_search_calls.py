@@ -1,10 +1,11 @@
+import dataclasses
 import inspect
 from pathlib import Path
 
 import pytest
 
 import kopt
-from kopt.search.calls import DEFAULTS, budget_text, call_text
+from kopt.search.settings import Settings, budget_text, call_text
 
 
 @pytest.mark.parametrize(
@@ -20,9 +21,9 @@ def test_the_text_of_a_budget_makes_it_again(budget):
 
 def test_a_call_says_what_is_not_its_default():
     parameters = inspect.signature(kopt.optimize).parameters
-    assert {name: parameters[name].default for name in DEFAULTS} == DEFAULTS
-    settings = {**DEFAULTS, "samples": 50}
-    assert call_text(kopt.Budget(0.02), Path("run"), settings, has_test=True) == (
+    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
+    assert {name: parameters[name].default for name in defaults} == defaults
+    assert call_text(kopt.Budget(0.02), Path("run"), Settings(samples=50), has_test=True) == (
         "kopt.optimize(model, train, validation, test=test, budget=kopt.Budget(max_drop=0.02), samples=50, "
         "workdir='run')"
     )

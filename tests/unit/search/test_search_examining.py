@@ -134,7 +134,13 @@ def test_a_test_split_that_was_seen_is_refused_and_a_part_is_counted():
         overlap(examiner_of((X[5:10], Y[5:10]), given(), Budget(), "test"), validation)
 
 
-@pytest.mark.parametrize("wrong", ["digits", None, (X, Y, Y)])
+@pytest.mark.parametrize("wrong", ["digits", None])
 def test_what_are_no_examples(wrong):
     with pytest.raises(DataError, match="`validation` is"):
         read_split(wrong, "validation")
+
+
+@pytest.mark.parametrize("data", [(X, Y, Y), tf.data.Dataset.from_tensor_slices((X, Y, Y)).batch(10)])
+def test_sample_weights_are_refused_where_files_are_judged(data):
+    with pytest.raises(DataError, match=r"`test` has sample weights.*`train` takes weights"):
+        read_split(data, "test")

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from kopt.core.errors import OutputError
 from kopt.core.records.search.techniques import ChannelsConfig, RecoverConfig, Step
 from kopt.search.trials.made import RECIPE, Job
 from kopt.search.trials.workshop import Made, NotMade, Workshop
@@ -127,6 +128,25 @@ def test_too_long_is_a_failure_and_no_time_left_is_none(tmp_path):
     assert late == NotMade("It took more than 0.5 s and was ended; `Training.trial_seconds` sets the limit.")
     ended = workshop(tmp_path, sleepy, trial_seconds=50).make(STEPS, seconds_left=0.5)
     assert ended.out_of_time
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (
+            "print('Cannot write m/model.keras: No space left. Make room.'); sys.exit(75)",
+            "^Cannot write m/model.keras: No",
+        ),
+        (
+            "sys.exit(75)",
+            "^Cannot write .*channels-0.5.*Make room there, or choose another `workdir`, and start the same",
+        ),
+    ],
+)
+def test_a_child_without_room_ends_the_run(tmp_path, program, message):
+    """75 is EX_TEMPFAIL of sysexits.h."""
+    with pytest.raises(OutputError, match=message):
+        workshop(tmp_path, program).make(STEPS)
 
 
 def test_a_directory_says_what_is_made_in_it(tmp_path):

@@ -113,8 +113,9 @@ class Budget(Record):
         constraints: bounds that the file must keep; texts such as `"size_bytes<=200_000"` are taken, too.
         max_class_drop: how much of the accuracy on any one class may be lost, as a fraction; `None` for any amount.
             An average can hide a lost class.
-        target: factor by which the objectives are to be better than the model as given, at which a search may stop: a
-            number for all of them, or one by objective, e.g. `{"latency": 3.0, "size": 4.0}`; `None` for no target.
+        target: factor by which the objectives are to be better than the model as given: a number for all of them, or
+            one by objective, e.g. `{"latency": 3.0, "size": 4.0}`; `None` for no target. A search ends at the first
+            file that has it, where the intervals of its drop are inside the budget.
         level: of the intervals.
         undecided: how a candidate counts whose interval of the drop reaches to both sides of `max_drop`: by its
             `"estimate"`, or as `"outside"`.

@@ -1,6 +1,9 @@
 """What a technique of the search is asked for: frozen, checked, serialisable, and steps made of these."""
 
 import dataclasses
+import hashlib
+import json
+import re
 from typing import Any, ClassVar
 
 from kopt.core.errors import ConfigError, nearest
@@ -9,6 +12,7 @@ from kopt.core.settings import choice, number, whole
 
 CHANNEL_CRITERIA = ("l2", "l1", "geometric_median", "lamp", "bn_scale", "taylor", "gradient", "fisher", "activation")
 INTEGER_SCHEMES = ("int8", "int16x8")
+_LONGEST_LABEL = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +200,30 @@ class AwareConfig(TrainedConfig):
         choice("scheme", self.scheme, INTEGER_SCHEMES)
 
 
+@dataclasses.dataclass(frozen=True)
+class BuildConfig(TrainedConfig):
+    """Another architecture, made by a function of the user's and trained by the original and by labels.
+
+    Attributes:
+        builder: where the function is found, `"module:name"`.
+        source_sha256: of the module's source, so that what an older version of it made is not taken for what it makes.
+        values: of its hyperparameters, as JSON.
+    """
+
+    builder: str = ""
+    source_sha256: str = ""
+    values: str = "{}"
+
+    @property
+    def label(self) -> str:
+        """Hyperparameters for a name, e.g. `"width=8-4"`: values, then epochs."""
+        values = [f"{name}={_text(value)}" for name, value in json.loads(self.values).items()]
+        rest = [_text(self.epochs), *([f"rate={_text(self.rate)}"] if self.rate != 1.0 else [])]
+        return _within("-".join((*values, *rest)))
+
+
 CONFIGS: dict[str, type[TechniqueConfig]] = {
+    "build": BuildConfig,
     "depthwise_separable": SeparableConfig,
     "low_rank": LowRankConfig,
     "fold_batch_norm": FoldConfig,
@@ -262,3 +289,9 @@ def _share(name: str, value: Any) -> None:
 
 def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _within(label: str) -> str:
+    """Return a label that may be part of the name of a file, short, and another one for another label."""
+    plain = re.sub(r"[^\w=.+-]", "_", label)[:_LONGEST_LABEL]
+    return plain if plain == label else f"{plain}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"

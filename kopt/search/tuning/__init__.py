@@ -1,0 +1,1 @@
+"""`kopt.tune`: recipes proposed by keras-tuner, each made, exported and judged as a file."""

@@ -1,0 +1,84 @@
+"""What a chief does when its workers end, with small programs in place of them."""
+
+import sys
+import types
+
+import keras_tuner
+import pytest
+
+from kopt.core.errors import OutputError, WorkerLostError
+from kopt.core.records.candidates import ExportConfig
+from kopt.core.records.search.recipes import Recipe
+from kopt.search.trials.limits import Limits
+from kopt.search.tuning import outcomes
+from kopt.search.tuning.cluster import Workers, run_chief
+from kopt.search.tuning.course import Tuning
+from kopt.search.tuning.outcomes import Outcome
+from kopt.search.tuning.request import Request
+
+RECIPE = Recipe((), ExportConfig("tflite", "int8"))
+
+
+class Reporter:
+    def __init__(self):
+        self.lines = []
+
+    def step(self, line):
+        self.lines.append(line)
+
+
+class Space:
+    """One choice; a recipe of any values is the same."""
+
+    def hyperparameters(self):
+        found = keras_tuner.HyperParameters()
+        found.Choice("width", [1, 2, 3, 4])
+        return found
+
+    def recipe(self, hp):
+        return RECIPE
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a chief with one worker that is a program, and return what it said and told."""
+
+    def chief(program, *, seconds=None, count=1):
+        path = tmp_path / "worker.py"
+        path.write_text(f"import os, pathlib, signal, sys\nplace = pathlib.Path(sys.argv[1]).parent\n{program}")
+        given = types.SimpleNamespace(limits=Limits(seconds), budget=types.SimpleNamespace(objectives=("size",)))
+        reporter = Reporter()
+        files = types.SimpleNamespace(trials=types.SimpleNamespace(finished=lambda recipe: None))
+        search = types.SimpleNamespace(given=given, reporter=reporter, files=files)
+        place = tmp_path / "tuning"
+        (place / "workers").mkdir(parents=True)
+        tuning = Tuning(search, Request((), ("tflite-int8",), max_trials=2), Space(), place, 0, ())
+        workers = Workers(place / "job.json", count, command=(sys.executable, str(path)))
+        bench = types.SimpleNamespace(candidates=[])
+        return (*run_chief(tuning, workers, bench, None), reporter.lines)
+
+    return chief
+
+
+def test_a_worker_that_dies_again_and_again_ends_the_tuning(run):
+    with pytest.raises(WorkerLostError, match=r"(?s)All workers died, the last one, worker-0, by SIGKILL.*last words"):
+        run("print('last words', flush=True)\nos.kill(os.getpid(), signal.SIGKILL)")
+
+
+def test_what_a_worker_raised_is_raised(run):
+    failure = "(place / 'workers' / 'worker-0.failure').write_text('OutputError\\nCannot write x: no room.')"
+    with pytest.raises(OutputError, match="Cannot write x: no room"):
+        run(f"{failure}\nsys.exit(1)")
+
+
+def test_when_the_time_is_used_up_the_chief_goes_home(run):
+    ended, _, _ = run("sys.exit(3)")
+    assert ended == "The time that `seconds` allows was used up in the middle of a trial."
+
+
+def test_outcomes_come_back_from_disk_in_order(tmp_path):
+    ten, two = (Outcome(number, RECIPE, "ok", "", {"score": 0.5}, "w") for number in (10, 2))
+    for one in (ten, two):
+        outcomes.write(tmp_path, one)
+    (tmp_path / "3.json").write_text('{"schema": "Outcome/9"}')
+    assert outcomes.read(tmp_path) == (two, ten)

@@ -57,7 +57,7 @@ def searched(images: ImageSet, network: str, options: argparse.Namespace) -> dic
         learned(images, options),
         (images.held[0][:JUDGED], images.held[1][:JUDGED]),
         test=images.test,
-        budget=kopt.Budget(MAX_DROP, undecided="outside"),
+        budget=kopt.Budget(MAX_DROP, ("latency", "size"), undecided="outside"),
         workdir=MODELS.parent / "search_training" / f"{images.name}-{network}",
         techniques=TECHNIQUES,
         threads=1,

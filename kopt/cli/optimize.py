@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="threads for LiteRT and ONNX Runtime")
     add_training(parser)
     parser.add_argument("--seconds", type=float, help="end the search after this time and judge what there is")
-    parser.add_argument("--trials", type=int, help="most files and models to look at")
+    parser.add_argument(
+        "--trials", type=int, help="most files and models to look at, beside the files of the model as it is"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the choice of examples and of training")
     parser.add_argument("--unsafe", action="store_true", help="open a model file that stores Python code, and run it")
 

@@ -45,6 +45,8 @@ class DataSplits:
         >>> digits = kopt.data.load("digits")
         >>> len(digits.train.y), len(digits.validation.y), len(digits.test.y), digits.num_classes
         (1259, 269, 269, 10)
+        >>> digits
+        DataSplits('digits', train: 1,259, validation: 269, test: 269, 10 classes)
     """
 
     name: str
@@ -52,6 +54,12 @@ class DataSplits:
     validation: Split
     test: Split | None
     class_names: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """Return name and sizes: the arrays themselves say nothing on a terminal."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        sizes = ", ".join(f"{name}: {len(split):,}" for name, split in parts.items() if split is not None)
+        return f"DataSplits({self.name!r}, {sizes}, {self.num_classes or 'no'} classes)"
 
     @property
     def num_classes(self) -> int | None:

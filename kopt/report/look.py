@@ -1,16 +1,16 @@
 """How a record looks: its table for the terminal, its plot for a page or a file, its words for who cannot see."""
 
 import dataclasses
-import io
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 from matplotlib.figure import Figure
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
 from kopt.core.serialization import Record
+from kopt.report.parts.columns import as_text
 from kopt.report.parts.svg import drawing, to_png, to_svg, write_plot
 
 
@@ -37,9 +37,7 @@ class Look:
 
     def text(self, record: Any, width: int, **options: Any) -> str:
         """Return the table as plain text of at most `width` columns."""
-        console = Console(width=width, file=io.StringIO(), record=True, color_system=None)
-        console.print(self.table(record, **options))
-        return "\n".join(line.rstrip() for line in console.export_text().splitlines())
+        return as_text(self.table(record, **options), width)
 
     def svg(self, record: Any) -> str:
         """Return the plot as one `<svg>` element that can stand in a page."""

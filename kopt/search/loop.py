@@ -87,7 +87,8 @@ def optimize(
             tried.
         seconds: after which the search ends and judges what it has; earlier runs in `workdir` count with what they
             took. Files of what is trained by then, and the latencies at the end, take their time beyond that.
-        trials: most files and models to look at; files of what is trained by then are made beyond that.
+        trials: most files and models to look at, beside the files of the model as it is; files of what is trained by
+            then are made beyond that.
 
     Returns:
         The candidates with their evidence; `best` is `None` if none is inside the budget, and `nearest` then is the
@@ -140,7 +141,7 @@ def result_of(given: Given, found: Found, description: str, command: str, second
         found: what it found.
         description: what the report calls the data.
         command: that repeats the run.
-        seconds: that it took.
+        seconds: that it took; those of what it kept of earlier runs come on top.
     """
     return SearchResult(
         model=given.runner.name,
@@ -152,7 +153,7 @@ def result_of(given: Given, found: Found, description: str, command: str, second
         profile=found.profile,
         machine=machine(),
         command=command,
-        seconds=seconds,
+        seconds=seconds + given.limits.seconds_of_earlier_runs,
         nearest_name=found.nearest,
         test=found.test,
         target_reached=found.target_reached,

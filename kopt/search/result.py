@@ -6,7 +6,8 @@ from pathlib import Path
 
 from kopt.advice import Advice, from_run
 from kopt.core.records.candidates import OptimizationResult
-from kopt.report import write_story
+from kopt.report import candidates_table, headline, write_story
+from kopt.report.parts.columns import as_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +19,8 @@ class SearchResult(OptimizationResult):
         ('tflite-int8', ['tflite-float32', 'tflite-int8'])
         >>> result.best.artifact.size_bytes < result.candidates[0].artifact.size_bytes
         True
+        >>> "> tflite-int8" in result.table(100)
+        True
         >>> result.report("report.html").name
         'report.html'
     """
@@ -26,6 +29,13 @@ class SearchResult(OptimizationResult):
     def schema(cls) -> str:
         """On disk it is the record it extends."""
         return OptimizationResult.schema()
+
+    def __str__(self) -> str:
+        return headline(self)
+
+    def table(self, width: int = 80) -> str:
+        """Return the baseline and the candidates, best first, as text of at most `width` columns."""
+        return as_text(candidates_table(self), width)
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write the report, replacing what is there: HTML, one file that needs no network, or Markdown.

@@ -38,7 +38,7 @@ def test_inputs_by_name_and_weights_go_all_the_way(tmp_path):
         techniques=("low_rank", "tflite-float32"),
         budget=kopt.Budget(0.5, "size"),
         training=kopt.Training(epochs=1),
-        trials=3,  # the file as it is, and two strengths
+        trials=2,  # two strengths
         samples=20,
         workdir=tmp_path / "run",
         progress=None,

@@ -1,6 +1,7 @@
 """A terminal table that leaves columns out rather than wrapping a number."""
 
 import dataclasses
+import io
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
@@ -115,3 +116,10 @@ def _widths(columns: Sequence[Column[T]], rows: Sequence[T]) -> list[int]:
         return max(cell_len(line) for line in lines) + _PADDING
 
     return [widest(column) for column in columns]
+
+
+def as_text(table: RenderableType, width: int) -> str:
+    """Return what a console would print as plain text of at most `width` columns."""
+    console = Console(width=width, file=io.StringIO(), record=True, color_system=None)
+    console.print(table)
+    return "\n".join(line.rstrip() for line in console.export_text().splitlines())

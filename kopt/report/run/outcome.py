@@ -96,7 +96,16 @@ def runtime_text(result: OptimizationResult, row: Row) -> str:
 
 def _gains(result: OptimizationResult, row: Row) -> str:
     baseline, reference = baseline_row(result), size_reference(result)[1]
-    parts = [part for part in (_speed(row, baseline), _size(row, baseline, reference), _energy(row, baseline)) if part]
+    parts = [
+        part
+        for part in (
+            _speed(row, baseline),
+            _against_plain(result, row),
+            _size(row, baseline, reference),
+            _energy(row, baseline),
+        )
+        if part
+    ]
     return "is " + ", ".join(parts) if parts else "was made"
 
 
@@ -109,6 +118,14 @@ def _speed(row: Row, baseline: Row) -> str:
     if row.speedup > 1:
         return f"{formats.times(row.speedup)} as fast as the model as given ({against})"
     return f"{formats.times(1 / row.speedup)} slower than the model as given ({against})"
+
+
+def _against_plain(result: OptimizationResult, row: Row) -> str:
+    """Return the speed against the file that no technique was applied to, in the same runtime."""
+    plain = next((one for one in candidate_rows(result) if one.name == "tflite-float32"), None)
+    if plain is None or plain.name == row.name or not plain.latency_ms or not row.latency_ms:
+        return ""
+    return f"{formats.times(plain.latency_ms / row.latency_ms)} as fast as {plain.name}"
 
 
 def _size(row: Row, baseline: Row, reference: str) -> str:

@@ -103,7 +103,7 @@ def story(result: OptimizationResult) -> Story:
         asked=tuple(demands(result.budget)),
         rule=_rule(result),
         doubts=tuple(outcome.doubts(result, best)) if best else (),
-        notes=result.notes,
+        notes=(*result.notes, *([result.ended] if result.ended else [])),
         baseline=_baseline(result),
         bottleneck=bottleneck(result.profile),
         looks=_told_once([_look(decision) for decision in result.decisions]),

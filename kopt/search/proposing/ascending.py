@@ -82,7 +82,15 @@ class Ascent:
         Raises:
             RunEnded: the limits of the run are used up.
         """
-        looks = [self.look(rung) for rung in rungs]
+        looks: list[Look] = []
+        try:
+            for rung in rungs:
+                looks.append(self.look(rung))
+        except RunEnded as end:
+            for rung, look in zip(rungs, looks, strict=False):
+                lost = "" if look.drop is None else f"loses {look.drop:.4f} after a brief training; "
+                self._bench.decide(look, rung.why, kept=False, reason=look.problem or f"{lost}{end}")
+            raise
         scored = [Scored(rung.level, look.drop, look.problem) for rung, look in zip(rungs, looks, strict=True)]
         for rung, look, one in zip(rungs, looks, halved(scored, self._bench.allowed), strict=True):
             self._bench.decide(look, rung.why, kept=one.kept, reason=one.reason)

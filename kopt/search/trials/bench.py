@@ -13,7 +13,8 @@ from kopt.core.records.search.budget import Budget
 from kopt.core.records.search.decisions import Decision
 from kopt.core.records.search.recipes import Recipe, steps_name
 from kopt.core.records.search.techniques import Step
-from kopt.search.techniques.recipes import why_illegal
+from kopt.search.techniques.catalog import TRAINING
+from kopt.search.techniques.recipes import needs, why_illegal
 from kopt.search.trials.limits import Limits, RunEnded, TargetReached
 from kopt.search.trials.records import Trials
 from kopt.search.trials.workshop import Made, NotMade, Workshop
@@ -116,7 +117,7 @@ class Bench:
             return self._tried[recipe.name]
         if problem := why_illegal(recipe):
             raise ValueError(f"{recipe.name}: {problem}")
-        self._limits.begin()
+        self._limits.begin(counts=bool(recipe.steps))
         self._announce()
         known = self._trials.finished(recipe)
         self._reporter.step(f"{recipe.name}: {'kept from an earlier run' if known else _doing(recipe)}")
@@ -228,4 +229,5 @@ class Bench:
 
 
 def _doing(recipe: Recipe) -> str:
-    return "train, export, evaluate" if recipe.steps else "export, verify, evaluate"
+    made = "train, " if TRAINING in needs(recipe.steps) else "change, " if recipe.steps else ""
+    return f"{made}export, verify, evaluate"

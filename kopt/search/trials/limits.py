@@ -21,7 +21,7 @@ class Limits:
 
     Args:
         seconds: most that the search may take; `None`: no limit.
-        trials: most models and files that it may look at; likewise.
+        trials: most models and files that it may look at beside the files of the model as it is; likewise.
     """
 
     def __init__(self, seconds: float | None = None, trials: int | None = None):
@@ -29,18 +29,26 @@ class Limits:
         self._most_trials = None if trials is None else whole("trials", trials)
         self._started, self._earlier, self._begun = time.monotonic(), 0.0, 0
 
-    def begin(self) -> None:
-        """Count a trial that begins.
+    def begin(self, *, counts: bool = True) -> None:
+        """Begin a trial.
+
+        Args:
+            counts: as one of the trials; seconds count in any case.
 
         Raises:
             RunEnded: there is no time, or no trial, left for it.
         """
-        if self._most_trials is not None and self._begun >= self._most_trials:
+        if counts and self._most_trials is not None and self._begun >= self._most_trials:
             raise RunEnded(f"{self._most_trials} trials were made, all that `trials` allows.")
         left = self.seconds_left()
         if left is not None and left <= 0:
             raise RunEnded(f"The {self._most_seconds:g} seconds that `seconds` allows were used up.")
-        self._begun += 1
+        self._begun += counts
+
+    @property
+    def seconds_of_earlier_runs(self) -> float:
+        """Seconds that earlier runs took for what this one has kept."""
+        return self._earlier
 
     def charge(self, seconds: float) -> None:
         """Count seconds of an earlier run."""

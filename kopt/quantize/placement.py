@@ -26,14 +26,15 @@ class Placement:
         self._parents: dict[int, int] = {}
         self._ends: dict[int, tuple[float, float]] = {}
         self._sites: dict[int, int] = {}
-        self._observed: list[int] = list(inputs)
         self._again: dict[int, str] = {}
-        for key in inputs:
-            self._parents[key] = key
         takers: dict[int, list[Step]] = {}
         for step in steps:
             for key in step.inputs:
                 takers.setdefault(key, []).append(step)
+        # What layers in float alone take is not rounded before them.
+        self._observed = [key for key in inputs if any(_rounds(step) for step in takers.get(key, ())) or key in outputs]
+        for key in self._observed:
+            self._parents[key] = key
         for step in steps:
             self._place(step, takers, set(outputs))
         # Tensors with a fixed range that meet others are observed where they do.
@@ -135,3 +136,7 @@ class Placement:
         number = self._counts.get(group, 0)
         self._counts[group] = number + 1
         return number
+
+
+def _rounds(step: Step) -> bool:
+    return not step.role.unfit and step.role.range != "none"

@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -20,6 +20,7 @@ from kopt.quantize.after_training.bench import Arrays, Bench
 from kopt.quantize.after_training.choosing import SMALL_MACS, apply_all, choose
 from kopt.quantize.after_training.fixed_ranges import AUTO, fixed_ranges
 from kopt.quantize.after_training.options import OPTIONS, Settings
+from kopt.quantize.after_training.raw_inputs import scaling_layers
 from kopt.quantize.copying import Skip, require_fit, rounded_copy
 from kopt.report.changes.post_training import POST_TRAINING
 from kopt.report.look import Shown
@@ -62,7 +63,8 @@ def post_training(
     `kopt.export.tflite(copy, path, scheme="int8")` then needs no calibration, and the file computes what the copy
     computes. Where this is not enough, the copy trains like that of `kopt.quantize.aware`.
 
-    Normalizations are folded into kernels and biases first. Then these are tried, in this order, each on top of what
+    A layer that scales raw features of very different ranges stays in float: one scale cannot hold them. Normalizations
+    are folded into kernels and biases first. Then these are tried, in this order, each on top of what
     was kept before:
 
     - `"equalize"`: weights that make and that take a channel become equally large (cross-layer equalization), through
@@ -119,7 +121,8 @@ def post_training(
         )
     require_fit(model)
     arrays = list(sample(calibration, samples=samples, seed=seed, inputs=signature(model)[0]).values())
-    copy, record = rounded_copy(model, scheme, RangeRule(), skip, fold=True)
+    raw = scaling_layers(model, arrays)
+    copy, record = rounded_copy(model, scheme, RangeRule(), _with(skip, raw), fold=True)
     fixed = fixed_ranges(ranges, record.ranges, model)
     rows, held = _split(arrays)
     bench = Bench(copy, rows, held, fixed)
@@ -128,7 +131,7 @@ def post_training(
         tried = choose(bench, settings, _passed_over(model, all_fixed=isinstance(ranges, str) and ranges != AUTO))
     else:
         tried = apply_all(bench, settings, names)
-    notes = _warned(len(arrays[0]), bench)
+    notes = (*_warned(len(arrays[0]), bench), *(f"{name} is left in float: {said}." for name, said in raw.items()))
     report = PostTraining(
         quantization=record,
         examples=len(rows[0]),
@@ -140,6 +143,15 @@ def post_training(
         warnings=notes,
     )
     return copy, report
+
+
+def _with(skip: Skip, names: Iterable[str]) -> Skip:
+    """Return what leaves out some layers by name, too."""
+    more = tuple(names)
+    if callable(skip) and not isinstance(skip, type):
+        chosen = skip
+        return lambda layer: chosen(layer) or layer.name in more
+    return (*([skip] if isinstance(skip, (str, type)) else skip), *more)
 
 
 def _chosen(options: str | Sequence[str]) -> tuple[str, ...] | None:

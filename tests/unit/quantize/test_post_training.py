@@ -312,3 +312,31 @@ def test_an_output_of_one_number_has_no_largest_entry():
     assert "largest" not in str(report)
     _, report = post_training(model, examples(20), options=())
     assert "; the largest one is the same in " in str(report)
+
+
+def scaled(shape, spread):
+    """Return a network that scales its input itself, and examples whose last axis spreads so far."""
+    keras.utils.set_random_seed(0)
+    x = (RNG.random((60, *shape), np.float32) * np.geomspace(1, spread, shape[-1])).astype("float32")
+    scale = L.Normalization(name="scale")
+    scale.adapt(x)
+    layers = [scale, L.Flatten(), L.Dense(16, activation="relu"), L.Dense(3, name="out")]
+    return keras.Sequential([keras.Input(shape), *layers]), x
+
+
+def test_what_scales_raw_features_stays_in_float():
+    model, x = scaled((6,), 1e4)
+    report = post_training(model, x, options=())[1]
+    assert [one.layer for one in report.quantization.left] == ["scale"]
+    (said,) = report.warnings
+    assert said.startswith("scale is left in float: the features that it takes span from 0.9")
+    assert report.plain_error < 0.05  # one scale for all of them has an error of 0.5
+    assert not [name for name in report.quantization.ranges if name.startswith("input")]  # it takes what is given
+    skipped = post_training(model, x, options=(), skip=lambda layer: layer.name == "out")[1]
+    assert {one.layer for one in skipped.quantization.left} == {"scale", "out"}
+
+
+def test_what_scales_pixels_is_rounded():
+    model, x = scaled((4, 4, 3), 2.0)
+    report = post_training(model, x, options=())[1]
+    assert (report.quantization.left, report.warnings) == ((), ())

@@ -10,8 +10,8 @@ from kopt import export, measure
 from kopt.core.records.candidates import ExportConfig
 from kopt.core.records.search.recipes import Recipe, ship_name
 from kopt.core.records.search.techniques import CONFIGS, Step
-from kopt.data import Split
 from kopt.graph import fingerprint, load_model
+from kopt.search.lessons import Lesson
 from kopt.search.techniques import stages
 from kopt.search.techniques.catalog import ALL_RUNTIMES, BUILD, CATALOG, GAINS, NEEDS, TRAINING, WAYS_TO_SHIP
 from kopt.search.techniques.recipes import why_illegal
@@ -54,8 +54,8 @@ def work_for(model):
         original=model,
         calibration={model.inputs[0].name: x},
         training=Training(epochs=1, batch_size=8),
-        train=Split(x[:24], labels[:24]),
-        held=Split(x[24:], labels[24:]),
+        train=Lesson(x[:24], labels[:24]),
+        held=Lesson(x[24:], labels[24:]),
         loss=loss,
     )
 

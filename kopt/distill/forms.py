@@ -18,7 +18,7 @@ FORMS = ("logits", "probabilities", "sigmoids", "values")
 _ACTIVATIONS = {"softmax": "probabilities", "sigmoid": "sigmoids"}
 _LAYERS = {"Softmax": "probabilities", "Sigmoid": "sigmoids"}
 # What changes neither the numbers nor what they mean.
-_PASSING = ("Identity", "Reshape", "Flatten", "Dropout", "Cast", "Masking")
+_PASSING = ("Identity", "Reshape", "Flatten", "Dropout", "Cast", "Masking", "Quantizer", "FixedQuantizer")
 _PROBED = 8
 
 

@@ -47,6 +47,14 @@ def trained_outputs(student):
     return outputs
 
 
+@pytest.mark.parametrize(("ending", "form"), [("softmax", "probabilities"), ("sigmoid", "sigmoids"), (None, "logits")])
+def test_rounding_changes_nothing_about_what_an_output_is(ending, form):
+    model = keras.Sequential([keras.Input(X.shape[1:]), L.Flatten(), L.Dense(CLASSES, ending, name="says")])
+    rounded, _ = kopt.quantize.aware(model, calibration=X)
+    (output,) = kopt.DistillationModel(rounded, model).report.outputs
+    assert (output.student_form, output.teacher_forms) == (form, (form,))
+
+
 def test_a_loss_that_takes_the_output_for_something_else_is_refused():
     logits = keras.Sequential([keras.Input(X.shape[1:]), L.Flatten(), L.Dense(CLASSES, name="says")])
     with pytest.raises(ConfigError, match=r"'says' of the student gives logits .*from_logits=True"):

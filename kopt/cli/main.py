@@ -123,7 +123,7 @@ class _Help(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        nothing = action.default in (None, False, argparse.SUPPRESS) or action.default in ((), [])
+        nothing = any(action.default is one for one in (None, False, argparse.SUPPRESS)) or action.default in ((), [])
         return text if nothing or not action.option_strings or "default" in text else f"{text} (default: %(default)s)"
 
 

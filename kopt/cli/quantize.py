@@ -9,6 +9,8 @@ from kopt.cli.common import check_model_output, show_text
 from kopt.core.errors import ConfigError
 from kopt.core.files import atomic_path
 
+_MAX_DROP = 0.01
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -27,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     other.add_argument(
         "--bits", type=float, metavar="SIZE", help="choose 4 or 8 bits for each layer: 0.6 is 60%% of all with 8"
     )
-    parser.add_argument("--max-drop", type=float, default=0.01, help="accuracy that --fallback may lose: 0.01 a point")
+    parser.add_argument("--max-drop", type=float, help="accuracy that --fallback may lose; 0.01, a point, by default")
     parser.add_argument("--samples", type=int, default=100, metavar="N", help="calibration examples")
     parser.add_argument("--force", action="store_true", help="replace OUTPUT if it exists")
     parser.add_argument("--unsafe", action="store_true", help="open a model file that stores Python code, and run it")
@@ -35,30 +37,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; the exit code is 1 if no choice of layers is good enough."""
-    check_model_output(options, *((".tflite",) if options.fallback else (".tflite", ".keras")))
+    falls_back = options.fallback is not None
+    check_model_output(options, *((".tflite",) if falls_back else (".tflite", ".keras")))
     _check_together(options)
     model = kopt.load_model(options.model, safe_mode=not options.unsafe)
     data = kopt.data.open_data(options.data, image_shape=kopt.measure.load(model).inputs[0].shape[1:])
-    if options.fallback:
+    if falls_back:
         found = _with_float_layers(model, data, options)
     else:
-        copy, found = _with_bits(model, data, options) if options.bits else _after_training(model, data, options)
+        way = _after_training if options.bits is None else _with_bits
+        copy, found = way(model, data, options)
         _write(copy, options)
     if options.json:
         show_text(found.to_json())
     else:
         show_text(found.table(100))
         show_text(f"\nModel: {options.output}")
-    return 1 if options.fallback and not found.within_budget else 0
+    return 1 if falls_back and not found.within_budget else 0
 
 
 def _check_together(options: argparse.Namespace) -> None:
-    way = "--fallback" if options.fallback else "--bits"
+    falls_back = options.fallback is not None
+    if options.max_drop is not None and not falls_back:
+        raise ConfigError("--max-drop is what --fallback may lose. Received it alone.")
+    way = "--fallback" if falls_back else "--bits"
     post_training = {"--options": options.options is not None, "--ranges": options.ranges != "auto"}
     given = [name for name, there in post_training.items() if there]
     given += ["--scheme"] if options.scheme != "int8" else []
-    given += ["--skip"] if options.fallback and options.skip else []
-    if given and (options.fallback or options.bits):
+    given += ["--skip"] if falls_back and options.skip else []
+    if given and (falls_back or options.bits is not None):
         raise ConfigError(f"{way} chooses by itself and for int8 alone. Received with it: {', '.join(given)}.")
 
 
@@ -82,13 +89,12 @@ def _with_bits(model: Any, data: Any, options: argparse.Namespace) -> tuple[Any,
 
 
 def _with_float_layers(model: Any, data: Any, options: argparse.Namespace) -> Any:
-    judged = data.validation
     return kopt.quantize.fallback(
         model,
         data.train,
         options.output,
-        evaluate=None if judged is None or judged.y is None else (judged.x, judged.y),
-        max_drop=options.max_drop,
+        evaluate=(data.validation.x, data.validation.y),
+        max_drop=_MAX_DROP if options.max_drop is None else options.max_drop,
         to=options.fallback,
         samples=options.samples,
         overwrite=options.force,

@@ -1,6 +1,5 @@
 """Opening model files, whatever Keras wrote them, without running code that is stored in them."""
 
-import contextlib
 import json
 import os
 import re
@@ -55,6 +54,9 @@ def load_model(
             a Keras 2 file are not those of tf_keras.
         UnsafeModelError: the file carries Python code and `safe_mode` is on.
 
+    Warns:
+        UserWarning: the model was saved compiled, with something that is not known; it comes without.
+
     Example:
         >>> opened = kopt.load_model("model.keras")
         >>> opened.name, opened.count_params(), opened.compiled
@@ -69,10 +71,14 @@ def load_model(
         refuse_stored_code(config, path)
     if kind == "zip" and _zip_member(path, "metadata.json").get("keras_version", "").startswith("2."):
         return load_legacy_archive(path, custom_objects=custom_objects, safe_mode=safe_mode, verify=verify)
-    if compile is None:
-        with contextlib.suppress(LoadError):
-            return _load_with_keras(path, ".keras", custom_objects, safe_mode, with_training=True)
-    return _load_with_keras(path, ".keras", custom_objects, safe_mode, with_training=bool(compile))
+    if compile is not None:
+        return _load_with_keras(path, ".keras", custom_objects, safe_mode, with_training=compile)
+    try:
+        return _load_with_keras(path, ".keras", custom_objects, safe_mode, with_training=True)
+    except LoadError as error:
+        plain = _load_with_keras(path, ".keras", custom_objects, safe_mode, with_training=False)
+        warnings.warn(f"{path} opens without the loss and the optimizer it was saved with: {error}", stacklevel=3)
+        return plain
 
 
 def refuse_stored_code(config: Any, path: Path) -> None:

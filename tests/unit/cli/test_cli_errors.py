@@ -146,4 +146,7 @@ def test_help_says_the_defaults_that_are_something(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "0 takes a free one (default: 8501)" in shown
     assert "None)" not in shown
+    with pytest.raises(SystemExit):
+        main(["optimize", "--help"])
+    assert "of training (default: 0)" in " ".join(capsys.readouterr().out.split())
     assert "False)" not in shown

@@ -74,6 +74,8 @@ def test_layers_get_four_bits_until_the_size_holds(capsys, files):
             "int8 alone. Received with it: --scheme",
         ),
         (["--fallback", "float12"], "float12"),
+        (["--bits", "0"], "`size` must be a finite number in (0, inf]"),
+        (["--max-drop", "0.1"], "--max-drop is what --fallback may lose"),
         (["--options", "equalise"], "Did you mean 'equalize'"),
         (["--scheme", "int7"], "Unknown `scheme` 'int7'"),
         (["--ranges", "mean"], "Unknown `ranges` 'mean'"),

@@ -59,7 +59,8 @@ def test_a_loss_of_ones_own_that_is_not_known_costs_the_loss_alone(tmp_path):
     model = model_with()
     model.compile("adam", mine)
     model.save(tmp_path / "m.keras")
-    opened = load_model(tmp_path / "m.keras")
+    with pytest.warns(UserWarning, match="opens without the loss and the optimizer .*'mine'"):
+        opened = load_model(tmp_path / "m.keras")
     np.testing.assert_array_equal(opened(X), model(X))
     assert not opened.compiled
     assert load_model(tmp_path / "m.keras", custom_objects={"mine": mine}).loss is mine

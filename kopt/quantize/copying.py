@@ -1,6 +1,7 @@
 """Makes the copy of a model that computes with rounded numbers."""
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -61,6 +62,7 @@ def rounded_copy(
     rule: RangeRule,
     skip: Skip,
     *,
+    in_float: Mapping[str, str] = MappingProxyType({}),
     freeze_batch_norm: int | None = None,
     fold: bool = False,
     bits: BitsPlan | Mapping[str, int] | None = None,
@@ -72,6 +74,7 @@ def rounded_copy(
         scheme: a name in `SCHEMES`.
         rule: how quantizers find their ranges.
         skip: layers to leave in float.
+        in_float: others, by path, each with the reason.
         freeze_batch_norm: see `kopt.quantize.aware`.
         fold: normalizations go into kernels and biases for good, and every kernel has a bias.
         bits: of weights, by the paths of layers, where they are not those of the scheme.
@@ -84,7 +87,9 @@ def rounded_copy(
     view = GraphView.of(model)
     graph = flatten_calls(view, tuple(tuple(tensor.shape) for tensor in view.inputs))
     narrow = _bits_of_layers(graph, bits, scheme)
-    request = Request(activation_bits, weight_bits, freeze_batch_norm, _skipped(graph, skip), fold, narrow)
+    request = Request(
+        activation_bits, weight_bits, freeze_batch_norm, {**_skipped(graph, skip), **in_float}, fold, narrow
+    )
     names = FreshNames({node_of(tensor).operation.name for tensor in (*view.inputs, *view.outputs)})
     reader = Reader(graph, request, names)
     reader.read()

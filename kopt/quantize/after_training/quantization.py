@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -63,8 +63,8 @@ def post_training(
     `kopt.export.tflite(copy, path, scheme="int8")` then needs no calibration, and the file computes what the copy
     computes. Where this is not enough, the copy trains like that of `kopt.quantize.aware`.
 
-    A layer that scales raw features of very different ranges stays in float: one scale cannot hold them. Normalizations
-    are folded into kernels and biases first. Then these are tried, in this order, each on top of what
+    In int8 a layer that scales raw features of very different ranges stays in float: one scale cannot hold them.
+    Normalizations are folded into kernels and biases first. Then these are tried, in this order, each on top of what
     was kept before:
 
     - `"equalize"`: weights that make and that take a channel become equally large (cross-layer equalization), through
@@ -121,8 +121,8 @@ def post_training(
         )
     require_fit(model)
     arrays = list(sample(calibration, samples=samples, seed=seed, inputs=signature(model)[0]).values())
-    raw = scaling_layers(model, arrays)
-    copy, record = rounded_copy(model, scheme, RangeRule(), _with(skip, raw), fold=True)
+    raw = scaling_layers(model, arrays) if scheme == "int8" else {}
+    copy, record = rounded_copy(model, scheme, RangeRule(), skip, in_float=raw, fold=True)
     fixed = fixed_ranges(ranges, record.ranges, model)
     rows, held = _split(arrays)
     bench = Bench(copy, rows, held, fixed)
@@ -131,7 +131,7 @@ def post_training(
         tried = choose(bench, settings, _passed_over(model, all_fixed=isinstance(ranges, str) and ranges != AUTO))
     else:
         tried = apply_all(bench, settings, names)
-    notes = (*_warned(len(arrays[0]), bench), *(f"{name} is left in float: {said}." for name, said in raw.items()))
+    notes = _warned(len(arrays[0]), bench)
     report = PostTraining(
         quantization=record,
         examples=len(rows[0]),
@@ -143,15 +143,6 @@ def post_training(
         warnings=notes,
     )
     return copy, report
-
-
-def _with(skip: Skip, names: Iterable[str]) -> Skip:
-    """Return what leaves out some layers by name, too."""
-    more = tuple(names)
-    if callable(skip) and not isinstance(skip, type):
-        chosen = skip
-        return lambda layer: chosen(layer) or layer.name in more
-    return (*([skip] if isinstance(skip, (str, type)) else skip), *more)
 
 
 def _chosen(options: str | Sequence[str]) -> tuple[str, ...] | None:

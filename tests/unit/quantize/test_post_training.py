@@ -327,11 +327,12 @@ def scaled(shape, spread):
 def test_what_scales_raw_features_stays_in_float():
     model, x = scaled((6,), 1e4)
     report = post_training(model, x, options=())[1]
-    assert [one.layer for one in report.quantization.left] == ["scale"]
-    (said,) = report.warnings
-    assert said.startswith("scale is left in float: the features that it takes span from 0.9")
+    (left,) = report.quantization.left
+    assert left.layer == "scale"
+    assert left.detail.startswith("the features that it takes span from 0.9")
     assert report.plain_error < 0.05  # one scale for all of them has an error of 0.5
     assert not [name for name in report.quantization.ranges if name.startswith("input")]  # it takes what is given
+    assert post_training(model, x, scheme="int16x8", options=())[1].quantization.left == ()  # its steps are fine enough
     skipped = post_training(model, x, options=(), skip=lambda layer: layer.name == "out")[1]
     assert {one.layer for one in skipped.quantization.left} == {"scale", "out"}
 

@@ -1,7 +1,12 @@
-"""One run of the main job: what it finds and what it leaves on disk; `test_search_training` kills one."""
+"""One run of the main job: what it finds, what it leaves on disk, and what a kill costs."""
 
+import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +14,7 @@ import pytest
 
 import kopt
 from kopt import data, measure
-from kopt.core.records.candidates import OptimizationResult
+from kopt.core.records.candidates import Candidate, OptimizationResult
 from kopt.search import demo
 
 pytestmark = pytest.mark.slow
@@ -197,3 +202,37 @@ def test_a_failing_candidate_is_reported_and_the_run_goes_on(digits, model_path,
     assert "pip install 'keras-kopt[int4]'" in failed.reason
     assert fine.status == "ok"
     assert result.best_name == "tflite-float32"
+
+
+def finished(workdir):
+    return sorted((workdir / "candidates").glob("*/candidate.json"))
+
+
+def test_a_killed_run_goes_on_where_it_stopped(digits, model_path, tmp_path):
+    """`kill -9` in the middle; the second run keeps what was finished, bit for bit, and ends without leftovers."""
+    np.savez(
+        tmp_path / "digits.npz",
+        x_train=digits.train.x,
+        y_train=digits.train.y,
+        x_val=digits.validation.x,
+        y_val=digits.validation.y,
+    )
+    workdir = tmp_path / "run"
+    command = [sys.executable, "-m", "kopt", "optimize", str(model_path), "--data", str(tmp_path / "digits.npz")]
+    command += ["--workdir", str(workdir), "--json", "--techniques", *TECHNIQUES]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(finished(workdir)) < 2 and time.monotonic() < deadline:
+        assert first.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    kept = {path: path.stat().st_mtime_ns for path in finished(workdir)}
+    assert 2 <= len(kept) < len(TECHNIQUES)
+    for path in kept:
+        Candidate.from_json(path.read_text())
+    second = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(second.stdout)["best_name"]
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(finished(workdir)) == len(TECHNIQUES)
+    assert not [path for path in workdir.rglob("*") if "kopt-tmp" in path.name]

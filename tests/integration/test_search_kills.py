@@ -108,7 +108,10 @@ def test_a_run_that_is_killed_at_20_random_moments_finds_what_an_uninterrupted_o
         run.join()
         begun.add(marks(killed))
     assert len(begun) >= 5, "the run was killed at different moments"
-    before = {path: path.stat().st_mtime_ns for path in killed.glob("models/*/model.keras")}
+    ready = [*killed.glob("models/*/model.keras"), *killed.glob("candidates/*/candidate.json")]
+    ready += [path.with_name("model.tflite") for path in killed.glob("candidates/*/candidate.json")]
+    before = {path: path.stat().st_mtime_ns for path in ready if path.exists()}
+    assert any(path.name == "candidate.json" for path in before)
     last = begin(search, *arguments, killed)
     last.join()
     assert last.exitcode == 0

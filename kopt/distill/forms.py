@@ -17,7 +17,8 @@ from kopt.train.steps.label_checks import LossKind
 FORMS = ("logits", "probabilities", "sigmoids", "values")
 _ACTIVATIONS = {"softmax": "probabilities", "sigmoid": "sigmoids"}
 _LAYERS = {"Softmax": "probabilities", "Sigmoid": "sigmoids"}
-# What changes neither the numbers nor what they mean.
+# What changes neither what the numbers mean nor, but for rounding, the numbers; the last two are those of
+# `kopt.quantize`, a room beside this one, and so known by name alone.
 _PASSING = ("Identity", "Reshape", "Flatten", "Dropout", "Cast", "Masking", "Quantizer", "FixedQuantizer")
 _PROBED = 8
 
@@ -69,7 +70,7 @@ def require_fitting(loss: Any, outputs: Sequence[OutputMatch]) -> None:
             continue
         if one.student_form == "logits" and not kind.from_logits:
             raise ConfigError(
-                f"Output {one.name!r} of the student gives logits ({one.found}), and {loss!r} takes probabilities. "
+                f"Output {one.name!r} of the student gives logits ({one.found}), and {kind.name} takes probabilities. "
                 f"Pass `loss=keras.losses.{kind.name}(from_logits=True)`, or say `student_form` if it is wrong."
             )
         if one.student_form in ("probabilities", "sigmoids") and kind.from_logits:

@@ -122,8 +122,9 @@ def _speed(row: Row, baseline: Row) -> str:
 
 def _against_plain(result: OptimizationResult, row: Row) -> str:
     """Return the speed against the file that no technique was applied to, in the same runtime."""
-    plain = next((one for one in candidate_rows(result) if one.name == "tflite-float32"), None)
-    if plain is None or plain.name == row.name or not plain.latency_ms or not row.latency_ms:
+    plain = next((one for one in candidate_rows(result) if one.name == "tflite-float32"), row)
+    is_other = plain.name != row.name and plain.runtime == row.runtime
+    if not is_other or not plain.latency_ms or not row.latency_ms:
         return ""
     return f"{formats.times(plain.latency_ms / row.latency_ms)} as fast as {plain.name}"
 

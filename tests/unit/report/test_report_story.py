@@ -269,3 +269,16 @@ def test_the_command_for_the_report_is_known_in_a_work_directory(judged):
     best = dataclasses.replace(judged.best, artifact=dataclasses.replace(make_artifact("int8", 10), path=path))
     commands = [command for _, command in report.story(dataclasses.replace(judged, candidates=(best,))).commands]
     assert commands[1:] == [f"kopt verify {path}", f"kopt bench {path}", "kopt report run"]
+
+
+@pytest.mark.parametrize(("best", "said"), [("int8", "2.0x as fast as tflite-float32"), ("onnx-float32", "")])
+def test_speed_is_also_told_against_the_plain_file_of_the_same_runtime(best, said):
+    made = make_result()
+    named = tuple(
+        dataclasses.replace(one, name="tflite-float32" if one.name == "float32" else one.name)
+        for one in made.candidates
+    )
+    text = report.headline(dataclasses.replace(made, candidates=named, best_name=best))
+    assert text.startswith(best)
+    assert ("as fast as tflite-float32" in text) == bool(said)
+    assert said in text

@@ -1,9 +1,13 @@
-"""What makes the whole suite quicker and leaves every test as it is."""
+"""What makes the whole suite quicker and leaves every test as it is, whatever ran before it in its process."""
 
 import gc
 import os
+import sys
 
+import numpy as np
 import pytest
+
+_STATES = pytest.StashKey[dict]()
 
 # Two processes of tests share the cores; TensorFlow reads this when it starts, also in processes that tests start.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
@@ -15,6 +19,17 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 10, 10)
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Draw the same numbers in a test wherever it runs: which tests ran before it is a matter of chance."""
+    if keras := sys.modules.get("keras"):
+        keras.utils.set_random_seed(0)
+    for name, value in vars(item.module).items():  # type: ignore[attr-defined]
+        if isinstance(value, np.random.Generator):
+            initial = item.config.stash.setdefault(_STATES, {}).setdefault((item.path, name), value.bit_generator.state)
+            value.bit_generator.state = initial
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks

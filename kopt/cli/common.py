@@ -1,7 +1,9 @@
 """Arguments and printing that several commands share."""
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -10,6 +12,9 @@ import kopt
 from kopt.core.errors import ConfigError, OutputExistsError
 from kopt.core.progress import Progress, Silent
 from kopt.core.records.search.budget import OBJECTIVES, Budget, Constraint
+
+# What `calibration_from` takes.
+EXAMPLES = ".npy or .npz, a folder of class folders of images (pixels become [0, 1]), a packaged name"
 
 
 def add_budget(parser: argparse.ArgumentParser) -> None:
@@ -71,6 +76,18 @@ def progress_from(options: argparse.Namespace) -> Progress | str:
     return Silent() if options.json else "auto"
 
 
+@contextlib.contextmanager
+def one_step(options: argparse.Namespace, description: str) -> Iterator[None]:
+    """Show on a terminal what is going on, and for how long, around work that has no steps to tell of."""
+    progress = kopt.report.make_progress(quiet=options.json or not sys.stderr.isatty())
+    progress.start(1)
+    progress.step(description)
+    try:
+        yield
+    finally:
+        progress.finish()
+
+
 def check_page(options: argparse.Namespace) -> None:
     """Refuse a number of rows or an HTML file that cannot be, before any work.
 
@@ -123,12 +140,28 @@ def show_text(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+def calibration_from(options: argparse.Namespace, model: Any) -> Any:
+    """Return the examples that `--data` names, in the shape of the model's images if it is a folder."""
+    return kopt.data.open_examples(options.data, image_shape=image_shape(model))
+
+
+def splits_from(options: argparse.Namespace, model: Any) -> Any:
+    """Return the data set that `--data` names, in the shape of the model's images if it is a folder."""
+    return kopt.data.open_data(options.data, image_shape=image_shape(model))
+
+
+def image_shape(model: Any) -> tuple[int | None, ...]:
+    """Return the shape of one example of the model's first input."""
+    shape: tuple[int | None, ...] = kopt.measure.load(model).inputs[0].shape[1:]
+    return shape
+
+
 def show_run(result: Any, options: argparse.Namespace, table: RenderableType, headline: str, path: Any) -> int:
     """Print the result of an optimization and return its exit code: 1 if no candidate is inside the budget."""
     if options.json:
         show_text(result.to_json())
     else:
         show(table)
-        notes = "".join(f"{note}\n" for note in (*result.notes, kopt.report.held_out_text(result)) if note)
-        show_text(f"\n{headline}\n{notes}Report: {path}")
+        held_out = kopt.report.held_out_text(result)
+        show_text("\n".join(("", headline, *([held_out] if held_out else []), f"Report: {path}")))
     return 0 if result.best_name is not None else 1

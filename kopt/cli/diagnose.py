@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 import kopt
-from kopt.cli.common import check_page, show_page
+from kopt.cli.common import EXAMPLES, calibration_from, check_page, show_page
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         required=True,
-        help="examples: .npz, a folder of class folders of images (pixels become [0, 1]), a packaged name",
+        help=f"examples: {EXAMPLES}",
     )
     # No `choices`: the library's own error names the nearest scheme.
     parser.add_argument("--scheme", default="int8", help="int8 or int16x8")
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     check_page(options)
     model = kopt.load_model(options.model, safe_mode=not options.unsafe)
-    data = kopt.data.open_data(options.data, image_shape=kopt.measure.load(model).inputs[0].shape[1:]).train
+    data = calibration_from(options, model)
     found = kopt.quantize.diagnose(
         model,
         data,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import kopt
-from kopt.cli.common import check_page, show, show_page, show_text
+from kopt.cli.common import check_page, show, show_page, show_text, splits_from
 from kopt.core.errors import ConfigError, LoadError
 from kopt.core.installation import check_installation
 from kopt.core.records.checks import Check
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         model.compile("adam", options.loss, metrics=["accuracy"] if "crossentropy" in options.loss else None)
     train = validation = None
     if options.data:
-        splits = kopt.data.open_data(options.data, image_shape=kopt.measure.load(model).inputs[0].shape[1:])
+        splits = splits_from(options, model)
         train, validation = splits.train, splits.validation
     found = kopt.advise(
         model,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import kopt
-from kopt.cli.common import show, show_text
+from kopt.cli.common import EXAMPLES, calibration_from, one_step, show, show_text
 from kopt.core.errors import ConfigError
 from kopt.core.records.shipping.tensorrt import SCHEME_OF
 from kopt.core.schemes import SCHEMES, get_scheme
@@ -21,10 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scheme", default="float32", help=f"{', '.join(SCHEMES)} (.onnx and .engine: float32, float16, int8)"
     )
-    parser.add_argument(
-        "--data",
-        help="calibration data: .npz, a folder of class folders of images (pixels become [0, 1]), a packaged name",
-    )
+    parser.add_argument("--data", help=f"calibration data: {EXAMPLES}")
     parser.add_argument("--samples", type=int, default=100, help="calibration examples")
     parser.add_argument("--io-dtype", help="type of inputs and outputs: float32, int8, uint8 or int16")
     parser.add_argument("--fallback", nargs="+", default=(), metavar="LAYER", help="layers that stay in float")
@@ -36,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    artifact = _export(options)
+    with one_step(options, f"{Path(options.model).name} to {Path(options.output).name}"):
+        artifact = _export(options)
     if options.json:
         show_text(artifact.to_json())
     else:
@@ -68,7 +66,7 @@ def _export(options: argparse.Namespace) -> kopt.core.records.artifacts.Artifact
     model = kopt.export.open_model(options.model, safe_mode=not options.unsafe)
     data = None
     if options.data:
-        data = kopt.data.open_data(options.data, image_shape=kopt.measure.load(model).inputs[0].shape[1:]).train
+        data = calibration_from(options, model)
     if format == "saved_model":
         return kopt.export.saved_model(model, options.output, data=data, overwrite=options.force)
     if format in ("onnx", "tensorrt"):

@@ -92,7 +92,7 @@ def _require_given(options: argparse.Namespace) -> None:
         if path is not None:
             require_path(path)
     data = getattr(options, "data", None)
-    if data is not None and Path(data).suffix == ".npz":
+    if data is not None and Path(data).suffix in (".npz", ".npy"):
         require_path(data)
 
 

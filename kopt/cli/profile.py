@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 import kopt
-from kopt.cli.common import check_page, show_page
+from kopt.cli.common import check_page, show_page, splits_from
 from kopt.core.records.profiles.full import PARTS
 from kopt.core.settings import choice
 
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     model = kopt.export.open_model(options.model, safe_mode=not options.unsafe)
     data = validation = None
     if options.data:
-        splits = kopt.data.open_data(options.data, image_shape=kopt.measure.load(model).inputs[0].shape[1:])
+        splits = splits_from(options, model)
         data, validation = ((split.x, split.y) for split in (splits.train, splits.validation))
     found = kopt.profile.full(
         model,

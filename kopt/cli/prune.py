@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import kopt
-from kopt.cli.common import check_model_output, show_text
+from kopt.cli.common import check_model_output, show_text, splits_from
 from kopt.core.errors import ConfigError
 from kopt.core.files import atomic_path
 from kopt.core.records.changes.channel_pruning import NEED_DATA
@@ -65,7 +65,7 @@ def _zeroed(model: Any, options: argparse.Namespace) -> Any:
 def _narrowed(model: Any, options: argparse.Namespace) -> Any:
     data = None
     if options.data:
-        split = kopt.data.open_data(options.data, image_shape=kopt.measure.load(model).inputs[0].shape[1:]).train
+        split = splits_from(options, model).train
         data = (split.x, split.y)
     return kopt.prune.channels(
         model,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import kopt
-from kopt.cli.common import check_model_output, show_text
+from kopt.cli.common import EXAMPLES, calibration_from, check_model_output, one_step, show_text, splits_from
 from kopt.core.errors import ConfigError
 from kopt.core.files import atomic_path
 
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help=".keras or .h5 (Keras 3 or legacy)")
     parser.add_argument("output", metavar="OUTPUT", type=Path, help="x.tflite; or x.keras, a copy that trains")
-    parser.add_argument("--data", required=True, help="calibration data: .npz, image folders, a packaged name")
+    parser.add_argument("--data", required=True, help=f"calibration data: {EXAMPLES}; for --fallback labelled")
     # No `choices`: the library's own errors name the nearest word.
     parser.add_argument("--scheme", default="int8", help="int8 or int16x8")
     parser.add_argument("--options", nargs="*", metavar="NAME", help="apply these, whatever they do to the error")
@@ -41,12 +41,11 @@ def run(options: argparse.Namespace) -> int:
     check_model_output(options, *((".tflite",) if falls_back else (".tflite", ".keras")))
     _check_together(options)
     model = kopt.load_model(options.model, safe_mode=not options.unsafe)
-    data = kopt.data.open_data(options.data, image_shape=kopt.measure.load(model).inputs[0].shape[1:])
     if falls_back:
-        found = _with_float_layers(model, data, options)
+        found = _with_float_layers(model, options)
     else:
         way = _after_training if options.bits is None else _with_bits
-        copy, found = way(model, data, options)
+        copy, found = way(model, calibration_from(options, model), options)
         _write(copy, options)
     if options.json:
         show_text(found.to_json())
@@ -72,23 +71,25 @@ def _check_together(options: argparse.Namespace) -> None:
 def _after_training(model: Any, data: Any, options: argparse.Namespace) -> tuple[Any, Any]:
     copy, report = kopt.quantize.post_training(
         model,
-        data.train,
+        data,
         scheme=options.scheme,
         options="auto" if options.options is None else options.options,
         ranges=options.ranges,
         skip=options.skip,
         samples=options.samples,
+        progress=kopt.report.make_progress(quiet=options.json),
     )
     return copy, report
 
 
 def _with_bits(model: Any, data: Any, options: argparse.Namespace) -> tuple[Any, Any]:
-    plan = kopt.quantize.bits(model, data.train, size=options.bits, skip=options.skip, samples=options.samples)
-    calibration = kopt.data.calibration(data.train, samples=options.samples, inputs=kopt.measure.load(model).inputs)
+    plan = kopt.quantize.bits(model, data, size=options.bits, skip=options.skip, samples=options.samples)
+    calibration = kopt.data.calibration(data, samples=options.samples, inputs=kopt.measure.load(model).inputs)
     return kopt.quantize.aware(model, calibration=calibration, bits=plan, skip=options.skip)[0], plan
 
 
-def _with_float_layers(model: Any, data: Any, options: argparse.Namespace) -> Any:
+def _with_float_layers(model: Any, options: argparse.Namespace) -> Any:
+    data = splits_from(options, model)
     return kopt.quantize.fallback(
         model,
         data.train,
@@ -98,6 +99,7 @@ def _with_float_layers(model: Any, data: Any, options: argparse.Namespace) -> An
         to=options.fallback,
         samples=options.samples,
         overwrite=options.force,
+        progress=kopt.report.make_progress(quiet=options.json),
     )
 
 
@@ -106,4 +108,5 @@ def _write(copy: Any, options: argparse.Namespace) -> None:
         with atomic_path(options.output, overwrite=options.force) as staged:
             copy.save(staged)
     else:
-        kopt.export.tflite(copy, options.output, scheme=options.scheme, overwrite=options.force)
+        with one_step(options, f"convert to {options.output.name}"):
+            kopt.export.tflite(copy, options.output, scheme=options.scheme, overwrite=options.force)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import kopt
-from kopt.cli.common import add_budget, budget_from, budget_words, progress_from
+from kopt.cli.common import add_budget, budget_from, budget_words, progress_from, splits_from
 from kopt.cli.search_training import add_training, training_from, training_words
 
 
@@ -35,7 +35,7 @@ def search_call(options: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of a search by name; what cannot be is refused before the model is opened."""
     budget, training = budget_from(options), training_from(options)
     model = kopt.export.open_model(options.model, safe_mode=not options.unsafe)
-    splits = kopt.data.open_data(options.data, image_shape=kopt.measure.load(model).inputs[0].shape[1:])
+    splits = splits_from(options, model)
     same = {name: getattr(options, name) for name in ("workdir", "techniques", "samples", "threads", "seconds", "seed")}
     return {
         "model": model,

@@ -6,7 +6,7 @@ from kopt.data.caching import cache_of, plan_cache
 from kopt.data.collecting import collect
 from kopt.data.damage import skipped_files
 from kopt.data.diagnosis import diagnose
-from kopt.data.files import load_folder, load_npz, open_data
+from kopt.data.files import load_folder, load_npz, open_data, open_examples
 from kopt.data.image_decoding import decode_image
 from kopt.data.image_folders import image_classes
 from kopt.data.images import from_images
@@ -41,6 +41,7 @@ __all__ = [
     "load_npz",
     "local_service",
     "open_data",
+    "open_examples",
     "plan_cache",
     "skipped_files",
     "write_tfrecords",

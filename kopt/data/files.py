@@ -52,6 +52,42 @@ def open_data(spec: str | os.PathLike[str], *, image_shape: tuple[int | None, ..
     )
 
 
+def open_examples(
+    spec: str | os.PathLike[str], *, image_shape: tuple[int | None, ...] | None = None
+) -> Split | Array | dict[str, Array]:
+    """Return the examples that a word on the command line stands for, where no labels are needed: for calibration.
+
+    Args:
+        spec: what `open_data` takes, of which the training part is returned; an `.npy` file; or an `.npz` file with
+            one array, with `x` and perhaps `y`, or with one array for each input of the model, called like it.
+        image_shape: (height, width, channels) that the model takes; images of a folder are resized to it.
+
+    Raises:
+        DataError: none of these, or the file or folder does not hold what it should.
+
+    Example:
+        >>> np.savez("calibration.npz", x=x_train[:100])
+        >>> kopt.data.open_examples("calibration.npz").shape
+        (100, 8, 8, 1)
+    """
+    path = Path(spec)
+    if path.suffix not in (".npy", ".npz") or path.is_dir():
+        return open_data(spec, image_shape=image_shape).train
+    arrays = _read_arrays(path)
+    if {"x_train", "y_train"} <= arrays.keys():
+        return _split(arrays, "train", path)
+    if len(arrays) == 1:
+        return next(iter(arrays.values()))
+    if "x" not in arrays:
+        return arrays
+    if unknown := arrays.keys() - {"x", "y"}:
+        raise DataError(
+            f"{path} has beside x the arrays {', '.join(sorted(unknown))}. Accepted: x and y alone, or an array for "
+            f"each input of the model, called like it."
+        )
+    return _labelled(arrays, ("x", "y"), path)
+
+
 def load_npz(path: str | os.PathLike[str]) -> DataSplits:
     """Return the arrays of an `.npz` file, as they are: nothing is scaled.
 
@@ -69,11 +105,12 @@ def load_npz(path: str | os.PathLike[str]) -> DataSplits:
         >>> splits.train.x.shape, splits.num_classes, splits.test
         ((512, 8, 8, 1), 10, None)
     """
-    arrays = _read_npz(Path(path))
+    arrays = _read_arrays(Path(path))
+    _check_keys(list(arrays), Path(path))
     splits = {part: _split(arrays, part, path) for part in ("train", "val", "test") if f"x_{part}" in arrays}
     labels = [split.y for split in splits.values()]
     return DataSplits(
-        os.fspath(path), splits["train"], splits["val"], splits.get("test"), class_names=_numbered(labels, path)
+        os.fspath(path), splits["train"], splits["val"], splits.get("test"), class_names=_numbered(labels)
     )
 
 
@@ -138,18 +175,21 @@ def _image_shape(shape: tuple[int | None, ...] | None, spec: str) -> tuple[int |
     return shape[0], shape[1], shape[2] or 3
 
 
-def _read_npz(path: Path) -> dict[str, Array]:
+def _read_arrays(path: Path) -> dict[str, Array]:
+    """Return the arrays of an `.npz` file by name, or that of an `.npy` file."""
+    kind, write = (".npy", "np.save") if path.suffix == ".npy" else (".npz", "np.savez")
     try:
         with open(path, "rb") as file:
             head = file.read(4)
             if not head.startswith((_ZIP, _NPY)):
-                raise DataError(f"{path} is not an .npz file: it begins with {head!r}. Write it with `np.savez`.")
+                raise DataError(f"{path} is not an {kind} file: it begins with {head!r}. Write it with `{write}`.")
             file.seek(0)
-            archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
+            found = np.load(file, allow_pickle=False)
+            if kind == ".npy" and isinstance(found, np.ndarray):
+                return {path.stem: found}
+            if isinstance(found, np.ndarray):
                 raise DataError(f"{path} holds a single array (.npy); write `np.savez(path, x_train=..., ...)`.")
-            _check_keys(archive.files, path)
-            return {key: archive[key] for key in archive.files}
+            return {key: found[key] for key in found.files}
     except DataError:
         raise
     except FileNotFoundError:
@@ -160,11 +200,11 @@ def _read_npz(path: Path) -> dict[str, Array]:
                 f"{path} holds pickled Python objects; opening them could run code, so they are refused. Write plain "
                 f"arrays of numbers: `np.savez(path, x_train=..., ...)`."
             ) from error
-        raise DataError(f"{path} is not a whole .npz file ({error}). Write it anew with `np.savez`.") from error
+        raise DataError(f"{path} is not a whole {kind} file ({error}). Write it anew with `{write}`.") from error
 
 
 def _sibling(path: Path) -> str:
-    return nearest(path.name, [file.name for file in path.parent.glob("*.npz")])
+    return nearest(path.name, [file.name for file in path.parent.glob("*.np[yz]")])
 
 
 def _check_keys(found: list[str], path: Path) -> None:
@@ -183,26 +223,35 @@ def _check_keys(found: list[str], path: Path) -> None:
 
 
 def _split(arrays: dict[str, Array], part: str, path: str | os.PathLike[str]) -> Split:
-    x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+    names = (f"x_{part}", f"y_{part}")
+    return _labelled(arrays, names, path)
+
+
+def _labelled(arrays: dict[str, Array], names: tuple[str, str], path: str | os.PathLike[str]) -> Split:
+    x, y = (arrays[name] for name in names)
     if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or len(x) == 0:
         raise DataError(
-            f"{os.fspath(path)}: x_{part} has shape {x.shape} and y_{part} {y.shape}; both need the same number of "
+            f"{os.fspath(path)}: {names[0]} has shape {x.shape} and {names[1]} {y.shape}; both need the same number of "
             f"examples along the first axis, at least one."
         )
-    whole_column = y.dtype.kind in "iu" and y.ndim == 2 and y.shape[1] == 1
-    return Split(x, y[:, 0] if whole_column else y)
-
-
-def _numbered(labels: Sequence[Array], path: str | os.PathLike[str]) -> tuple[str, ...]:
-    if any(y.dtype.kind not in "iu" or y.ndim != 1 for y in labels):
-        return ()
-    lowest, highest = min(int(y.min()) for y in labels), max(int(y.max()) for y in labels)
-    if lowest < 0:
+    if y.dtype.kind in "iu" and y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if _are_classes(y) and y.min() < 0:
         raise DataError(
-            f"{os.fspath(path)}: whole-number labels are classes numbered from 0, the lowest is {lowest}. Number them "
+            f"{os.fspath(path)}: whole-number labels are classes numbered from 0, the lowest is {y.min()}. Number them "
             f"anew, or store targets that are not classes as floats."
         )
-    return tuple(str(label) for label in range(highest + 1))
+    return Split(x, y)
+
+
+def _are_classes(y: Array) -> bool:
+    return y.dtype.kind in "iu" and y.ndim == 1
+
+
+def _numbered(labels: Sequence[Array]) -> tuple[str, ...]:
+    if not all(map(_are_classes, labels)):
+        return ()
+    return tuple(str(label) for label in range(max(int(y.max()) for y in labels) + 1))
 
 
 def _divide(files: list[Path], labels: Array, fraction: float, seed: int) -> list[tuple[list[Path], Array]]:

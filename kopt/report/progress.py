@@ -1,5 +1,6 @@
 """How long work shows where it stands: always on standard error, so that standard output stays data."""
 
+import sys
 import time
 
 from rich.console import Console
@@ -65,8 +66,8 @@ class BarProgress:
         self._bar.update(self._task, description=description, completed=self._begun - 1, refresh=True)
 
     def finish(self) -> None:
-        """Leave the bar as it stands; full only if every step began."""
-        if self._begun >= self._total:
+        """Leave the bar as it stands; full only if every step began and no exception ended the last."""
+        if self._begun >= self._total and sys.exc_info()[0] is None:
             self._bar.update(self._task, completed=self._total)
         self._bar.stop()
 
@@ -93,8 +94,9 @@ class LineProgress:
         self._print(f"[{self._begun}/{self._total}] {description}")
 
     def finish(self) -> None:
-        """Print how many steps began and how long they took."""
-        self._print(f"{self._begun} of {self._total} steps in {duration(time.monotonic() - self._started)}")
+        """Print how many steps are done and how long they took; the last one is not if an exception ends it."""
+        done = max(self._begun - (sys.exc_info()[0] is not None), 0)
+        self._print(f"{done} of {self._total} steps in {duration(time.monotonic() - self._started)}")
 
     def _print(self, line: str) -> None:
         self._console.print(Text(line), soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+from kopt.core.progress import Progress
 from kopt.core.records.changes.post_training import TriedOption
 from kopt.quantize.after_training.bench import Bench, State
 from kopt.quantize.after_training.options import OPTIONS, Option, Settings
@@ -12,14 +13,16 @@ _GAIN = 0.02
 SMALL_MACS = 5_000_000
 
 
-def choose(bench: Bench, settings: Settings, passed_over: dict[str, str]) -> list[TriedOption]:
+def choose(bench: Bench, settings: Settings, passed_over: dict[str, str], progress: Progress) -> list[TriedOption]:
     """Try every option on top of what was kept before; of a group the best one is kept.
 
     Args:
         bench: left with what was kept.
         settings: of the techniques.
         passed_over: from the name of an option to why it is not tried.
+        progress: told of every option that is tried.
     """
+    progress.start(len(OPTIONS.keys() - passed_over.keys()))
     tried: list[TriedOption] = []
     least, holders = bench.error(), dict[str, int]()
     before_group: dict[str, State] = {}
@@ -27,6 +30,7 @@ def choose(bench: Bench, settings: Settings, passed_over: dict[str, str]) -> lis
         if option.name in passed_over:
             tried.append(_untried(option, passed_over[option.name]))
             continue
+        progress.step(option.name)
         before = bench.state
         if option.group:
             # Options of a group are alternatives: each starts from what the first one found.
@@ -47,13 +51,15 @@ def choose(bench: Bench, settings: Settings, passed_over: dict[str, str]) -> lis
     return tried
 
 
-def apply_all(bench: Bench, settings: Settings, names: Collection[str]) -> list[TriedOption]:
+def apply_all(bench: Bench, settings: Settings, names: Collection[str], progress: Progress) -> list[TriedOption]:
     """Apply the named options in the order of the table, whatever they do to the error, and measure after each."""
     tried = []
+    progress.start(len(OPTIONS.keys() & set(names)))
     for option in OPTIONS.values():
         if option.name not in names:
             tried.append(_untried(option, "not asked for"))
             continue
+        progress.step(option.name)
         done = option.apply(bench, settings)
         error = bench.error() if done.layers else None
         tried.append(TriedOption(option.name, option.changes, done.layers > 0, error, done.layers, done.note))

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from kopt.core.errors import ConfigError
+from kopt.core.progress import Progress, Silent
 from kopt.core.randomness import preserved_random_state
 from kopt.core.records.changes.aware_training import RangeRule
 from kopt.core.records.changes.post_training import PostTrainingQuantization
@@ -56,6 +57,7 @@ def post_training(
     skip: Skip = (),
     samples: int = 100,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> tuple[keras.Model, PostTraining]:
     """Return a copy of a trained model that computes with rounded numbers, improved without training, and a report.
 
@@ -91,6 +93,7 @@ def post_training(
         skip: layers to leave in float, see `kopt.quantize.aware`.
         samples: how many examples of `calibration` are used.
         seed: of their choice.
+        progress: told of every option that is tried.
 
     Returns:
         The copy, not compiled, and a report: the error of every option and why it was kept or not.
@@ -127,10 +130,15 @@ def post_training(
     rows, held = _split(arrays)
     bench = Bench(copy, rows, held, fixed)
     plain = bench.error()
-    if names is None:
-        tried = choose(bench, settings, _passed_over(model, all_fixed=isinstance(ranges, str) and ranges != AUTO))
-    else:
-        tried = apply_all(bench, settings, names)
+    progress = progress or Silent()
+    try:
+        if names is None:
+            passed_over = _passed_over(model, all_fixed=isinstance(ranges, str) and ranges != AUTO)
+            tried = choose(bench, settings, passed_over, progress)
+        else:
+            tried = apply_all(bench, settings, names, progress)
+    finally:
+        progress.finish()
     notes = _warned(len(arrays[0]), bench)
     report = PostTraining(
         quantization=record,

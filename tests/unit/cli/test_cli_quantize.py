@@ -26,8 +26,9 @@ def files(tmp_path):
 @pytest.mark.slow
 def test_the_file_is_in_integers_and_the_table_says_what_was_tried(capsys, files):
     assert main([*files, "--options", "equalize", "mse"]) == 0
-    shown = capsys.readouterr().out
+    shown, told = capsys.readouterr()
     assert "equalize" in shown
+    assert told.splitlines()[:2] == ["[1/2] equalize", "[2/2] mse"]
     assert shown.rstrip().endswith("net.tflite")
     assert kopt.measure.load(files[2]).outputs[0].shape[-1] == 4
     operators = json.loads(Path(f"{files[2]}.json").read_text())["operators"]
@@ -38,6 +39,8 @@ def test_the_file_is_in_integers_and_the_table_says_what_was_tried(capsys, files
 
 def test_json_is_the_record_and_a_keras_file_is_the_copy(capsys, files, tmp_path):
     files[2] = str(tmp_path / "copy.keras")
+    np.save(tmp_path / "x.npy", np.load(files[4])["x_train"])  # no labels are needed
+    files[4] = str(tmp_path / "x.npy")
     assert main([*files, "--options", "--ranges", "percentile", "--skip", "out", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["schema"] == "PostTrainingQuantization/1"

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from kopt.core.errors import DataError
-from kopt.data import load_folder, load_npz, open_data
+from kopt.data import Split, load_folder, load_npz, open_data, open_examples
 
 X = np.arange(24, dtype=np.float32).reshape(6, 4)
 Y = np.array([0, 1, 2, 0, 1, 2])
@@ -43,6 +43,44 @@ def test_npz(tmp_path):
     splits = load_npz(path)
     assert splits.test is None
     assert splits.num_classes is None
+
+
+@pytest.mark.parametrize(
+    ("arrays", "labels"),
+    [(GOOD, Y), ({"x": X, "y": Y[:, None]}, Y), ({"x": X}, None), ({"x_train": X}, None), ({"anything": X}, None)],
+)
+def test_examples_need_no_labels_and_keep_those_there_are(tmp_path, arrays, labels):
+    np.savez(tmp_path / "set.npz", **arrays)
+    found = open_examples(tmp_path / "set.npz")
+    assert isinstance(found, Split) == (labels is not None)
+    np.testing.assert_array_equal(found if labels is None else found.x, X)
+    if labels is not None:
+        np.testing.assert_array_equal(found.y, labels)
+
+
+def test_examples_of_one_array_or_of_several_inputs(tmp_path):
+    np.save(tmp_path / "set.npy", X)
+    np.testing.assert_array_equal(open_examples(tmp_path / "set.npy"), X)
+    np.savez(tmp_path / "set.npz", tokens=X, mask=Y)
+    assert open_examples(tmp_path / "set.npz").keys() == {"tokens", "mask"}
+    assert open_examples("digits").x.shape[1:] == (8, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("set.npz", lambda path: np.savez(path, x=X, labels=Y), "beside x the arrays labels. Accepted: x and y alone"),
+        ("set.npz", lambda path: np.savez(path, x=X, y=Y[:2]), r"x has shape \(6, 4\) and y \(2,\)"),
+        ("set.npy", lambda path: path.write_bytes(b"text"), r"is not an \.npy file: it begins with b'text'"),
+        ("set.npy", lambda path: np.save(path, np.array([{}]), allow_pickle=True), "holds pickled Python objects"),
+        ("set.npy", lambda path: None, "does not exist"),
+        ("set.csv", lambda path: path.write_text("1, 2"), "is not a data set"),
+    ],
+)
+def test_files_that_hold_no_examples(tmp_path, name, write, message):
+    write(tmp_path / name)
+    with pytest.raises(DataError, match=message):
+        open_examples(tmp_path / name)
 
 
 @pytest.mark.parametrize(

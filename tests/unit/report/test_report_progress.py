@@ -42,6 +42,18 @@ def test_bar_of_stopped_work_is_not_full():
     assert "3/3" not in console.file.getvalue()
 
 
+def test_the_step_that_an_exception_ends_is_not_done():
+    console = Console(file=io.StringIO(), force_terminal=False, width=80)
+    progress = make_progress(console)
+    progress.start(1)
+    progress.step("convert")
+    try:
+        raise ValueError("refused")
+    except ValueError:
+        progress.finish()
+    assert console.file.getvalue().splitlines()[-1].startswith("0 of 1 steps in ")
+
+
 def test_quiet_is_silent():
     assert isinstance(make_progress(quiet=True), Silent)
 

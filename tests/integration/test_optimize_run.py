@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -202,6 +203,37 @@ def test_a_failing_candidate_is_reported_and_the_run_goes_on(digits, model_path,
     assert "pip install 'keras-kopt[int4]'" in failed.reason
     assert fine.status == "ok"
     assert result.best_name == "tflite-float32"
+
+
+def test_the_layer_that_spoils_the_integers_stays_in_float(tmp_path):
+    """Features up to 1 and up to 10,000 share one scale where they are rounded, so that the small ones are lost."""
+    generator = np.random.default_rng(0)
+    x = generator.random((400, 6)).astype(np.float32)
+    y = (x.argmax(axis=1) % 3).astype(np.int64)
+    x *= np.geomspace(1, 1e4, 6, dtype=np.float32)
+    scale = keras.layers.Normalization(name="scale")
+    scale.adapt(x)
+    layers = [keras.layers.Dense(32, activation="relu"), keras.layers.Dense(3, activation="softmax")]
+    model = keras.Sequential([keras.Input((6,)), scale, *layers])
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(x[:300], y[:300], epochs=20, verbose=0)
+    result = kopt.optimize(
+        model,
+        (x[:300], y[:300]),
+        (x[300:], y[300:]),
+        budget=kopt.Budget(0.03, "size"),
+        techniques=("mixed", "tflite-float32", "tflite-int8"),
+        workdir=tmp_path / "run",
+        progress=None,
+    )
+    files = {one.name: one for one in result.candidates}
+    assert files["tflite-int8"].status == "failed" or files["tflite-int8"].drop > 0.1
+    mixed = files["mixed-20+tflite-int8"]
+    assert mixed.within_budget
+    assert mixed.artifact.options["fallback"] == "scale"
+    floats = {one.name for one in mixed.artifact.operators if one.dtype == "float32"}
+    assert "FULLY_CONNECTED" not in floats
+    assert floats & {"SUB", "MUL"}
 
 
 def finished(workdir):

@@ -23,6 +23,8 @@ from kopt.search.trials.records import Trials
 
 # What takes more than timing single calls, and is measured of all candidates only where the budget asks.
 EXTRA_COSTS = ("throughput_per_s", "peak_memory_bytes", "millijoules")
+# TFLite operators with nearly all products of a network.
+_MULTIPLYING = ("CONV_2D", "CONV_3D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL")
 _GZIP_LEVEL = 6
 # Throughput is that of the best batch size.
 _THROUGHPUT_BATCHES = (1, 32)
@@ -152,11 +154,12 @@ def work_of(profile: ModelProfile | None, artifact: Artifact | None) -> measure.
     Args:
         profile: of the model that the file was made from.
         artifact: the file; `None` for the model itself. Its bytes are its weights, its scheme tells the type and width
-            of what moves between its layers.
+            of what moves between its layers. One that multiplies in float anywhere is taken to do so everywhere, which
+            is more than it takes.
     """
     if profile is None or profile.unknown:
         return None
-    dtype = get_scheme(artifact.scheme).activations if artifact else "float32"
+    dtype = get_scheme(artifact.scheme).activations if artifact and not _multiplies_in_float(artifact) else "float32"
     moved = [(layer.input_bytes, layer.activation_bytes) for layer in profile.layers]
     if any(None in pair for pair in moved):
         return None
@@ -164,6 +167,10 @@ def work_of(profile: ModelProfile | None, artifact: Artifact | None) -> measure.
     between = int(width * sum(size or 0 for pair in moved for size in pair))
     weights = artifact.size_bytes if artifact else sum(layer.read_weight_bytes for layer in profile.layers)
     return measure.Work(profile.macs, weights + between, dtype)
+
+
+def _multiplies_in_float(artifact: Artifact) -> bool:
+    return any(one.name in _MULTIPLYING and one.dtype == "float32" for one in artifact.operators)
 
 
 def reference_sizes(model: Any) -> tuple[int, int]:

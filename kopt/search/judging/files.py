@@ -66,16 +66,16 @@ class Files:
             return made.parameters / max(given.parameters, 1)
         return made.macs / max(given.macs, 1)
 
-    def candidate(self, recipe: Recipe, why: str, model: Path | None) -> Candidate:
-        """Export a model, `None` for the original, and judge the file."""
+    def candidate(self, recipe: Recipe, why: str, model: Path | None, in_float: tuple[str, ...] = ()) -> Candidate:
+        """Export a model, `None` for the original, with these layers in float, and judge the file."""
         started = time.monotonic()
         base = Candidate(recipe.name, recipe.export, "failed", steps=recipe.steps, why=why)
         try:
             if model is None:
-                found = self._try(recipe, self.source, base)
+                found = self._try(recipe, self.source, base, in_float)
             else:
                 with export.traced(model) as source:
-                    found = self._try(recipe, source, base)
+                    found = self._try(recipe, source, base, in_float)
         except OutputError:  # the place itself is full or forbidden: no candidate can do better
             raise
         except Exception as error:  # noqa: BLE001 - whatever goes wrong with one candidate is reported; the run goes on
@@ -125,13 +125,13 @@ class Files:
         path, given = self.trials.outcomes_path(Recipe.of(candidate)), self.trials.outcomes_path()
         return is_sure(judged(self.kept(candidate), path, given, self.examiner, self.budget))
 
-    def _try(self, recipe: Recipe, source: Any, base: Candidate) -> Candidate:
+    def _try(self, recipe: Recipe, source: Any, base: Candidate, in_float: tuple[str, ...]) -> Candidate:
         path = self.trials.directory(recipe) / f"model{way_of(recipe).suffix}"
-        artifact = self._export(recipe.export, source, path)
+        artifact = self._export(recipe.export, source, path, in_float)
         evaluation, artifact = examine_file(self.examiner, artifact, self.trials.outcomes_path(recipe), self.threads)
         return dataclasses.replace(base, status="ok", artifact=artifact, evaluation=evaluation)
 
-    def _export(self, config: ExportConfig, source: Any, path: Path) -> Artifact:
+    def _export(self, config: ExportConfig, source: Any, path: Path, in_float: tuple[str, ...]) -> Artifact:
         if config.format == "saved_model":
             return export.saved_model(source, path, data=self.calibration, overwrite=True)
         if config.format == "onnx":
@@ -142,7 +142,7 @@ class Files:
             scheme=config.scheme,
             calibration=self.calibration,
             samples=len(next(iter(self.calibration.values()))),
-            fallback=config.fallback,
+            fallback=(*config.fallback, *in_float),
             io_dtype=config.io_dtype,
             overwrite=True,
         )

@@ -1,6 +1,7 @@
 """The rounds of a search: ways to ship, what needs no training, what is trained, and their combinations."""
 
 import dataclasses
+from collections.abc import Iterator
 
 from kopt.core.records.search.recipes import Recipe, steps_name
 from kopt.core.records.search.techniques import Step
@@ -18,7 +19,7 @@ from kopt.search.trials.limits import RunEnded, TargetReached
 # Files are made of this many of the strengths inside the budget: the strongest may lose too much in integers.
 _SHIPPED = 2
 # What may make a better int8 file than the converter does, the cheapest first.
-_ROUNDING = ("post_training", "aware")
+_ROUNDING = ("post_training", "aware", "mixed")
 
 
 def run(bench: Bench, plan: Plan) -> tuple[str, tuple[str, ...]]:
@@ -157,16 +158,30 @@ def _integers(bench: Bench, plan: Plan, steps: tuple[Step, ...], why: str, left:
         return True
     drop = bench.drop(plain)
     lost = "cannot be made" if drop is None else f"loses {drop:.4f} of {bench.allowed:.4f} allowed"
-    for name in _ROUNDING:
-        if name in plan.changes:
-            step = CATALOG[name].step(**({"epochs": _aware_epochs(plan)} if name == "aware" else {}))
-            reason = f"{what} {lost}; {CATALOG[name].summary}"
-            tried = bench.attempt(Recipe((*steps, step), CATALOG[INT8].export), f"{why}; {reason}" if why else reason)
-            if inside(bench.drop(tried), bench.allowed):
-                return True
+    others = [inside(bench.drop(one), bench.allowed) for one in bench.files(steps)]
+    for step in _roundings(plan, mixed=any(others)):
+        reason = f"{what} {lost}; {CATALOG[step.technique].summary}"
+        tried = bench.attempt(Recipe((*steps, step), CATALOG[INT8].export), f"{why}; {reason}" if why else reason)
+        if inside(bench.drop(tried), bench.allowed):
+            return True
     return False
 
 
-def _aware_epochs(plan: Plan) -> int:
-    assert plan.training is not None
-    return max(1, plan.training.epochs // 2)
+def _roundings(plan: Plan, *, mixed: bool) -> Iterator[Step]:
+    """Return what may make a better int8 file, in the order in which it is tried.
+
+    Args:
+        plan: what may be done.
+        mixed: whether layers in float may help, because a file of the model that rounds less is inside the budget.
+    """
+    for name in _ROUNDING:
+        if name not in plan.changes or (name == "mixed" and not mixed):
+            continue
+        row = CATALOG[name]
+        if name == "aware":
+            assert plan.training is not None
+            yield row.step(epochs=max(1, plan.training.epochs // 2))
+        elif row.strength:
+            yield from (row.step(**{row.strength: level}) for level in row.ladder)
+        else:
+            yield row.step()

@@ -281,6 +281,19 @@ CATALOG: dict[str, Technique] = {
             pays_on=_INTEGER_FILES,
             cost=Cost("training", 3),
         ),
+        _transform(
+            "mixed",
+            training.mixed,
+            "integers, but for the fewest layers that spoil the outputs: these stay in float",
+            stages.QUANTIZE,
+            space={"least_db": (20.0, 30.0, 40.0)},
+            strength="least_db",
+            then=(stages.SHIP,),
+            needs=frozenset((CALIBRATION,)),
+            improves=_FASTER,
+            pays_on=("tflite-int8",),
+            cost=Cost("calibration", 50),
+        ),
     )
 }
 """The techniques and the ways to ship that `kopt.optimize` tries, by the names that `techniques=` takes.

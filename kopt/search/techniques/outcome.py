@@ -13,8 +13,10 @@ class Outcome:
         model: built, not the one that went in.
         summary: what was done, in a sentence.
         changed: false where there was nothing to do, so that the model is as it was.
+        in_float: layers that stay in float when the model becomes an integer file.
     """
 
     model: keras.Model
     summary: str
     changed: bool = True
+    in_float: tuple[str, ...] = ()

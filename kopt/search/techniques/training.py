@@ -3,7 +3,13 @@
 import keras
 
 from kopt import cluster, quantize
-from kopt.core.records.search.techniques import AwareConfig, ClusterConfig, PostTrainingConfig, RecoverConfig
+from kopt.core.records.search.techniques import (
+    AwareConfig,
+    ClusterConfig,
+    MixedConfig,
+    PostTrainingConfig,
+    RecoverConfig,
+)
 from kopt.graph import copy_model
 from kopt.search.techniques.outcome import Outcome
 from kopt.search.techniques.work import Work
@@ -25,8 +31,9 @@ def clustered(model: keras.Model, config: ClusterConfig, work: Work) -> Outcome:
 
 def aware(model: keras.Model, config: AwareConfig, work: Work) -> Outcome:
     """Train with the rounding of an integer file."""
-    samples = len(next(iter(work.calibration.values())))
-    copy, report = quantize.aware(model, scheme=config.scheme, calibration=dict(work.calibration), samples=samples)
+    copy, report = quantize.aware(
+        model, scheme=config.scheme, calibration=dict(work.calibration), samples=work.samples
+    )
     trained = work.fit(copy, epochs=config.epochs, rate=config.rate)
     return Outcome(copy, f"{len(report.kernels)} kernel(s) rounded; {trained}")
 
@@ -38,9 +45,18 @@ def post_training(model: keras.Model, config: PostTrainingConfig, work: Work) ->
         dict(work.calibration),
         scheme=config.scheme,
         options=config.options,
-        samples=len(next(iter(work.calibration.values()))),
+        samples=work.samples,
         seed=work.seed,
     )
     kept = ", ".join(option.name for option in report.options if option.kept) or "none"
     error = f"the error of the outputs fell from {report.plain_error:.4g} to {report.error:.4g}"
     return Outcome(copy, f"options kept: {kept}; {error}")
+
+
+def mixed(model: keras.Model, config: MixedConfig, work: Work) -> Outcome:
+    """Find the layers that spoil the outputs for calibration examples when they are rounded."""
+    calibration = dict(work.calibration)
+    plan = quantize.fallback(model, calibration, least_db=config.least_db, samples=work.samples, seed=work.seed)
+    layers = f"{len(plan.layers)} layer(s) in float: {', '.join(plan.layers)}" if plan.layers else "no layer in float"
+    summary = f"{layers}; {plan.measured_db:.1f} dB, {config.least_db:g} wanted"
+    return Outcome(copy_model(model), summary, changed=bool(plan.layers), in_float=plan.layers)

@@ -42,6 +42,11 @@ class Work:
     loss: Any = None
     seed: int = 0
 
+    @property
+    def samples(self) -> int:
+        """The number of calibration examples."""
+        return len(next(iter(self.calibration.values())))
+
     def batches(self) -> tf.data.Dataset:
         """Return the training data in shuffled batches, with the augmentation that was asked for."""
         assert self.train is not None

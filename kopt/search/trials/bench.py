@@ -23,8 +23,8 @@ from kopt.search.trials.workshop import Made, NotMade, Workshop
 class Judge(Protocol):
     """Makes files and judges files and models."""
 
-    def candidate(self, recipe: Recipe, why: str, model: Path | None) -> Candidate:
-        """Export a model, `None` for the original, and judge the file."""
+    def candidate(self, recipe: Recipe, why: str, model: Path | None, in_float: tuple[str, ...] = ()) -> Candidate:
+        """Export a model, `None` for the original, with these layers in float, and judge the file."""
 
     def metric(self, model: Path) -> float:
         """Return what a model is worth in Keras."""
@@ -199,7 +199,7 @@ class Bench:
             look = Look(recipe.steps, None, seconds=made.seconds)
             self.decide(look, why, kept=False, reason=made.record.summary)
             return None
-        return self._judge.candidate(recipe, why, made.path)
+        return self._judge.candidate(recipe, why, made.path, made.record.in_float)
 
     def _made(self, steps: tuple[Step, ...], known: Collection[str] = ()) -> Made | NotMade:
         assert self._workshop is not None

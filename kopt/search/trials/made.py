@@ -44,6 +44,7 @@ class MadeModel(Record):
         sha256: of the file.
         fingerprint: of what the model computes; equal for equal models.
         remark: how it was made, if not as usual.
+        in_float: layers that stay in float when it becomes an integer file.
     """
 
     steps: tuple[Step, ...]
@@ -53,6 +54,7 @@ class MadeModel(Record):
     sha256: str
     fingerprint: str
     remark: str = ""
+    in_float: tuple[str, ...] = ()
 
     def ends(self, known: Collection[str]) -> str:
         """Return why nothing is made of this model, with the fingerprints of those that are there; empty if it is."""

@@ -80,6 +80,7 @@ def _make(source: Path, target: Path, job: Job, count: int, seed: int) -> MadeMo
         sha256=sha256(path),
         fingerprint=fingerprint(outcome.model),
         remark=job.remark,
+        in_float=outcome.in_float,
     )
     atomic_write(target / RECORD, made.to_json() + "\n", overwrite=True)
     return made

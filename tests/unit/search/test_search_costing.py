@@ -7,6 +7,7 @@ import pytest
 from search_cases import FunctionRunner, candidate, softmax_of
 
 from kopt.core.errors import MeasurementError
+from kopt.core.records.artifacts import OperatorCount
 from kopt.core.records.measurements import Latency
 from kopt.core.records.profiles.cost import LayerCost, ModelProfile
 from kopt.core.records.search.budget import Budget
@@ -30,6 +31,8 @@ def test_the_work_of_a_file_is_by_its_types():
     # Between the layers move 40 + 80 + 80 + 20 = 220 bytes in float32, a quarter of it in int8, half in 16 bits.
     assert work_of(PROFILE, None) == Work(1000, 600 + 220, "float32")
     assert work_of(PROFILE, artifact("int8", 150)) == Work(1000, 150 + 55, "int8")
+    partly = dataclasses.replace(artifact("int8", 150), operators=(OperatorCount("CONV_2D", "float32", 1),))
+    assert work_of(PROFILE, partly) == Work(1000, 150 + 220, "float32")  # at most
     assert work_of(PROFILE, artifact("int16x8", 150)) == Work(1000, 150 + 110, "int16")
     assert work_of(PROFILE, artifact("float16", 300)) == Work(1000, 300 + 220, "float32")
 

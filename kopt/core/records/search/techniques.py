@@ -183,6 +183,22 @@ class PostTrainingConfig(TechniqueConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class MixedConfig(TechniqueConfig):
+    """Integers, but for the layers that spoil the outputs; see `kopt.quantize.fallback`.
+
+    Attributes:
+        least_db: signal-to-quantization-noise ratio of the outputs for which the fewest layers stay in float.
+    """
+
+    least_db: float = 20.0
+
+    TITLE = ("least_db",)
+
+    def __post_init__(self) -> None:
+        number("least_db", self.least_db, least=0.0, most=200.0)
+
+
+@dataclasses.dataclass(frozen=True)
 class AwareConfig(TrainedConfig):
     """Training with the rounding of an integer file; see `kopt.quantize.aware`.
 
@@ -235,6 +251,7 @@ CONFIGS: dict[str, type[TechniqueConfig]] = {
     "cluster": ClusterConfig,
     "post_training": PostTrainingConfig,
     "aware": AwareConfig,
+    "mixed": MixedConfig,
 }
 
 

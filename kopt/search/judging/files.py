@@ -19,11 +19,14 @@ from kopt.core.records.search.recipes import Recipe
 from kopt.graph import load_model
 from kopt.profile import model as profile_of
 from kopt.report.run.shortfalls import target_text
+from kopt.search.judging import outcomes
 from kopt.search.judging.costing import Costs
 from kopt.search.judging.evidence import examine_file, judged, kept
 from kopt.search.judging.examining import BASELINE, Examiner
+from kopt.search.judging.judgement import counted_drop, judge
 from kopt.search.judging.ranking import is_sure, rank, surely_reached
 from kopt.search.techniques.recipes import way_of
+from kopt.search.trials.bench import Worth
 from kopt.search.trials.records import Trials
 
 
@@ -51,9 +54,19 @@ class Files:
     costs: Costs
     reference_bytes: int
 
-    def metric(self, model: Path) -> float:
+    def worth(self, model: Path) -> Worth:
         """Return what a model is worth in Keras."""
-        return self.examiner.examine(measure.load(model)).evaluation.metrics[self.budget.metric]
+        found, before = self.examiner.examine(measure.load(model)), outcomes.load(self.trials.outcomes_path())
+        assert before is not None  # it is written before any model is made
+        judgement = judge(before, found.outcomes, self.budget, self.examiner.classes)
+        return Worth(found.evaluation.metrics[self.budget.metric], counted_drop(judgement, self.budget))
+
+    def counted(self, candidate: Candidate) -> float:
+        """Return the drop of a file as the budget counts it."""
+        path, given = self.trials.outcomes_path(Recipe.of(candidate)), self.trials.outcomes_path()
+        judgement = judged(self.kept(candidate), path, given, self.examiner, self.budget).judgement
+        assert judgement is not None
+        return counted_drop(judgement, self.budget)
 
     def left(self, model: Path) -> float:
         """Return the share of what the model as given costs that a model has left.

@@ -67,6 +67,21 @@ def position(interval: Ends | None, allowed: float) -> str:
     return "outside" if interval[0] > allowed + TOLERANCE else "undecided"
 
 
+def counted_drop(judgement: Judgement, budget: Budget) -> float:
+    """Return the drop as the budget counts it: at most `max_drop` exactly where no drop is too large.
+
+    Where `Budget.undecided` is `"outside"`, it is the upper end of the interval. What a class loses beyond
+    `max_class_drop` counts as if it were lost beyond `max_drop`.
+    """
+    sure = budget.undecided == "outside"
+    drop = judgement.before - judgement.after
+    counted = [drop if judgement.high is None or not sure else max(drop, judgement.high)]
+    if budget.max_class_drop is not None:
+        lost = [one.high if sure else one.drop for one in judgement.classes]
+        counted += [budget.max_drop + one - budget.max_class_drop for one in lost]
+    return max(counted)
+
+
 def own_interval(outcomes: Outcomes, level: float) -> Ends | None:
     """Return the interval of one file's metric; `None` of fewer than two examples."""
     if outcomes.examples < 2:

@@ -88,10 +88,12 @@ class Ascent:
                 looks.append(self.look(rung))
         except RunEnded as end:
             for rung, look in zip(rungs, looks, strict=False):
-                lost = "" if look.drop is None else f"loses {look.drop:.4f} after a brief training; "
+                lost = f"{look.loss} after a brief training; " if look.loss else ""
                 self._bench.decide(look, rung.why, kept=False, reason=look.problem or f"{lost}{end}")
             raise
-        scored = [Scored(rung.level, look.drop, look.problem) for rung, look in zip(rungs, looks, strict=True)]
+        scored = [
+            Scored(rung.level, look.counted, look.loss, look.problem) for rung, look in zip(rungs, looks, strict=True)
+        ]
         for rung, look, one in zip(rungs, looks, halved(scored, self._bench.allowed), strict=True):
             self._bench.decide(look, rung.why, kept=one.kept, reason=one.reason)
             if one.kept:
@@ -112,20 +114,20 @@ class Ascent:
             self._ended[rung] = self._brief[rung]
             return
         full = bench.look(rung.full)
-        kept = inside(full.drop, bench.allowed)
+        kept = inside(full.counted, bench.allowed)
         reason = full.problem
-        if full.drop is not None:
+        if full.loss:
             words = "inside the budget: kept" if kept else "still outside the budget: reverted"
-            reason = f"loses {full.drop:.4f} of {bench.allowed:.4f} allowed after all epochs, {words}"
+            reason = f"{full.loss} of {bench.allowed:.4f} allowed after all epochs, {words}"
         bench.decide(full, rung.why, kept=kept, reason=reason)
         self._ended[rung] = full
 
     def go_on(self, rung: Rung, reason: str) -> Look:
         """Look at one more rung, and train it to the end unless it is hopeless."""
         look = self.look(rung)
-        ends = look.problem or (look.drop is not None and hopeless(look.drop, self._bench.allowed))
+        ends = look.problem or (look.counted is not None and hopeless(look.counted, self._bench.allowed))
         if ends:
-            reason = look.problem or f"loses {look.drop:.4f}: more training does not bring that back"
+            reason = look.problem or f"{look.loss}: more training does not bring that back"
         self._bench.decide(look, rung.why, kept=not ends, reason=reason)
         if not ends:
             self.to_the_end(rung)
@@ -133,9 +135,9 @@ class Ascent:
 
     def levels(self) -> tuple[list[Any], list[Any]]:
         """Return the levels that were trained to the end and are inside the budget, and those that ended outside."""
-        good = [rung.level for rung, look in self._ended.items() if inside(look.drop, self._bench.allowed)]
+        good = [rung.level for rung, look in self._ended.items() if inside(look.counted, self._bench.allowed)]
         last = {**self._brief, **self._ended}
-        return good, [rung.level for rung, look in last.items() if not inside(look.drop, self._bench.allowed)]
+        return good, [rung.level for rung, look in last.items() if not inside(look.counted, self._bench.allowed)]
 
     def result(self, strongest_first: list[Rung], end: RunEnded | None = None) -> Climb:
         """Return what was found; where the run ended before, what is inside after its brief training is shipped, too.
@@ -146,7 +148,7 @@ class Ascent:
         """
         last = {**self._brief, **self._ended}
         known = [Climbed(rung, last[rung]) for rung in strongest_first if rung in last]
-        good = [one for one in known if inside(one.look.drop, self._bench.allowed)]
+        good = [one for one in known if inside(one.look.counted, self._bench.allowed)]
         shipped = [one for one in known if one.rung in self._ended or (end is not None and one in good)]
         return Climb(shipped, good, end)
 

@@ -12,10 +12,18 @@ _TOLERANCE = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """A strength that was looked at; `drop` is `None` where it could not be made."""
+    """A strength that was looked at.
+
+    Attributes:
+        level: the strength.
+        drop: as the budget counts it; `None` where it could not be made.
+        loss: it in words.
+        problem: why it could not be made.
+    """
 
     level: Any
     drop: float | None
+    loss: str = ""
     problem: str = ""
 
     @property
@@ -87,7 +95,7 @@ def _reason(scored: Sequence[Scored], place: int, best: int, nearest: Sequence[i
     one = scored[place]
     if one.drop is None:
         return one.problem
-    points = f"loses {one.drop:.4f} of {allowed:.4f} allowed"
+    points = f"{one.loss} of {allowed:.4f} allowed"
     if place == best:
         return f"{points}: the strongest inside the budget"
     if place in nearest:

@@ -127,12 +127,12 @@ def _together(bench: Bench, plan: Plan, chosen: tuple[Combination, ...], left: l
 
 def _ship(bench: Bench, plan: Plan, found: Climb, left: list[str]) -> None:
     """Make files of the strongest models inside the budget; of the nearest where none is."""
-    made = [one for one in found.shipped if one.look.drop is not None]
-    good = [one for one in made if inside(one.look.drop, bench.allowed)]
-    nearest = sorted(made, key=lambda one: one.look.drop or 0.0)[:1]
+    made = [one for one in found.shipped if one.look.counted is not None]
+    good = [one for one in made if inside(one.look.counted, bench.allowed)]
+    nearest = sorted(made, key=lambda one: one.look.counted or 0.0)[:1]
     for one in good[:_SHIPPED] or nearest:
         place = "inside the budget" if good else "outside the budget, and the nearest to it"
-        why = f"{one.rung.why}; in Keras it loses {one.look.drop:.4f}: {place}"
+        why = f"{one.rung.why}; in Keras it {one.look.loss}: {place}"
         if _ways(bench, plan, one.look.steps, why, left):
             return
 

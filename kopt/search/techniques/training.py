@@ -31,9 +31,7 @@ def clustered(model: keras.Model, config: ClusterConfig, work: Work) -> Outcome:
 
 def aware(model: keras.Model, config: AwareConfig, work: Work) -> Outcome:
     """Train with the rounding of an integer file."""
-    copy, report = quantize.aware(
-        model, scheme=config.scheme, calibration=dict(work.calibration), samples=work.samples
-    )
+    copy, report = quantize.aware(model, scheme=config.scheme, calibration=dict(work.calibration), samples=work.samples)
     trained = work.fit(copy, epochs=config.epochs, rate=config.rate)
     return Outcome(copy, f"{len(report.kernels)} kernel(s) rounded; {trained}")
 

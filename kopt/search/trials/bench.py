@@ -20,14 +20,30 @@ from kopt.search.trials.records import Trials
 from kopt.search.trials.workshop import Made, NotMade, Workshop
 
 
+@dataclasses.dataclass(frozen=True)
+class Worth:
+    """What a model is worth.
+
+    Attributes:
+        metric: the guarded one.
+        counted: what it loses, as the budget counts it.
+    """
+
+    metric: float
+    counted: float
+
+
 class Judge(Protocol):
     """Makes files and judges files and models."""
 
     def candidate(self, recipe: Recipe, why: str, model: Path | None, in_float: tuple[str, ...] = ()) -> Candidate:
         """Export a model, `None` for the original, with these layers in float, and judge the file."""
 
-    def metric(self, model: Path) -> float:
+    def worth(self, model: Path) -> Worth:
         """Return what a model is worth in Keras."""
+
+    def counted(self, candidate: Candidate) -> float:
+        """Return what a file loses, as the budget counts it."""
 
     def left(self, model: Path) -> float:
         """Return the share of what the original costs that a model has left."""
@@ -43,14 +59,24 @@ class Look:
     Attributes:
         steps: that made it.
         drop: metric of the original minus its own; `None` if it could not be made.
+        counted: the same as the budget counts it, which is what decides; see `Judge.counted`.
         problem: why it could not.
         seconds: that its steps took.
     """
 
     steps: tuple[Step, ...]
     drop: float | None
+    counted: float | None
     problem: str = ""
     seconds: float = 0.0
+
+    @property
+    def loss(self) -> str:
+        """What it loses, in words; empty if it could not be made."""
+        if self.drop is None or self.counted is None:
+            return ""
+        by = "" if self.counted == self.drop else f", which counts as {self.counted:.4f},"
+        return f"loses {self.drop:.4f}{by}"
 
 
 class Bench:
@@ -100,10 +126,10 @@ class Bench:
         return self._budget.max_drop
 
     def drop(self, candidate: Candidate | None) -> float | None:
-        """Return what a candidate loses of the metric; `None` if there is no file."""
+        """Return what a candidate loses of the metric, as the budget counts it; `None` if there is no file."""
         if candidate is None or candidate.evaluation is None:
             return None
-        return self._baseline - candidate.evaluation.metrics[self._budget.metric]
+        return self._judge.counted(candidate)
 
     def attempt(self, recipe: Recipe, why: str = "") -> Candidate | None:
         """Return the candidate that a recipe makes; `None` where its steps find nothing to do.
@@ -147,14 +173,14 @@ class Bench:
         self._reporter.step(f"{steps_name(steps)}: make and look")
         made = self._made(steps, known)
         if isinstance(made, NotMade):
-            return Look(steps, None, made.reason)
+            return Look(steps, None, None, made.reason)
         try:
-            metric = self._judge.metric(made.path)
+            worth = self._judge.worth(made.path)
         except KoptError as error:  # a model that cannot be run is one that is out, not the end of the search
-            return Look(steps, None, str(error), made.seconds)
-        if math.isnan(metric):
-            return Look(steps, None, f"its {self._budget.metric} is not a number", made.seconds)
-        return Look(steps, self._baseline - metric, seconds=made.seconds)
+            return Look(steps, None, None, str(error), made.seconds)
+        if math.isnan(worth.metric):
+            return Look(steps, None, None, f"its {self._budget.metric} is not a number", made.seconds)
+        return Look(steps, self._baseline - worth.metric, worth.counted, seconds=made.seconds)
 
     def overrun(self) -> None:
         """Go on without limits."""
@@ -196,7 +222,7 @@ class Bench:
             return Candidate(recipe.name, recipe.export, "failed", reason=made.reason, steps=recipe.steps, why=why)
         self._trials.log(recipe, made.record.summary)
         if not made.record.changed:
-            look = Look(recipe.steps, None, seconds=made.seconds)
+            look = Look(recipe.steps, None, None, seconds=made.seconds)
             self.decide(look, why, kept=False, reason=made.record.summary)
             return None
         return self._judge.candidate(recipe, why, made.path, made.record.in_float)

@@ -5,7 +5,9 @@ from kopt.search.proposing.halving import Scored, between, halved, hopeless, ins
 
 def kept(*drops, allowed=0.01):
     levels = (0.75, 0.5, 0.35, 0.25)
-    judged = halved([Scored(level, drop) for level, drop in zip(levels, drops, strict=True)], allowed)
+    judged = halved(
+        [Scored(level, drop, f"loses {drop:.4f}") for level, drop in zip(levels, drops, strict=True)], allowed
+    )
     return [one.level for one in judged if one.kept], {one.level: one.reason for one in judged}
 
 
@@ -35,7 +37,7 @@ def test_hopeless_ones_stop_even_where_there_is_room():
 
 
 def test_what_could_not_be_made_is_kept_out_with_its_problem():
-    judged = halved([Scored(0.5, None, "no memory"), Scored(0.25, 0.0)], 0.01)
+    judged = halved([Scored(0.5, None, problem="no memory"), Scored(0.25, 0.0, "loses 0.0000")], 0.01)
     assert [(one.kept, one.reason) for one in judged] == [
         (False, "no memory"),
         (True, "loses 0.0000 of 0.0100 allowed: the strongest inside the budget"),

@@ -5,7 +5,7 @@ from scipy import stats
 from kopt.core.records.search.budget import Budget
 from kopt.measure.paired_power import fractions_needed
 from kopt.report.parts.statistics import paired_interval
-from kopt.search.judging.judgement import class_changes, judge, own_interval, position
+from kopt.search.judging.judgement import class_changes, counted_drop, judge, own_interval, position
 from kopt.search.judging.outcomes import Outcomes, left_out_values, load, save
 
 
@@ -75,6 +75,26 @@ def test_the_worst_class_is_judged_against_its_floor():
     assert judge(before, after, Budget(0.5, max_class_drop=0.3), classes).worst_class == "inside"
     assert judge(before, after, Budget(0.5), classes).worst_class == ""
     assert judge(before, after, Budget(0.5), classes).most_changed.label == "0"
+
+
+def test_a_drop_counts_as_the_budget_says():
+    """Class 0 loses 3 of 10 answers and class 1 none of 90: 3 points of all."""
+    before, after, classes = answers(100, 100), answers(100, 100), np.array([0] * 10 + [1] * 90)
+    after.scores[:3] = 0.0
+    after = Outcomes(0.97, 100, after.scores)
+
+    def counted(**settings):
+        budget = Budget(0.05, **settings)
+        found = judge(before, after, budget, classes)
+        return counted_drop(found, budget), found
+
+    assert counted()[0] == pytest.approx(0.03)
+    sure, found = counted(undecided="outside")
+    assert sure == found.high > 0.05
+    assert counted(max_class_drop=0.3)[0] == pytest.approx(0.05)  # what is allowed, exactly
+    assert counted(max_class_drop=0.1)[0] == pytest.approx(0.05 + 0.3 - 0.1)
+    sure, found = counted(max_class_drop=0.1, undecided="outside")
+    assert sure == pytest.approx(0.05 + found.classes[0].high - 0.1)
 
 
 def test_a_mean_by_the_jackknife_is_that_of_its_groups():

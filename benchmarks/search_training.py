@@ -7,7 +7,6 @@ one that was stopped goes on where it was.
 """
 
 import argparse
-import time
 from typing import Any
 
 import keras
@@ -51,7 +50,6 @@ def learned(images: ImageSet, options: argparse.Namespace) -> tuple[Any, Any]:
 def searched(images: ImageSet, network: str, options: argparse.Namespace) -> dict[str, Any]:
     """Return what a search finds for a network."""
     model = original(images, network, options)
-    begun = time.monotonic()
     result = kopt.optimize(
         model,
         learned(images, options),
@@ -64,10 +62,10 @@ def searched(images: ImageSet, network: str, options: argparse.Namespace) -> dic
         training=kopt.Training(epochs=options.train_epochs, augment=images.augmentation, loss=LOSS),
         seconds=options.seconds,
     )
-    return numbers(result, images, time.monotonic() - begun)
+    return numbers(result, images)
 
 
-def numbers(result: Any, images: ImageSet, seconds: float) -> dict[str, Any]:
+def numbers(result: Any, images: ImageSet) -> dict[str, Any]:
     """Return the chosen file beside the float32 one, on the test images and in LiteRT with one thread."""
     float32 = next(one for one in result.candidates if one.name == "tflite-float32")
     best = result.best or float32
@@ -75,7 +73,7 @@ def numbers(result: Any, images: ImageSet, seconds: float) -> dict[str, Any]:
     accuracy = {name: kopt.measure.evaluate(path, images.test).metrics["accuracy"] for name, path in files.items()}
     return {
         "chosen": best.name,
-        "search, s": round(seconds, 1),
+        "search, s": round(result.seconds, 1),
         "ended": result.ended,
         "looked at": len(result.decisions) + len(result.candidates),
         "float32, test accuracy": round(accuracy["float32"], 4),

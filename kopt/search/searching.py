@@ -32,6 +32,7 @@ from kopt.search.streaming import stream
 from kopt.search.techniques.catalog import WAYS_TO_SHIP
 from kopt.search.trials.bench import Bench
 from kopt.search.trials.leftovers import unused
+from kopt.search.trials.processes import nursery
 from kopt.search.trials.records import Trials
 from kopt.search.trials.workshop import Workshop
 
@@ -106,7 +107,10 @@ class Search:
         self.reporter.step(f"{BASELINE}: evaluate {self.given.runner.name}")
         evaluation = baseline_evaluation(self.files.examiner, self.files.trials, self.given.budget)
         bench = self.bench(evaluation, expected)
-        ended, left = course(bench, self.plan)
+        try:
+            ended, left = course(bench, self.plan)
+        finally:
+            nursery.close()
         baseline, candidates = self._measured(bench, evaluation)
         budget, reference = self.given.budget, reference_sizes(self.given.model)
         ranked, best = rank(candidates, baseline, budget)

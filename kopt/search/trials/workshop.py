@@ -12,11 +12,10 @@ import hashlib
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from kopt.core.child_processes import ending, environment
+from kopt.core.child_processes import ending
 from kopt.core.errors import ConfigError, OutputError
 from kopt.core.files import atomic_write, remove_leftovers, sha256, writing_to
 from kopt.core.records.search.recipes import steps_name
@@ -24,6 +23,7 @@ from kopt.core.records.search.techniques import Step
 from kopt.search.techniques.catalog import TRAINING
 from kopt.search.techniques.recipes import needs
 from kopt.search.trials.made import FAILURE, LOG, NO_ROOM, RECIPE, RECORD, Job, MadeModel
+from kopt.search.trials.processes import CAN_FORK, WORKER, nursery, run_fresh
 
 _TAIL_LINES = 15
 # TensorFlow 2.21 with oneDNN corrupts its memory in the training of some convolutions of 8 channels, which kills the
@@ -72,7 +72,7 @@ class Workshop:
         identity: all that a model depends on beside its steps.
         lessons: what trained ones depend on in addition.
         trial_seconds: most that one child process may take.
-        command: what to run; its argument is the path of a `Job`.
+        command: what to run for each, its argument is the path of a `Job`; by default forks of the nursery.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Workshop:
         lessons: Mapping[str, str],
         *,
         trial_seconds: float | None = None,
-        command: tuple[str, ...] = (sys.executable, "-m", "kopt.search.trials.worker"),
+        command: tuple[str, ...] | None = None if CAN_FORK else WORKER,
     ):
         self._workdir, self.supplies, self._command = workdir, supplies, command
         self._identity, self.lessons = dict(identity), dict(lessons)
@@ -164,26 +164,21 @@ class Workshop:
         recipe = dataclasses.replace(job, remark=remark)
         atomic_write(directory / RECIPE, recipe.to_json() + "\n", overwrite=True)
         limits = [limit for limit in (self._trial_seconds, seconds_left) if limit is not None]
-        with writing_to(directory / LOG), open(directory / LOG, "a") as log:
-            process = subprocess.Popen(
-                [*self._command, str(directory / RECIPE)],
-                stdin=subprocess.PIPE,  # the child ends when it is closed
-                stdout=log,
-                stderr=log,
-                env={**environment(), **({_WITHOUT_ONEDNN: "0"} if remark else {})},
-            )
-            try:
-                code = process.wait(min(limits, default=None))
-            except subprocess.TimeoutExpired:
-                return self._timed_out(seconds_left)
-            finally:
-                process.kill()
-                process.wait()
-                assert process.stdin is not None
-                process.stdin.close()
+        try:
+            with writing_to(directory / LOG):
+                code = self._ended(directory / RECIPE, directory / LOG, min(limits, default=None), remark)
+        except subprocess.TimeoutExpired:
+            return self._timed_out(seconds_left)
         if code == NO_ROOM:
             raise OutputError(_last_line(directory) or f"Cannot write {directory}. {_REMEDY}")
         return _why(directory, code) if code else None
+
+    def _ended(self, job: Path, log: Path, seconds: float | None, remark: str) -> int:
+        """Run a job, and return how it ended."""
+        if self._command is None and not remark:
+            return nursery.run(job, log, seconds)
+        variables = {_WITHOUT_ONEDNN: "0"} if remark else {}  # read while TensorFlow loads
+        return run_fresh(self._command or WORKER, job, log, seconds, variables)
 
     def _timed_out(self, seconds_left: float | None) -> NotMade:
         own = self._trial_seconds

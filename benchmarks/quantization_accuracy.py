@@ -146,12 +146,12 @@ def ways(network: str, images: ImageSet, seed: int) -> dict[str, Callable[[Any],
         "16-bit activations, after training": lambda folder: kopt.quantize.post_training(
             start, known(images), scheme="int16x8"
         )[0],
-        FOUR_AFTER: lambda folder: kopt.quantize.aware(start, calibration=known(images), bits=four_bits(start))[0],
-        FOUR_AWARE: lambda folder: learned(start, images, seed, bits=four_bits(start)),
     }
     if network != "ResNet8":
         return rows
     return rows | {
+        FOUR_AFTER: lambda folder: kopt.quantize.aware(start, calibration=known(images), bits=four_bits(start))[0],
+        FOUR_AWARE: lambda folder: learned(start, images, seed, bits=four_bits(start)),
         "int8, taught by float": lambda folder: taught(start, images, seed),
         "int8, 50 % zeros": lambda folder: learned(sparse(start, images, seed), images, seed),
         "int8, 2 of 4 weights": lambda folder: learned(

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError
 from kopt.core.records.changes.distillation import FeatureMatch
-from kopt.core.settings import number
+from kopt.core.settings import number, whole
 from kopt.distill.losses import FeatureLoss, Reduced
 from kopt.distill.projection import Shape, bridge_of, brought, common_positions
 from kopt.train.internals import mask_of
@@ -27,6 +27,7 @@ class Feature:
         loss: a `FeatureLoss`, or its kind.
         weight: of the loss in the sum.
         automatic: whether kopt chose the pair.
+        teacher_index: which of several teachers, counted from 0.
 
     Example:
         >>> student, _ = kopt.distill.smaller_student(model, width=0.5)
@@ -41,10 +42,12 @@ class Feature:
     loss: FeatureLoss | str = "fitnet"
     weight: float = 1.0
     automatic: bool = False
+    teacher_index: int = 0
 
     def __post_init__(self) -> None:
         """Check and complete."""
         number("weight", self.weight, least=0.0)
+        whole("teacher_index", self.teacher_index, least=0)
         object.__setattr__(self, "teacher", self.teacher or self.student)
         if not isinstance(self.loss, FeatureLoss):
             object.__setattr__(self, "loss", FeatureLoss(self.loss))
@@ -99,13 +102,15 @@ class FeatureTerm:
         bridge = "" if self._positions is None else bridge_of(student, teacher, self._positions, projects)
         self.match = FeatureMatch(
             feature.student, feature.teacher, student, teacher, self.loss.kind, feature.weight, bridge,
-            feature.automatic,
+            feature.automatic, feature.teacher_index,
         )  # fmt: skip
 
     @property
     def log_name(self) -> str:
         """What the logs call the term."""
-        return f"{self.feature.student.replace('/', '_').replace(':', '_')}_{self.loss.kind}"
+        index = self.feature.teacher_index
+        plain = self.feature.student.replace("/", "_").replace(":", "_")
+        return f"{plain}_{self.loss.kind}" + (f"_from_{index}" if index else "")
 
     def __call__(self, teacher: tf.Tensor, student: tf.Tensor, sample_weight: Any = None) -> tf.Tensor:
         """Return the loss of a batch, a scalar, without `weight`."""

@@ -93,8 +93,8 @@ class DistillationModel(Exporting, keras.Model):
             losses: of the outputs: `"auto"` (`kl` for classes, `binary_kl` for sigmoids, `mse` for a single number), a
                 kind or `OutputLoss` for all, a list by position, a dict by output name; `None` learns from labels.
             output_weights: of the soft losses, in the same forms. Default 1.
-            features: `"auto"`, or a list of layer names, pairs `(student layer, teacher layer)` and `Feature`. Layers
-                are those of the first teacher.
+            features: `"auto"`, or a list of layer names, pairs `(student layer, teacher layer)` and `Feature`. Of
+                several teachers layers are those of the first, unless `Feature.teacher_index` names another.
             teacher_weights: `"mean"`, one positive number a teacher (they are divided by their sum), or
                 `"confidence"`: by `exp(-entropy)` of each example.
             student_form: `"logits"`, `"probabilities"`, `"sigmoids"` or `"values"`, one or a list by output, where it
@@ -159,9 +159,9 @@ class DistillationModel(Exporting, keras.Model):
         names = list(dict.fromkeys(one.student for one in pairs))
         # Found first, so that a layer that is not there is said before the models are traced.
         self._tap = Tap(self.student, names, "student") if pairs else None
-        theirs = self.teachers[0].tap(list(dict.fromkeys(one.teacher for one in pairs)))
+        theirs = [teacher.tap(_taught_by(pairs, index)) for index, teacher in enumerate(self.teachers)]
         ours = tapped_shapes(self.student, self._tap) if self._tap else {}
-        terms = [FeatureTerm(one, ours[one.student], theirs[one.teacher]) for one in pairs]
+        terms = [FeatureTerm(one, ours[one.student], theirs[one.teacher_index][one.teacher]) for one in pairs]
         self._features = _Plain(terms)
         self.projectors = [term.projector for term in terms if term.projector is not None]
 
@@ -169,7 +169,14 @@ class DistillationModel(Exporting, keras.Model):
         if given != "auto":
             if isinstance(given, str):
                 raise ConfigError(f"`features` is 'auto' or a list, e.g. [{given!r}]. Received: {given!r}.")
-            return [Feature.of(one) for one in given]
+            pairs = [Feature.of(one) for one in given]
+            for one in pairs:
+                if one.teacher_index >= len(self.teachers):
+                    raise ConfigError(
+                        f"There are {len(self.teachers)} teacher(s), counted from 0. Received: "
+                        f"teacher_index={one.teacher_index} for the feature {one.student!r}."
+                    )
+            return pairs
         teacher = self.teachers[0]
         if not isinstance(teacher, KerasTeacher):
             raise ConfigError(f"`features='auto'` looks at the teacher's layers; {teacher.name} shows none. Name them.")
@@ -258,7 +265,8 @@ class DistillationModel(Exporting, keras.Model):
         total = self._hard(terms, y, y_pred, weights) + self._soft(terms, answers, y_pred, labels, sample_weight)
         for term in self._features.items:
             ours = self._feature_of(y_pred, term.feature.student)
-            value = term(answers[0].features[term.feature.teacher], ours, sample_weight)
+            theirs = answers[term.feature.teacher_index].features[term.feature.teacher]
+            value = term(theirs, ours, sample_weight)
             terms[term.log_name] = value
             total += term.feature.weight * value
         setattr(keras.tree.flatten(y_pred)[0], _TERMS, terms)
@@ -410,6 +418,11 @@ def _scheduled(name: str, value: Any, **limits: Any) -> Any:
         return number(name, value, **limits)
     number(f"{name}(0)", float(value(tf.constant(0, tf.int64))), **limits)
     return value
+
+
+def _taught_by(pairs: Sequence[Feature], index: int) -> list[str]:
+    """Return the layers of a teacher that students' layers learn from, each once."""
+    return list(dict.fromkeys(one.teacher for one in pairs if one.teacher_index == index))
 
 
 def _shares(given: Sequence[float] | str, count: int) -> tuple[float, ...] | str:

@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 
 from kopt.search.trials import worker
 
@@ -19,6 +20,8 @@ from kopt.search.trials import worker
 def main() -> int:
     """Fork a child for every line; return in the child what it came to, and 0 in the parent at the end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted search ends the child, and closes the input
+    # Python 3.12 warns where there are threads; those of NumPy's are started anew in the child.
+    warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)
     while line := _line():
         job, log = json.loads(line)
         child = os.fork()

@@ -183,6 +183,27 @@ def test_several_teachers():
         student.set_weights(network().get_weights())
 
 
+def test_features_of_several_teachers():
+    """Teachers as wide as the student: the loss is the mean square of the difference, without a projector."""
+    student, ones = network(), [teacher(3), teacher(3)]
+    ones[1].get_layer("two").kernel.assign(2.0 * ones[1].get_layer("two").kernel)
+    pairs = [Feature("two"), Feature("two", teacher_index=1), Feature("pooled", "pooled", teacher_index=1)]
+    model = distilled(student, ones, features=pairs)
+    assert model.projectors == []
+    inner = keras.Model(student.input, student.get_layer("two").output)(X, training=True).numpy()
+    student.set_weights(network().get_weights())
+    _, terms = loss_of(model)
+    for one, name in zip(ones, ("two_fitnet", "two_fitnet_from_1"), strict=True):
+        theirs = keras.Model(one.input, one.get_layer("two").output)(X).numpy()
+        assert terms[name] == pytest.approx(np.square(theirs - inner).mean(), rel=1e-4)
+    assert terms["pooled_fitnet_from_1"] > 0
+    assert "feature two (None, 4, 4, 6) <- two of " in str(model.report)
+    again = kopt.DistillationModel.from_config(model.get_config())
+    assert [term.feature.teacher_index for term in again._features.items] == [0, 1, 1]
+    with pytest.raises(ConfigError, match=r"There are 2 teacher\(s\), counted from 0. Received: teacher_index=2"):
+        distilled(student, ones, features=[Feature("two", teacher_index=2)])
+
+
 def two_headed(width, name):
     keras.utils.set_random_seed(width)
     inputs = keras.Input((8, 8, 1))

@@ -39,6 +39,7 @@ class FeatureMatch(Record):
         weight: of the loss in the sum.
         bridge: what is done where the shapes differ, in words; empty if nothing.
         automatic: whether kopt chose the pair.
+        teacher_index: which of several teachers, counted from 0.
     """
 
     student: str
@@ -49,6 +50,7 @@ class FeatureMatch(Record):
     weight: float
     bridge: str = ""
     automatic: bool = False
+    teacher_index: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +78,11 @@ class DistillationReport(Record):
         for pair in self.features:
             how = f"; {pair.bridge}" if pair.bridge else ""
             chosen = ", matched automatically" if pair.automatic else ""
+            whose = f" of {self.teachers[pair.teacher_index]}" if len(self.teachers) > 1 else ""
+            theirs = f"{pair.teacher}{whose} {pair.teacher_shape}"
             lines.append(
-                f"feature {pair.student} {pair.student_shape} <- {pair.teacher} {pair.teacher_shape}: {pair.loss}, "
-                f"weight {pair.weight:g}{how}{chosen}"
+                f"feature {pair.student} {pair.student_shape} <- {theirs}: {pair.loss}, weight {pair.weight:g}"
+                f"{how}{chosen}"
             )
         return "\n".join(lines)
 

@@ -289,9 +289,17 @@ def test_a_tuning_in_one_process_goes_on_after_a_kill(start, whole, tmp_path):
 def test_workers_and_the_chief_are_killed_and_nothing_is_lost(start, whole, tmp_path):
     first = start(tmp_path, "--workers", "2")
     name, number = first.until(lambda: next(iter(first.under_way().items()), None))
-    os.kill(first.until(lambda: first.workers.get(name)), signal.SIGKILL)
-    first.until(lambda: any(one.number == number for one in trials_of(tmp_path)))  # given out again
-    first.until(lambda: first.under_way())
+    killed = first.until(lambda: first.workers.get(name))
+    os.kill(killed, signal.SIGKILL)
+
+    def given_out_again():
+        return [
+            who
+            for who, trial in first.under_way().items()
+            if trial == number and first.workers.get(who) not in (None, killed)
+        ]
+
+    first.until(lambda: trials_of(tmp_path) and given_out_again())
     workers = list(first.workers.values())
     first.kill()
     deadline = time.monotonic() + 20

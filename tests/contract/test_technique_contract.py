@@ -119,6 +119,33 @@ def test_what_a_technique_makes_saves_loads_and_exports_where_it_pays(row, tmp_p
     assert tried, "it pays nowhere"
 
 
+@pytest.mark.slow
+def test_training_with_rounding_begins_where_rounding_alone_ends():
+    """Channels spread 1,000 times: with plain ranges and kernels hardly an answer is left after an epoch."""
+    keras.utils.set_random_seed(0)
+    generator = np.random.default_rng(0)
+    spread = 10 ** generator.uniform(-1.5, 1.5, 16).astype("float32")
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = keras.layers.Conv2D(16, 3, activation="relu", name="wide")(inputs)
+    x = keras.layers.DepthwiseConv2D(3, activation="relu", name="deep")(x)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(16, 1, activation="relu", name="narrow")(x))
+    model = keras.Model(inputs, keras.layers.Dense(10, activation="softmax", name="last")(x))
+    wide, deep, narrow, last = (model.get_layer(name) for name in ("wide", "deep", "narrow", "last"))
+    wide.kernel.assign(wide.kernel * spread)
+    deep.kernel.assign(deep.kernel * spread[::-1][:, None])
+    narrow.kernel.assign(narrow.kernel / (spread * spread[::-1])[:, None])
+    last.kernel.assign(100.0 * last.kernel)  # classes that are told apart
+    work = work_for(model)
+    x = next(iter(work.calibration.values()))
+    expected, errors = np.log(model(x, training=False)), {}
+    for name, settings in (("aware", {"epochs": 1, "rate": 1e-6}), ("post_training", {})):
+        row = CATALOG[name]
+        made = row.apply(model, row.step(**settings).config, work)
+        found = np.log(made.model(x, training=False))
+        errors[name] = np.sqrt(np.mean((found - expected) ** 2)) / np.std(expected)
+    assert errors["aware"] < 1.5 * errors["post_training"] < 0.3, errors
+
+
 def write(source, config: ExportConfig, path, work, in_float):
     if config.format == "tflite":
         calibration = {"calibration": work.calibration, "samples": COUNT}

@@ -200,7 +200,7 @@ class MixedConfig(TechniqueConfig):
 
 @dataclasses.dataclass(frozen=True)
 class AwareConfig(TrainedConfig):
-    """Training with the rounding of an integer file; see `kopt.quantize.aware`.
+    """Training with the rounding of an integer file, from where `PostTrainingConfig` ends; see `kopt.quantize.aware`.
 
     Attributes:
         scheme: `"int8"` or `"int16x8"`.

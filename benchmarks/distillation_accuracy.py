@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from claims import Claim, publish
 from image_sets import ImageSet, described, image_sets
-from resumable import Table, trained_once
+from resumable import MODELS, Table, trained_once
 from training_networks import resnet8
 from trainings import LOSS, points, trained
 
@@ -45,11 +45,26 @@ def alone(images: ImageSet, seed: int) -> Any:
     return trained_once(f"resnet8_{STUDENT}_{images.name}_{seed}", make)
 
 
-def taught(student: Any, images: ImageSet, seed: int, epochs: int, rate: float, **settings: Any) -> Any:
-    """Return a student after learning from the teacher and from labels."""
+def answers(images: ImageSet) -> Any:
+    """Return what the teacher says of every image, computed in an earlier run or now."""
+    every = kopt.data.from_arrays(*images.train, batch_size=256)  # shuffled batches drop a few, others every epoch
+    return kopt.distill.cache_teacher(teacher(images), every, MODELS / f"answers_{TEACHER}_{images.name}")
+
+
+def taught(
+    student: Any, images: ImageSet, seed: int, epochs: int, rate: float, *, cached: bool = True, **settings: Any
+) -> Any:
+    """Return a student after learning from the teacher and from labels.
+
+    Answers that are kept are found by the bytes of an image, so that of augmented ones the teacher is asked.
+    """
     settings = {"temperature": TEMPERATURE, "alpha": ALPHA, **settings}
-    model = kopt.DistillationModel(student, settings.pop("teacher", None) or teacher(images), **settings)
-    return trained(model, images, epochs, rate, seed).student
+    if not cached or images.augmentation is not None:
+        model = kopt.DistillationModel(student, teacher(images), **settings)
+        return trained(model, images, epochs, rate, seed).student
+    cache = answers(images)
+    model = kopt.DistillationModel(student, cache, **settings)
+    return trained(model, images, epochs, rate, seed, batches=cache.join(images.batches(seed))).student
 
 
 def by_distiller(images: ImageSet, seed: int) -> Any:
@@ -74,18 +89,6 @@ def _logits(model: Any) -> Any:
 
 def _from_logits() -> Any:
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-def cached(images: ImageSet, seed: int) -> Any:
-    """Return a student that learned from answers computed once."""
-    with tempfile.TemporaryDirectory() as folder:
-        batches = images.batches(seed)
-        cache = kopt.distill.cache_teacher(teacher(images), batches, Path(folder) / "cache")
-        model = kopt.DistillationModel(fresh(images, seed), cache, temperature=TEMPERATURE, alpha=ALPHA)
-        decay = keras.optimizers.schedules.CosineDecay(4e-3, images.epochs[0] * images.steps)
-        model.compile(keras.optimizers.Adam(decay), LOSS, metrics=["accuracy"])
-        model.fit(cache.join(batches), epochs=images.epochs[0], shuffle=False, verbose=0)
-        return model.student
 
 
 def halved(images: ImageSet, seed: int) -> Any:
@@ -125,15 +128,15 @@ def ways(images: ImageSet, seed: int) -> dict[str, Any]:
         ALONE: lambda: points(alone(images, seed), images),
         ALONE_INT8: lambda: as_int8(alone(images, seed), images),
         DISTILLER: lambda: points(by_distiller(images, seed), images),
-        TAUGHT: learned,
+        TAUGHT: lambda: learned(cached=False),
         "taught, decoupled": lambda: learned(losses="decoupled"),
-        "taught, with features": lambda: learned(features="auto"),
+        "taught, with features": lambda: learned(features="auto", cached=False),
         "rounding while it learns, taught, int8": lambda: as_int8(tuned(rounding(alone(images, seed), images)), images),
         "half the MACs, taught": lambda: points(tuned(halved(images, seed)), images),
         ALL: lambda: as_int8(tuned(rounding(tuned(halved(images, seed)), images)), images),
     }
-    if images.augmentation is None:  # Answers are kept by the bytes of an image.
-        rows["taught by cached answers"] = lambda: points(cached(images, seed), images)
+    if images.augmentation is None:
+        rows["taught by cached answers"] = learned
     return rows
 
 

@@ -11,12 +11,19 @@ LOSS = "sparse_categorical_crossentropy"
 
 
 def trained(
-    model: Any, images: ImageSet, epochs: int, rate: float, seed: int, library: Any = keras, loss: Any = LOSS
+    model: Any,
+    images: ImageSet,
+    epochs: int,
+    rate: float,
+    seed: int,
+    library: Any = keras,
+    loss: Any = LOSS,
+    batches: Any = None,
 ) -> Any:
-    """Return the model after some epochs of Adam with a cosine schedule."""
+    """Return the model after some epochs of Adam with a cosine schedule, of the images or of batches made of them."""
     decay = library.optimizers.schedules.CosineDecay(rate, epochs * images.steps)
     model.compile(library.optimizers.Adam(decay), loss, metrics=["accuracy"])
-    model.fit(images.batches(seed), epochs=epochs, verbose=0)
+    model.fit(images.batches(seed) if batches is None else batches, epochs=epochs, shuffle=False, verbose=0)
     return model
 
 

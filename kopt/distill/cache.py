@@ -312,8 +312,9 @@ class _Filling:
 
 _MISSING = (
     "The cache of the teacher has nothing for an example of this batch: it was made of another data set, before or "
-    "after augmentation, or of inputs in another precision or order of preprocessing. Run `kopt.distill.cache_teacher` "
-    "on this data set, with augmentation off."
+    "after augmentation, of inputs in another precision or order of preprocessing, or of shuffled batches that drop a "
+    "remainder, which is another one every epoch. Run `kopt.distill.cache_teacher` on all examples of this data set, "
+    "with augmentation off."
 )
 
 

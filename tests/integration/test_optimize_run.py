@@ -231,6 +231,7 @@ def test_the_layer_that_spoils_the_integers_stays_in_float(tmp_path):
     mixed = files["mixed-20+tflite-int8"]
     assert mixed.within_budget
     assert mixed.artifact.options["fallback"] == "scale"
+    assert mixed.made.startswith("1 layer(s) in float: scale; ")
     floats = {one.name for one in mixed.artifact.operators if one.dtype == "float32"}
     assert "FULLY_CONNECTED" not in floats
     assert floats & {"SUB", "MUL"}

@@ -56,6 +56,7 @@ class Candidate(Record):
             a single one also latency and size) and better in one of them.
         verdict: why it won or lost, in a few words.
         doubt: what so many examples cannot tell about it, with numbers; empty if nothing is open.
+        made: what the last of its steps did, in words.
         judgement: against the model as given, with intervals and classes; `None` in reports of older versions.
         shortfalls: what it does not meet.
         steps: what was done to the model before it was exported, in order.
@@ -80,6 +81,7 @@ class Candidate(Record):
     why: str = ""
     seconds: float = 0.0
     doubt: str = ""
+    made: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -151,6 +151,8 @@ def _step(result: OptimizationResult, candidate: Candidate) -> Step:
     lines = [line for line in candidate.reason.splitlines() if line.strip()] or ["no reason was recorded"]
     verdict = candidate.verdict.removeprefix("best: ")
     found = lines[0] if failed else f"{verdict} ({candidate.doubt})" if candidate.doubt else verdict
+    if candidate.made:
+        found = f"{candidate.made.rstrip('.')}. {_sentence(found)}"
     labels = [step.label for step in candidate.steps]
     how = "" if candidate.name.startswith("+".join(labels)) else ", then ".join(labels)
     return Step(candidate.name, how, candidate.why, _sentence(found), kind, tuple(lines[1:]) if failed else ())

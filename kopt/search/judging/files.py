@@ -28,6 +28,7 @@ from kopt.search.judging.ranking import is_sure, rank, surely_reached
 from kopt.search.techniques.recipes import way_of
 from kopt.search.trials.bench import Worth
 from kopt.search.trials.records import Trials
+from kopt.search.trials.workshop import Made
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,16 +80,17 @@ class Files:
             return made.parameters / max(given.parameters, 1)
         return made.macs / max(given.macs, 1)
 
-    def candidate(self, recipe: Recipe, why: str, model: Path | None, in_float: tuple[str, ...] = ()) -> Candidate:
-        """Export a model, `None` for the original, with these layers in float, and judge the file."""
+    def candidate(self, recipe: Recipe, why: str, made: Made | None) -> Candidate:
+        """Export a model, `None` for the original, and judge the file."""
         started = time.monotonic()
-        base = Candidate(recipe.name, recipe.export, "failed", steps=recipe.steps, why=why)
+        did = made.record.summary if made else ""
+        base = Candidate(recipe.name, recipe.export, "failed", steps=recipe.steps, why=why, made=did)
         try:
-            if model is None:
-                found = self._try(recipe, self.source, base, in_float)
+            if made is None:
+                found = self._try(recipe, self.source, base)
             else:
-                with export.traced(model) as source:
-                    found = self._try(recipe, source, base, in_float)
+                with export.traced(made.path) as source:
+                    found = self._try(recipe, source, base, made.record.in_float)
         except OutputError:  # the place itself is full or forbidden: no candidate can do better
             raise
         except Exception as error:  # noqa: BLE001 - whatever goes wrong with one candidate is reported; the run goes on
@@ -138,7 +140,7 @@ class Files:
         path, given = self.trials.outcomes_path(Recipe.of(candidate)), self.trials.outcomes_path()
         return is_sure(judged(self.kept(candidate), path, given, self.examiner, self.budget))
 
-    def _try(self, recipe: Recipe, source: Any, base: Candidate, in_float: tuple[str, ...]) -> Candidate:
+    def _try(self, recipe: Recipe, source: Any, base: Candidate, in_float: tuple[str, ...] = ()) -> Candidate:
         path = self.trials.directory(recipe) / f"model{way_of(recipe).suffix}"
         artifact = self._export(recipe.export, source, path, in_float)
         evaluation, artifact = examine_file(self.examiner, artifact, self.trials.outcomes_path(recipe), self.threads)

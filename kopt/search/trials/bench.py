@@ -36,8 +36,8 @@ class Worth:
 class Judge(Protocol):
     """Makes files and judges files and models."""
 
-    def candidate(self, recipe: Recipe, why: str, model: Path | None, in_float: tuple[str, ...] = ()) -> Candidate:
-        """Export a model, `None` for the original, with these layers in float, and judge the file."""
+    def candidate(self, recipe: Recipe, why: str, made: Made | None) -> Candidate:
+        """Export a model, `None` for the original, and judge the file."""
 
     def worth(self, model: Path) -> Worth:
         """Return what a model is worth in Keras."""
@@ -225,7 +225,7 @@ class Bench:
             look = Look(recipe.steps, None, None, seconds=made.seconds)
             self.decide(look, why, kept=False, reason=made.record.summary)
             return None
-        return self._judge.candidate(recipe, why, made.path, made.record.in_float)
+        return self._judge.candidate(recipe, why, made)
 
     def _made(self, steps: tuple[Step, ...], known: Collection[str] = ()) -> Made | NotMade:
         assert self._workshop is not None

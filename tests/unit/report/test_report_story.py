@@ -129,7 +129,8 @@ def test_the_demands_and_what_is_missed_in_words():
 
 def test_a_step_shows_what_it_was_made_by_and_why(judged):
     steps = (Step("channels", ChannelsConfig(keep=0.5)), Step("aware", AwareConfig(epochs=1)))
-    trained = dataclasses.replace(judged.best, why="half of the time is in conv_5.", steps=steps)
+    did = "2 kernel(s) rounded"
+    trained = dataclasses.replace(judged.best, why="half of the time is in conv_5.", steps=steps, made=did)
     looks = (
         Decision("channels-0.5", "", 0.9, 0.002, True, "loses 0.2 points"),
         Decision("channels-0.2", "", 0.8, 0.09, False, "loses 9 points"),
@@ -138,17 +139,16 @@ def test_a_step_shows_what_it_was_made_by_and_why(judged):
     told = report.story(result)
     (step,) = told.steps
     assert (step.how, step.why, step.kind) == ("channels-0.5, then aware-1", "half of the time is in conv_5.", "best")
-    assert step.found == "Fastest inside the budget"
+    assert step.found == "2 kernel(s) rounded. Fastest inside the budget"
     assert [(look.name, look.found, look.kind) for look in told.looks] == [
         ("channels-0.5", "Loses 0.2 points", "looked"), ("channels-0.2", "Loses 9 points", "dropped"),
     ]  # fmt: skip
     page, text = texts(report.html(result)), report.markdown(result)
-    assert "int8 (channels-0.5, then aware-1) Tried because half of the time is in conv_5. best Fastest" in page
+    found = "2 kernel(s) rounded. Fastest"
+    assert f"int8 (channels-0.5, then aware-1) Tried because half of the time is in conv_5. best {found}" in page
     assert "channels-0.2 dropped Loses 9 points" in page
-    assert (
-        "1. **best**, `int8` (channels-0.5, then aware-1): Tried because half of the time is in conv\\_5. Fastest"
-        in text
-    )
+    tried = "Tried because half of the time is in conv\\_5."
+    assert f"1. **best**, `int8` (channels-0.5, then aware-1): {tried} {found}" in text
     assert "2. dropped, `channels-0.2`: Loses 9 points" in text
 
 

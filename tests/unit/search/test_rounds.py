@@ -59,7 +59,7 @@ class Judge:
         self.models, self._broken, self._undefined = {}, broken, undefined
         self.enough, self._files = enough, files or {}
 
-    def candidate(self, recipe, why, model, in_float=()):
+    def candidate(self, recipe, why, made):
         drop = drop_of(recipe.steps, is_int8=recipe.export.scheme == "int8")
         evaluation = Evaluation(recipe.name, "none", 1, {"accuracy": 0.9 - drop})
         names = {step.technique for step in recipe.steps}

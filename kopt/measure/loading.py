@@ -65,7 +65,7 @@ def load(
 
 @preserved_random_state()
 def load_signatures(
-    path: str | os.PathLike[str], *, threads: int | None = None, safe_mode: bool = True
+    path: str | os.PathLike[str], *, threads: int | None = None, safe_mode: bool = True, device: str | None = None
 ) -> dict[str, Runner]:
     """Open a file as `load` does, with every signature that can be run: several in a SavedModel, else one.
 
@@ -73,6 +73,8 @@ def load_signatures(
         path: see `load`.
         threads: see `load`; left out where the runtime cannot be given any.
         safe_mode: see `kopt.load_model`.
+        device: that a SavedModel is to be on, as `tf.device` takes it, e.g. `"GPU:1"`; `None`: where TensorFlow puts
+            it. Other files have no use for it.
 
     Raises:
         KoptError: see `load`.
@@ -85,7 +87,7 @@ def load_signatures(
     path = Path(path)
     format_name = format_of(path)
     if format_name == "saved_model":
-        return dict(import_runtime(format_name).all_signatures(path))
+        return dict(import_runtime(format_name).all_signatures(path, device))
     if format_name in ("keras", "tensorrt"):
         threads = None
     return {DEFAULT_SIGNATURE: load(path, threads=threads, safe_mode=safe_mode)}

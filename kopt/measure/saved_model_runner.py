@@ -13,12 +13,17 @@ from kopt.measure.runner import Runner, batch_of, natural
 
 
 class SavedModelRunner(Runner):
-    """Runs one signature of a SavedModel, whoever wrote it: Keras 3, Keras 2 or a plain `tf.Module`."""
+    """Runs one signature of a SavedModel, whoever wrote it: Keras 3, Keras 2 or a plain `tf.Module`.
+
+    Attributes:
+        placed: the device that its variables and its calls are on, as `tf.device` takes it; `None`: TensorFlow chooses.
+    """
 
     format = "saved_model"
     threads = None
 
-    def __init__(self, path: Path, signature: str, loaded: Any = None):
+    def __init__(self, path: Path, signature: str, loaded: Any = None, placed: str | None = None):
+        self.placed = placed
         self.name = path.name
         self.runtime = f"TensorFlow {tf.__version__} SavedModel"
         self.device = "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
@@ -32,16 +37,24 @@ class SavedModelRunner(Runner):
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Call the signature once."""
         try:
-            results = self._function(**{name: tf.constant(array) for name, array in feeds.items()})
+            with tf.device(self.placed):
+                results = self._function(**{name: tf.constant(array) for name, array in feeds.items()})
             return {name: tensor.numpy() for name, tensor in results.items()}
         except tf.errors.OpError as error:
             raise MeasurementError(f"{self.runtime} cannot run {self.name}: {_said(error.message)}") from error
 
 
-def all_signatures(path: Path) -> dict[str, SavedModelRunner]:
-    """Return a runner for every signature of a SavedModel, all of one set of variables."""
-    loaded = open_saved_model(path)
-    return {key: SavedModelRunner(path, key, loaded) for key in loaded.signatures}
+def all_signatures(path: Path, placed: str | None = None) -> dict[str, SavedModelRunner]:
+    """Return a runner for every signature of a SavedModel, all of one set of variables, on one device."""
+    with tf.device(placed):
+        loaded = open_saved_model(path)
+    return {key: SavedModelRunner(path, key, loaded, placed) for key in loaded.signatures}
+
+
+def devices() -> tuple[str, ...]:
+    """Return the names of the devices that TensorFlow computes on: all GPUs, or the CPU where there is none."""
+    found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return tuple(device.name for device in found)
 
 
 def open_saved_model(path: Path) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from kopt.core.errors import ConfigError, LoadError
 from kopt.core.records.artifacts import TensorInfo
 from kopt.measure import Runner, load_signatures
-from kopt.measure.loading import DEFAULT_SIGNATURE, FORMATS, format_of
+from kopt.measure.loading import DEFAULT_SIGNATURE, FORMATS, format_of, import_runtime
 from kopt.serve.trial import TRIED, require_harmless, run_once
 
 PREDICT, CLASSIFY, REGRESS = (f"tensorflow/serving/{word}" for word in ("predict", "classify", "regress"))
@@ -47,7 +47,7 @@ def load_version(path: Path, *, threads: int | None = None, workers: int = 1, sa
     Args:
         path: of the version.
         threads: see `kopt.measure.load`.
-        workers: calls that run at once.
+        workers: calls that run at once. A SavedModel is on as many GPUs as there are, up to one a worker.
         safe_mode: see `kopt.load_model`.
 
     Raises:
@@ -58,11 +58,7 @@ def load_version(path: Path, *, threads: int | None = None, workers: int = 1, sa
     verified = _verified(artefact)
     if not verified and format_of(artefact) in TRIED:
         require_harmless(artefact, threads=threads)
-    crews = [load_signatures(artefact, threads=threads, safe_mode=safe_mode)]
-    if next(iter(crews[0].values())).format not in _SHARED:
-        crews += [load_signatures(artefact, threads=threads, safe_mode=safe_mode) for _ in range(workers - 1)]
-    else:
-        crews *= workers
+    crews = _crews(artefact, threads, workers, safe_mode)
     for runner in {id(runner): runner for crew in crews for runner in crew.values()}.values():
         run_once(runner)
     methods = _methods(artefact)
@@ -71,6 +67,16 @@ def load_version(path: Path, *, threads: int | None = None, workers: int = 1, sa
         for name, runner in crews[0].items()
     }
     return Loaded(signatures, verified=verified)
+
+
+def _crews(artefact: Path, threads: int | None, workers: int, safe_mode: bool) -> list[dict[str, Runner]]:
+    """Return the runners of each worker, by signature; workers share what takes several calls, on each device one."""
+    places: list[str | None] = [None] * workers
+    if (format_name := format_of(artefact)) in _SHARED:
+        devices = import_runtime(format_name).devices()[:workers] if format_name == "saved_model" else ()
+        places = list(devices) if len(devices) > 1 else [None]
+    copies = [load_signatures(artefact, threads=threads, safe_mode=safe_mode, device=place) for place in places]
+    return [copies[worker % len(copies)] for worker in range(workers)]
 
 
 def from_runner(runner: Runner, *, workers: int = 1) -> Loaded:

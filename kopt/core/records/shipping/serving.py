@@ -156,8 +156,8 @@ class ServerSettings(Record):
         drain_s: seconds that a stopping server gives to requests under way.
         threads: of LiteRT and ONNX Runtime; the runtime's own choice if `None`.
         workers: calls of the runtime that run at once, each with its own interpreter of LiteRT or session of ONNX
-            Runtime. TensorFlow's calls share one set of weights and stay on the device that TensorFlow chooses, the
-            first GPU if there is one; for several, start a server for each with `CUDA_VISIBLE_DEVICES`.
+            Runtime. TensorFlow's calls share one set of weights; where there are several GPUs, a SavedModel has one on
+            each, as many as there are workers, which take them in turn.
 
     Example:
         >>> settings = kopt.serve.ServerSettings(max_batch_size=64, batch_wait_ms=2.0, timeout_s=5.0)

@@ -57,8 +57,8 @@ def aware(
     rate, then `kopt.export.tflite(copy, path, scheme="int8")`, which needs no calibration. The copy trains like any
     model, in `fit` or a loop of your own, compiled or not, in mixed precision, on several replicas; it saves to
     `.keras` and loads, and goes on where it was. Compile it anew. Where channels of a layer are of very different sizes
-    (`kopt.quantize.diagnose` says so), train the copy of `kopt.quantize.post_training` instead, which trains alike: from
-    there it ended at 88.8 % of Fashion-MNIST, from here at 58.6 %, on a depthwise network spread 1,000 times.
+    (`kopt.quantize.diagnose` says so), train the copy of `kopt.quantize.post_training` instead, which trains alike:
+    from there it ended at 88.8 % of Fashion-MNIST, from here at 58.6 %, on a depthwise network spread 1,000 times.
 
     Kernels are rounded channel by channel, symmetric, biases to 32 bits, activations tensor by tensor where TFLite
     writes one. A BatchNormalization behind a kernel is part of it, with the statistics of the batch until

@@ -156,8 +156,7 @@ def _integers(bench: Bench, plan: Plan, steps: tuple[Step, ...], why: str, left:
         if unused and not steps:
             left.append(f"Not tried: {' and '.join(unused)}, because {what} is inside the budget already.")
         return True
-    drop = bench.drop(plain)
-    lost = "cannot be made" if drop is None else f"loses {drop:.4f} of {bench.allowed:.4f} allowed"
+    lost = f"{words} of {bench.allowed:.4f} allowed" if (words := bench.loss(plain)) else "cannot be made"
     others = [inside(bench.drop(one), bench.allowed) for one in bench.files(steps)]
     for step in _roundings(plan, mixed=any(others)):
         reason = f"{what} {lost}; {CATALOG[step.technique].summary}"

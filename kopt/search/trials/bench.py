@@ -73,10 +73,7 @@ class Look:
     @property
     def loss(self) -> str:
         """What it loses, in words; empty if it could not be made."""
-        if self.drop is None or self.counted is None:
-            return ""
-        by = "" if self.counted == self.drop else f", which counts as {self.counted:.4f},"
-        return f"loses {self.drop:.4f}{by}"
+        return "" if self.drop is None or self.counted is None else _loss(self.drop, self.counted)
 
 
 class Bench:
@@ -130,6 +127,13 @@ class Bench:
         if candidate is None or candidate.evaluation is None:
             return None
         return self._judge.counted(candidate)
+
+    def loss(self, candidate: Candidate | None) -> str:
+        """Return what a candidate loses, in words; empty if there is no file."""
+        if candidate is None or candidate.evaluation is None:
+            return ""
+        drop = self._baseline - candidate.evaluation.metrics[self._budget.metric]
+        return _loss(drop, self._judge.counted(candidate))
 
     def attempt(self, recipe: Recipe, why: str = "") -> Candidate | None:
         """Return the candidate that a recipe makes; `None` where its steps find nothing to do.
@@ -252,6 +256,11 @@ class Bench:
         remark = f"{steps_name(steps)} was {made.record.remark}."
         if made.record.remark and remark not in self.remarks:
             self.remarks.append(remark)
+
+
+def _loss(drop: float, counted: float) -> str:
+    by = "" if math.isclose(counted, drop, abs_tol=1e-6) else f", which counts as {counted:.4f},"
+    return f"loses {drop:.4f}{by}"
 
 
 def _doing(recipe: Recipe) -> str:

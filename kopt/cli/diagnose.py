@@ -10,11 +10,7 @@ from kopt.cli.common import EXAMPLES, calibration_from, check_page, show_page
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help=".keras or .h5 (Keras 3 or legacy)")
-    parser.add_argument(
-        "--data",
-        required=True,
-        help=f"examples: {EXAMPLES}",
-    )
+    parser.add_argument("--data", required=True, help=f"examples: {EXAMPLES}")
     # No `choices`: the library's own error names the nearest scheme.
     parser.add_argument("--scheme", default="int8", help="int8 or int16x8")
     parser.add_argument("--skip", nargs="+", default=(), metavar="LAYER", help="layers that stay in float")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import kopt
-from kopt.cli.common import check_model_output, show_text
+from kopt.cli.common import check_model_output, show_text, splits_from
 from kopt.core.errors import ConfigError
 from kopt.core.files import atomic_path
 
@@ -46,8 +46,7 @@ def run(options: argparse.Namespace) -> int:
     safe = not options.unsafe
     teacher = kopt.measure.load(options.teacher, safe_mode=safe) if options.student else None
     original = teacher or kopt.load_model(options.teacher, safe_mode=safe)
-    shape = (teacher or kopt.measure.load(original)).inputs[0].shape[1:]
-    splits = kopt.data.open_data(options.data, image_shape=shape)
+    splits = splits_from(options, original)
     student = kopt.load_model(options.student, safe_mode=safe) if options.student else _made(original, options)
     report = kopt.distill.teach(
         student,

@@ -3,8 +3,9 @@
 What is mended here, each seen in that release:
 
 - its files are written in place, so that a kill in the middle leaves half of one: here they are whole or absent;
-- after a restart, trials that others still work on are given out a second time, and one that was killed between the
-  files of trial and oracle is never given out again;
+- after a restart, trials that others still work on are given out a second time, and one whose file is newer than that
+  of the oracle, which is written after it, is neither given out again nor counted as ended;
+- a space counts as exhausted after 20 draws in a row that were tried before, where others are left;
 - a worker that dies keeps its trial and its place for ever, so that the chief never ends;
 - an error inside an oracle leaves its lock closed, so that every later call waits for ever;
 - a worker that asks when others still work is sent home, so that nobody is left for what those lose;
@@ -37,7 +38,8 @@ from kopt.core.files import atomic_write
 from kopt.search.tuning.environment import cannot_listen
 
 _CALLS = ("GetSpace", "UpdateSpace", "CreateTrial", "UpdateTrial", "EndTrial", "GetTrial", "GetBestTrials")
-_MOST_LOSSES = 2
+_ENDED = (TrialStatus.COMPLETED, TrialStatus.FAILED)
+_MOST_LOSSES, _MOST_COLLISIONS = 2, 1000
 _RETRY_SECONDS, _PAUSE_SECONDS = 600.0, 1.0
 
 
@@ -53,6 +55,7 @@ class Kept:
     trials: dict[str, Trial]
     ongoing_trials: dict[str, Trial]
     tuner_ids: set[str]
+    start_order: list[str]
     end_order: list[str]
     max_trials: int | None
     _retry_queue: list[str]
@@ -62,6 +65,7 @@ class Kept:
         self.closed: Callable[[], str] = str
         self.given_up: Callable[[str], Mapping[str, float]] = lambda trial_id: {}
         super().__init__(*args, **settings)
+        self._max_collisions = _MOST_COLLISIONS
 
     def attach(self, directory: Path) -> None:
         """Say where the files are, and go on from what they hold."""
@@ -95,6 +99,12 @@ class Kept:
     def reload(self) -> None:
         """Go on from the files: who works on a trial keeps it, and what nobody works on is given out again."""
         super().reload()  # type: ignore[misc]
+        for trial_id, trial in sorted(self.trials.items()):
+            self._record_values(trial)  # type: ignore[attr-defined]
+            if trial_id not in self.start_order:
+                self.start_order.append(trial_id)
+            if trial.status in _ENDED and trial_id not in self.end_order:
+                self.end_order.append(trial_id)
         held = {trial.trial_id for trial in self._held.values() if trial.status == TrialStatus.RUNNING}
         self.ongoing_trials = {name: trial for name, trial in self._held.items() if trial.trial_id in held}
         unfinished = [one for one, trial in sorted(self.trials.items()) if trial.status == TrialStatus.RUNNING]

@@ -149,7 +149,7 @@ class _Layout:
     @classmethod
     def of(cls, one: Any, per_channel: bool) -> "_Layout":
         shape = tuple(one.variable.shape)
-        return cls(shape, channel_axes(one.layer, len(shape)) if per_channel else ())
+        return cls(shape, channel_axes(one.layer, one.variable.name, len(shape)) if per_channel else ())
 
     def to_rows(self, values: Any) -> Any:
         """Return weights as rows; of NumPy arrays an array, of tensors a tensor."""

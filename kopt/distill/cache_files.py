@@ -75,7 +75,8 @@ class Shards:
 
     def add(self, arrays: dict[str, np.ndarray]) -> None:
         """Write one more file."""
-        path = self.directory / f"shard-{len(self._paths):05d}.npz"
+        numbers = [int(path.stem.rpartition("-")[2]) for path in self._paths]  # one that was damaged may be gone
+        path = self.directory / f"shard-{max(numbers, default=-1) + 1:05d}.npz"
         with atomic_path(path) as staged, open(staged, "wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 

@@ -28,6 +28,8 @@ def weighted(sample_weight: Any, present: Any) -> Any:
     if sample_weight is None:
         return present
     sample_weight = tf.cast(sample_weight, tf.float32)
+    if sample_weight.shape.rank > present.shape.rank and sample_weight.shape[-1] == 1:
+        sample_weight = sample_weight[..., 0]
     extra = present.shape.rank - sample_weight.shape.rank
     return tf.reshape(sample_weight, (*tf.unstack(tf.shape(sample_weight)), *[1] * extra)) * present
 

@@ -2,10 +2,11 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, InputError
@@ -22,8 +23,9 @@ from kopt.distill.joined import split
 from kopt.distill.matching import matched
 from kopt.distill.outputs import compatible, plan_outputs
 from kopt.distill.tapping import Tap, tapped_shapes
-from kopt.distill.teachers import KerasTeacher, Teacher, model_forms, teacher_of
-from kopt.graph import signature
+from kopt.distill.teachers import Answer, KerasTeacher, Teacher, model_forms, teacher_of
+from kopt.distill.watching import LEAST_TEMPERATURE, FiniteAnswers, TeachingCheck
+from kopt.graph import fingerprint, signature
 from kopt.train import internals, scaled_optimizer
 from kopt.train.interception import with_own_callbacks
 from kopt.train.steps.engine import call
@@ -129,8 +131,8 @@ class DistillationModel(Exporting, keras.Model):
         )
         if not self.teachers:
             raise InputError("There is no teacher. Pass at least one.")
-        for one in self.teachers:
-            _check_inputs(inputs, one, adapt)
+        self._input_places = _Plain(_input_places(inputs, one, adapt) for one in self.teachers)
+        self._finite, self._known_teachers = FiniteAnswers(), _Plain(())
         self.supports_jit = all(one.in_graph for one in self.teachers)
         self._shares = _shares(teacher_weights, len(self.teachers))
         self._outputs = _Plain(self._planned_outputs(outputs, losses, output_weights, student_form, teacher_form))
@@ -222,9 +224,9 @@ class DistillationModel(Exporting, keras.Model):
         return super().fit(*args, callbacks=with_own_callbacks(self, callbacks), **settings)
 
     def own_callbacks(self) -> list[keras.callbacks.Callback]:
-        """Return the callbacks that the student wants in every `fit`."""
+        """Return the callbacks that the student wants in every `fit`, and a look at schedules and teachers."""
         own: list[keras.callbacks.Callback] = getattr(self.student, "own_callbacks", list)()
-        return own
+        return [*own, TeachingCheck(self._finite, ", ".join(one.name for one in self.teachers))]
 
     @property
     def rematerialized_body(self) -> keras.Model:
@@ -258,9 +260,13 @@ class DistillationModel(Exporting, keras.Model):
         """
         x, stored = split(x)
         y, labels, weights = self._labelled(y, y_pred, sample_weight)
+        if not training and self.loss is None:
+            return tf.add_n([tf.constant(0.0), *(tf.cast(one, tf.float32) for one in internals.added_losses(self))])
         if not training:
             return super().compute_loss(x, y, y_pred, weights, training)
-        answers = [one.answer(x if self._adapt is None else self._adapt(x), stored) for one in self.teachers]
+        self._require_known_teachers()
+        places = self._input_places.items
+        answers = [self._answer(one, x, part, stored) for one, part in zip(self.teachers, places, strict=True)]
         terms: dict[str, Any] = {}
         total = self._hard(terms, y, y_pred, weights) + self._soft(terms, answers, y_pred, labels, sample_weight)
         for term in self._features.items:
@@ -284,6 +290,30 @@ class DistillationModel(Exporting, keras.Model):
         y, _, weights = self._labelled(y, y_pred, sample_weight)
         return super().compute_metrics(split(x)[0], y, y_pred, weights)
 
+    def _require_known_teachers(self) -> None:
+        for teacher, known in zip(self.teachers, self._known_teachers.items, strict=False):
+            if known is None:
+                continue
+            with tf.init_scope():
+                found = fingerprint(teacher.given)
+            if known != found:
+                raise ConfigError(
+                    f"The teacher {teacher.name} came from a config, without the weights that it had: it would teach "
+                    f"noise. Load them into `teachers[{self.teachers.index(teacher)}].model`, or give a teacher by "
+                    f"the path of its file."
+                )
+
+    def _answer(self, teacher: Teacher, x: Any, places: list[int], stored: Any) -> Answer:
+        """Return what a teacher gives for the inputs of the student, of which `places` are its own."""
+        if self._adapt is not None:
+            x = self._adapt(x)
+        elif isinstance(x, (list, tuple)):
+            x = [x[place] for place in places]
+        answer = teacher.answer(x, stored)
+        if not teacher.in_graph or isinstance(teacher, TeacherCache):
+            return answer  # They look at their numbers themselves.
+        return self._finite.watched(answer)
+
     def _hard(self, terms: dict[str, Any], y: Any, y_pred: Any, weights: Any) -> Any:
         if self.loss is None:
             return tf.constant(0.0)
@@ -293,40 +323,70 @@ class DistillationModel(Exporting, keras.Model):
                 "`loss=None` to learn from the teacher alone, or mark single examples: `unlabeled=-1`."
             )
         terms["hard_loss"] = tf.cast(internals.targets_loss(self, y, y_pred, weights), tf.float32)
-        return (1.0 - self._now(self.alpha)) * terms["hard_loss"]
+        return (1.0 - self._share) * terms["hard_loss"]
 
     def _soft(self, terms: dict[str, Any], answers: Any, y_pred: Any, labels: Any, sample_weight: Any) -> Any:
         wanted = [term for term in self._outputs.items if term.loss is not None]
         if not wanted:
             return tf.constant(0.0)
-        temperature, leaves, total = self._now(self.temperature), keras.tree.flatten(y_pred), tf.constant(0.0)
+        temperature = self._now(self.temperature, LEAST_TEMPERATURE, np.inf)
+        leaves, total = keras.tree.flatten(y_pred), tf.constant(0.0)
+        weights = self._weights(sample_weight, len(leaves))
         for index, term in enumerate(self._outputs.items):
             if term.loss is None:
                 continue
             theirs = [answer.outputs[place] for answer, place in zip(answers, term.positions, strict=True)]
-            weight = _of_output(sample_weight, index)
+            weight = weights[index]
             value = term(
                 theirs, leaves[index], temperature, shares=self._shares, labels=labels[index], sample_weight=weight
             )
             terms[f"soft_loss_{term.match.name}"] = value
             total += term.match.weight * value
         terms["soft_loss"] = total
-        return self._now(self.alpha) * total
+        return self._share * total
+
+    @property
+    def _share(self) -> Any:
+        return self._now(self.alpha, 0.0, 1.0)
 
     def _labelled(self, y: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, list[Any], Any]:
         """Return labels that can be computed with, what each output's soft loss gets of them, and the weights."""
         count = len(keras.tree.flatten(y_pred))
         if y is None:
             return None, [None] * count, sample_weight
-        leaves = [tf.convert_to_tensor(one) for one in keras.tree.flatten(y)]
+        labels, given = self._by_output(y, count), self._weights(sample_weight, count)
         if self.unlabeled is None:
-            return y, [(one, None) for one in leaves] if len(leaves) == count else [None] * count, sample_weight
-        pairs = [label_values.known(one, self.unlabeled) for one in leaves]
-        weights = [
-            label_values.weighted(_of_output(sample_weight, index), present) for index, (_, present) in enumerate(pairs)
-        ]
-        packed = [keras.tree.pack_sequence_as(y, part) for part in ([one for one, _ in pairs], weights)]
+            pairs = [None if one is None else (one, None) for one in labels]
+            if isinstance(y, Mapping) and isinstance(y_pred, (list, tuple)) and None not in labels:
+                return labels, pairs, None if sample_weight is None else given
+            return y, pairs, sample_weight
+        if None in labels:
+            there = [name for name, one in zip(self.output_names, labels, strict=True) if one is not None]
+            raise ConfigError(
+                f"With `unlabeled` every output has labels. Received labels of {', '.join(there) or 'none'}; the "
+                f"outputs are {', '.join(self.output_names)}. Pass arrays full of {self.unlabeled} for the others."
+            )
+        pairs = [label_values.known(one, self.unlabeled) for one in labels]
+        weights = [label_values.weighted(weight, pair[1]) for pair, weight in zip(pairs, given, strict=True)]
+        known = [pair[0] for pair in pairs]
+        packed = [keras.tree.pack_sequence_as(y_pred, part) for part in (known, weights)]
         return packed[0], pairs, packed[1]
+
+    def _by_output(self, values: Any, count: int) -> list[Any]:
+        """Return labels or weights in the order of the outputs; `None` where there are none."""
+        if isinstance(values, Mapping):
+            leaves = [values.get(name) for name in self.output_names]
+        else:
+            leaves = [] if values is None else keras.tree.flatten(values)
+        if len(leaves) != count:
+            leaves = [None] * count
+        return [None if one is None else tf.convert_to_tensor(one) for one in leaves]
+
+    def _weights(self, sample_weight: Any, count: int) -> list[Any]:
+        """Return the weights of each output; one may be for all."""
+        if isinstance(sample_weight, Mapping) or len(keras.tree.flatten(sample_weight)) != 1:
+            return self._by_output(sample_weight, count)
+        return self._by_output(keras.tree.flatten(sample_weight) * count, count)
 
     def _feature_of(self, y_pred: Any, name: str) -> Any:
         found = getattr(keras.tree.flatten(y_pred)[0], _FEATURES, None)
@@ -337,11 +397,12 @@ class DistillationModel(Exporting, keras.Model):
             )
         return found[name]
 
-    def _now(self, setting: Any) -> Any:
-        """Return a setting at the number of updates that were made."""
+    def _now(self, setting: Any, least: float, most: float) -> Any:
+        """Return a setting at the number of updates that were made; in loops of one's own a schedule may go too far."""
         if not callable(setting):
             return setting
-        return tf.cast(setting(tf.convert_to_tensor(self.optimizer.iterations)), tf.float32)
+        value = tf.cast(setting(tf.convert_to_tensor(self.optimizer.iterations)), tf.float32)
+        return tf.clip_by_value(value, least, most)
 
     @contextlib.contextmanager
     def _evaluation(self) -> Iterator[None]:
@@ -375,6 +436,12 @@ class DistillationModel(Exporting, keras.Model):
         """
         self.student.save(filepath, overwrite=overwrite, **settings)
 
+    def load_weights(self, *args: Any, **settings: Any) -> None:
+        """Load what `save_weights` saved, also into an optimizer that has made no update yet."""
+        if self.compiled and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+        super().load_weights(*args, **settings)
+
     def export(self, *args: Any, **settings: Any) -> Any:
         """Export the student; see `keras.Model.export`."""
         return self.student.export(*args, **settings)
@@ -385,6 +452,9 @@ class DistillationModel(Exporting, keras.Model):
         return {
             "student": serialize(self.student),
             "teacher": [_teacher_config(one) for one in self.teachers],
+            "teacher_fingerprints": [
+                fingerprint(one.given) if isinstance(one.given, keras.Model) else None for one in self.teachers
+            ],
             "temperature": serialize(self.temperature),
             "alpha": serialize(self.alpha),
             "features": [term.feature.to_config() for term in self._features.items],
@@ -402,7 +472,10 @@ class DistillationModel(Exporting, keras.Model):
             return keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
 
         config = {key: value if key == "features" else restored(value) for key, value in config.items()}
-        return cls(config.pop("student"), config.pop("teacher"), **config)
+        known = config.pop("teacher_fingerprints")
+        model = cls(config.pop("student"), config.pop("teacher"), **config)
+        model._known_teachers = _Plain(known)
+        return model
 
 
 class _Plain:
@@ -438,10 +511,19 @@ def _shares(given: Sequence[float] | str, count: int) -> tuple[float, ...] | str
     return tuple(one / sum(numbers) for one in numbers)
 
 
-def _check_inputs(inputs: Sequence[TensorInfo], teacher: Teacher, adapt: Any) -> None:
-    theirs = teacher.inputs
+def _input_places(inputs: Sequence[TensorInfo], teacher: Teacher, adapt: Any) -> list[int]:
+    """Return which of the student's inputs each of the teacher's is: by name where they have the same names.
+
+    Raises:
+        InputError: they do not match, and nothing adapts them.
+    """
+    theirs, names = list(teacher.inputs), [one.name for one in inputs]
+    places = list(range(len(inputs)))
     if adapt is not None or not theirs:
-        return
+        return places
+    if sorted(names) == sorted(one.name for one in theirs):
+        places = [names.index(one.name) for one in theirs]
+        inputs = [inputs[place] for place in places]
     fits = len(inputs) == len(theirs) and all(
         compatible(one.shape, other.shape) for one, other in zip(inputs, theirs, strict=True)
     )
@@ -451,11 +533,7 @@ def _check_inputs(inputs: Sequence[TensorInfo], teacher: Teacher, adapt: Any) ->
             f"The inputs do not match: the student takes {described[0]}, the teacher {teacher.name} {described[1]}. "
             f"Pass what turns one into the other, e.g. `adapt=keras.layers.Resizing(height, width)`."
         )
-
-
-def _of_output(sample_weight: Any, index: int) -> Any:
-    leaves = [] if sample_weight is None else keras.tree.flatten(sample_weight)
-    return leaves[index if index < len(leaves) else 0] if leaves else None
+    return places
 
 
 def _teacher_config(teacher: Teacher) -> Any:

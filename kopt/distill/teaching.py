@@ -9,13 +9,14 @@ from kopt import measure, profile
 from kopt.core.progress import Progress, Silent
 from kopt.core.records.changes.distillation import TeachingReport
 from kopt.core.settings import choice, number, whole
+from kopt.distill.joined import split
 from kopt.distill.model import DistillationModel
 from kopt.distill.teachers import KerasTeacher
 from kopt.report.changes.teaching import TEACHING
 from kopt.report.look import Shown
 from kopt.train import check_inputs
 from kopt.train.batch_norm import settle_statistics
-from kopt.train.judging import Course, finite_batches, loss_of
+from kopt.train.judging import Course, aim_of, finite_batches
 from kopt.train.schedules import OneCycle
 from kopt.train.weight_constraints import constraints_of
 
@@ -101,19 +102,23 @@ def teach(
     model = DistillationModel(student, teacher, **settings)
     first = model.teachers[0]
     original = first.model if isinstance(first, KerasTeacher) else None
-    loss, metric = loss_of((student, original), loss, metric)
+    aim = aim_of((student, original), loss, metric)
     dataset, steps = finite_batches(train, batch_size, seed, "train")
     judged, _ = finite_batches(train if validation is None else validation, batch_size, None, "validation")
     x, y, weight = keras.utils.unpack_x_y_sample_weight(next(iter(dataset)))
-    check_inputs(student, x, y, weight, loss=loss)
+    x, _ = split(x)
+    if model.unlabeled is None:
+        check_inputs(student, x, y, weight, loss=aim.loss)
+    else:
+        check_inputs(student, x)
     rates = OneCycle(learning_rate, steps * epochs, warmup_fraction=_WARMUP, start_divisor=10.0)
-    model.compile(keras.optimizers.Adam(rates), loss, metrics=[metric] if metric else None)
-    course = Course(model, judged, metric)
+    aim.compile(model, keras.optimizers.Adam(rates))
+    course = Course(model, judged, aim.metric)
     course.note("as given")
     model.fit(
         dataset, epochs=epochs, shuffle=False, verbose=0, callbacks=[_Epochs(course, progress or Silent(), epochs)]
     )
-    if settle_statistics(student, dataset):
+    if settle_statistics(student, dataset.map(lambda x, *rest: (split(x)[0], *rest))):
         course.note("batch normalization")
     last = course.stages[-1]
     if keep == "best" or (keep == "auto" and not constraints_of(student)):
@@ -123,14 +128,14 @@ def teach(
     whole_costs = None if original is None else profile.model(original, data=x)
     return Teaching(
         model=student.name,
-        metric=metric or "loss",
+        metric=aim.metric or "loss",
         judged_on="train" if validation is None else "validation",
         teacher=" and ".join(one.name for one in model.teachers),
         stages=tuple(course.stages),
         best=last.name,
         parameters=costs.parameters,
         macs=costs.macs,
-        teacher_value=_value(original, judged, metric),
+        teacher_value=_value(original, judged, aim.metric),
         teacher_parameters=None if whole_costs is None else whole_costs.parameters,
         teacher_macs=None if whole_costs is None else whole_costs.macs,
         distillation=model.report,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import keras
 
-from kopt.core.errors import UnsupportedModelError
+from kopt.core.errors import KoptError, UnsupportedModelError
 from kopt.graph.internals import serializing_in_memory
 
 
@@ -23,7 +23,9 @@ def rebuilding(layer: keras.layers.Layer, path: str = "") -> Iterator[None]:
     try:
         with serializing_in_memory():
             yield
-    except (NotImplementedError, TypeError, ValueError, KeyError) as error:
+    except KoptError:
+        raise
+    except Exception as error:  # A custom `__init__` or `from_config` raises what it likes.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         kind = f"{type(layer).__module__}.{type(layer).__qualname__}"
         what = f"{'Model' if isinstance(layer, keras.Model) else 'Layer'} {(path or layer.name)!r}"

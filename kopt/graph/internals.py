@@ -25,6 +25,17 @@ def graph_of(model: keras.Model) -> keras.Model | None:
     return None
 
 
+def own_training(model: keras.Model) -> tuple[str, ...]:
+    """Return what a user's class says about training in place of Keras: names of its methods, e.g. `"train_step"`."""
+    names = ("train_step", "test_step", "compute_loss", "compute_metrics", "fit", "compile")
+    kinds = [next(kind for kind in type(model).__mro__ if name in vars(kind)) for name in names]
+    return tuple(
+        name
+        for name, kind in zip(names, kinds, strict=True)
+        if kind.__module__.partition(".")[0] not in ("keras", "kopt")
+    )
+
+
 def node_of(tensor: keras.KerasTensor) -> Any:
     """Return the call that produced `tensor`: an object with `operation`, `arguments`, `outputs` and `is_input`."""
     history = tensor._keras_history

@@ -8,6 +8,14 @@ import keras
 
 from kopt.graph.internals import flatten_layers, inner_layers
 
+_DEPTHWISE = (
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+_TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
+
 
 @dataclasses.dataclass(frozen=True)
 class OwnedVariable:
@@ -120,6 +128,36 @@ def is_kernel(variable: Any) -> bool:
     return len(variable.shape) > 1 and variable.name.endswith(("kernel", "embeddings"))
 
 
-def channel_axes(layer: keras.layers.Layer, rank: int) -> tuple[int, ...]:
-    """Return the axes of a kernel that number its output channels."""
-    return (rank - 2, rank - 1) if "Depthwise" in type(layer).__name__ else (rank - 1,)
+def channel_axes(layer: keras.layers.Layer, name: str, rank: int) -> tuple[int, ...]:
+    """Return the axes of a kernel that number its output channels.
+
+    Those are the last axis of `Dense`, convolutions, embeddings and recurrent kernels (whose channels are units times
+    gates); of a depthwise kernel the input channel and the multiplier; of a transposed convolution the last but one;
+    of `EinsumDense` those that its equation keeps in the output.
+
+    Args:
+        layer: that holds the kernel.
+        name: of the variable, e.g. `"kernel"`.
+        rank: its number of axes, 2 at least.
+    """
+    if isinstance(layer, _DEPTHWISE) and name in ("kernel", "depthwise_kernel"):
+        return rank - 2, rank - 1
+    if isinstance(layer, _TRANSPOSED):
+        return (rank - 2,)
+    if isinstance(layer, keras.layers.EinsumDense) and name == "kernel":
+        return _einsum_axes(layer.equation, rank)
+    return (rank - 1,)
+
+
+def input_axis(layer: keras.layers.Layer, name: str, rank: int) -> int:
+    """Return the axis of a kernel that numbers its input channels; of several the last. Arguments as above."""
+    if isinstance(layer, _DEPTHWISE) and name in ("kernel", "depthwise_kernel"):
+        return rank - 2
+    return max(set(range(rank)) - set(channel_axes(layer, name, rank)), default=rank - 1)
+
+
+def _einsum_axes(equation: str, rank: int) -> tuple[int, ...]:
+    operands, result = equation.replace(" ", "").split("->")
+    kernel = operands.split(",")[1]
+    axes = tuple(axis for axis, index in enumerate(kernel) if index in result)
+    return axes if axes and len(kernel) == rank else (rank - 1,)

@@ -11,7 +11,7 @@ from kopt.core.errors import InputError, UnsupportedModelError
 from kopt.core.randomness import preserved_random_state
 from kopt.core.records.actions import LayerAction, TransformReport
 from kopt.graph.configs import rebuilding
-from kopt.graph.internals import copy_stateless, flatten_layers, graph_of, mark_called, node_of
+from kopt.graph.internals import copy_stateless, flatten_layers, graph_of, mark_called, node_of, own_training
 from kopt.graph.view import Call, GraphView
 
 # A layer, or a function of the layer's inputs.
@@ -63,8 +63,8 @@ def rewrite(
 def copy_model(
     model: keras.Model,
     *,
-    functional: Callable[..., Any] = keras.Model,
-    sequential: Callable[..., Any] = keras.Sequential,
+    functional: Callable[..., Any] | None = None,
+    sequential: Callable[..., Any] | None = None,
 ) -> Any:
     """Return a copy of a Functional or Sequential model of the same kind, uncompiled; see `rewrite` for what is kept.
 
@@ -72,11 +72,13 @@ def copy_model(
 
     Args:
         model: not changed.
-        functional: called with inputs, outputs and `name` for a Functional model.
-        sequential: called with a list of layers and `name` for a Sequential one.
+        functional: called with inputs, outputs and `name` for a Functional model; by default `keras.Model`, or the
+            model's own class where that says how it is trained, e.g. by a `train_step`.
+        sequential: called with a list of layers and `name` for a Sequential one, with a default in the same way.
 
     Raises:
-        UnsupportedModelError: a subclassed model, or a layer that cannot be cloned.
+        UnsupportedModelError: a subclassed model, or a layer that cannot be cloned; a class with a training of its own
+            that is not made of inputs and outputs, or that `functional` or `sequential` would take the place of.
 
     Example:
         >>> copy = kopt.graph.copy_model(model)
@@ -84,11 +86,22 @@ def copy_model(
         (True, False)
     """
     twin, _ = rewrite(model, lambda layer: None)
-    if isinstance(model, keras.Sequential):
-        copy = sequential([_new_input(twin.inputs[0]), *twin.layers[1:]], name=model.name)
-    else:
-        view = GraphView.of(twin)
-        copy = functional(view.input_structure, view.output_structure, name=model.name)
+    is_sequence, own = isinstance(model, keras.Sequential), own_training(model)
+    make: Any = sequential if is_sequence else functional
+    if own and make is not None:
+        kind, names = f"{type(model).__module__}.{type(model).__qualname__}", ", ".join(f"`{name}`" for name in own)
+        raise UnsupportedModelError(
+            f"Model {model.name!r} ({kind}) overrides {names}, which its copy would not have. Pass "
+            f"`keras.Model(model.inputs, model.outputs)` if Keras' own training will do."
+        )
+    if make is None:
+        make = type(model) if own else keras.Sequential if is_sequence else keras.Model
+    view = GraphView.of(twin)
+    parts: Any = view.input_structure, view.output_structure
+    if is_sequence:
+        parts = ([_new_input(twin.inputs[0]), *twin.layers[1:]],)
+    with rebuilding(model):
+        copy = make(*parts, name=model.name)
     copy_model_settings(twin, copy)
     return copy
 
@@ -254,7 +267,8 @@ class _Rewriter:
         if operation.name == wanted:
             return new
         ours = id(operation) in self._clones or isinstance(operation, keras.layers.InputLayer)
-        if not ours:
+        is_shared = sum(twin is operation for twin in self._twins.values()) > 1
+        if not ours and not is_shared:
             operation.name = wanted
             self._clones.add(id(operation))
             return new

@@ -11,8 +11,11 @@ from kopt.core.errors import InputError
 from kopt.core.files import scratch_directory
 from kopt.core.records.artifacts import Artifact
 from kopt.core.records.changes.channel_pruning import ChannelPruningReport
+from kopt.core.records.changes.constant_channels import ConstantChannelsReport
 from kopt.core.records.changes.footprint import Footprint, Footprints
+from kopt.core.records.changes.iterative_pruning import IterativePruningReport
 from kopt.core.records.changes.magnitude_pruning import MagnitudePruning
+from kopt.core.records.changes.restructuring import RestructureReport
 from kopt.core.records.measurements import Measurement
 from kopt.core.settings import choice, number
 from kopt.graph import copy_model, owned_variables, require_built
@@ -24,21 +27,31 @@ from kopt.profile import model as profile
 from kopt.prune.shipping import RUNTIMES, THREADS, shipped
 from kopt.train.weight_constraints import constraints_of
 
-Report = TypeVar("Report", ChannelPruningReport, MagnitudePruning)
+# Reports with the parameters of the two models that they are of.
+_Counted = ChannelPruningReport | ConstantChannelsReport | IterativePruningReport | RestructureReport
+Report = TypeVar(
+    "Report",
+    ChannelPruningReport,
+    ConstantChannelsReport,
+    IterativePruningReport,
+    MagnitudePruning,
+    RestructureReport,
+)
 
 
 def measured(
     report: Report, before: keras.Model, after: keras.Model, *, runtime: str = "tflite", seconds: float = 2.0
 ) -> Report:
-    """Return a report of pruning with what it saved in the files that ship.
+    """Return a report of pruning or restructuring with what it saved in the files that ship.
 
     Use it before believing in a speedup: multiply-accumulates that go are not always milliseconds that go, and zeros
     are hardly ever. Both models are exported in float32, compared with the files, and timed in turns with batches of
     one example and one thread. It takes as long as two exports and the timing, which pruning itself does not wait for.
 
     Args:
-        report: of `channels`, `heads`, `magnitude`, `gradient` or `finalize`.
-        before: the model that was pruned.
+        report: of `channels`, `heads`, `constant_channels`, `iterative`, `magnitude`, `gradient` or `finalize`; or of
+            a function of `kopt.restructure` that returns one with the model.
+        before: the model that was given.
         after: what came of it, with masks or without.
         runtime: `"tflite"` (LiteRT) or `"onnx"` (ONNX Runtime).
         seconds: of timing each model.
@@ -59,12 +72,12 @@ def measured(
     """
     choice("runtime", runtime, RUNTIMES)
     number("seconds", seconds, least=0, open_below=True)
-    if not isinstance(report, (ChannelPruningReport, MagnitudePruning)):
+    if not isinstance(report, (_Counted, MagnitudePruning)):
         raise InputError(
-            f"`report` is what `channels`, `heads`, `magnitude`, `gradient` or `finalize` returned with the model. "
-            f"Received: {type(report).__module__}.{type(report).__qualname__}."
+            f"`report` is what a function of `kopt.prune` or `kopt.restructure` returned with the model. Received: "
+            f"{type(report).__module__}.{type(report).__qualname__}."
         )
-    if isinstance(report, ChannelPruningReport):
+    if isinstance(report, _Counted):
         _require_reported(report, before, after)
     models = {"before": _plain(before), "after": _plain(after)}
     with scratch_directory() as scratch:
@@ -78,7 +91,7 @@ def measured(
     return dataclasses.replace(report, measured=pair)
 
 
-def _require_reported(report: ChannelPruningReport, before: keras.Model, after: keras.Model) -> None:
+def _require_reported(report: _Counted, before: keras.Model, after: keras.Model) -> None:
     found = (before.count_params(), after.count_params())
     if found != (report.parameters_before, report.parameters_after):
         raise InputError(

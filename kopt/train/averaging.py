@@ -175,7 +175,8 @@ class AveragedWeights(keras.callbacks.Callback):
         self._trained: list[tuple[Any, Any]] = []
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Refuse what cannot work."""
+        """Refuse what cannot work, and put back what an evaluation that was interrupted has left."""
+        self.on_test_end()
         averaging = find(self.model.optimizer, StochasticWeightAveraging)
         if averaging is None and not any(getattr(link, "use_ema", False) for link in chain(self.model.optimizer)):
             raise ConfigError(

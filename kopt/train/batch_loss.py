@@ -1,5 +1,6 @@
 """The loss of one batch, compiled or given, for those who look at gradients without training."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -7,6 +8,10 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError, nearest
 from kopt.train.internals import call_takes_training
+from kopt.train.numerics.precision import needs_loss_scaling
+
+# Of what is lost below the smallest number of float16, a factor of 32,768 brings back as much as can be had.
+_FIRST_SCALE = 2.0**15
 
 
 def require_loss(model: keras.Model, loss: Any) -> None:
@@ -51,6 +56,50 @@ def batch_loss(model: keras.Model, loss: Any, batch: tuple[Any, Any, Any], *, tr
         return model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=weight, training=training)
     value = _given(keras.losses.get(loss), y, outputs, weight)
     return sum([tf.cast(one, value.dtype) for one in model.losses], value)
+
+
+class LossScale:
+    """A power of two that a loss is multiplied with, so that small gradients of float16 do not become zero.
+
+    It is halved until no gradient overflows. A model without float16 has 1.
+
+    Args:
+        model: whose gradients are taken.
+    """
+
+    def __init__(self, model: keras.Model):
+        self._scale = _FIRST_SCALE if needs_loss_scaling(model) else 1.0
+
+    def take(self, gradients: Callable[[tf.Tensor], tuple[Any, tf.Tensor]]) -> Any:
+        """Return gradients that did not overflow, or, if they always do, those of the unscaled loss.
+
+        Args:
+            gradients: given the factor of the loss, returns gradients divided by it and whether all are finite.
+        """
+        while True:
+            found, are_finite = gradients(tf.constant(self._scale))
+            if self._scale == 1.0 or bool(are_finite):
+                return found
+            self._scale /= 2
+
+
+def scaled_gradients(
+    loss: Callable[[], tf.Tensor], values: list[Any], scale: tf.Tensor
+) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """Return what `LossScale.take` wants: dense float32 gradients, 0 where the loss does not depend on a value.
+
+    Args:
+        loss: computes it, unscaled.
+        values: what is derived by.
+        scale: factor of the loss.
+    """
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(values)
+        value = loss()
+        value *= tf.cast(scale, value.dtype)
+    found = tape.gradient(value, values, unconnected_gradients="zero")
+    dense = [tf.cast(tf.convert_to_tensor(one), tf.float32) / scale for one in found]
+    return dense, tf.reduce_all([tf.reduce_all(tf.math.is_finite(one)) for one in dense])
 
 
 def _given(loss: Any, y: Any, outputs: Any, weight: Any) -> tf.Tensor:

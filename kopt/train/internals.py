@@ -31,6 +31,24 @@ TRACKING_TYPES: tuple[type, ...] = (Tracker, ListWrapper, _DictWrapper)
 _GLOBAL_SEED_GENERATOR = "global_seed_generator"  # Keras 3.12 has no constant for it.
 
 
+def accumulated_steps(optimizer: Any) -> int:
+    """Return after how many calls an optimizer updates the weights: 1, or its `gradient_accumulation_steps`."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return getattr(inner, "gradient_accumulation_steps", None) or 1
+
+
+def is_updating(optimizer: Any) -> tf.Tensor:
+    """Return whether an optimizer updates the weights in the call under way, in which constraints are applied."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    calls = tf.convert_to_tensor(calls_of_apply(inner).value)
+    return tf.equal((calls + 1) % accumulated_steps(optimizer), 0)
+
+
+def loss_weights(model: keras.Model) -> Any:
+    """Return `loss_weights` as given to `compile`: a number, a list, a dict or `None`."""
+    return model._compile_loss._user_loss_weights if model._compile_loss is not None else None
+
+
 class EpochData:
     """What `fit` was given, in any form that Keras takes, as batches by epoch.
 

@@ -1,5 +1,6 @@
 """What a model is worth, stage by stage of a training, and the data and loss that this is judged by."""
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -10,8 +11,29 @@ import tensorflow as tf
 from kopt.core.errors import ConfigError, DataError
 from kopt.core.records.changes.recovery import RecoveryStage
 from kopt.train.batch_loss import require_known_loss
+from kopt.train.internals import loss_weights
 from kopt.train.labelled_batches import labelled_dataset
 from kopt.train.steps.label_checks import LossKind
+
+
+@dataclasses.dataclass(frozen=True)
+class Aim:
+    """What a model is trained for, and judged by.
+
+    Attributes:
+        loss: as for `compile`.
+        loss_weights: of several outputs, likewise.
+        metric: of which higher is better; `None`: the loss itself.
+    """
+
+    loss: Any
+    loss_weights: Any
+    metric: str | None
+
+    def compile(self, model: keras.Model, optimizer: Any = "rmsprop") -> None:
+        """Compile a model for it."""
+        metrics = [self.metric] if self.metric else None
+        model.compile(optimizer, self.loss, loss_weights=self.loss_weights, metrics=metrics)
 
 
 class Course:
@@ -60,27 +82,28 @@ def evaluated(model: keras.Model, data: tf.data.Dataset, metric: str | None) -> 
     return float(found["loss"]), float(found[metric]) if metric else None
 
 
-def loss_of(models: Iterable[keras.Model | None], loss: Any, metric: str | None) -> tuple[Any, str | None]:
-    """Return the loss to train with and the metric to judge by; `None` for the loss itself.
+def aim_of(models: Iterable[keras.Model | None], loss: Any, metric: str | None) -> Aim:
+    """Return the loss to train with and the metric to judge by.
 
     Args:
-        models: whose own loss is taken, the first that is compiled, where `loss` is `None`.
+        models: whose own loss is taken, with its weights, the first that is compiled, where `loss` is `None`.
         loss: as for `compile`.
         metric: `None`: accuracy for cross-entropies, the loss for others.
 
     Raises:
         ConfigError: there is no loss, or Keras does not know it.
     """
+    weights = None
     for one in models:
         if loss is None and one is not None and one.compiled:
-            loss = one.loss
+            loss, weights = one.loss, loss_weights(one)
     if loss is None:
         raise ConfigError("There is no loss: compile the model or the teacher, or pass `loss`, e.g. `loss='mse'`.")
     if isinstance(loss, str):
         require_known_loss(loss)
     if metric is None and LossKind.of(loss).family in ("sparse", "categorical", "binary"):
-        return loss, "accuracy"
-    return loss, metric
+        metric = "accuracy"
+    return Aim(loss, weights, metric)
 
 
 def finite_batches(data: Any, batch_size: int, seed: int | None, name: str) -> tuple[tf.data.Dataset, int]:

@@ -30,7 +30,7 @@ def labelled_dataset(data: Any, batch_size: int, *, shuffle_seed: int | None = N
     if isinstance(data, (tuple, list)):
         if len(data) not in (2, 3):
             raise ConfigError(f"`data` is (x, y) or (x, y, sample_weight), or a data set. Received {len(data)} parts.")
-        arrays = tuple(tf.nest.map_structure(_array, part) for part in data)
+        arrays = tuple(map(_arrays, data))
         lengths = {len(array) for array in tf.nest.flatten(arrays)}
         if len(lengths) != 1:
             raise DataError(f"Inputs and targets must have as many examples. Received: {sorted(lengths)}.")
@@ -42,6 +42,15 @@ def labelled_dataset(data: Any, batch_size: int, *, shuffle_seed: int | None = N
         received = f"{type(data).__module__}.{type(data).__qualname__}"
         raise DataError(f"`data` must be (x, y) arrays or a tf.data.Dataset of batches. Received: {received}.")
     return data
+
+
+def _arrays(part: Any) -> Any:
+    """Return arrays in the structure of `part`, with tuples for lists, which TensorFlow would put together to one."""
+    if isinstance(part, (list, tuple)) and any(np.ndim(one) for one in part):
+        return tuple(map(_arrays, part))
+    if isinstance(part, dict):
+        return {name: _arrays(one) for name, one in part.items()}
+    return _array(part)
 
 
 def _array(values: Any) -> np.ndarray:

@@ -151,8 +151,8 @@ def focal_smoothed(
     if labels.shape.rank < logits.shape.rank:
         labels = tf.one_hot(tf.cast(labels, tf.int64), classes)
     y = (1.0 - smoothing) * tf.cast(labels, log_q.dtype) + smoothing / classes
-    # A power of zero would give the derivative NaN where q is 1.
-    weight = tf.pow(1.0 - tf.exp(log_q), focusing) if focusing else 1.0
+    # Powers below 1 have no finite derivative where q is 1.
+    weight = tf.pow(tf.maximum(1.0 - tf.exp(log_q), 1e-7), focusing) if focusing else 1.0
     return -tf.reduce_sum(y * weight * log_q, axis=-1)
 
 

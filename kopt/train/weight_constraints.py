@@ -20,6 +20,7 @@ from kopt.graph.internals import (
     graph_of,
     inner_layers,
     mark_called,
+    own_training,
     own_variables,
     serializing_in_memory,
     unlocked,
@@ -245,10 +246,13 @@ def constrainable(model: keras.Model) -> Any:
     Raises:
         UnsupportedModelError: a layer or a subclassed model does not rebuild from its config.
     """
-    if constraints_of(model) and graph_of(model) is None:
+    is_graph = graph_of(model) is not None
+    if constraints_of(model) and (not is_graph or own_training(model)):
         copy = _with_room(model.without_constraints())
-    elif graph_of(model) is None:
+    elif not is_graph:
         copy = _with_room(copy_subclassed(model))
+    elif own_training(model):
+        copy = _with_room(copy_model(model))
     else:
         copy = copy_model(model, functional=ConstrainedFunctional, sequential=ConstrainedSequential)
     for one in constraints_of(model):

@@ -8,9 +8,9 @@ import keras
 import numpy as np
 
 from kopt.graph.channels.ledger import Block, Ledger, Passage
-from kopt.graph.channels.maps import ChannelMap, Channels
+from kopt.graph.channels.maps import ChannelMap, Channels, Fixed
 from kopt.graph.channels.space import Ids, Units
-from kopt.graph.channels.walk import walk
+from kopt.graph.channels.walk import INPUT, OUTPUT, walk
 from kopt.graph.view import Call, GraphView
 
 
@@ -152,6 +152,24 @@ def channel_graph(model: keras.Model, *, protect: Iterable[str] = ()) -> Channel
         flows=tuple(_flow(passage, units) for passage in ledger.passages),
         doubled=_doubled(ledger),
     )
+
+
+def end_layers(model: keras.Model) -> tuple[set[str], set[str]]:
+    """Return the paths of the layers that take inputs of a model, and of those that make the channels of its outputs.
+
+    Both also through operations that change no channels. Of a model with several inputs or outputs they are several.
+
+    Args:
+        model: built Functional or Sequential model.
+
+    Raises:
+        InputError: the model is not built.
+        UnsupportedModelError: a subclassed model.
+    """
+    ledger = walk(GraphView.of(model))
+    first = {one.path for one in ledger.passages if any(given == Fixed(INPUT) for given in one.inputs)}
+    groups = _groups(list(ledger.blocks.values()), ledger.space.resolve())
+    return first, {path for group in groups if group.reason == OUTPUT for path in group.layers}
 
 
 def _groups(blocks: list[Block], units: Units) -> list[ChannelGroup]:

@@ -14,13 +14,13 @@ from kopt.graph.view import Call, GraphView
 Look = Callable[[Flow, Sequence[Any], Sequence[Any]], None]
 
 
-def run(model: keras.Model, graph: ChannelGraph, inputs: Any, look: Look) -> list[Any]:
+def run(model: keras.Model, graph: ChannelGraph, inputs: Sequence[Any], look: Look) -> list[Any]:
     """Return the outputs of a model in inference, flattened, and show the tensors of every flow on the way.
 
     Args:
         model: the one that `graph` is of.
         graph: its channels.
-        inputs: one batch of arrays or tensors, as the model takes them.
+        inputs: one batch of arrays or tensors in the order of the model's inputs.
         look: called after the call of every flow, in order.
     """
     flows: dict[str, deque[Flow]] = {}
@@ -31,6 +31,6 @@ def run(model: keras.Model, graph: ChannelGraph, inputs: Any, look: Look) -> lis
         if waiting := flows.get(path):  # A model that is called with masks is not followed inside.
             look(waiting.popleft(), taken, given)
 
-    view, arrays = GraphView.of(model), keras.tree.flatten(inputs)
-    tensors = [keras.ops.convert_to_tensor(x, tensor.dtype) for x, tensor in zip(arrays, view.inputs, strict=True)]
+    view = GraphView.of(model)
+    tensors = [keras.ops.convert_to_tensor(x, tensor.dtype) for x, tensor in zip(inputs, view.inputs, strict=True)]
     return running.run(view, tensors, show)

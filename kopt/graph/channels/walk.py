@@ -9,6 +9,8 @@ from kopt.graph.internals import node_of
 from kopt.graph.layer_names import is_named, named
 from kopt.graph.view import Call, GraphView
 
+INPUT, OUTPUT = "it is an input of the model", "it is an output of the model"
+
 
 def walk(view: GraphView, protect: tuple[str, ...] = ()) -> Ledger:
     """Return what there is to know about the channels of a model.
@@ -21,9 +23,9 @@ def walk(view: GraphView, protect: tuple[str, ...] = ()) -> Ledger:
         ConfigError: a name of `protect` is of no layer.
     """
     walker = _Walker(protect)
-    outputs = walker.follow(view, tuple(Fixed("it is an input of the model") for _ in view.inputs), "")
+    outputs = walker.follow(view, tuple(Fixed(INPUT) for _ in view.inputs), "")
     for channels in outputs:
-        walker.ledger.freeze(channels, "it is an output of the model", first=True)
+        walker.ledger.freeze(channels, OUTPUT, first=True)
     walker.settle()
     walker.require_known()
     return walker.ledger

@@ -8,11 +8,6 @@ from typing import Any
 import keras
 
 
-def loss_weights(model: keras.Model) -> Any:
-    """Return `loss_weights` as given to `compile`: a number, a list, a dict or `None`."""
-    return model._compile_loss._user_loss_weights if model._compile_loss is not None else None
-
-
 def values_of_metric(metric: keras.metrics.MeanMetricWrapper, y: Any, outputs: Any) -> Any:
     """Return the numbers whose mean the metric is, before the mean is taken."""
     return metric._fn(y, outputs, **metric._fn_kwargs)

@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError
 from kopt.measure.accuracy import is_loss
-from kopt.profile.layer_sensitivity.internals import loss_weights, values_of_metric
-from kopt.train.internals import mask_of
+from kopt.profile.layer_sensitivity.internals import values_of_metric
+from kopt.train.internals import loss_weights, mask_of
 
 _CROSSENTROPIES = ("crossentropy", "cross_entropy")
 # From targets and outputs to one number an example.

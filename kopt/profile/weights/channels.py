@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from kopt.core.records.profiles.parameters import Channels
+from kopt.graph import naming
 
 # Entries of a piece of a matrix, in float64 2 MiB.
 _PIECE = 1 << 18
@@ -19,22 +20,13 @@ _NORMALIZATIONS = (
     keras.layers.RMSNormalization,
     keras.layers.UnitNormalization,
 )
-_DEPTHWISE = (
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-    keras.layers.SeparableConv1D,
-    keras.layers.SeparableConv2D,
-)
-_TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
 
 
 def channel_axes(layer: keras.layers.Layer, name: str, rank: int) -> tuple[int, ...] | None:
     """Return the axes of a layer's variable that number its output channels, or `None` if it has none.
 
-    Those are the last axis of `Dense`, convolutions and recurrent kernels (whose channels are units times gates); of a
-    depthwise kernel the input channel and the multiplier; of a transposed convolution the last but one; of an
-    embedding the rows; of `EinsumDense` those that its equation keeps in the output. An array of two or more axes in
-    a layer of another class counts as a kernel with its outputs on the last axis.
+    See `kopt.graph.naming.channel_axes`; but of an embedding they are the rows, and an array of two or more axes in a
+    layer of another class counts as a kernel.
 
     Args:
         layer: that holds the variable.
@@ -43,22 +35,9 @@ def channel_axes(layer: keras.layers.Layer, name: str, rank: int) -> tuple[int, 
     """
     if rank < 2 or name.endswith("bias") or isinstance(layer, _NORMALIZATIONS):
         return None
-    if isinstance(layer, _DEPTHWISE) and name in ("kernel", "depthwise_kernel"):
-        return rank - 2, rank - 1
-    if isinstance(layer, _TRANSPOSED):
-        return (rank - 2,)
     if isinstance(layer, keras.layers.Embedding) and name == "embeddings":
         return (0,)
-    if isinstance(layer, keras.layers.EinsumDense) and name == "kernel":
-        return _einsum_axes(layer.equation, rank)
-    return (rank - 1,)
-
-
-def _einsum_axes(equation: str, rank: int) -> tuple[int, ...]:
-    operands, result = equation.replace(" ", "").split("->")
-    kernel = operands.split(",")[1]
-    axes = tuple(axis for axis, index in enumerate(kernel) if index in result)
-    return axes if axes and len(kernel) == rank else (rank - 1,)
+    return naming.channel_axes(layer, name, rank)
 
 
 def as_matrix(kernel: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:

@@ -49,7 +49,8 @@ def _model(config: Mapping[str, Any], by_path: Mapping[str, list[SizeSetting]], 
 
 def _layer(entry: Mapping[str, Any], by_path: Mapping[str, list[SizeSetting]], kept: Kept, prefix: str) -> Any:
     config, path = entry["config"], f"{prefix}{entry['config']['name']}"
-    if isinstance(config.get("layers"), list):
+    inner = config.get("layers")
+    if isinstance(inner, list) and all(isinstance(one, dict) and "config" in one for one in inner):
         config = _model(config, by_path, kept, f"{path}/")
     return _unbuilt({**entry, "config": applied(config, by_path.get(path, ()), kept)})
 

@@ -1,5 +1,6 @@
 """Scores of the units of a model: criteria applied to its weights, gradients and activations."""
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,11 +10,13 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from kopt.core.errors import NonFiniteError
+from kopt.data.validation import as_model_inputs
+from kopt.graph import signature
 from kopt.graph.channels import ChannelGraph, WeightAxis
 from kopt.graph.values import values_of
 from kopt.prune.channel_removal import criteria
 from kopt.train import preserved
-from kopt.train.batch_loss import batch_loss
+from kopt.train.batch_loss import LossScale, batch_loss, scaled_gradients
 
 Scores = npt.NDArray[np.float64]
 
@@ -79,21 +82,19 @@ def by_gradients(graph: ChannelGraph, model: keras.Model, batches: Iterable[Any]
     makers, score = _makers(graph), criteria.BY_GRADIENT[criterion]
     variables = list({id(weight.variable): weight.variable for weight in makers}.values())
 
-    def gradients(batch: Any) -> list[tf.Tensor]:
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([variable.value for variable in variables])
-            value = batch_loss(model, loss, batch, training=False)
-        return tape.gradient(value, [variable.value for variable in variables], unconnected_gradients="zero")
+    def gradients(batch: Any, scale: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
+        values = [variable.value for variable in variables]
+        return scaled_gradients(lambda: batch_loss(model, loss, batch, training=False), values, scale)
 
-    traced = tf.function(gradients, reduce_retracing=True)
+    traced, scaling = tf.function(gradients, reduce_retracing=True), LossScale(model)
     rows = [rows_of(values_of(weight.variable), weight.axis) for weight in makers]
     sums = [np.zeros(weight.units.size) for weight in makers]
     with preserved(model):
         for batch in batches:
-            found = dict(zip(map(id, variables), traced(batch), strict=True))
+            slopes = scaling.take(functools.partial(traced, batch))
+            found = dict(zip(map(id, variables), slopes, strict=True))
             for total, weight, row in zip(sums, makers, rows, strict=True):
-                slope = np.asarray(tf.convert_to_tensor(found[id(weight.variable)]))
-                total += score(row, rows_of(slope, weight.axis))
+                total += score(row, rows_of(found[id(weight.variable)].numpy(), weight.axis))
     tally = Tally(graph.unit_count)
     for total, weight in zip(sums, makers, strict=True):
         if not np.isfinite(total).all():
@@ -118,10 +119,11 @@ def by_activations(graph: ChannelGraph, model: keras.Model, batches: Iterable[An
     tally = Tally(graph.unit_count)
     if not read:
         return tally
-    watched = keras.Model(model.inputs, [tensor for tensor, _ in read.values()])
+    watched, inputs = keras.Model(model.inputs, [tensor for tensor, _ in read.values()]), signature(model)[0]
     with preserved(model):
         for x, *_ in batches:
-            values = keras.tree.flatten(watched(keras.tree.flatten(x), training=False))
+            arrays = as_model_inputs(keras.tree.map_structure(np.asarray, x), inputs)
+            values = keras.tree.flatten(watched(list(arrays.values()), training=False))
             for value, (_, (axis, units)) in zip(values, read.values(), strict=True):
                 entries = np.moveaxis(np.asarray(value), axis, -1).reshape(-1, units.size)
                 tally.add(units, criteria.active_share(entries))

@@ -159,13 +159,12 @@ class _Readers:
 
     def measure(self, model: keras.Model, dataset: Any, batches: int | None) -> int:
         """Run the model on batches and return the number of examples."""
-        examples = 0
+        examples, inputs = 0, signature(model)[0]
         for batch in dataset if batches is None else dataset.take(batches):
             x = keras.utils.unpack_x_y_sample_weight(batch)[0]
-            if not examples:
-                as_model_inputs(keras.tree.map_structure(np.asarray, x), signature(model)[0])
-            run(model, self._graph, x, self._note)
-            examples += int(keras.tree.flatten(x)[0].shape[0])
+            arrays = list(as_model_inputs(keras.tree.map_structure(np.asarray, x), inputs).values())
+            run(model, self._graph, arrays, self._note)
+            examples += len(arrays[0])
         if not examples:
             raise DataError("There are no examples to look at: `data` is empty.")
         return examples
@@ -194,6 +193,10 @@ class _Removal:
     def __init__(self, model: keras.Model, graph: ChannelGraph, readers: _Readers, tolerance: float):
         self._constant, self._zero = _constant(graph, readers, tolerance)
         self._reasons: dict[int, str] = {}
+        made = np.zeros(graph.unit_count, np.bool_)
+        for group in graph.groups:
+            made[group.units] = True
+        self._constant &= made  # What comes from an input of the model is of no group.
         for group in graph.groups:
             self._keep(group.units, group.reason or _unfit(group))
         absorbed = [self._absorbed(model, graph, reader) for reader in readers]

@@ -18,7 +18,7 @@ from kopt.prune.recovering.rounds_on_disk import RoundsOnDisk
 from kopt.report.changes.iterative_pruning import ITERATIVE_PRUNING
 from kopt.report.look import Shown
 from kopt.train.batch_norm import settle_statistics
-from kopt.train.judging import evaluated, loss_of
+from kopt.train.judging import Aim, aim_of, evaluated
 from kopt.train.labelled_batches import labelled_dataset
 
 FineTune = Callable[[keras.Model], keras.Model | None]
@@ -113,20 +113,21 @@ def iterative(
     if fine_tune is not None and not callable(fine_tune):
         raise ConfigError(f"`fine_tune` must be a function of a model. Received: {fine_tune!r}.")
     require_built(model)
-    loss = model.loss if loss is None and model.compiled else loss  # What is left of it is not compiled.
     pruning = {"batch_size": batch_size, "data": train, "loss": loss, **pruning}
     goal = _Goal.of(model, target_macs, target_params, pruning)
     is_judged = fine_tune is None or validation is not None
-    judge = _Judge(validation, batch_size, *(loss_of((model,), loss, metric) if is_judged else (None, None)))
+    aim = aim_of((model,), loss, metric) if is_judged or (loss is None and model.compiled) else None
+    judge = _Judge(validation, batch_size, aim if is_judged else None)
     how = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size}
     training = _Training(model if distill else None, train, validation, fine_tune, judge, how)
     settings = {"goal": dataclasses.astuple(goal), "rounds": rounds, "distill": distill, "metric": metric, **how}
-    disk = None if workdir is None else RoundsOnDisk(workdir, model, {**settings, **pruning})
+    weights = None if aim is None else repr(aim.loss_weights)
+    disk = None if workdir is None else RoundsOnDisk(workdir, model, {**settings, "loss_weights": weights, **pruning})
     current, records, resumed, metric_before = model, [], 0, judge.value(model)
     for number in range(1, rounds + 1):
         found = None if disk is None else disk.finished(number)
         if found is None:
-            found = _round(current, goal, number, rounds, pruning, training)
+            found = _round(current if aim is None else _compiled(current, aim), goal, number, rounds, pruning, training)
             if disk is not None:
                 disk.finish(*found)
         else:
@@ -137,7 +138,7 @@ def iterative(
     report = IterativePruning(
         model=model.name,
         goal=f"{goal.quantity}={goal.final:,}",
-        metric=judge.metric or "loss",
+        metric=judge.metric,
         macs_before=before.macs,
         parameters_before=before.parameters,
         metric_before=metric_before,
@@ -183,15 +184,18 @@ class _Judge:
 
     validation: Any
     batch_size: int
-    loss: Any
-    metric: str | None
+    aim: Aim | None
+
+    @property
+    def metric(self) -> str:
+        return (self.aim and self.aim.metric) or "loss"
 
     def value(self, model: keras.Model) -> float | None:
-        if self.validation is None:
+        if self.validation is None or self.aim is None:
             return None
         copy = copy_model(model)
-        copy.compile(loss=self.loss, metrics=[self.metric] if self.metric else None)
-        loss, metric = evaluated(copy, labelled_dataset(self.validation, self.batch_size), self.metric)
+        self.aim.compile(copy)
+        loss, metric = evaluated(copy, labelled_dataset(self.validation, self.batch_size), self.aim.metric)
         return loss if metric is None else metric
 
 
@@ -209,8 +213,9 @@ class _Training:
     def __call__(self, model: keras.Model) -> keras.Model:
         """Return the trained model, not compiled."""
         if self.fine_tune is None:
-            judged = {"loss": self.judge.loss, "metric": self.judge.metric}
-            return recover(model, self.train, self.validation, teacher=self.teacher, **judged, **self.how)[0]
+            assert self.judge.aim is not None
+            model, metric = _compiled(model, self.judge.aim), self.judge.aim.metric
+            return recover(model, self.train, self.validation, teacher=self.teacher, metric=metric, **self.how)[0]
         model = self._with_statistics(model)
         tuned = self.fine_tune(model)
         if tuned is not None and not isinstance(tuned, keras.Model):
@@ -224,6 +229,13 @@ class _Training:
             dataset = labelled_dataset(self.train, self.how["batch_size"])
             settle_statistics(copy, dataset)
         return copy
+
+
+def _compiled(model: keras.Model, aim: Aim) -> keras.Model:
+    """Return a copy that is compiled for an aim."""
+    copy = copy_model(model)
+    aim.compile(copy)
+    return copy
 
 
 def _round(

@@ -14,7 +14,8 @@ from kopt.report.changes.recovery import RECOVERY
 from kopt.report.look import Shown
 from kopt.train import check_inputs
 from kopt.train.batch_norm import settle_statistics
-from kopt.train.judging import Course, finite_batches, loss_of
+from kopt.train.judging import Course, aim_of, finite_batches
+from kopt.train.numerics.precision import scaled_optimizer
 from kopt.train.schedules import OneCycle
 
 _WARMUP = 0.1
@@ -72,7 +73,8 @@ def recover(
         temperature: `T`.
         distillation: weight of the teacher's term.
         learning_rate: the highest.
-        loss: as for `compile`; by default that of `model`, else that of `teacher`, if one of them is compiled.
+        loss: as for `compile`; by default that of `model`, else that of `teacher`, if one of them is compiled, with its
+            `loss_weights`.
         metric: name of a metric of Keras of which higher is better. By default `"accuracy"` for cross-entropies; for
             other losses the lowest loss is best.
         batch_size: of arrays.
@@ -103,19 +105,22 @@ def recover(
         require_built(one)
         require_finite(one)
     require_plain(model)
-    loss, metric = loss_of((model, teacher), loss, metric)
+    aim = aim_of((model, teacher), loss, metric)
     dataset, steps = finite_batches(train, batch_size, seed, "train")
     judged, _ = finite_batches(train if validation is None else validation, batch_size, None, "validation")
     x, y, weight = keras.utils.unpack_x_y_sample_weight(next(iter(dataset)))
-    check_inputs(model, x, y, weight, loss=loss)
+    check_inputs(model, x, y, weight, loss=aim.loss)
     copy = copy_model(model)
-    trainer = copy if teacher is None else Distilled(copy, teacher, loss, temperature=temperature, weight=distillation)
+    trainer = copy
+    if teacher is not None:
+        trainer = Distilled(copy, teacher, aim.loss, temperature=temperature, weight=distillation)
     # A tenth of the learning rate at least: with a hundredth, short trainings would hardly begin.
     rates = OneCycle(learning_rate, steps * epochs, warmup_fraction=_WARMUP, start_divisor=10.0)
-    copy.compile(keras.optimizers.Adam(rates), loss, metrics=[metric] if metric else None)
+    optimizer = scaled_optimizer(copy, keras.optimizers.Adam(rates))
+    aim.compile(copy, optimizer)
     if trainer is not copy:
-        trainer.compile(keras.optimizers.Adam(rates), loss)
-    course = Course(copy, judged, metric)
+        trainer.compile(optimizer, aim.loss)
+    course = Course(copy, judged, aim.metric)
     course.note("as given")
     if settle_statistics(copy, dataset):
         course.note("batch normalization")
@@ -126,7 +131,7 @@ def recover(
     copy.set_weights(course.best_weights)
     report = Recovery(
         model=model.name,
-        metric=metric or "loss",
+        metric=aim.metric or "loss",
         judged_on="train" if validation is None else "validation",
         teacher="" if teacher is None else teacher.name,
         stages=tuple(course.stages),

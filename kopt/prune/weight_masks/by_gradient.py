@@ -1,5 +1,6 @@
 """Pruning of weights that no gradient moves."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from kopt.prune.schedules import Constant
 from kopt.prune.weight_masks.by_magnitude import Magnitude, report_of
 from kopt.prune.weight_masks.masks import Masks
 from kopt.prune.weight_masks.selection import choose
-from kopt.train.batch_loss import batch_loss, require_loss
+from kopt.train.batch_loss import LossScale, batch_loss, require_loss, scaled_gradients
 from kopt.train.labelled_batches import labelled_batches
 from kopt.train.snapshot import preserved
 from kopt.train.steps.input_checks import check_inputs
@@ -92,15 +93,14 @@ def gradient(
     owned = [one for one, _ in chosen]
     with preserved(model):
         measured, taken = _measured(model, owned, data, measure, batches, batch_size, loss)
-    kept = _kept(measured, threshold, sparsity)
+    kept = _largest(measured, sparsity) if threshold is None else _above(measured, threshold)
     zero = [1 - float(np.mean(mask)) for mask in kept]
     share = sum(float((~mask).sum()) for mask in kept) / sum(mask.size for mask in kept)
     if share == 0.0:
         least = min(float(values.min()) for values in measured)
-        raise ConfigError(
-            f"No weight has a mean {measure} below {threshold!r}; the smallest is {least:.3g}. Raise `threshold`, or "
-            f"give a `sparsity`."
-        )
+        below = f"No weight has a mean {measure} below {threshold!r}; the smallest is {least:.3g}. Raise `threshold`"
+        few = f"`sparsity={sparsity!r}` of {sum(mask.size for mask in kept):,} weights is none. Raise it"
+        raise ConfigError(f"{below}, or give a `sparsity`." if sparsity is None else f"{few}.")
     copy = constrainable(model)
     masks = Masks(copy, [one.path for one in owned], zero, pattern, Constant(share))
     copy.constrain_by(masks)
@@ -109,12 +109,22 @@ def gradient(
     return copy, report_of(copy, left, notes=(counted,))
 
 
-def _kept(measured: Sequence[np.ndarray], threshold: float | None, sparsity: float | None) -> list[np.ndarray]:
+def _above(measured: Sequence[np.ndarray], threshold: float) -> list[np.ndarray]:
     """Return masks of the weights that stay; the one with the largest measure of a kernel always does."""
-    if threshold is None:
-        together = np.sort(np.concatenate([values.ravel() for values in measured]))
-        threshold = float(together[min(round(len(together) * (sparsity or 0.0)), len(together) - 1)])
     return [(values >= threshold) | (values >= values.max()) for values in measured]
+
+
+def _largest(measured: Sequence[np.ndarray], sparsity: float | None) -> list[np.ndarray]:
+    """Return the same for a share of weights to remove: of those with one measure the first ones of the model go."""
+    together = np.concatenate([values.ravel() for values in measured])
+    stays = np.ones(together.size, np.bool_)
+    stays[np.argsort(together, kind="stable")[: round(together.size * (sparsity or 0.0))]] = False
+    parts = np.split(stays, np.cumsum([values.size for values in measured])[:-1])
+    masks = [part.reshape(values.shape) for part, values in zip(parts, measured, strict=True)]
+    for mask, values in zip(masks, measured, strict=True):
+        if not mask.any():
+            mask[np.unravel_index(values.argmax(), values.shape)] = True
+    return masks
 
 
 def _measured(
@@ -130,23 +140,22 @@ def _measured(
     variables = [one.variable for one in owned]
     sums = [tf.Variable(tf.zeros(variable.shape, tf.float32)) for variable in variables]
 
-    def add(x: Any, y: Any, weight: Any) -> Any:
-        with tf.GradientTape() as tape:
-            value = batch_loss(model, loss, (x, y, weight), training=True)
-        gradients = tape.gradient(value, [variable.value for variable in variables])
-        for total, found, variable in zip(sums, gradients, variables, strict=True):
-            if found is not None:
-                dense = tf.cast(tf.convert_to_tensor(found), tf.float32)
-                factor = tf.cast(variable.value, tf.float32) if measure == "taylor" else 1.0
-                total.assign_add(tf.abs(dense * factor))
-        return value
+    def gradients(batch: Any, scale: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
+        values = [variable.value for variable in variables]
+        return scaled_gradients(lambda: batch_loss(model, loss, batch, training=True), values, scale)
 
-    step = tf.function(add, autograph=False, reduce_retracing=True)
+    def add(found: list[tf.Tensor]) -> None:
+        for total, slope, variable in zip(sums, found, variables, strict=True):
+            factor = tf.cast(variable.value, tf.float32) if measure == "taylor" else 1.0
+            total.assign_add(tf.abs(slope * factor))
+
+    traced = tf.function(gradients, autograph=False, reduce_retracing=True)
+    step, scaling = tf.function(add, autograph=False), LossScale(model)
     taken = 0
     for x, y, weight in labelled_batches(data, batch_size):
         if not taken:
             check_inputs(model, x, y, weight, loss=loss)
-        step(x, y, weight)
+        step(scaling.take(functools.partial(traced, (x, y, weight))))
         taken += 1
         if taken == batches:
             break

@@ -12,6 +12,7 @@ from kopt.core.records.actions import LayerAction
 from kopt.core.records.changes.magnitude_pruning import MagnitudePruning, Pattern, PrunedVariable
 from kopt.core.settings import choice
 from kopt.graph import from_tf_keras, require_built, require_finite
+from kopt.graph.naming import input_axis
 from kopt.graph.wrapped_twin import is_wrapped
 from kopt.prune.plain import require_plain
 from kopt.prune.schedules import Constant, Schedule, as_schedule
@@ -68,7 +69,8 @@ def magnitude(
             schedule of `kopt.prune.schedules` or `tfmot.sparsity.keras`. A step is an update of the optimizer; step `s`
             comes before the `s`-th.
         granularity: what is zero together: `"element"`, `"block"` (`block_size` of the kernel as a matrix of inputs
-            times outputs), `"n:m"` along the input channels, or `"channel"` (whole output channels).
+            times outputs), `"n:m"` along the input channels (layers with fewer than `m` stay dense), or `"channel"`
+            (whole output channels).
         block_size: height and width of a block.
         block_pooling: what ranks a block: `"AVG"` or `"MAX"` of its magnitudes.
         n_m: `(n, m)`: `n` of every `m` weights are kept. Their masks are computed at once, from the weights as they
@@ -132,7 +134,24 @@ def magnitude(
     masks = Masks(copy, [one.path for one, _ in chosen], [target for _, target in chosen], pattern, schedule)
     copy.constrain_by(masks)
     masks.start()
-    return copy, report_of(copy, left)
+    return copy, report_of(copy, left, _rests(masks))
+
+
+def _rests(masks: Masks) -> tuple[str, ...]:
+    """Return what is to be said of kernels that groups of N:M sparsity do not fill."""
+    if masks.pattern.granularity != "n:m":
+        return ()
+    kept, group = masks.pattern.n_m
+    shapes = [(one, tuple(one.variable.shape)) for one in masks.owned]
+    rests = [
+        one.layer_path for one, shape in shapes if shape[input_axis(one.layer, one.variable.name, len(shape))] % group
+    ]
+    if not rests:
+        return ()
+    return (
+        f"Input channels are no multiple of {group} in {', '.join(rests)}: up to {kept} of the rest are kept, so that "
+        f"the sparsity is lower, and hardware that wants whole groups takes no profit there.",
+    )
 
 
 def masks_of(model: keras.Model) -> Masks | None:

@@ -10,10 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from kopt.core.records.changes.magnitude_pruning import Pattern
-from kopt.graph.naming import channel_axes
+from kopt.graph.naming import channel_axes, input_axis
 from kopt.prune.schedules import Schedule
 from kopt.prune.weight_masks import patterns
 from kopt.prune.weight_masks.training_length import LengthCheck
+from kopt.train.internals import accumulated_steps, is_updating
 from kopt.train.weight_constraints import WeightConstraint, value_of
 
 
@@ -55,6 +56,7 @@ class Masks(WeightConstraint):
             for place, one in enumerate(self.owned)
         ]
         self._last = threading.local()
+        object.__setattr__(self, "_accumulating", None)
 
     def settings(self) -> dict[str, Any]:
         """See `WeightConstraint.settings`."""
@@ -111,11 +113,19 @@ class Masks(WeightConstraint):
         self._last.place = place
         return not same or place <= last
 
+    def follow(self, optimizer: Any) -> None:
+        """Count the updates of an optimizer that accumulates gradients, not the calls of it."""
+        accumulates = accumulated_steps(optimizer) > 1
+        object.__setattr__(self, "_accumulating", optimizer if accumulates else None)  # Past Keras, as in the base.
+
     def _count_step(self) -> None:
-        self.step.assign_add(1)
+        updates = None if self._accumulating is None else is_updating(self._accumulating)
+        self.step.assign_add(1 if updates is None else tf.cast(updates, tf.int64))
         if self.pattern.granularity == "n:m":
             return  # Its masks are those of the first step.
         turn, sparsity = self.schedule(value_of(self.step) + 1)
+        if updates is not None:
+            turn = tf.logical_and(turn, updates)
         if tf.distribute.get_strategy().num_replicas_in_sync == 1:
             tf.cond(turn, lambda: self._assign(self._new_masks(sparsity)), lambda: None)
         else:  # Replicas cannot meet for an assignment within a condition.
@@ -141,11 +151,11 @@ class Masks(WeightConstraint):
         ]
 
     def _mask(self, one: Any, weights: tf.Tensor, sparsity: tf.Tensor) -> tf.Tensor:
-        pattern = self.pattern
+        pattern, rank = self.pattern, len(weights.shape)
         if pattern.granularity == "block":
             return patterns.block_mask(weights, sparsity, pattern.block, pattern.pooling)
         if pattern.granularity == "n:m":
-            return patterns.n_m_mask(weights, *pattern.n_m)
+            return patterns.n_m_mask(weights, *pattern.n_m, input_axis(one.layer, one.variable.name, rank))
         if pattern.granularity == "channel":
-            return patterns.channel_mask(weights, sparsity, channel_axes(one.layer, len(weights.shape)))
+            return patterns.channel_mask(weights, sparsity, channel_axes(one.layer, one.variable.name, rank))
         return patterns.element_mask(weights, sparsity)

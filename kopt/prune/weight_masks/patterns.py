@@ -52,25 +52,27 @@ def block_mask(weights: tf.Tensor, sparsity: tf.Tensor, block: tuple[int, int], 
     return tf.reshape(grown[:rows, :columns], weights.shape)
 
 
-def n_m_mask(weights: tf.Tensor, kept: int, group: int) -> tf.Tensor:
+def n_m_mask(weights: tf.Tensor, kept: int, group: int, axis: int = -2) -> tf.Tensor:
     """Keep the `kept` largest of every `group` weights that follow each other along the input channels.
 
     The last group is filled up with zeros where `group` does not divide the input channels.
 
     Args:
-        weights: `(..., inputs, outputs)`, as Dense and convolutions have them.
+        weights: two axes and more.
         kept: of each group.
         group: its size.
+        axis: of the input channels: by default as Dense and convolutions have it, `(..., inputs, outputs)`.
     """
     rank = len(weights.shape)
-    rows = tf.transpose(weights, [rank - 1, *range(rank - 1)])  # outputs, ..., inputs: the layout of TFLite
+    order = [*(one for one in range(rank) if one != axis % rank), axis % rank]
+    rows = tf.transpose(weights, order)
     inputs = rows.shape[-1]
     flat = tf.pad(tf.reshape(tf.abs(rows), [-1, inputs]), [[0, 0], [0, -inputs % group]])
     groups = tf.reshape(flat, [-1, group])
     _, places = tf.math.top_k(groups, k=kept, sorted=False)
     mask = tf.reduce_any(tf.one_hot(places, group, on_value=True, off_value=False, dtype=tf.bool), axis=1)
     mask = tf.reshape(tf.reshape(mask, flat.shape)[:, :inputs], rows.shape)
-    return tf.transpose(mask, [*range(1, rank), 0])
+    return tf.transpose(mask, [order.index(one) for one in range(rank)])
 
 
 def channel_mask(weights: tf.Tensor, sparsity: tf.Tensor, axes: tuple[int, ...]) -> tf.Tensor:

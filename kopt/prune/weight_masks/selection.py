@@ -1,6 +1,6 @@
 """Which kernels of a model go under masks, how sparse each becomes, and why the others stay dense."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -11,8 +11,10 @@ from kopt.core.records.changes.magnitude_pruning import Pattern
 from kopt.core.records.profiles.sensitivity_plan import SensitivityPlan
 from kopt.core.settings import choice, number
 from kopt.graph import OwnedVariable, layer_paths, owned_variables
+from kopt.graph.channels import end_layers
+from kopt.graph.internals import graph_of
 from kopt.graph.layer_names import Wanted, all_named, nothing_chosen
-from kopt.graph.naming import is_kernel
+from kopt.graph.naming import input_axis, is_kernel
 
 POLICIES = ("all", "keep_first_last", "xnnpack")
 Ratios = Mapping[str, float] | Callable[[keras.layers.Layer], float | None] | SensitivityPlan | None
@@ -50,10 +52,8 @@ def choose(
     by_layer = _by_layer(ratios, paths)
     kernels = [one for one in owned_variables(model) if _considered(one, wanted)]
     ends: dict[str, str] = {}
-    if kernels and policy == "keep_first_last":
-        ends = dict.fromkeys((kernels[0].layer_path, kernels[-1].layer_path), "the first or last layer with a kernel")
-    elif kernels and pattern.granularity == "channel":
-        ends = {kernels[-1].layer_path: "its channels are those of the output"}
+    if kernels and (policy == "keep_first_last" or pattern.granularity == "channel"):
+        ends = _ends(model, kernels, policy)
     chosen, left = [], []
     for one in kernels:
         sparsity = by_layer(one, target)
@@ -67,6 +67,17 @@ def choose(
     if not chosen:
         raise nothing_chosen(model.name, "pruned", left)
     return chosen, left
+
+
+def _ends(model: keras.Model, kernels: Sequence[OwnedVariable], policy: str) -> dict[str, str]:
+    """Return layers that stay dense for their place, with the reason: several where there are several ends."""
+    first, last = {kernels[0].layer_path}, {kernels[-1].layer_path}
+    if graph_of(model) is not None:
+        found = end_layers(model)
+        first, last = first | found[0], last | found[1]
+    if policy == "keep_first_last":
+        return dict.fromkeys((*first, *last), "the first or last layer with a kernel")
+    return dict.fromkeys(last, "its channels are those of the output")
 
 
 def _considered(one: OwnedVariable, wanted: Wanted) -> bool:
@@ -90,9 +101,18 @@ def _reason(one: OwnedVariable, wanted: Wanted, ends: dict[str, str], policy: st
         return ends[one.layer_path]
     if policy == "xnnpack" and not _is_pointwise(layer):
         return "XNNPACK computes only 1 x 1 convolutions sparsely"
-    if pattern.granularity == "n:m" and "Embedding" in kind:
-        return "N:M sparsity goes along input channels, of which an embedding has none"
+    if pattern.granularity == "n:m":
+        return _unfit(one, pattern.n_m[1])
     return ""
+
+
+def _unfit(one: OwnedVariable, group: int) -> str:
+    """Return why the groups of N:M sparsity do not fit a kernel; empty if they do."""
+    if isinstance(one.layer, keras.layers.Embedding):
+        return "N:M sparsity goes along input channels, of which an embedding has none"
+    shape = tuple(one.variable.shape)
+    inputs = shape[input_axis(one.layer, one.variable.name, len(shape))]
+    return f"it has {inputs} input channel(s), and a group are {group}" if inputs < group else ""
 
 
 def _is_pointwise(layer: keras.layers.Layer) -> bool:

@@ -7,6 +7,7 @@ import keras
 
 from kopt.core.errors import ConfigError
 from kopt.prune.schedules import Schedule, highest_sparsity
+from kopt.train.internals import accumulated_steps
 
 
 class LengthCheck(keras.callbacks.Callback):
@@ -18,10 +19,12 @@ class LengthCheck(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Refuse a training in which nothing would be pruned, and warn of one that ends too early."""
-        steps, masks = self.params.get("steps"), self._masks
+        steps, masks, optimizer = self.params.get("steps"), self._masks, getattr(self.model, "optimizer", None)
+        masks.follow(optimizer)
         if steps is None or masks.pattern.granularity == "n:m":
             return
-        total, done = steps * self.params["epochs"], int(masks.step.numpy())
+        total = steps * self.params["epochs"] // accumulated_steps(optimizer)
+        done = int(masks.step.numpy())
         final = masks.schedule.final_sparsity
         pruned = any(not mask.numpy().all() for mask in masks.masks)
         reached = highest_sparsity(masks.schedule, done + 1, done + total + 1)

@@ -1,10 +1,12 @@
 """Which constant channels went and which stayed, as a table, a plot and words."""
 
 from matplotlib.figure import Figure
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from kopt.core.errors import InputError
 from kopt.core.records.changes.constant_channels import ConstantChannels, ConstantChannelsReport
+from kopt.report.changes.footprints import footprints_table
 from kopt.report.look import Look
 from kopt.report.parts import formats
 from kopt.report.parts.bars import draw_bars
@@ -26,7 +28,7 @@ def _table(report: ConstantChannelsReport, rows: int | None = None) -> Renderabl
     )
     shown, caption = first_rows(report.groups, rows, "groups")
     caption += [f"Absorbed by: {', '.join(report.absorbed)}."] if report.absorbed else []
-    return FittedTable(
+    groups = FittedTable(
         f"{report.model}: channels constant to {report.tolerance:g} over {report.examples} examples",
         shown,
         columns,
@@ -34,6 +36,7 @@ def _table(report: ConstantChannelsReport, rows: int | None = None) -> Renderabl
         remark_header="Kept because",
         caption=[*caption, _words(report)],
     )
+    return Group(groups, Text(), footprints_table(report.measured))
 
 
 def _name(group: ConstantChannels) -> str:

@@ -1,10 +1,12 @@
 """Pruning in rounds, as a table, a plot and words."""
 
 from matplotlib.figure import Figure
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from kopt.core.records.changes.iterative_pruning import IterativePruningReport, PruningRound
 from kopt.core.settings import whole
+from kopt.report.changes.footprints import footprints_table
 from kopt.report.look import Look
 from kopt.report.parts import formats
 from kopt.report.parts.columns import Column, FittedTable
@@ -30,7 +32,8 @@ def _table(report: IterativePruningReport, rows: int | None = None) -> Renderabl
         del columns[-2:]
     caption = [f"{report.resumed} of the rounds were found finished."] if report.resumed else []
     title = f"{report.model}: {report.goal}"
-    return FittedTable(title, shown, columns, remark=lambda one: one.note, caption=[*caption, _words(report)])
+    rounds = FittedTable(title, shown, columns, remark=lambda one: one.note, caption=[*caption, _words(report)])
+    return Group(rounds, Text(), footprints_table(report.measured))
 
 
 def _words(report: IterativePruningReport) -> str:

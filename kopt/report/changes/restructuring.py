@@ -1,9 +1,11 @@
 """What a restructured model became: a table of the layers with what was left, and bars of what they cost."""
 
 from matplotlib.figure import Figure
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from kopt.core.records.changes.restructuring import RestructuredLayer, RestructureReport
+from kopt.report.changes.footprints import footprints_table
 from kopt.report.look import Look
 from kopt.report.parts import formats
 from kopt.report.parts.bars import draw_bars
@@ -29,7 +31,8 @@ def _table(report: RestructureReport, rows: int | None = None) -> RenderableType
     )
     shown, hidden = first_rows(report.applied, rows, "layers")
     title = f"{report.model}: {report.transform}"
-    return PathTable(title, shown, columns, caption=[*hidden, *_caption(report)])
+    layers = PathTable(title, shown, columns, caption=[*hidden, *_caption(report)])
+    return Group(layers, Text(), footprints_table(report.measured))
 
 
 def _caption(report: RestructureReport) -> list[str]:

@@ -88,6 +88,11 @@ class Update:
         if self._accumulators:
             tf.cond(self.pending > 0, self._apply_accumulated, lambda: None)
 
+    def drop(self) -> None:
+        """Forget what is accumulated."""
+        for variable in (self.pending, self._accumulated_weight, *self._accumulators):
+            variable.assign(tf.zeros_like(variable))
+
     def logs(self) -> dict[str, tf.Tensor]:
         """Return the metrics as they stand."""
         extra = {"gradient_norm": self._norm.result()} if self._norm else {}

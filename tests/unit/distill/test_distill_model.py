@@ -429,3 +429,129 @@ def test_attention_maps_and_hidden_states_of_transformers():
         (p * np.log(p / q)).sum(-1).mean(), rel=1e-3
     )
     assert 0 < float(outputs._kopt_terms["hidden_cosine"]) < 2
+
+
+def test_schedules_that_leave_their_range_are_refused_before_training():
+    schedules = keras.optimizers.schedules
+    for settings, message in (
+        ({"temperature": schedules.CosineDecay(4.0, 4)}, "`temperature` comes to .* at update .* takes 8; .* at least"),
+        ({"alpha": schedules.PolynomialDecay(0.5, 4, 3.0)}, r"`alpha` comes to .*; it must be in \[0, 1\]"),
+    ):
+        model = distilled(**settings)
+        before = model.student.get_weights()
+        with pytest.raises(ConfigError, match=message):
+            model.fit(X, Y, batch_size=-(-len(X) // 4), epochs=2, verbose=0)
+        for one, other in zip(before, model.student.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+    # A slow one that is fine for this training, and ends at 0 one day.
+    distilled(temperature=schedules.CosineDecay(4.0, 10_000)).fit(X, Y, verbose=0)
+
+
+def test_a_loop_of_ones_own_stays_in_the_range_of_a_schedule():
+    model = distilled(temperature=lambda step: 0.0 * tf.cast(step, tf.float32) + tf.where(step > 0, 0.0, 1.0))
+    model.optimizer.iterations.assign(5)
+    assert np.isfinite(loss_of(model)[0])
+
+
+def test_without_labels_a_student_is_evaluated_too():
+    model = distilled(loss=None, compiled={"metrics": ["accuracy"]})
+    history = model.fit(X, Y, validation_data=(X, Y), verbose=0).history
+    found = model.evaluate(X, Y, verbose=0, return_dict=True)
+    assert found["loss"] == history["val_loss"][-1] == 0.0
+    plain = np.mean(model.predict(X, verbose=0).argmax(-1) == Y)
+    assert found["accuracy"] == pytest.approx(plain, abs=1e-6)
+
+
+def two_outputs(seed=0):
+    """Outputs whose names are not in the order of the alphabet."""
+    keras.utils.set_random_seed(seed)
+    i = keras.Input(X.shape[1:])
+    x = L.Flatten()(i)
+    return keras.Model(i, [L.Dense(CLASSES, "softmax", name="z")(x), L.Dense(CLASSES, "softmax", name="a")(x)])
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"losses": "decoupled"}, {"unlabeled": -1}], ids=["kl", "decoupled", "marked"]
+)
+def test_targets_by_name_are_those_by_place(settings):
+    other = (Y + 1) % CLASSES
+    if "unlabeled" in settings:
+        other = np.where(np.arange(len(Y)) % 3, other, -1)
+    weights = np.linspace(0, 2, len(Y)).astype("float32"), np.linspace(1, 0, len(Y)).astype("float32")
+    losses = {}
+    for form in ("list", "dict"):
+        y, weight = [Y, other], list(weights)
+        if form == "dict":
+            y, weight = ({"a": part[1], "z": part[0]} for part in (y, weight))
+        model = kopt.DistillationModel(two_outputs(0), two_outputs(1), **settings)
+        model.compile(keras.optimizers.SGD(0.0), {"z": LOSS, "a": LOSS})
+        losses[form] = model.fit(X, y, sample_weight=weight, batch_size=len(X), verbose=0).history
+    assert losses["list"] == pytest.approx(losses["dict"], rel=1e-5)
+
+
+def test_labels_of_one_output_alone_are_refused():
+    model = kopt.DistillationModel(two_outputs(0), two_outputs(1), unlabeled=-1)
+    model.compile(keras.optimizers.SGD(0.0), {"z": LOSS, "a": LOSS})
+    with pytest.raises(ConfigError, match=r"Received labels of z; the outputs are z, a\. Pass arrays full of -1"):
+        model.fit(X, {"z": Y}, verbose=0)
+
+
+def test_weights_in_a_column_are_weights():
+    y, weight = np.where(np.arange(len(Y)) % 3, Y, -1), np.linspace(0, 2, len(Y)).astype("float32")
+    flat, column = (
+        distilled(unlabeled=-1).fit(X, y, sample_weight=one, batch_size=len(X), verbose=0).history
+        for one in (weight, weight[:, None])
+    )
+    assert flat == pytest.approx(column, rel=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [{"jit_compile": False}, {"jit_compile": True}])
+def test_a_teacher_that_gives_no_numbers_is_named_and_the_student_stays_finite(compiled):
+    keras.utils.set_random_seed(0)
+    i = keras.Input(X.shape[1:])
+    bad = keras.Model(i, L.Dense(CLASSES, "softmax")(L.Flatten()(keras.ops.log(i - keras.ops.min(i)))), name="bad")
+    model = distilled(of=bad, compiled=compiled)
+    with pytest.raises(
+        NonFiniteError, match=r"The teacher bad gave NaN or infinite numbers in 1 batch\(es\) of the first"
+    ):
+        model.fit(X, Y, verbose=0)
+    assert all(np.isfinite(one).all() for one in model.student.get_weights())
+
+
+def test_inputs_go_to_the_teacher_by_name():
+    def sum_of(names):
+        inputs = {name: keras.Input((4,), name=name) for name in names}
+        scaled = L.Concatenate()([inputs["a"], 3.0 * inputs["b"]])
+        model = keras.Model(list(inputs.values()), L.Dense(3, "softmax", name="says")(scaled))
+        model.layers[-1].set_weights([np.linspace(-1, 1, 24).reshape(8, 3), np.zeros(3)])
+        return model
+
+    model = kopt.DistillationModel(sum_of("ab"), sum_of("ba"))
+    model.compile(keras.optimizers.SGD(0.0), loss=None)
+    x = np.random.default_rng(0).normal(size=(2, 16, 4)).astype("float32")
+    for given in (list(x), {"a": x[0], "b": x[1]}):
+        assert model.train_on_batch(given, return_dict=True)["soft_loss"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_weights_load_into_an_optimizer_that_has_made_no_update(tmp_path):
+    model = distilled()
+    model.compile("adam", LOSS)
+    model.fit(X, Y, verbose=0)
+    model.save_weights(tmp_path / "teaching.weights.h5")
+    again = distilled()
+    again.compile("adam", LOSS)
+    again.load_weights(tmp_path / "teaching.weights.h5")
+    assert int(again.optimizer.iterations) == int(model.optimizer.iterations) > 0
+    for ours, theirs in zip(again.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_teacher_without_its_weights_does_not_teach():
+    model = distilled()
+    again = kopt.DistillationModel.from_config(model.get_config())
+    again.compile("adam", LOSS)
+    with pytest.raises(ConfigError, match=r"came from a config, without the weights .* `teachers\[0\].model`"):
+        again.fit(X, Y, verbose=0)
+    again.teachers[0].model.set_weights(model.teachers[0].model.get_weights())
+    again.compile("adam", LOSS)
+    again.fit(X, Y, verbose=0)

@@ -139,3 +139,16 @@ def test_a_loss_without_a_metric_is_judged_by_itself(student, teacher):
 def test_mistakes(student, teacher, settings, error, message):
     with pytest.raises(error, match=message):
         kopt.distill.teach(student, teacher, **{"train": (X, Y), **settings})
+
+
+def test_labels_that_are_missing_on_purpose(student, teacher):
+    y = np.where(np.arange(256) % 2, Y, -1)
+    report = kopt.distill.teach(student, teacher, (X, y), (X, Y), epochs=1, loss=CE, unlabeled=-1)
+    assert report.teacher_value == pytest.approx(1.0)
+
+
+def test_a_cache_teaches(student, teacher, tmp_path):
+    data = kopt.data.from_arrays(X, Y, batch_size=32)
+    cache = kopt.distill.cache_teacher(teacher, data, tmp_path / "cache")
+    report = kopt.distill.teach(student, cache, cache.join(data), (X, Y), epochs=1, loss=CE)
+    assert [stage.name for stage in report.stages] == ["as given", "epoch 1"]

@@ -37,7 +37,7 @@ def test_outputs_are_those_of_the_model_and_shapes_those_of_the_flows(case):
             for tensor, place in zip(tensors, places, strict=True):
                 assert place is None or tensor.shape[place[0]] == place[1].size
 
-    found = run(model, graph, x, look)
+    found = run(model, graph, x if isinstance(x, list) else [x], look)
     assert seen == [flow.path for flow in graph.flows]
     for one, other in zip(found, outputs(model, x), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

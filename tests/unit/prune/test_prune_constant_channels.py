@@ -256,3 +256,23 @@ def test_models_that_cannot_be_treated():
     endless = tf.data.Dataset.from_tensors(np.ones((2, 4), "float32")).repeat()
     with pytest.raises(DataError, match="never ends"):
         kopt.prune.constant_channels(build([L.Dense(4), L.Dense(2)]), endless)
+
+
+@pytest.mark.parametrize("form", ["dict", "list", "dataset"])
+def test_inputs_by_name_reach_their_own_input(form):
+    """Sorted by name they would be the other way round."""
+    keras.utils.set_random_seed(0)
+    second, first = keras.Input((4,), name="second"), keras.Input((4,), name="first")
+    hidden = L.Dense(6, activation="relu", name="hidden")(second)
+    model = randomized(keras.Model([second, first], L.Dense(2)(L.Concatenate()([hidden, first]))))
+    made_constant(model, "hidden", [2], [0.7])
+    x = {"first": np.zeros((32, 4), "float32"), "second": np.random.default_rng(0).normal(size=(32, 4))}
+    given = {
+        "dict": x,
+        "list": [x["second"], x["first"]],
+        "dataset": tf.data.Dataset.from_tensor_slices(x).batch(8),
+    }
+    smaller, report = constant_channels(model, given[form])
+    assert [(group.layers, group.removed) for group in report.groups] == [(("hidden",), 1)]
+    everything = [np.random.default_rng(1).normal(size=(9, 4)).astype("float32") for _ in range(2)]
+    np.testing.assert_allclose(smaller(everything), model(everything), atol=1e-6)

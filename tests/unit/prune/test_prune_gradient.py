@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+import kopt
 from kopt.core.errors import ConfigError, DataError
 from kopt.prune import finalize, gradient
 
@@ -76,3 +77,46 @@ def test_what_it_refuses():
         gradient(model, (x[:, :5], y), sparsity=0.5)
     with pytest.raises(DataError, match="There is no batch"):
         gradient(model, (x[:0], y[:0]), sparsity=0.5)
+
+
+def test_a_share_is_reached_where_many_gradients_are_equal():
+    """Those of inputs that are always zero, as at the border of an image."""
+    model, x, y = linear()
+    pruned, report = gradient(model, (x, y), sparsity=1 / 6)
+    assert report.sparsity == pytest.approx(1 / 6)
+    rows = np.flatnonzero((pruned.get_weights()[0] == 0).any(axis=1))
+    assert set(rows) <= {1, 4}
+    with pytest.raises(ConfigError, match=r"`sparsity=0\.01` of 18 weights is none"):
+        gradient(model, (x, y), sparsity=0.01)
+
+
+def test_small_gradients_of_float16_are_seen():
+    """Of a mean over many pixels, and a loss of small weight, most would be zero."""
+
+    def build():
+        keras.utils.set_random_seed(0)
+        x = i = keras.Input((32, 32, 3))
+        for n in range(3):
+            x = L.Conv2D(8, 3, padding="same", activation="relu", name=f"conv{n}")(x)
+        return keras.Model(i, L.Conv2D(2, 1, activation="softmax", dtype="float32", name="classes")(x))
+
+    single = build()
+    with kopt.train.precision("mixed_float16"):
+        half = build()
+    half.set_weights(single.get_weights())
+    data = RNG.normal(size=(16, 32, 32, 3)).astype("float32"), RNG.integers(0, 2, (16, 32, 32))
+
+    def loss(y, predicted):
+        return 1e-3 * keras.losses.sparse_categorical_crossentropy(y, predicted)
+
+    settings = {"sparsity": 0.5, "loss": loss, "batch_size": 16, "batches": 1}
+    same = [
+        (a == 0) == (b == 0)
+        for a, b in zip(
+            gradient(single, data, **settings)[0].get_weights(),
+            gradient(half, data, **settings)[0].get_weights(),
+            strict=True,
+        )
+        if a.ndim > 1
+    ]
+    assert np.mean(np.concatenate([one.ravel() for one in same])) > 0.98

@@ -148,6 +148,35 @@ def test_what_pruning_saved_is_in_the_report():
     assert "Milliseconds a call" in report.table(80)
 
 
+def _with_constants(model):
+    kernel, bias = (weight.numpy() for weight in model.layers[1].weights)
+    kernel[..., :8] = bias[:8] = 0
+    model.layers[1].set_weights([kernel, bias])
+    return kopt.prune.constant_channels(model, np.random.default_rng(0).normal(size=(8, *model.input_shape[1:])))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "transform",
+    [
+        _with_constants,
+        lambda model: kopt.prune.iterative(model, target_params=0.5, rounds=1, fine_tune=lambda smaller: None),
+        lambda model: kopt.restructure.low_rank(model, rank=2),
+    ],
+    ids=["constant_channels", "iterative", "low_rank"],
+)
+def test_other_reports_take_what_was_saved_too(transform):
+    model = network()
+    smaller, report = transform(model)
+    assert "are not measured" in report.table(80)
+    report = kopt.prune.measured(report, model, smaller, seconds=0.1)
+    assert report.measured.after.parameters == smaller.count_params() < report.measured.before.parameters
+    assert report.measured.after.size_bytes < report.measured.before.size_bytes
+    assert type(report).from_json(report.to_json()) == report
+    assert "Milliseconds a call" in report.table(80)
+    assert max(map(len, report.table(80).splitlines())) <= 80
+
+
 @pytest.mark.slow
 def test_zeros_are_measured_without_their_masks():
     model = network()

@@ -452,3 +452,92 @@ def test_masks_are_put_on_once_and_taken_off_once():
     plain, _ = finalize(pruned)
     with pytest.raises(InputError, match="has no masks"):
         finalize(plain)
+
+
+def test_channels_of_all_outputs_stay():
+    i = keras.Input((8, 8, 3))
+    x = L.Conv2D(8, 3, name="conv")(i)
+    x = L.GlobalAveragePooling2D()(L.Conv2DTranspose(6, 3, name="up")(x))
+    model = keras.Model(i, [L.Dense(10, name="species")(x), L.Dense(4, name="sex")(x)])
+    pruned, report = magnitude(model, 0.5, granularity="channel")
+    assert [(one.layer, one.detail) for one in report.skipped] == [
+        (name, "its channels are those of the output") for name in ("species", "sex")
+    ]
+    up = np.abs(pruned.get_layer("up").kernel.numpy()).sum((0, 1))  # outputs x inputs
+    assert (up.sum(1) == 0).sum() == 3
+    assert (up.sum(0) > 0).all()
+
+
+def test_the_first_and_the_last_layers_of_several_inputs_and_outputs_stay_dense():
+    one, other = keras.Input((4,)), keras.Input((5,))
+    x = L.Concatenate()([L.Dense(8, name="one")(one), L.Dense(8, name="other")(other)])
+    x = L.Dense(8, name="middle")(x)
+    model = keras.Model([one, other], [L.Dense(2, name="left")(x), L.Dense(3, name="right")(x)])
+    report = magnitude(model, 0.5, policy="keep_first_last")[1]
+    assert [variable.layer for variable in report.variables] == ["middle"]
+
+
+def test_groups_of_n_m_lie_along_the_inputs_and_layers_that_they_do_not_fit_are_listed():
+    i = keras.Input((8, 8, 1))
+    x = L.Conv2D(8, 3, name="one_channel")(i)
+    x = L.GlobalAveragePooling2D()(L.Conv2DTranspose(6, 3, name="up")(x))
+    model = keras.Model(i, L.Dense(4, name="rest")(x))
+    pruned, report = magnitude(model, 0.5, granularity="n:m")
+    assert [(one.layer, one.detail) for one in report.skipped] == [
+        ("one_channel", "it has 1 input channel(s), and a group are 4")
+    ]
+    assert {one.layer: round(one.sparsity, 3) for one in report.variables} == {"up": 0.5, "rest": 0.333}
+    up = pruned.get_layer("up").kernel.numpy()  # inputs last
+    np.testing.assert_array_equal((up.reshape(-1, 2, 4) != 0).sum(2), 2)
+    assert "no multiple of 4 in rest" in report.notes[0]
+    with pytest.raises(ConfigError, match="1 input channel"):
+        magnitude(model, 0.5, granularity="n:m", layers=["one_channel"])
+
+
+@ENDS_EARLY
+def test_steps_are_updates_where_keras_accumulates_gradients():
+    schedule = schedules.Polynomial(0.8, begin=1, end=8, frequency=1)
+    pruned, _ = magnitude(mlp(), schedule)
+    pruned.compile(keras.optimizers.SGD(0.01, gradient_accumulation_steps=4), LOSS)
+    pruned.fit(X, Y, batch_size=8, epochs=2, shuffle=False, verbose=0)  # 16 batches, 4 updates
+    assert int(pruned.pruning.step.numpy()) == 4
+    alike, _ = magnitude(mlp(), schedule)
+    alike.compile(keras.optimizers.SGD(0.01), LOSS)
+    alike.fit(X, Y, batch_size=32, epochs=2, shuffle=False, verbose=0)
+    assert zeros(pruned) == zeros(alike)
+    for ours, theirs in zip(pruned.get_weights(), alike.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@keras.saving.register_keras_serializable("test_prune_magnitude")
+class OwnStep(keras.Model):
+    steps = 0
+
+    def train_step(self, data):
+        OwnStep.steps += 1
+        return super().train_step(data)
+
+
+def own_step():
+    keras.utils.set_random_seed(0)
+    i = keras.Input((12,))
+    return OwnStep(i, L.Dense(4)(L.Dense(16, activation="relu", name="hidden")(i)))
+
+
+def test_a_functional_model_keeps_its_own_train_step(tmp_path):
+    pruned, _ = magnitude(own_step(), 0.5)
+    train(pruned, run_eagerly=True)
+    assert OwnStep.steps == 12
+    pruned.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert zeros(loaded) == zeros(pruned)
+    assert isinstance(loaded, OwnStep)
+    np.testing.assert_array_equal(loaded(X), pruned(X))
+    plain, _ = finalize(loaded)
+    assert type(plain) is OwnStep
+    np.testing.assert_array_equal(plain(X), pruned(X))
+
+
+def test_penalties_refuse_what_their_copy_would_not_have():
+    with pytest.raises(UnsupportedModelError, match="overrides `train_step`"):
+        kopt.prune.group_lasso(own_step(), 1e-3)

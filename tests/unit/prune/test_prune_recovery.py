@@ -190,3 +190,40 @@ def test_models_that_cannot_be_recovered():
     subclassed(np.ones((1, 4), "float32"))
     with pytest.raises(UnsupportedModelError):
         recover(subclassed, (X[:, :4], np.zeros((96, 1))), loss="mse")
+
+
+def two_heads():
+    keras.utils.set_random_seed(0)
+    first, second = keras.Input((8,), name="first"), keras.Input((8,), name="second")
+    x = L.Dense(16, activation="relu", name="hidden")(L.Concatenate()([first, second]))
+    model = keras.Model([first, second], {"a": L.Dense(3, name="a")(x), "b": L.Dense(2, name="b")(x)})
+    model.compile("adam", {"a": LOSS, "b": "mse"}, loss_weights={"a": 1.0, "b": 1e-4})
+    return model, [X, -X], {"a": Y, "b": 100 * RNG.normal(size=(96, 2)).astype("float32")}
+
+
+def test_the_weights_of_compiled_losses_count():
+    model, x, y = two_heads()
+    _, report = recover(model, (x, y), epochs=1)
+    loss = model.evaluate(x, y, verbose=0, return_dict=True)["loss"]
+    assert report.stages[0].loss == pytest.approx(loss, rel=1e-5)
+
+
+def test_the_scores_of_rounds_are_by_the_compiled_losses():
+    model, x, y = two_heads()
+    smaller, report = kopt.prune.iterative(
+        model, target_params=0.5, rounds=2, train=(x, y), validation=(x, y), epochs=1, criterion="taylor", round_to=1
+    )
+    assert smaller.get_layer("hidden").units < 16
+    assert report.metric_before == pytest.approx(model.evaluate(x, y, verbose=0, return_dict=True)["loss"], rel=1e-5)
+
+
+def test_a_teacher_does_not_take_the_loss_scaling_from_a_student_in_float16(monkeypatch):
+    with kopt.train.precision("mixed_float16"):
+        student = mlp(dtype="float32")
+    seen = []
+    fit = Distilled.fit
+    monkeypatch.setattr(
+        Distilled, "fit", lambda self, *args, **settings: (seen.append(self.optimizer), fit(self, *args, **settings))[1]
+    )
+    recover(student, (X, Y), epochs=1, loss=LOSS, teacher=mlp())
+    assert isinstance(seen[0], keras.optimizers.LossScaleOptimizer)

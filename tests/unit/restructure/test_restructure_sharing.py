@@ -145,3 +145,16 @@ def test_layers_of_different_nested_models_are_refused():
     model = keras.Model(inputs, towers[1](towers[0](inputs)))
     with pytest.raises(ConfigError, match="'tower0/dense' and 'tower1/dense' are in different nested models"):
         share_layers(model, blocks=["tower0", "tower1"])
+
+
+def test_a_shared_layer_that_gives_the_output_keeps_its_name():
+    keras.utils.set_random_seed(0)
+    layers = [L.Dense(8, activation="relu", name=f"block{n}") for n in range(3)]
+    model = keras.Sequential([keras.Input((8,)), *layers], name="net")
+    shared, report = share_layers(model)
+    assert [(one.name, one.detail) for one in report.applied[1:]] == [
+        ("block1", "calls 'block0'"),
+        ("block2", "calls 'block0'"),
+    ]
+    assert shared.count_params() == shared.get_layer("block0").count_params() == 72
+    assert shared.output_names == ["block2"]

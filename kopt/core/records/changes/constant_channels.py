@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from kopt.core.records.changes.footprint import Footprints
 from kopt.core.serialization import Record
 
 
@@ -38,6 +39,7 @@ class ConstantChannelsReport(Record):
         absorbed: layers and normalizations whose offsets took in what the removed channels gave.
         parameters_before, parameters_after: of the whole model.
         macs_before, macs_after: multiply-accumulates for one example.
+        measured: the model before and after as exported files; `None` until `kopt.prune.measured` adds it.
     """
 
     model: str
@@ -49,6 +51,7 @@ class ConstantChannelsReport(Record):
     parameters_after: int
     macs_before: int
     macs_after: int
+    measured: Footprints | None = None
 
     @property
     def removed(self) -> int:

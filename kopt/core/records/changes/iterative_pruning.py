@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from kopt.core.records.changes.footprint import Footprints
 from kopt.core.serialization import Record
 
 
@@ -41,6 +42,7 @@ class IterativePruningReport(Record):
         metric_before: on the validation data; `None` without.
         rounds: in order.
         resumed: how many of the rounds were found finished on disk.
+        measured: the model before and after as exported files; `None` until `kopt.prune.measured` adds it.
     """
 
     model: str
@@ -51,3 +53,9 @@ class IterativePruningReport(Record):
     metric_before: float | None
     rounds: tuple[PruningRound, ...]
     resumed: int = 0
+    measured: Footprints | None = None
+
+    @property
+    def parameters_after(self) -> int:
+        """After the last round."""
+        return self.rounds[-1].parameters

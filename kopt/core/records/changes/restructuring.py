@@ -3,6 +3,7 @@
 import dataclasses
 
 from kopt.core.records.actions import LayerAction
+from kopt.core.records.changes.footprint import Footprints
 from kopt.core.serialization import Record
 
 
@@ -43,6 +44,7 @@ class RestructureReport(Record):
         macs_before, macs_after: multiply-accumulates of one example of the whole model, without the layers of which
             they are not known.
         unknown: layers of the new model of which they are not known.
+        measured: the model before and after as exported files; `None` until `kopt.prune.measured` adds it.
     """
 
     transform: str
@@ -54,6 +56,7 @@ class RestructureReport(Record):
     macs_before: int
     macs_after: int
     unknown: int = 0
+    measured: Footprints | None = None
 
     @property
     def parameter_ratio(self) -> float:

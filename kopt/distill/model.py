@@ -356,10 +356,10 @@ class DistillationModel(Exporting, keras.Model):
             return None, [None] * count, sample_weight
         labels, given = self._by_output(y, count), self._weights(sample_weight, count)
         if self.unlabeled is None:
-            pairs = [None if one is None else (one, None) for one in labels]
+            paired = [None if one is None else (one, None) for one in labels]
             if isinstance(y, Mapping) and isinstance(y_pred, (list, tuple)) and None not in labels:
-                return labels, pairs, None if sample_weight is None else given
-            return y, pairs, sample_weight
+                return labels, paired, None if sample_weight is None else given
+            return y, paired, sample_weight
         if None in labels:
             there = [name for name, one in zip(self.output_names, labels, strict=True) if one is not None]
             raise ConfigError(

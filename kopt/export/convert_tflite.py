@@ -28,6 +28,7 @@ def convert(
     select_ops: bool,
     fused_rnn: bool,
     trained: bool,
+    batch_size: int = 1,
     float_outputs: dict[str, list[str]] | None = None,
     half_weights: bool = False,
     narrow_kernels: Sequence[str] = (),
@@ -44,6 +45,7 @@ def convert(
         keep_float: regular expressions; operators whose output tensor matches one stay in float.
         select_ops: allow operators of the TensorFlow runtime in the file.
         trained: the model holds the ranges of its activations.
+        batch_size: of the signature; 1 where it is free.
         fused_rnn: the model holds a fused LSTM: only the converter's older quantizer treats it right.
         float_outputs: by an expression of `keep_float`, outputs of the signature whose operators stay in float with it;
             `None` if that is not known, so that it is told by the operators before.
@@ -53,7 +55,7 @@ def convert(
     converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=[signature])
     _configure(converter, scheme, io_dtype, select_ops, trained)
     if calibration is not None:
-        converter.representative_dataset = _representative_dataset(calibration)
+        converter.representative_dataset = _representative_dataset(calibration, batch_size)
     if fused_rnn and calibration is not None:
         converter.experimental_new_quantizer = False
     content = (
@@ -85,12 +87,14 @@ def _configure(converter: Any, scheme: str, io_dtype: str, select_ops: bool, tra
     converter.target_spec.supported_ops = operators + ([_OPS.SELECT_TF_OPS] if select_ops else [])
 
 
-def _representative_dataset(path: str) -> Callable[[], Iterator[dict[str, np.ndarray]]]:
+def _representative_dataset(path: str, batch_size: int) -> Callable[[], Iterator[dict[str, np.ndarray]]]:
     arrays = dict(np.load(path))
+    count = len(next(iter(arrays.values())))
 
     def samples() -> Iterator[dict[str, np.ndarray]]:
-        for index in range(len(next(iter(arrays.values())))):
-            yield {name: array[index : index + 1] for name, array in arrays.items()}
+        for start in range(0, count, batch_size):
+            rows = np.minimum(np.arange(start, start + batch_size), count - 1)  # the last batch is filled up
+            yield {name: array[rows] for name, array in arrays.items()}
 
     return samples
 

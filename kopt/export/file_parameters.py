@@ -16,9 +16,11 @@ def parameters_sha256(path: Path, format: str) -> str:
 
     Args:
         path: of the file or directory; it must be whole.
-        format: `"tflite"`, `"onnx"` or `"saved_model"`.
+        format: `"tflite"`, `"onnx"` or `"saved_model"`; of another nothing can be read, and the hash is `""`.
     """
-    read = {"tflite": _tflite, "onnx": _onnx, "saved_model": _saved_model}[format]
+    read = {"tflite": _tflite, "onnx": _onnx, "saved_model": _saved_model}.get(format)
+    if read is None:
+        return ""
     digest = hashlib.sha256()
     for one in sorted(_line(name, values) for name, values in read(path)):
         digest.update(one.encode())

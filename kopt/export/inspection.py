@@ -45,7 +45,8 @@ def inspect_tflite(path: Path) -> TFLiteContent:
         for operator in graph.operators:
             name, dtype = _tflite_operator(model, graph, operator)
             counts[name, dtype] += 1
-            if dtype.startswith(("float", "bfloat")) and name not in _EDGE_OPERATORS:
+            is_edge = name in _EDGE_OPERATORS or (name == "CAST" and operator.inputs[0] in graph.inputs)
+            if dtype.startswith(("float", "bfloat")) and not is_edge:
                 floats.append(f"{name} {graph.tensors[operator.outputs[0]].name.decode()}")
     grids = tuple(_grid(tensor) for graph in model.subgraphs for tensor in graph.tensors if _has_grid(tensor))
     return TFLiteContent(_counted(counts), tuple(floats), _output_step(model, model.subgraphs[0]), grids)

@@ -29,6 +29,7 @@ from kopt.export.trained import trained_for, with_function_of
 from kopt.export.twins import integer_twin, is_trained_for_integers, trained_twin
 from kopt.export.verification import examples
 from kopt.graph import GraphView, signature
+from kopt.graph.checks import require_unquantized
 
 LOOP_NOTE = "The model holds a loop (an RNN); the file takes batches of exactly {} because TFLite loops need it fixed."
 SMALL_NOTE = "No weights were quantized: the converter leaves arrays of fewer than 1,024 numbers in float."
@@ -101,6 +102,8 @@ def tflite(
     kind = get_scheme(scheme)
     is_half = _is_half(fallback_dtype, kind)
     model, inputs = prepare(model)
+    if isinstance(model, keras.Model):
+        require_unquantized(model)
     trained = trained_for(model, kind)
     _check_request(kind, calibration, fallback, batch_size, trained is not None)
     ranges = None if calibration is None else sample(calibration, samples=samples, seed=seed, inputs=inputs)
@@ -120,6 +123,7 @@ def tflite(
         "select_ops": select_ops,
         "fused_rnn": fused,
         "trained": trained is not None,
+        "batch_size": source.batch_size or 1,
     }
     with scratch_directory() as scratch:
         used = ranges if kind.needs_calibration and trained is None else None

@@ -12,7 +12,7 @@ import numpy as np
 from kopt.core.blocks import BLOCK, flat_blocks, is_float
 from kopt.core.errors import InputError, NonFiniteError, UnsupportedModelError
 from kopt.core.records.artifacts import TensorInfo
-from kopt.graph.internals import graph_of, losses_kept, node_of, serializing_in_memory, was_called
+from kopt.graph.internals import flatten_layers, graph_of, losses_kept, node_of, serializing_in_memory, was_called
 from kopt.graph.naming import owned_variables
 from kopt.graph.values import values_of
 
@@ -115,6 +115,20 @@ def _nonfinite_text(values: np.ndarray, holder: str = "") -> str:
     indices = [tuple(map(int, np.unravel_index(place, values.shape))) for place in places[:_LISTED_INDICES]]
     more = ", ..." if nans + infinities > len(indices) else ""
     return f"({nans} NaN, {infinities} infinite of {values.size}){holder} at {', '.join(map(str, indices))}{more}"
+
+
+def require_unquantized(model: keras.Model) -> None:
+    """Refuse a model that Keras' own quantization has changed.
+
+    Raises:
+        UnsupportedModelError: it has.
+    """
+    integer = [layer.name for layer in flatten_layers(model) if getattr(layer, "quantization_mode", None)]
+    if integer:
+        raise UnsupportedModelError(
+            f"Model {model.name!r} was converted with `keras.Model.quantize`: {', '.join(integer[:5])} hold integers, "
+            f"which neither train nor pass the TFLite converter. Pass the float model that it was made from."
+        )
 
 
 def fingerprint(model: keras.Model) -> str:

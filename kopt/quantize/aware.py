@@ -14,7 +14,7 @@ from kopt.core.records.changes.bits import BitsPlan
 from kopt.core.settings import whole
 from kopt.data import calibration as sample
 from kopt.graph import signature
-from kopt.quantize.copying import Skip, require_fit, rounded_copy
+from kopt.quantize.copying import Skip, require_fit, require_plain_training, rounded_copy
 from kopt.quantize.modes import observing
 from kopt.report.changes.quantization import QUANTIZATION
 from kopt.report.look import Shown
@@ -93,8 +93,9 @@ def aware(
     Raises:
         InputError: a setting or the model cannot be used.
         NonFiniteError: a weight is NaN or infinite.
-        UnsupportedModelError: a subclassed model, one that is quantized already, or one without a layer that has an
-            integer operator.
+        UnsupportedModelError: a subclassed model, one that is quantized already, one without a layer that has an
+            integer operator, or one whose training a copy would not have: its own `train_step`, a schedule of pruning
+            that has not ended, or an `activity_regularizer`.
 
     Example:
         >>> copy, report = kopt.quantize.aware(model)
@@ -113,6 +114,7 @@ def aware(
     if ranges == "learned" and calibration is None:
         raise ConfigError('`ranges="learned"` trains ranges from where `calibration` puts them: give it real inputs.')
     require_fit(model)
+    require_plain_training(model)
     data = None if calibration is None else sample(calibration, samples=samples, inputs=signature(model)[0])
     copy, record = rounded_copy(model, scheme, rule, skip, freeze_batch_norm=freeze_batch_norm, bits=bits)
     if data is not None:

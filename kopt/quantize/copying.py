@@ -11,7 +11,8 @@ from kopt.core.records.changes.aware_training import Quantization, QuantizedKern
 from kopt.core.records.changes.bits import WEIGHT_BITS, BitsPlan
 from kopt.core.settings import choice
 from kopt.graph import FreshNames, GraphView, require_built, require_finite
-from kopt.graph.internals import flatten_layers, graph_of, node_of
+from kopt.graph.checks import require_unquantized
+from kopt.graph.internals import flatten_layers, graph_of, node_of, own_training
 from kopt.graph.layer_names import is_named
 from kopt.graph.rewrite import copy_model_settings
 from kopt.profile.cost.flat import FlatGraph, flatten_calls
@@ -19,6 +20,7 @@ from kopt.quantize.placement import Placement
 from kopt.quantize.quantized_model import QuantizedFunctional, is_quantized
 from kopt.quantize.reading import Reader, Request, paths_of
 from kopt.quantize.retracing import Retracing
+from kopt.train.weight_constraints import constraints_of
 
 L = keras.layers
 Skip = Iterable[str | type] | Callable[[keras.layers.Layer], bool]
@@ -39,20 +41,41 @@ def require_fit(model: keras.Model) -> None:
         raise UnsupportedModelError(
             f"Model {model.name!r} is quantization-aware already. Train it, or pass the model it was made from."
         )
-    layers = flatten_layers(model)
-    integer = [layer.name for layer in layers if getattr(layer, "quantization_mode", None)]
-    if integer:
-        raise UnsupportedModelError(
-            f"Model {model.name!r} was converted with `keras.Model.quantize`: {', '.join(integer[:5])} hold integers, "
-            f"which neither train nor pass the TFLite converter. Pass the float model that it was made from."
-        )
+    require_unquantized(model)
     require_finite(model)
+    unfinished = next((one.unfinished for one in constraints_of(model) if one.unfinished), "")
+    if unfinished:
+        raise UnsupportedModelError(
+            f"Model {model.name!r} is pruned as it trains: {unfinished}, which a copy would not go on with. Train it "
+            f"to the end of the schedule, or `kopt.prune.finalize` it; the copy keeps the zeros that are there then."
+        )
     if graph_of(model) is None:
         raise UnsupportedModelError(
             f"Model {model.name!r} is of the class {type(model).__module__}.{type(model).__qualname__}, whose `call` "
             f"is Python code: there is no graph in which to place quantizers. Build it as "
             f'`keras.Model(inputs, outputs)`; `kopt.export.tflite` with `scheme="int8"` and `calibration` quantizes '
             f"it as it is, without training."
+        )
+
+
+def require_plain_training(model: keras.Model) -> None:
+    """Refuse a model whose training is not only that of its layers, which a copy would not have.
+
+    Raises:
+        UnsupportedModelError: its class overrides a part of the training, or an output of a layer is regularized.
+    """
+    own = own_training(model)
+    if own:
+        raise UnsupportedModelError(
+            f"Model {model.name!r} ({type(model).__module__}.{type(model).__qualname__}) overrides "
+            f"{', '.join(f'`{name}`' for name in own)}, which its copy would not have. Pass "
+            f"`keras.Model(model.inputs, model.outputs)` if Keras' own training will do."
+        )
+    regularized = [one.name for one in flatten_layers(model) if getattr(one, "activity_regularizer", None) is not None]
+    if regularized:
+        raise UnsupportedModelError(
+            f"Layers {', '.join(regularized[:5])} of model {model.name!r} have an `activity_regularizer`, which the "
+            f"copy would not have. Set it to None to train without."
         )
 
 
@@ -85,6 +108,7 @@ def rounded_copy(
     """
     activation_bits, weight_bits = SCHEMES[choice("scheme", scheme, tuple(SCHEMES))]
     view = GraphView.of(model)
+    _require_without_masks(view)
     graph = flatten_calls(view, tuple(tuple(tensor.shape) for tensor in view.inputs))
     narrow = _bits_of_layers(graph, bits, scheme)
     request = Request(
@@ -115,6 +139,18 @@ def rounded_copy(
     )
     copy.remember(record, reader.float_names, reader.sources)
     return copy, record
+
+
+def _require_without_masks(view: GraphView) -> None:
+    for call in view.calls:
+        if call.nested is None:
+            continue
+        if len(call.inputs) > len(call.nested.inputs):
+            raise UnsupportedModelError(
+                f"The nested model {call.operation.name!r} is called with a mask, by which its layers would compute "
+                f"something else than their copies. Put its layers into the outer model, or leave out `mask_zero`."
+            )
+        _require_without_masks(call.nested)
 
 
 def _bits_of_layers(graph: FlatGraph, bits: BitsPlan | Mapping[str, int] | None, scheme: str) -> Mapping[str, int]:

@@ -1,6 +1,7 @@
 """Layers that TFLite computes in many operators: attention and normalization over features, as their steps."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -84,7 +85,7 @@ def _unfit_attention(call: FlatCall) -> str:
 def _read_attention(reader: Any, call: FlatCall) -> None:
     """Add the projections, products and the softmax of multi-head attention."""
     layer = call.operation
-    query, value, key = (*call.inputs, call.inputs[1])[:3] if len(call.inputs) > 1 else (call.inputs[0],) * 3
+    query, value, key = _attended(call)
     parts = {"query": (query, layer.query_dense), "key": (key, layer.key_dense), "value": (value, layer.value_dense)}
     made = {}
     for part, (taken, dense) in parts.items():
@@ -99,6 +100,15 @@ def _read_attention(reader: Any, call: FlatCall) -> None:
         shares = reader.layer(call, "dropout", L.Dropout, shares, SAME, rate=layer.dropout)
     context = reader.operation(call, "context", [shares, made["value"]], function="einsum", setting=_CONTEXT)
     reader.quantized(call, "output", _inner(layer.output_dense), context, call.outputs[0])
+
+
+def _attended(call: FlatCall) -> tuple[int, int, int]:
+    """Return query, value and key of a call, however they were passed."""
+    args, kwargs = call.call.arguments
+    given = inspect.signature(call.operation.call).bind(*args, **kwargs).arguments
+    keys = {id(tensor): key for tensor, key in zip(call.call.inputs, call.inputs, strict=True)}
+    query, value, key = (given.get(name) for name in ("query", "value", "key"))
+    return keys[id(query)], keys[id(value)], keys[id(value if key is None else key)]
 
 
 def _inner(dense: Any) -> Callable[[Any], tuple[Any, Fill]]:

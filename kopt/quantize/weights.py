@@ -105,18 +105,27 @@ class QuantizedWeights(keras.layers.Layer):
 
     def compute_output_spec(self, inputs: Any, step: Any = None, training: bool | None = None) -> Any:
         """Return the spec of the output."""
-        return keras.KerasTensor(self.layer.compute_output_shape(inputs.shape), "float32")
+        if isinstance(self.layer, keras.layers.EinsumDense):  # It says `None` where its settings do.
+            kernel = keras.KerasTensor(self.layer.kernel.shape)
+            shape = keras.ops.einsum(self.layer.equation, keras.KerasTensor(inputs.shape), kernel).shape
+        else:
+            shape = self.layer.compute_output_shape(inputs.shape)
+        return keras.KerasTensor(shape, "float32")
 
     def for_converter(self) -> Any:
         """Return what stands here in a model for a converter: a plain layer with the rounded weights."""
-        made: list[Any] = []
+        made: dict[tuple[int | None, ...], Any] = {}
 
         def plain(inputs: Any, step: Any = None) -> Any:
-            if not made:
+            shape = tuple(inputs.shape[1:])  # which differs where a layer is shared
+            if shape not in made:
                 kernel, bias = self._folded()
                 kernel = grids.quantize_kernel(kernel, grids.kernel_steps(kernel, self.channels, self.bits))
-                made.append(self.kind.twin(self.layer, inputs.shape, np.asarray(kernel), np.asarray(bias)))
-            return made[0](inputs)
+                twin: Any = self.kind.twin(self.layer, inputs.shape, np.asarray(kernel), np.asarray(bias))
+                if made:
+                    twin.name = f"{twin.name}_{len(made)}"
+                made[shape] = twin
+            return made[shape](inputs)
 
         return plain
 

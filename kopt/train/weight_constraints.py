@@ -100,6 +100,11 @@ class WeightConstraint(keras.layers.Layer):
         """Return the callbacks that any `fit` of the model should have."""
         return []
 
+    @property
+    def unfinished(self) -> str:
+        """What is still to come as training goes on; empty if nothing but the weights will change."""
+        return ""
+
     def apply(self) -> None:
         """Bring back variables that have been changed past the optimizer, e.g. by an average of weights."""
         for place, one in enumerate(self.owned):

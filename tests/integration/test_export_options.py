@@ -9,7 +9,7 @@ import pytest
 import zoo
 from ai_edge_litert.interpreter import Interpreter
 
-from kopt import export, measure
+from kopt import export, measure, quantize
 from kopt.core.errors import ConfigError, ExportError, UnsupportedModelError
 from kopt.export.process import converter
 from kopt.export.source import trace
@@ -189,3 +189,38 @@ def test_the_random_numbers_of_the_caller_and_the_model_are_untouched(cnn, tmp_p
     assert np.random.get_state()[1].tolist() == numpy
     for before, after in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
+
+
+def test_integers_of_a_fixed_batch_that_is_reshaped(tmp_path):
+    """Its reshapes hold the number of examples, which are calibrated so many at a time."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8, 8, 3)), L.Conv2D(4, 3), L.Flatten(), L.Dense(3)])
+    x = np.random.default_rng(0).normal(size=(20, 8, 8, 3)).astype("float32")
+    made = export.tflite(model, tmp_path / "m.tflite", scheme="int8", calibration=x, batch_size=8)
+    assert made.inputs[0].shape == (8, 8, 8, 3)
+    alone = export.tflite(model, tmp_path / "alone.tflite", scheme="int8", calibration=x)
+    np.testing.assert_array_equal(
+        measure.load(made.path).predict(x[:8]), measure.load(alone.path).predict(x[:8], batch_size=1)
+    )
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_whole_numbers_at_the_input_may_become_floats(tmp_path, rounded):
+    keras.utils.set_random_seed(0)
+    i = keras.Input((8, 8, 3), dtype="uint8")
+    model = keras.Model(i, L.Dense(3)(L.Flatten()(L.Conv2D(4, 3)(L.Rescaling(1 / 255)(i)))))
+    x = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 3)).astype("uint8")
+    settings = {} if rounded else {"calibration": x}
+    source = quantize.post_training(model, x, options=["mse"])[0] if rounded else model
+    made = export.tflite(source, tmp_path / "m.tflite", scheme="int8", **settings)
+    counts = operators(made)
+    assert counts[("CAST", "float32")] == counts[("CONV_2D", "int8")] == counts[("FULLY_CONNECTED", "int8")] == 1
+    np.testing.assert_allclose(measure.load(made.path).predict(x), source.predict(x, verbose=0), atol=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize` method")
+def test_what_keras_has_quantized_is_refused(tmp_path):
+    model = keras.Sequential([keras.Input((8,)), L.Dense(4, name="dense")])
+    model.quantize("int8")
+    with pytest.raises(UnsupportedModelError, match=r"converted with `keras.Model.quantize`: dense hold integers"):
+        export.tflite(model, tmp_path / "m.tflite")

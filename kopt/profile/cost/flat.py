@@ -113,7 +113,8 @@ class _Walk:
             taken = tuple(keys[id(tensor)] for tensor in call.inputs)
             if call.nested is not None:
                 given: list[int] = []
-                yield from self.calls(call.nested, taken, f"{path}/", given)
+                # A mask that comes along is no input of the graph inside.
+                yield from self.calls(call.nested, taken[: len(call.nested.inputs)], f"{path}/", given)
                 keys.update({id(tensor): key for tensor, key in zip(call.outputs, given, strict=True)})
                 continue
             flat = FlatCall(path, call, taken, (), tuple(self.shapes[key] for key in taken), ())

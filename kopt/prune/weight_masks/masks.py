@@ -78,6 +78,14 @@ class Masks(WeightConstraint):
         """See `WeightConstraint.callbacks`: a schedule that would prune nothing is an error before the training."""
         return [LengthCheck(self)]
 
+    @property
+    def unfinished(self) -> str:
+        """See `WeightConstraint.unfinished`: masks that the schedule still changes."""
+        done = int(self.step.numpy())
+        if self.pattern.granularity == "n:m" or done + 1 >= max(self.schedule.begin, self.schedule.end):
+            return ""
+        return f"its masks follow {self.schedule!r} and are at step {done}"
+
     def start(self) -> None:
         """Compute and apply the masks that come before any training, if it is the turn of the schedule."""
         turn, sparsity = self.schedule(1)

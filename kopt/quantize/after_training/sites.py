@@ -76,6 +76,8 @@ def _unfit_first(view: GraphView, call: Call) -> str:
     layer = call.operation.layer
     if layer.bias is None or isinstance(layer, L.EinsumDense):
         return "its outputs have several axes of channels" if layer.bias is not None else "it has no bias"
+    if call.operation.preserved == VALUES:
+        return "its weights share values, which scales would part"
     return "it is called several times" if len(view.calls_of(call.operation)) > 1 else ""
 
 

@@ -15,10 +15,10 @@ from kopt.core.errors import ConfigError
 from kopt.core.files import atomic_write
 from kopt.core.progress import Progress, Silent
 from kopt.core.randomness import preserved_random_state
+from kopt.core.records.changes.aware_training import RangeRule
 from kopt.core.records.changes.quantization_diagnosis import ExampleError, LayerDiagnosis, QuantizationDiagnosis
 from kopt.graph import signature
-from kopt.quantize.aware import aware
-from kopt.quantize.copying import Skip
+from kopt.quantize.copying import Skip, require_fit, rounded_copy
 from kopt.quantize.diagnosis.calibrating import Batches, find_extremes, growth, set_ranges
 from kopt.quantize.diagnosis.examples import numbered
 from kopt.quantize.diagnosis.findings import findings_of
@@ -150,7 +150,8 @@ def batch_size(trace: RoundedTrace) -> int:
 
 def _copy(model: keras.Model, scheme: str, skip: Skip) -> QuantizedFunctional:
     if not is_quantized(model):
-        return aware(model, scheme=scheme, skip=skip)[0]
+        require_fit(model)
+        return rounded_copy(model, scheme, RangeRule(), skip)[0]
     own = model.quantization.scheme
     if scheme not in ("int8", own) or skip:
         raise ConfigError(

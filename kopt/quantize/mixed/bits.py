@@ -8,11 +8,11 @@ import keras
 
 from kopt.core.errors import UnsupportedModelError
 from kopt.core.randomness import preserved_random_state
+from kopt.core.records.changes.aware_training import RangeRule
 from kopt.core.records.changes.bits import WEIGHT_BITS, BitsPlan, LayerBits
 from kopt.core.settings import number
 from kopt.graph import signature
-from kopt.quantize.aware import aware
-from kopt.quantize.copying import Skip
+from kopt.quantize.copying import Skip, require_fit, rounded_copy
 from kopt.quantize.diagnosis.calibrating import Batches, find_extremes, set_ranges
 from kopt.quantize.diagnosis.diagnose import batch_size
 from kopt.quantize.diagnosis.examples import numbered
@@ -85,13 +85,19 @@ def bits(
     if is_quantized(model):
         raise UnsupportedModelError(f"Model {model.name!r} is quantization-aware already; pass the one it was made of.")
     arrays, _ = numbered(calibration, samples, seed, signature(model)[0])
-    copy, _ = aware(model, skip=skip)
+    require_fit(model)
+    copy, _ = rounded_copy(model, "int8", RangeRule(), skip)
     trace = RoundedTrace(copy)
     batches = Batches(arrays, batch_size(trace))
     set_ranges(trace, find_extremes(trace, batches))
     mixed = MixedModel(copy, trace)
     exact = mixed.exact(batches)
     layers = _measured(trace, mixed, Passes(trace), batches, sum(map(power, exact)))
+    if not layers:
+        raise UnsupportedModelError(
+            f"No kernel of model {model.name!r} can have {WEIGHT_BITS[0]} bits in a file of TFLite, so that there is "
+            f"nothing to choose."
+        )
     sizes = [[-(-one.weights * width // 8) for width in WEIGHT_BITS] for one in layers]
     widest = sum(row[-1] for row in sizes)
     budget = int(size * widest) if size <= 1.0 else int(size)

@@ -7,16 +7,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from kopt.core.errors import UnsupportedModelError
+from kopt.core.errors import ExportError, UnsupportedModelError
 from kopt.core.files import scratch_directory
 from kopt.core.progress import Progress, Silent
 from kopt.core.randomness import preserved_random_state
+from kopt.core.records.changes.aware_training import RangeRule
 from kopt.core.records.changes.fallback import FallbackPlan, FallbackStep, fallback_type
 from kopt.core.settings import number, whole
 from kopt.export import tflite
+from kopt.export.manifest import check_target
 from kopt.graph import signature
 from kopt.measure import load
-from kopt.quantize.aware import aware
+from kopt.quantize.copying import require_fit, rounded_copy
 from kopt.quantize.diagnosis.calibrating import Batches, find_extremes, set_ranges
 from kopt.quantize.diagnosis.diagnose import batch_size
 from kopt.quantize.diagnosis.examples import numbered
@@ -104,9 +106,14 @@ def fallback(
             f"Model {model.name!r} is quantization-aware already. Name layers as `skip` of `kopt.quantize.aware`, or "
             f"pass the model that it was made from."
         )
+    if most is not None:
+        whole("most", most, least=0)
+    if path is not None:
+        check_target(path, format="tflite", overwrite=overwrite)
     inputs, _ = signature(model)
     arrays, _ = numbered(calibration, samples, seed, inputs)
-    copy, _ = aware(model)
+    require_fit(model)
+    copy, record = rounded_copy(model, "int8", RangeRule(), ())
     trace = RoundedTrace(copy)
     batches = Batches(arrays, batch_size(trace))
     set_ranges(trace, find_extremes(trace, batches))
@@ -116,23 +123,23 @@ def fallback(
     if evaluate is not None:
         judge = AccuracyJudge(mixed, Batches(labelled_inputs(evaluate, inputs), batches.size), evaluate[1])
     least = least_db if evaluate is None else judge.reference - max_drop
-    limit = len(mixed.layers) if most is None else whole("most", most, least=0)
+    limit = len(mixed.layers) if most is None else most
     noise = mixed.noise(_errors_alone(trace, batches, progress or Silent()))
     states = search(mixed.layers, noise, mixed.takers, judge.of_model, least, limit)
+    # What has no integer operator computes in float whatever the budget; of much the converter knows a way.
+    without = [one.layer for one in record.left]
     layers = tuple(name for name in mixed.layers if name in states[-1].layers)
     with scratch_directory() as scratch:
         target = scratch / "model.tflite" if path is None else path
-        tflite(
-            model,
-            target,
-            scheme="int8",
-            calibration=calibration,
-            fallback=layers,
-            fallback_dtype=to,
-            samples=samples,
-            seed=seed,
-            overwrite=overwrite,
-        )
+        settings = {"scheme": "int8", "calibration": calibration, "samples": samples, "seed": seed}
+        settings |= {"fallback_dtype": to, "overwrite": overwrite}
+        try:
+            tflite(model, target, fallback=layers, **settings)
+        except ExportError:
+            if not without:
+                raise
+            layers = tuple(dict.fromkeys((*without, *layers)))
+            tflite(model, target, fallback=layers, **settings)
         runner = load(target)
         measured, measured_db = judge.of_file(runner), decibels.of_file(runner)
     return Fallback(

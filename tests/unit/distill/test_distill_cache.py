@@ -153,11 +153,14 @@ def test_a_cache_of_something_else_is_refused(tmp_path):
 def test_damaged_and_missing_files_are_said(tmp_path):
     with pytest.raises(LoadError, match="holds no cache of a teacher"):
         TeacherCache(tmp_path)
-    cache_teacher(teacher(), pipeline(), tmp_path)
+    model = teacher()
+    cache_teacher(model, pipeline(), tmp_path)
     shard = next(tmp_path.glob("shard-*.npz"))
     shard.write_bytes(shard.read_bytes()[:300])
-    with pytest.raises(LoadError, match="is damaged"):
+    with pytest.raises(LoadError, match=r"is damaged .*Remove it, and cache the teacher again"):
         TeacherCache(tmp_path).join(pipeline())
+    shard.unlink()
+    assert len(stored(cache_teacher(model, pipeline(), tmp_path), pipeline())) == len(X)
 
 
 def test_a_teacher_of_nan_or_too_large_numbers_is_refused(tmp_path):

@@ -165,6 +165,13 @@ def test_the_hard_loss(focusing, smoothing):
     assert error < 1e-3
 
 
+def test_the_derivative_is_finite_where_a_student_is_sure():
+    logits = tf.Variable([[40.0, 0.0, 0.0]])
+    with tf.GradientTape() as tape:
+        loss = FocalSmoothed(0.5, from_logits=True).call(tf.constant([0]), logits)
+    assert np.isfinite(tape.gradient(loss, logits)).all()
+
+
 def test_losses_survive_serialization():
     for loss in (OutputLoss("decoupled", others=2.0, temperature=4.0, form="probabilities"), FocalSmoothed(1.0, 0.1)):
         config = keras.saving.serialize_keras_object(loss)

@@ -5,6 +5,7 @@ import pytest
 from kopt.core.errors import LoadError, ParityError
 from kopt.core.records.artifacts import Artifact, OutputParity, Parity
 from kopt.core.schemes import get_scheme
+from kopt.export.file_parameters import parameters_sha256
 from kopt.export.manifest import manifest_text, read_manifest, require_intact
 from kopt.export.verification import require_parity
 
@@ -69,3 +70,8 @@ def test_a_missing_or_foreign_manifest_is_said(artifact, tmp_path):
     artifact.manifest_path.unlink()
     with pytest.raises(LoadError, match=r"m.tflite.json does not exist"):
         read_manifest(artifact.path)
+
+
+def test_of_a_format_that_nothing_reads_the_parameters_have_no_hash(tmp_path):
+    (tmp_path / "model.engine").write_bytes(b"an engine")
+    assert parameters_sha256(tmp_path / "model.engine", "tensorrt") == ""

@@ -12,7 +12,9 @@ import kopt
 from kopt.core.errors import ConfigError, InputError, NonFiniteError, UnsupportedModelError
 from kopt.core.records.changes.aware_training import Quantization, RangeRule
 from kopt.quantize import aware
+from kopt.quantize.modes import unrounded
 from kopt.quantize.ranges import FixedQuantizer, Quantizer
+from kopt.quantize.weights import QuantizedWeights
 
 L = keras.layers
 RNG = np.random.default_rng(0)
@@ -330,3 +332,105 @@ def test_gradients_reach_every_kernel():
     missing = [v.path for v, g in zip(copy.trainable_variables, gradients, strict=True) if g is None]
     assert missing == []
     assert all(np.isfinite(tf.convert_to_tensor(gradient)).all() for gradient in gradients)
+
+
+def sequences(*lengths):
+    return [
+        np.random.default_rng(place).normal(size=(24, length, 8)).astype("float32")
+        for place, length in enumerate(lengths)
+    ]
+
+
+@pytest.mark.parametrize(
+    "named",
+    [("query", "value"), ("query", "value", "key"), ("query", "key", "value")],
+    ids=lambda named: " ".join(named),
+)
+def test_attention_takes_what_it_is_called_with_by_name(named):
+    keras.utils.set_random_seed(0)
+    queries, keys, values = keras.Input((5, 8)), keras.Input((7, 8)), keras.Input((7, 8))
+    given = {"query": queries, "key": keys, "value": values}
+    attended = L.MultiHeadAttention(2, 4)(**{name: given[name] for name in named})
+    used = [tensor for tensor in (queries, keys, values) if tensor is not keys or "key" in named]
+    model = keras.Model(used, L.Dense(3)(L.Flatten()(attended)))
+    x = sequences(5, 7, 7)[: len(used)]
+    copy, _ = aware(model, calibration=x)
+    with unrounded():
+        np.testing.assert_allclose(copy(x), model(x), atol=1e-5)
+
+
+def test_a_vision_transformer_with_a_flatten_behind_its_blocks():
+    """The output projection of Keras' attention says nothing of the length of the sequence."""
+    keras.utils.set_random_seed(0)
+    x = i = keras.Input((6, 8))
+    for _ in range(2):
+        normal = L.LayerNormalization()(x)
+        x = L.Add()([x, L.MultiHeadAttention(2, 4)(normal, normal)])
+        x = L.Add()([x, L.Dense(8)(L.Dense(16, activation="relu")(x))])
+    model = keras.Model(i, L.Dense(3)(L.Flatten()(x)))
+    (data,) = sequences(6)
+    copy, _ = aware(model, calibration=data)
+    assert copy.output_shape == model.output_shape
+    with unrounded():
+        np.testing.assert_allclose(copy(data), model(data), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_layer_shared_by_sequences_of_two_lengths(tmp_path):
+    keras.utils.set_random_seed(0)
+    shared, first, second = L.Dense(5, name="shared"), keras.Input((4, 8)), keras.Input((7, 8))
+    model = keras.Model([first, second], [shared(first), shared(second)])
+    data = sequences(4, 7)
+    copy, _ = aware(model, calibration=data)
+    made = kopt.export.tflite(copy, tmp_path / "model.tflite", scheme="int8")
+    runner = kopt.measure.load(made.path)
+    for found, wanted in zip(runner.predict(data).values(), copy(data), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask attached to it")
+def test_a_nested_model_behind_a_mask_is_refused():
+    inner_input = keras.Input((6, 8))
+    inner = keras.Model(inner_input, L.Dense(4)(inner_input), name="inner")
+    tokens = keras.Input((6,), dtype="int32")
+    embedded = L.Embedding(10, 8, mask_zero=True)(tokens)
+    model = keras.Model(tokens, L.Dense(3)(L.Flatten()(inner(embedded))))
+    with pytest.raises(UnsupportedModelError, match="nested model 'inner' is called with a mask"):
+        aware(model)
+    assert kopt.profile.model(model).parameters == model.count_params()
+
+
+def test_masks_that_still_change_are_refused_and_finished_ones_stay():
+    x, y = batch()
+    pruned, _ = kopt.prune.magnitude(net(), kopt.prune.schedules.Polynomial(0.5, begin=1, end=4, frequency=1))
+    with pytest.raises(UnsupportedModelError, match=r"pruned as it trains: its masks follow Polynomial.* at step 0"):
+        aware(pruned)
+    step_of(pruned, "mse").fit(x, y, batch_size=8, verbose=0)
+    copy, _ = aware(pruned)
+    assert [one.preserved for one in copy.layers if isinstance(one, QuantizedWeights)] == ["zeros", "zeros"]
+    aware(kopt.prune.magnitude(net(), 0.5)[0])
+
+
+class OwnStep(keras.Model):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+def test_what_a_copy_would_not_have_of_a_training_is_refused():
+    i = keras.Input((8,))
+    with pytest.raises(UnsupportedModelError, match="overrides `train_step`, which its copy would not have"):
+        aware(OwnStep(i, L.Dense(4)(i)))
+    with pytest.raises(UnsupportedModelError, match="Layers hidden of model 'net' have an `activity_regularizer`"):
+        aware(net(activity_regularizer="l2"))
+    # Where nothing is trained, neither matters.
+    x, _ = batch()
+    assert kopt.quantize.diagnose(net(activity_regularizer="l2"), x).layers
+
+
+def test_kernels_that_share_values_are_not_scaled():
+    keras.utils.set_random_seed(0)
+    layers = [L.Conv2D(8, 3, name="first"), L.ReLU(), L.Conv2D(4, 3, name="second"), L.Flatten(), L.Dense(5)]
+    model = keras.Sequential([keras.Input((12, 12, 3)), *layers])
+    shared, _ = kopt.cluster.finalize(kopt.cluster.weights(model, clusters=8, layers=["first"])[0])
+    copy, _ = kopt.quantize.post_training(shared, X, options=["equalize"])
+    assert np.unique(copy.get_layer("first").layer.kernel).size == 8

@@ -160,3 +160,9 @@ def separable():
     hidden = L.SeparableConv2D(16, 3, activation="relu", name="separable")(i)
     hidden = L.Conv2DTranspose(8, 2, strides=2, name="up")(hidden)
     return keras.Model(i, L.Dense(3, name="out")(L.GlobalAveragePooling2D()(hidden)), name="separable_net")
+
+
+def test_a_model_without_kernels_that_can_be_narrow_is_refused():
+    model = keras.Sequential([keras.Input((4, 4, 2)), L.Conv2DTranspose(3, 3)])
+    with pytest.raises(UnsupportedModelError, match=r"No kernel of model .* can have 4 bits"):
+        kopt.quantize.bits(model, RNG.random((24, 4, 4, 2), np.float32), size=0.6)

@@ -178,3 +178,25 @@ def test_an_output_layer_without_activation_stays_in_float(tmp_path):
     artifact = kopt.export.tflite(model, tmp_path / "n.tflite", scheme="int8", calibration=x, fallback=["gap"])
     counts = {(one.name, one.dtype): one.count for one in artifact.operators}
     assert counts["FULLY_CONNECTED", "int8"] == counts["MEAN", "float32"] == 1
+
+
+@pytest.mark.slow
+def test_layers_without_an_integer_operator_are_in_float_anyway(tmp_path):
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Conv2D(4, 3, activation="elu", name="elu"), keras.layers.Flatten(), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    x = np.random.default_rng(0).normal(size=(24, 8, 8, 3)).astype("float32")
+    plan = kopt.quantize.fallback(model, x, tmp_path / "mixed.tflite", least_db=10.0)
+    assert plan.layers == ("elu",)
+    assert plan.within_budget
+
+
+def test_what_is_wrong_is_said_before_the_search(tmp_path, monkeypatch):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    x = np.zeros((24, 4), "float32")
+    (tmp_path / "there.tflite").write_bytes(b"x")
+    monkeypatch.setattr(kopt.quantize.mixed.fallback, "numbered", None)
+    with pytest.raises(OutputExistsError):
+        kopt.quantize.fallback(model, x, tmp_path / "there.tflite", least_db=10.0)
+    with pytest.raises(ConfigError, match="`most`"):
+        kopt.quantize.fallback(model, x, least_db=10.0, most=-1)

@@ -367,3 +367,32 @@ def test_an_accelerated_model_can_be_diagnosed():
     assert result.step_ms > 0
     for ours, theirs in zip(before, fast.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+class StopsAfter(keras.callbacks.Callback):
+    """Ends training as Ctrl-C would, once."""
+
+    left = 2
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def test_gradients_of_a_training_that_was_interrupted_go_into_no_later_one():
+    layers = keras.layers
+    model, other = (
+        keras.Sequential([keras.Input(X.shape[1:]), layers.Flatten(), layers.Dense(CLASSES, "softmax")])
+        for _ in range(2)
+    )
+    for one in (model, other):
+        one.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy", steps_per_execution=1)
+    target = accelerate(model, accumulate_steps=4)
+    with pytest.raises(KeyboardInterrupt):
+        target.fit(X[:64], Y[:64], batch_size=8, shuffle=False, verbose=0, callbacks=[StopsAfter()])
+    other.set_weights(model.get_weights())
+    target.fit(X[:64], Y[:64], batch_size=8, shuffle=False, verbose=0)
+    accelerate(other, accumulate_steps=4).fit(X[:64], Y[:64], batch_size=8, shuffle=False, verbose=0)
+    assert largest_difference(model, other) < 1e-6
+    assert int(model.optimizer.iterations) == 2

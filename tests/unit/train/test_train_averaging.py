@@ -175,3 +175,23 @@ def test_averages_that_cannot_be_had_are_refused_before_training():
         StochasticWeightAveraging(keras.optimizers.SGD(use_ema=True), start_step=1)
     with pytest.raises(ConfigError, match=r"`start_step` must be a whole number"):
         StochasticWeightAveraging("sgd", start_step=0)
+
+
+class Interrupting(keras.callbacks.Callback):
+    """Ends the first validation as Ctrl-C would."""
+
+    done = False
+
+    def on_test_batch_end(self, batch, logs=None):
+        if not self.done:
+            self.done = True
+            raise KeyboardInterrupt
+
+
+def test_what_an_interrupted_validation_left_is_put_back_before_training_goes_on():
+    model = linear(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9))
+    average = callbacks.AveragedWeights(finish="trained")
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(DATA, validation_data=DATA, callbacks=[average, Interrupting()], shuffle=False, verbose=0)
+    model.fit(DATA, validation_data=DATA, callbacks=[average], shuffle=False, verbose=0)
+    np.testing.assert_allclose(model.get_weights()[0], sgd_path(0.1, 8)[-1], rtol=1e-5, atol=1e-6)

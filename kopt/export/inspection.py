@@ -5,6 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from ai_edge_litert import schema_py_generated as schema
 from tensorflow.core.protobuf import saved_model_pb2
@@ -62,6 +63,26 @@ def inspect_onnx(path: Path) -> tuple[OperatorCount, ...]:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(code).name if code else "unknown"
         counts[node.op_type, dtype] += 1
     return _counted(counts)
+
+
+def onnx_grids(path: Path) -> tuple[TensorQuantization, ...]:
+    """Return the grids of an `.onnx` file: of every tensor that a DequantizeLinear reads, once."""
+    graph = onnx.load(path).graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    found: dict[str, TensorQuantization] = {}
+    for node in graph.node:
+        if node.op_type != "DequantizeLinear" or not set(node.input[1:]) <= set(constants):
+            continue
+        steps = onnx.numpy_helper.to_array(constants[node.input[1]]).ravel()
+        zero = np.zeros(1, np.uint8)  # where none is given
+        if len(node.input) > 2:
+            zero = onnx.numpy_helper.to_array(constants[node.input[2]]).ravel()
+        stored = constants.get(node.input[0])
+        dtype = zero.dtype.name if stored is None else onnx.numpy_helper.to_array(stored).dtype.name
+        found[node.input[0]] = TensorQuantization(
+            node.input[0], dtype, len(steps), float(steps.min()), float(steps.max()), int(zero[0])
+        )
+    return tuple(found.values())
 
 
 def inspect_saved_model(directory: Path) -> tuple[OperatorCount, ...]:

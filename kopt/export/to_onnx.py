@@ -14,7 +14,7 @@ from kopt.core.records.artifacts import Artifact
 from kopt.core.schemes import Scheme, get_scheme
 from kopt.data import calibration as sample
 from kopt.export.assembly import Converted, assemble
-from kopt.export.inspection import inspect_onnx
+from kopt.export.inspection import inspect_onnx, onnx_grids
 from kopt.export.manifest import check_target
 from kopt.export.process import converter
 from kopt.export.source import SIGNATURE, Source, prepare, save_arrays, trace
@@ -90,7 +90,7 @@ def onnx(
 
     def convert(staged: Path) -> Converted:
         write_onnx(source, staged, scheme=scheme, runtime=runtime, opset=opset, ranges=ranges)
-        return Converted(inspect_onnx(staged))
+        return Converted(inspect_onnx(staged), quantization=onnx_grids(staged) if scheme == "int8" else ())
 
     options = {"opset": str(opset)}
     if scheme == "int8":
@@ -106,6 +106,7 @@ def onnx(
         examples=compared,
         options=options,
         overwrite=overwrite,
+        calibration=ranges,
     )
 
 

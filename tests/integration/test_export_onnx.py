@@ -68,6 +68,9 @@ def test_a_trained_copy_brings_its_ranges(cnn, trained, tmp_path):
     }
     ready = [layer.grid for layer in trained.layers if hasattr(layer, "grid")]
     assert {(round(grid.scale * 1e6), grid.zero_point) for grid in ready} <= grids
+    noted = {(round(one.smallest_step * 1e6), one.zero_point) for one in artifact.quantization if one.grids == 1}
+    assert grids <= noted
+    assert {one.grids for one in artifact.quantization if one.dtype == "int8" and one.grids > 1} == {5, 8, 16}
     assert computes_in(artifact, tmp_path) >= {"QLinearConv", "QGemm", "QLinearSoftmax"}
     assert not computes_in(artifact, tmp_path) & {"Conv", "FusedConv", "MatMul", "Gemm"}
     # One step of the output's grid, 1 / 256: integers of both round the same numbers, but sum them in another order.
@@ -129,6 +132,8 @@ def test_examples_show_the_ranges_of_any_other_model(cnn, tmp_path, runtime):
     model, x = cnn
     artifact = export.onnx(model, tmp_path / "m.onnx", scheme="int8", calibration=x, runtime=runtime)
     assert artifact.options == {"opset": "17", "runtime": runtime, "calibration_samples": "32"}
+    assert artifact.calibration_sha256
+    assert len(artifact.quantization) > 3
     np.testing.assert_allclose(measure.load(artifact.path).predict(x), model.predict(x, verbose=0), atol=2 / 256)
 
 

@@ -51,6 +51,7 @@ def assemble(
     options: dict[str, str],
     overwrite: bool,
     calibration: Mapping[str, np.ndarray] | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Artifact:
     """Convert to a temporary path, verify there, and only then give the file its name and its manifest.
 
@@ -64,6 +65,7 @@ def assemble(
         options: settings for the manifest.
         overwrite: replace what is at `path`.
         calibration: arrays by input name whose ranges the file has, for the manifest.
+        notes: for the manifest, before those of the conversion.
 
     Raises:
         ExportError: the conversion failed, or the file does not do what the model does.
@@ -102,7 +104,7 @@ def assemble(
             options=options,
             versions=versions(),
             parity=parity,
-            notes=converted.notes,
+            notes=(*notes, *converted.notes),
             quantization=converted.quantization,
             parameters_sha256=parameters_sha256(staged, format),
             examples_sha256=_sha256_of(examples),

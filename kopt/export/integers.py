@@ -26,6 +26,21 @@ _LARGEST_BIAS = 1 << 30
 _NAMED = 3
 
 
+# From so many examples on, the ranges of a calibration hold for others.
+_FEW = 20
+
+
+def few_examples_note(calibration: Mapping[str, np.ndarray] | None) -> tuple[str, ...]:
+    """Return what to say of ranges that few examples have shown; nothing where there are enough, or none are needed."""
+    count = _FEW if calibration is None else len(next(iter(calibration.values())))
+    if count >= _FEW:
+        return ()
+    return (
+        f"Calibrated with {count} example(s): from {_FEW} on, better 100, ranges can be trusted. Values of other "
+        f"examples that lie outside are clipped.",
+    )
+
+
 def integer_notes(path: Path, content: TFLiteContent, examples: Mapping[str, np.ndarray] | None) -> tuple[str, ...]:
     """Return what the reader of an integer file should know: float operators, dead channels, numbers that do not fit.
 

@@ -15,6 +15,7 @@ from kopt.core.schemes import Scheme, get_scheme
 from kopt.data import calibration as sample
 from kopt.export.assembly import Converted, assemble
 from kopt.export.inspection import inspect_onnx, onnx_grids
+from kopt.export.integers import few_examples_note
 from kopt.export.manifest import check_target
 from kopt.export.process import converter
 from kopt.export.source import SIGNATURE, Source, prepare, save_arrays, trace
@@ -107,6 +108,7 @@ def onnx(
         options=options,
         overwrite=overwrite,
         calibration=ranges,
+        notes=few_examples_note(ranges),
     )
 
 

@@ -21,7 +21,7 @@ from kopt.data import calibration as sample
 from kopt.export.assembly import Converted, assemble
 from kopt.export.fused_rnn import fused_source
 from kopt.export.inspection import TFLiteContent, inspect_tflite
-from kopt.export.integers import integer_notes
+from kopt.export.integers import few_examples_note, integer_notes
 from kopt.export.manifest import check_target
 from kopt.export.process import converter
 from kopt.export.source import SIGNATURE, Source, prepare, save_arrays, trace
@@ -136,6 +136,7 @@ def tflite(
             convert=lambda staged: _convert(
                 source, staged, kind, {**job, "calibration": saved}, may_be_float, None if ranges is None else compared
             ),
+            notes=few_examples_note(used),
             examples=compared,
             options=_options(config, fallback_dtype, batch_size, select_ops, used and len(next(iter(used.values())))),
             overwrite=overwrite,

@@ -224,3 +224,12 @@ def test_what_keras_has_quantized_is_refused(tmp_path):
     model.quantize("int8")
     with pytest.raises(UnsupportedModelError, match=r"converted with `keras.Model.quantize`: dense hold integers"):
         export.tflite(model, tmp_path / "m.tflite")
+
+
+@pytest.mark.parametrize("write", [export.tflite, export.onnx])
+def test_few_examples_are_noted(cnn, tmp_path, write):
+    model, x = cnn
+    made = write(model, tmp_path / f"m.{write.__name__}", scheme="int8", calibration=x[:3])
+    assert made.notes[0].startswith("Calibrated with 3 example(s): from 20 on, better 100")
+    enough = write(model, tmp_path / f"e.{write.__name__}", scheme="int8", calibration=x)
+    assert not [note for note in enough.notes if "Calibrated" in note]

@@ -28,7 +28,7 @@ from kopt.cli import (
     tune,
     verify,
 )
-from kopt.core.errors import InputError, KoptError, LoadError
+from kopt.core.errors import InputError, KoptError, LoadError, OutputError
 from kopt.core.files import require_path
 from kopt.version import __version__
 
@@ -80,6 +80,12 @@ def main(arguments: Sequence[str] | None = None, *, own_process: bool = False) -
             raise
         _show(error, as_json=options.json)
         return EXIT_USAGE if isinstance(error, (InputError, LoadError)) else EXIT_FAILED
+    except OSError as error:
+        if options.debug:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        _show(OutputError(f"The system refuses{where}: {error.strerror or error}."), as_json=options.json)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         print("kopt: interrupted; what was finished is kept, start the same command again to go on", file=sys.stderr)  # noqa: T201
         return EXIT_INTERRUPTED

@@ -29,6 +29,7 @@ _CANNOT_WRITE = frozenset(
         errno.ENOSPC,
         errno.EDQUOT,
         errno.ENOTDIR,
+        errno.EISDIR,
         errno.ENOENT,
         errno.EFBIG,
     )

@@ -12,6 +12,10 @@ from kopt.data.splits import Array, Split
 _TEXT = ("string", "object", "str")
 _CHUNK_BYTES = 16 << 20
 
+# How far from 1 the sum of a row of probabilities may be.
+_SUM_TOLERANCE = 1e-3
+_OTHER_METRICS = 'for a regression judge by `metric="r2_score"`, for several labels an example by "binary_accuracy"'
+
 
 def check(
     data: Any,
@@ -193,12 +197,15 @@ def _check_labels(y: Any, length: int, num_classes: int | None, name: str) -> No
     if y.ndim == 0 or len(y) != length:
         raise DataError(f"{name} have shape {y.shape}, but there are {length} examples. Pass one label an example.")
     _check_finite(y, name)
-    if num_classes is None or (y.ndim > 1 and y.shape[-1] == num_classes > 1 and y.dtype.kind == "f"):
+    if num_classes is None:
+        return
+    if y.ndim > 1 and y.shape[-1] == num_classes > 1 and y.dtype.kind == "f":
+        _check_rows(y, num_classes, name)
         return
     if y.dtype.kind == "f" and (y.size != length or np.any(y != np.floor(y))):
         raise DataError(
             f"{name} are {y.dtype.name} of shape {y.shape}; {num_classes} classes need whole numbers of shape "
-            f"({length},) or rows of {num_classes}. Convert them, e.g. `y.astype('int64')`."
+            f"({length},) or rows of {num_classes}. Convert them, e.g. `y.astype('int64')`; {_OTHER_METRICS}."
         )
     outside = (y < 0) | (y >= num_classes)
     if outside.any():
@@ -206,4 +213,17 @@ def _check_labels(y: Any, length: int, num_classes: int | None, name: str) -> No
             f"{name} must lie in [0, {num_classes}). {int(outside.sum())} do not, the first at index "
             f"{tuple(map(int, np.argwhere(outside)[0]))}; all lie in [{y.min()}, {y.max()}]. Number the classes from "
             f"0, or use a model with more outputs."
+        )
+
+
+def _check_rows(y: Array, num_classes: int, name: str) -> None:
+    """Refuse rows that are no probabilities of classes, of which the largest would be taken for the class."""
+    sums = y.sum(axis=-1, dtype=np.float64)
+    wrong = (np.abs(sums - 1.0) > _SUM_TOLERANCE) | (y < 0).any(axis=-1)
+    if wrong.any():
+        first = tuple(map(int, np.argwhere(wrong)[0]))
+        raise DataError(
+            f"{name} are rows of {num_classes} numbers, and {int(wrong.sum())} of {wrong.size} rows are no "
+            f"probabilities of classes: that at index {first} is {y[first].tolist()}. Give class numbers or one-hot "
+            f"rows; {_OTHER_METRICS}."
         )

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,30 @@ from kopt.serve.versions import present, read_state
 
 @dataclasses.dataclass(eq=False)
 class Serving:
-    """A version that takes requests: what it was loaded from, and a queue for each signature."""
+    """A version that takes requests: what it was loaded from, a queue for each signature, and who uses it."""
 
     version: int
     source: Any
     loaded: Loaded
     queues: dict[str, Batcher]
+    users: int = 0
+    left: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        """Keep the version from going while a request is read, answered and written."""
+        self.users += 1
+        try:
+            yield
+        finally:
+            self.users -= 1
+            self.left.set()
+
+    async def free(self) -> None:
+        """Wait until no request uses it."""
+        while self.users:
+            self.left.clear()
+            await self.left.wait()
 
     def signature(self, name: str) -> tuple[Signature, Batcher]:
         """Return a signature and its queue.
@@ -76,6 +94,7 @@ class Host:
         self._without_manifest: set[int] = set()
         self._leaving: dict[int, asyncio.Task[None]] = {}
         self._gone: set[int] = set()
+        self._stayed: dict[str, int] = {}
         self._file: tuple[int, Any] = (0, None)
 
     async def start(self) -> None:
@@ -103,12 +122,26 @@ class Host:
                 break
         for version in set(labels.values()) & set(paths):
             await self._ready(version, paths[version], first)
-        self.labels = {label: version for label, version in labels.items() if version in self._serving}
+        self.labels = self._served(labels)
         if chosen is None:
             return
         self._newest = chosen
         for version in set(self._serving) - {chosen, *self.labels.values()}:
             self._retire(version)
+
+    def _served(self, labels: dict[str, int]) -> dict[str, int]:
+        """Return which version each label means: the one that it had, where the new one is not served."""
+        found: dict[str, int] = {}
+        for label, version in labels.items():
+            stays = self.labels.get(label)
+            if version in self._serving:
+                found[label] = version
+            elif stays in self._serving:
+                found[label] = stays
+                if self._stayed.get(label) != version:
+                    self.log(f"label {label} stays at version {stays}: version {version} is not served")
+            self._stayed[label] = version
+        return found
 
     def find(self, version: int | None = None, label: str | None = None) -> Serving:
         """Return the version that a request asks for; the newest if it asks for none.
@@ -230,9 +263,11 @@ class Host:
 
     def _retire(self, version: int) -> None:
         """Take a version out of service; it answers what it has taken, then goes."""
-        queues = self._serving.pop(version).queues
+        serving = self._serving.pop(version)
+        queues = serving.queues
 
         async def leave() -> None:
+            await serving.free()
             await asyncio.gather(*(queue.close() for queue in queues.values()))
             queues.clear()
             gc.collect()  # TensorFlow's objects go in circles, and their weights with them

@@ -76,7 +76,7 @@ class State:
         is_canary = traffic.canary in host.labels and is_chosen(identity, "canary", traffic.canary_share)
         if is_canary:
             return host.find(label=traffic.canary), "canary"
-        return host.find(label=traffic.main if traffic.main in host.labels else None), "main"
+        return host.find(label=traffic.main), "main"
 
     def copy(self, identity: str, serving: Serving, answer: Answer) -> None:
         """Let the shadow answer too, behind the back of who asked; not at all where it cannot keep up."""
@@ -97,8 +97,9 @@ class State:
         loop = asyncio.get_running_loop()
         start = loop.time()
         try:
-            _, queue = shadow.signature(answer.signature)
-            outputs = await queue.predict(answer.arrays)
+            with shadow.used():
+                _, queue = shadow.signature(answer.signature)
+                outputs = await queue.predict(answer.arrays)
         except KoptError:
             self.metrics.count("kopt_shadow_total", outcome="failed")
             return
@@ -221,7 +222,8 @@ class Handler(tornado.web.RequestHandler):
         body = b"".join(self.chunks)
         self.chunks.clear()
         work = _predict if self.method == "predict" else _classify_or_regress
-        answer = await work(serving, body, self.method)
+        with serving.used():
+            answer = await work(serving, body, self.method)
         self.set_header(ID_HEADER, self.id)
         self.set_header(VERSION_HEADER, str(serving.version))
         if self.state.monitor is not None:

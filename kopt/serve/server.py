@@ -8,12 +8,12 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kopt.core.errors import ConfigError, KoptError, UnavailableError
+from kopt.core.errors import ConfigError, KoptError, UnavailableError, nearest
 from kopt.core.memory import resident_bytes
 from kopt.core.optional import require
 from kopt.core.records.shipping.monitoring import Monitoring, Traffic
@@ -105,6 +105,8 @@ class Server:
         Raises:
             KoptError: nothing could be loaded, or the port is taken.
         """
+        self._started.clear()
+        self._error = None
         self._thread = threading.Thread(target=self._in_thread, name="kopt-serve", daemon=True)
         self._thread.start()
         if not self._started.wait(_START_S):
@@ -168,6 +170,7 @@ class Server:
                 monitor = Monitor(self.name, self._monitoring, metrics, self._log)
                 host.on_load = monitor.loaded
             await host.start()
+            self._check_labels(host.labels)
         except BaseException:
             listening.close()
             await host.close()
@@ -192,6 +195,22 @@ class Server:
         if monitor is not None:
             monitor.close()
         await server.close_all_connections()
+
+    def _check_labels(self, labels: Mapping[str, int]) -> None:
+        """Refuse traffic for a label that no version has, and say of others that they are still to come.
+
+        Raises:
+            ConfigError: `main` is none.
+        """
+        traffic, known = self._traffic, ", ".join(labels) or "none"
+        if traffic.main is not None and traffic.main not in labels:
+            raise ConfigError(
+                f"No version that is served has the label {traffic.main!r}, which is to answer."
+                f"{nearest(traffic.main, labels)} Labels: {known}. `kopt.serve.set_labels` gives one."
+            )
+        for label in (traffic.canary, traffic.shadow):
+            if label is not None and label not in labels:
+                self._log(f"no version has the label {label!r} yet, so that it gets no requests; labels: {known}")
 
     def _listen(self) -> socket.socket:
         """Listen, so that a port that is taken is known before the model is loaded.

@@ -18,7 +18,7 @@ from kopt.core.records.measurements import Measurement
 from kopt.core.records.profiles.cost import ModelProfile
 from kopt.core.records.search.budget import Budget
 from kopt.core.schemes import get_scheme
-from kopt.search.judging.examining import BASELINE, Examiner
+from kopt.search.judging.examining import BASELINE, Examiner, opened, threads_for
 from kopt.search.trials.records import Trials
 
 # What takes more than timing single calls, and is measured of all candidates only where the budget asks.
@@ -90,7 +90,7 @@ class Costs:
         return _completed(baseline, measured[baseline.name]), final
 
     def _runner(self, file: Artifact | None) -> measure.Runner:
-        return measure.load(file.path, threads=self.threads) if file else self.examiner.given
+        return opened(file.path, self.threads) if file else self.examiner.given
 
     def _works(self, files: Sequence[Artifact | None]) -> list[measure.Work | None]:
         """Return the work of every file, or of none, since estimates of two kinds cannot be compared."""
@@ -138,9 +138,8 @@ def with_memory(measured: Measurement, file: Path | None, model: Any, threads: i
         if file is None:
             file = folder / "model.keras"
             model.save(file)
-        known = threads if file.suffix in (".tflite", ".onnx") else None
         try:
-            peak = measure.memory(file, threads=known)
+            peak = measure.memory(file, threads=threads_for(file, threads))
         except (MeasurementError, LoadError):
             # Classes of the user's own are not known to a fresh process. Tables show the number as not known, and a
             # constraint on it is missed.

@@ -3,7 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-from kopt import measure
 from kopt.core.errors import LoadError
 from kopt.core.records.artifacts import Artifact
 from kopt.core.records.candidates import Candidate
@@ -11,7 +10,7 @@ from kopt.core.records.measurements import Evaluation
 from kopt.core.records.search.budget import Budget
 from kopt.core.records.search.judgement import Judgement
 from kopt.search.judging import outcomes
-from kopt.search.judging.examining import Examiner
+from kopt.search.judging.examining import Examiner, opened
 from kopt.search.judging.examples import check_reachable
 from kopt.search.judging.judgement import judge
 from kopt.search.trials.records import Trials
@@ -48,7 +47,7 @@ def examine_file(
     Returns:
         Its evaluation, and the artefact with its agreement on all of the examples: the exporter compared a few.
     """
-    found = examiner.examine(measure.load(artifact.path, threads=threads))
+    found = examiner.examine(opened(artifact.path, threads))
     outcomes.save(path, found.outcomes)
     return found.evaluation, dataclasses.replace(artifact, parity=found.parity)
 
@@ -85,7 +84,7 @@ def final_judgement(test: Examiner, candidate: Candidate, threads: int | None, b
     """Judge the chosen file, and nothing else, on examples that the search never saw."""
     assert candidate.artifact is not None
     before = test.examine(test.given)
-    after = test.examine(measure.load(candidate.artifact.path, threads=threads))
+    after = test.examine(opened(candidate.artifact.path, threads))
     return judge(before.outcomes, after.outcomes, budget, test.classes)
 
 

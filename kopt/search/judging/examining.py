@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -146,3 +148,13 @@ def output_of(runner: measure.Runner, inputs: Mapping[str, np.ndarray]) -> np.nd
     """Return the only output of a model or file for all examples."""
     predicted = runner.predict(inputs)
     return next(iter(predicted.values())) if isinstance(predicted, dict) else predicted
+
+
+def opened(path: str | os.PathLike[str], threads: int | None) -> measure.Runner:
+    """Open a file with the threads that its runtime can be given."""
+    return measure.load(path, threads=threads_for(path, threads))
+
+
+def threads_for(path: str | os.PathLike[str], threads: int | None) -> int | None:
+    """Return the threads of a file's runtime; TensorFlow has those of the process."""
+    return threads if Path(path).suffix in (".tflite", ".onnx") else None

@@ -47,7 +47,10 @@ def _why(path: Path, made: tuple[Artifact, ...]) -> str:
     if changed:
         more = ", ..." if len(changed) > _MOST_NAMES else ""
         return f"made with other versions ({', '.join(changed[:_MOST_NAMES])}{more})"
-    return "of this model with other data or settings"
+    return (
+        "of this model with other data or settings (a `tf.data.Dataset` that is shuffled anew each time it is read is "
+        "other data: leave the shuffling to the search)"
+    )
 
 
 def _changed(before: dict[str, str], now: dict[str, str]) -> list[str]:

@@ -1,9 +1,11 @@
 """A log that is bounded on the disk, whole after a kill, and never in the way of what it tells about."""
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from kopt.core.errors import ConfigError, LoadError, OutputError
 from kopt.core.files import writing_to
@@ -142,13 +144,41 @@ def log_lines(path: Path) -> Iterator[bytes]:
     Raises:
         LoadError: a file cannot be read.
     """
-    for one in log_files(path):
-        try:
-            with open(one, "rb") as file:
+    with contextlib.ExitStack() as stack:
+        for one, file in _opened(path, stack):
+            try:
                 while line := file.readline(_LONGEST_LINE):
                     yield line.rstrip(b"\r\n")
+            except OSError as error:
+                raise LoadError(f"Cannot read {one}: {error.strerror or error}.") from error
+
+
+def _opened(path: Path, stack: contextlib.ExitStack) -> list[tuple[Path, BinaryIO]]:
+    """Open all files of a log, and return them the oldest first.
+
+    They are opened the newest first and before any is read: a file that a server puts aside meanwhile is met again
+    under its next name, and taken once.
+    """
+    found: list[tuple[Path, BinaryIO]] = []
+    known = set()
+    newest = [path, *reversed([one for one in log_files(path) if one != path])]
+    number = 0
+    while number < len(newest):
+        one = newest[number]
+        number += 1
+        try:
+            file = stack.enter_context(one.open("rb"))
+        except FileNotFoundError:
+            continue
         except OSError as error:
             raise LoadError(f"Cannot read {one}: {error.strerror or error}.") from error
+        status = os.fstat(file.fileno())
+        if (status.st_dev, status.st_ino) not in known:
+            known.add((status.st_dev, status.st_ino))
+            found.append((one, file))
+        if number == len(newest) and _aside(path, number).is_file():
+            newest.append(_aside(path, number))
+    return found[::-1]
 
 
 def _locked(path: Path) -> int:

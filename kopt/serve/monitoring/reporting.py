@@ -100,7 +100,7 @@ def monitoring_report(
     versions = tuple(
         _use(number, read.versions[number], profiles[number], notes[number], score) for number in sorted(read.versions)
     )
-    comparisons = (*_shadows(read), *_canaries(read, score))
+    comparisons = (*_shadows(read, score), *_canaries(read, score))
     alerts = tuple(_alert(name, event) for name, event in sorted(read.alerts.items()))
     advice = [*advice_about(alerts)]
     for use in versions:
@@ -270,11 +270,14 @@ def _interval(scores: list[float], score: str) -> Interval | tuple[None, None]:
     return mean - half, mean + half
 
 
-def _shadows(read: Log) -> list[Comparison]:
+def _shadows(read: Log, score: str) -> list[Comparison]:
     found = []
     for (a, b), (examples, same) in sorted(read.shadow_counts.items()):
         pairs = np.array(read.shadow_scores.get((a, b), ())).reshape(-1, 2)
-        test = ab_scores(pairs[:, 0], pairs[:, 1], names=_names(a, b), metric="accuracy") if len(pairs) > 1 else None
+        test = None
+        if len(pairs) > 1:
+            is_gain = score == "accuracy"
+            test = ab_scores(pairs[:, 0], pairs[:, 1], names=_names(a, b), metric=score, larger_is_better=is_gain)
         low, high = wilson_interval(same / examples, examples) if examples else (None, None)
         agreement = same / examples if examples else None
         found.append(Comparison("shadow", a, b, examples, agreement, low, high, test))

@@ -30,6 +30,12 @@ def directory(tmp_path):
     return tmp_path / "double"
 
 
+def test_a_place_that_cannot_be_written_is_said_in_a_line(directory, tmp_path, capsys):
+    (tmp_path / "logs").mkdir()
+    assert main(["serve", str(directory), "--port", "0", "--log", str(tmp_path / "logs")]) == 1
+    assert f"kopt: error: Cannot write {tmp_path / 'logs'}: Is a directory" in capsys.readouterr().err
+
+
 @pytest.fixture
 def start():
     """Start the command; return its process and what it printed once it was ready. Killed at the end."""

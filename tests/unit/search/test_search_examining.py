@@ -8,7 +8,7 @@ from search_cases import FunctionRunner, softmax_of
 from kopt import data
 from kopt.core.errors import ConfigError, DataError, InputError
 from kopt.core.records.search.budget import Budget
-from kopt.search.judging.examining import agreement_budget
+from kopt.search.judging.examining import agreement_budget, threads_for
 from kopt.search.judging.examples import check_reachable, checked_budget, examiner_of, overlap, read_split
 
 X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
@@ -144,3 +144,10 @@ def test_what_are_no_examples(wrong):
 def test_sample_weights_are_refused_where_files_are_judged(data):
     with pytest.raises(DataError, match=r"`test` has sample weights.*`train` takes weights"):
         read_split(data, "test")
+
+
+@pytest.mark.parametrize(
+    ("path", "given"), [("a/b.tflite", 2), ("b.onnx", 2), ("model", None), ("model.keras", None), ("model/1", None)]
+)
+def test_threads_go_to_the_runtimes_that_take_them(path, given):
+    assert threads_for(path, 2) == given

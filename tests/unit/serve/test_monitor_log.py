@@ -55,6 +55,20 @@ def test_files_are_bounded_and_read_in_order(tmp_path, opened):
     assert log.path.stat().st_mode & 0o077 == 0  # inputs may be anything: the owner alone reads them
 
 
+def test_a_log_that_rotates_while_it_is_read_is_read_whole(tmp_path, opened):
+    log = opened(tmp_path / "a.jsonl", max_bytes=4096, keep=5)
+    lines = [b"%06d" % number + b"x" * 93 + b"\n" for number in range(200)]
+    for line in lines[:150]:
+        log.write([line])
+    reading = log_lines(log.path)
+    found = [next(reading)]
+    for line in lines[150:]:
+        log.write([line])
+    found += reading
+    assert found[:150] == [line[:-1] for line in lines[:150]]
+    assert len(set(found)) == len(found)
+
+
 def test_without_older_files_the_newest_begins_anew(tmp_path, opened):
     log = opened(tmp_path / "a", max_bytes=4096, keep=0)
     for _ in range(3):

@@ -167,6 +167,19 @@ def test_a_shadow_is_compared_on_the_same_examples(tmp_path):
     assert {use.version: use.score for use in report.versions} == {1: 0.5, 2: 1.0}
 
 
+def test_a_shadow_with_larger_errors_is_worse(tmp_path):
+    log = LogText()
+    for number in range(60):
+        log.request(str(number), [[0.0]], [[0.01]])
+        y = packed({"y": np.array([[1.0 + number / 100]], np.float32)})
+        log("shadow", id=str(number), version=2, n=1, same=0, ms=2.0, y=y)
+        log("label", id=str(number), labels=[0.0])
+    report = kopt.serve.monitoring_report(log.write(tmp_path / "log"), score="absolute error")
+    (comparison,) = report.comparisons
+    assert (comparison.test.metric, comparison.test.verdict) == ("absolute error", "worse")
+    assert [(one.kind, one.version) for one in report.advice] == [("keep", 1)]
+
+
 def test_a_canary_is_compared_on_examples_of_its_own(tmp_path):
     log = LogText()
     for number in range(400):

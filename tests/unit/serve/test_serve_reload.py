@@ -4,6 +4,7 @@ import threading
 import pytest
 
 import kopt
+from kopt.core.errors import ConfigError
 from kopt.core.memory import resident_bytes
 
 MODEL = "/v1/models/half"
@@ -39,21 +40,23 @@ def test_a_new_version_takes_over_and_the_old_one_goes(directory, half_plus, ser
 
 
 @pytest.mark.slow
-def test_no_request_is_lost_while_versions_change(directory, half_plus, serve, http_to, until):
-    server = serve(directory, poll_s=0.02)
+@pytest.mark.parametrize("examples", [1, 30_000], ids=["small", "read in a thread"])
+def test_no_request_is_lost_while_versions_change(directory, half_plus, serve, http_to, until, examples):
+    server = serve(directory, poll_s=0.02, max_examples=examples, max_queue=100 * examples)
     stop, found = threading.Event(), []
 
     def ask():
         call = http_to(server)
         while not stop.is_set():
-            found.append(answers(call))
+            status, answer = call(f"{MODEL}:predict", {"instances": [0.0] * examples})
+            found.append((status, {name: values[:1] for name, values in answer.items()} if status == 200 else answer))
 
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
         thread.start()
     for version in (2, 3, 4):
         half_plus(directory / str(version), version)
-        until(lambda version=version: found[-1] == (200, {"predictions": [float(version)]}))
+        until(lambda version=version: found[-1:] == [(200, {"predictions": [float(version)]})])
     stop.set()
     for thread in threads:
         thread.join()
@@ -113,6 +116,32 @@ def test_after_a_restart_a_damaged_newest_version_gives_way_to_the_one_before(di
     server = serve(directory)
     assert answers(http_to(server)) == (200, {"predictions": [1.0]})
     assert server.lines[0].startswith("half version 2 is refused: ")
+
+
+@pytest.mark.slow
+def test_a_label_stays_where_it_was_while_its_new_version_is_refused(directory, half_plus, serve, http_to, until):
+    half_plus(directory / "2", 2)
+    kopt.serve.set_labels(directory, stable=1)
+    server = serve(directory, poll_s=0.02)
+    call = http_to(server)
+    (directory / "3").mkdir()
+    (directory / "3" / "saved_model.pb").write_bytes(b"half written")
+    kopt.serve.set_labels(directory, stable=3)
+    until(lambda: "label stable stays at version 1: version 3 is not served" in server.lines)
+    assert answers(call, "/labels/stable") == (200, {"predictions": [1.0]})
+    assert answers(call) == (200, {"predictions": [2.0]})
+    shutil.rmtree(directory / "3")
+    half_plus(directory / "3", 3)
+    until(lambda: answers(call, "/labels/stable") == (200, {"predictions": [3.0]}))
+
+
+def test_traffic_for_a_label_that_nobody_has_is_refused(directory):
+    lines = []
+    traffic = kopt.serve.Traffic(main="stabel")
+    with pytest.raises(ConfigError, match=r"the label 'stabel', which is to answer\. Labels: none"):
+        kopt.serve.Server(directory, port=0, traffic=traffic, log=lines.append).start()
+    with kopt.serve.Server(directory, port=0, traffic=kopt.serve.Traffic(canary="next"), log=lines.append):
+        assert "no version has the label 'next' yet, so that it gets no requests; labels: none" in lines
 
 
 @pytest.mark.slow

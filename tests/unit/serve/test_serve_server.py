@@ -222,8 +222,10 @@ def test_a_port_in_use_is_said_before_anything_is_loaded(half_plus_two):
         port = taken.getsockname()[1]
         lines = []
         with pytest.raises(ConfigError, match=f"Cannot listen at 127.0.0.1 port {port}: .*in use"):
-            kopt.serve.Server(half_plus_two, port=port, log=lines.append).start()
+            (server := kopt.serve.Server(half_plus_two, port=port, log=lines.append)).start()
     assert lines == []
+    with server:  # now that the port is free
+        assert lines
 
 
 def test_what_cannot_be_served_is_refused(tmp_path, half_plus_two):

@@ -1,3 +1,4 @@
+import asyncio
 import shutil
 import threading
 
@@ -6,6 +7,7 @@ import pytest
 import kopt
 from kopt.core.errors import ConfigError
 from kopt.core.memory import resident_bytes
+from kopt.serve import rest
 
 MODEL = "/v1/models/half"
 
@@ -40,16 +42,35 @@ def test_a_new_version_takes_over_and_the_old_one_goes(directory, half_plus, ser
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("examples", [1, 30_000], ids=["small", "read in a thread"])
-def test_no_request_is_lost_while_versions_change(directory, half_plus, serve, http_to, until, examples):
-    server = serve(directory, poll_s=0.02, max_examples=examples, max_queue=100 * examples)
+def test_a_version_goes_after_the_request_that_it_still_reads(directory, half_plus, serve, http_to, until, monkeypatch):
+    reads = threading.Event()
+
+    async def slowly(size, function, *arguments):
+        reads.set()
+        await asyncio.sleep(0.3)
+        return function(*arguments)
+
+    monkeypatch.setattr(rest, "_aside", slowly)
+    server = serve(directory, poll_s=0.02)
+    found = []
+    asking = threading.Thread(target=lambda: found.append(answers(http_to(server))))
+    asking.start()
+    assert reads.wait(10)
+    half_plus(directory / "2", 2)
+    until(lambda: states(http_to(server)).get(1, ("",))[0] in ("UNLOADING", "END"))
+    asking.join()
+    assert found == [(200, {"predictions": [1.0]})]
+
+
+@pytest.mark.slow
+def test_no_request_is_lost_while_versions_change(directory, half_plus, serve, http_to, until):
+    server = serve(directory, poll_s=0.02)
     stop, found = threading.Event(), []
 
     def ask():
         call = http_to(server)
         while not stop.is_set():
-            status, answer = call(f"{MODEL}:predict", {"instances": [0.0] * examples})
-            found.append((status, {name: values[:1] for name, values in answer.items()} if status == 200 else answer))
+            found.append(answers(call))
 
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:

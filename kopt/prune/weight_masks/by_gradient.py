@@ -12,6 +12,7 @@ from kopt.core.errors import ConfigError, DataError, NonFiniteError
 from kopt.core.records.changes.magnitude_pruning import Pattern
 from kopt.core.settings import choice, number, whole
 from kopt.graph import OwnedVariable, require_built, require_finite
+from kopt.graph.naming import channel_axes
 from kopt.prune.plain import require_plain
 from kopt.prune.schedules import Constant
 from kopt.prune.weight_masks.by_magnitude import Magnitude, report_of
@@ -33,6 +34,7 @@ def gradient(
     threshold: float | None = None,
     sparsity: float | None = None,
     measure: str = "gradient",
+    granularity: str = "element",
     batches: int = 16,
     batch_size: int = 32,
     loss: Any = None,
@@ -42,11 +44,12 @@ def gradient(
 ) -> tuple[keras.Model, Magnitude]:
     """Return a copy of a model without the weights that the loss does not depend on, and what was put under masks.
 
-    The mean magnitude of the gradient over several batches is compared with a threshold, weight by weight. The masks
-    stay as they are; the copy trains, saves and is finished like one of `magnitude`.
+    The mean magnitude of the gradient over several batches is compared with a threshold, weight by weight or channel by
+    channel. The masks stay as they are; the copy trains, saves and is finished like one of `magnitude`.
 
     Formulas: with `g_i` the gradient of batch `i` of `n`, `"gradient"` is `sum |g_i| / n`; `"taylor"` is
-    `sum |g_i w| / n`, which estimates how the loss changes without the weight.
+    `sum |g_i w| / n`, which estimates how the loss changes without the weight. Of a channel it is the mean over the
+    weights that make it.
 
     Args:
         model: built, or called once; not changed. See `magnitude` for subclassed ones.
@@ -54,6 +57,9 @@ def gradient(
         threshold: weights below it are removed; or
         sparsity: share of all weights to remove, those with the smallest measure. Give one of the two.
         measure: `"gradient"` or `"taylor"`.
+        granularity: what goes together: `"element"`, or `"channel"` (whole output channels of a kernel; those of the
+            outputs stay). What is zero then is still multiplied; `channels(criterion="gradient")` makes the model
+            smaller instead.
         batches: how many to look at, at most. From one alone chance decides, and the report says so.
         batch_size: of arrays.
         loss: a loss of Keras; the compiled one by default.
@@ -79,6 +85,7 @@ def gradient(
     require_finite(model)
     require_loss(model, loss)
     choice("measure", measure, _MEASURES)
+    choice("granularity", granularity, ("element", "channel"))
     whole("batches", batches)
     if (threshold is None) == (sparsity is None):
         raise ConfigError(
@@ -88,17 +95,22 @@ def gradient(
         raise ConfigError(f"`sparsity` must be in [0, 1). Received: {sparsity!r}.")
     if threshold is not None:
         number("threshold", threshold, least=0.0, open_below=True)
-    pattern = Pattern()
+    pattern = Pattern(granularity)
     chosen, left = choose(model, 0.5, layers=layers, skip=skip, ratios=None, policy=policy, pattern=pattern)
     owned = [one for one, _ in chosen]
     with preserved(model):
         measured, taken = _measured(model, owned, data, measure, batches, batch_size, loss)
-    kept = _largest(measured, sparsity) if threshold is None else _above(measured, threshold)
+    if granularity == "channel":
+        measured = [_by_channel(one, values) for one, values in zip(owned, measured, strict=True)]
+    kept = _largest(measured, owned, sparsity) if threshold is None else _above(measured, owned, threshold)
     zero = [1 - float(np.mean(mask)) for mask in kept]
     share = sum(float((~mask).sum()) for mask in kept) / sum(mask.size for mask in kept)
     if share == 0.0:
-        least = min(float(values.min()) for values in measured)
-        below = f"No weight has a mean {measure} below {threshold!r}; the smallest is {least:.3g}. Raise `threshold`"
+        least, what = (
+            min(float(values.min()) for values in measured),
+            "weight" if granularity == "element" else granularity,
+        )
+        below = f"No {what} has a mean {measure} below {threshold!r}; the smallest is {least:.3g}. Raise `threshold`"
         few = f"`sparsity={sparsity!r}` of {sum(mask.size for mask in kept):,} weights is none. Raise it"
         raise ConfigError(f"{below}, or give a `sparsity`." if sparsity is None else f"{few}.")
     copy = constrainable(model)
@@ -109,22 +121,41 @@ def gradient(
     return copy, report_of(copy, left, notes=(counted,))
 
 
-def _above(measured: Sequence[np.ndarray], threshold: float) -> list[np.ndarray]:
-    """Return masks of the weights that stay; the one with the largest measure of a kernel always does."""
-    return [(values >= threshold) | (values >= values.max()) for values in measured]
+def _by_channel(one: OwnedVariable, values: np.ndarray) -> np.ndarray:
+    """Return the means over the weights of each output channel, with sides of 1 along the others."""
+    rank = values.ndim
+    others = tuple(set(range(rank)) - set(channel_axes(one.layer, one.variable.name, rank)))
+    return values.mean(axis=others, keepdims=True)
 
 
-def _largest(measured: Sequence[np.ndarray], sparsity: float | None) -> list[np.ndarray]:
+def _above(measured: Sequence[np.ndarray], owned: Sequence[OwnedVariable], threshold: float) -> list[np.ndarray]:
+    """Return masks of the weights that stay; what has the largest measure of a kernel always does."""
+    return _spread([(values >= threshold) | (values >= values.max()) for values in measured], owned)
+
+
+def _largest(
+    measured: Sequence[np.ndarray], owned: Sequence[OwnedVariable], sparsity: float | None
+) -> list[np.ndarray]:
     """Return the same for a share of weights to remove: of those with one measure the first ones of the model go."""
     together = np.concatenate([values.ravel() for values in measured])
+    counts = [
+        one.variable.value.shape.num_elements() // values.size for one, values in zip(owned, measured, strict=True)
+    ]
+    weights = np.repeat(counts, [values.size for values in measured])
+    order = np.argsort(together, kind="stable")
+    goes = np.cumsum(weights[order]) <= round(weights.sum() * (sparsity or 0.0))
     stays = np.ones(together.size, np.bool_)
-    stays[np.argsort(together, kind="stable")[: round(together.size * (sparsity or 0.0))]] = False
+    stays[order[goes]] = False
     parts = np.split(stays, np.cumsum([values.size for values in measured])[:-1])
     masks = [part.reshape(values.shape) for part, values in zip(parts, measured, strict=True)]
     for mask, values in zip(masks, measured, strict=True):
         if not mask.any():
             mask[np.unravel_index(values.argmax(), values.shape)] = True
-    return masks
+    return _spread(masks, owned)
+
+
+def _spread(masks: Sequence[np.ndarray], owned: Sequence[OwnedVariable]) -> list[np.ndarray]:
+    return [np.array(np.broadcast_to(mask, one.variable.shape)) for mask, one in zip(masks, owned, strict=True)]
 
 
 def _measured(

@@ -120,3 +120,26 @@ def test_small_gradients_of_float16_are_seen():
         if a.ndim > 1
     ]
     assert np.mean(np.concatenate([one.ravel() for one in same])) > 0.98
+
+
+def test_whole_channels_that_nothing_moves_go_together():
+    """Two hidden units whose ReLU is never positive have no gradient, whatever their weights."""
+    keras.utils.set_random_seed(0)
+    layers = [L.Dense(8, activation="relu", name="hidden"), L.Dense(8, activation="relu", name="second")]
+    model = keras.Sequential([keras.Input((6,)), *layers, L.Dense(3, name="out")])
+    model.compile("sgd", "mse")
+    bias = np.zeros(8, "float32")
+    bias[[2, 5]] = -100.0
+    model.get_layer("hidden").bias.assign(bias)
+    x, y = RNG.normal(size=(64, 6)).astype("float32"), RNG.normal(size=(64, 3)).astype("float32")
+    pruned, report = gradient(model, (x, y), threshold=1e-9, granularity="channel")
+    dead = (pruned.get_layer("hidden").kernel.numpy() == 0).all(axis=0)
+    assert np.flatnonzero(dead).tolist() == [2, 5]
+    assert [one.layer for one in report.skipped] == ["out"]
+    for layer in ("hidden", "second"):
+        zero = pruned.get_layer(layer).kernel.numpy() == 0
+        np.testing.assert_array_equal(zero.all(axis=0), zero.any(axis=0))
+    # Of 6 * 8 + 8 * 8 weights a quarter: channels of 6 and of 8 weights, as many as fit into 28.
+    _, half = gradient(model, (x, y), sparsity=0.25, granularity="channel")
+    removed = round(half.sparsity * 112)
+    assert removed <= 28 < removed + 8

@@ -9,8 +9,12 @@ _NOT_INHERITED = frozenset(("TF_USE_LEGACY_KERAS", "TF_CPP_MIN_LOG_LEVEL"))
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of a child process that loads TensorFlow."""
-    return {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
+    """Return the environment of a child process that loads TensorFlow.
+
+    What it prints is not held back, so that it is in the log if the process dies.
+    """
+    kept = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
+    return {**kept, "PYTHONUNBUFFERED": "1"}
 
 
 def ending(code: int) -> str:

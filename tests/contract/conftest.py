@@ -9,8 +9,10 @@ def scratch(monkeypatch, tmp_path_factory):
     directory = tmp_path_factory.mktemp("scratch")
     monkeypatch.setattr(tempfile, "tempdir", str(directory))
     yield directory
-    # TensorFlow keeps the source of a function that it traced, and removes it when the process ends.
-    assert [path for path in directory.iterdir() if not path.name.startswith("__autograph_generated")] == []
+    # TensorFlow keeps the source of a function that it traced, and its bytecode, and removes it when the process ends.
+    assert [
+        path for path in directory.iterdir() if not path.name.startswith(("__autograph_generated", "__pycache__"))
+    ] == []
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ class FiniteAnswers:
 
     def watched(self, answer: Answer) -> Answer:
         """Return an answer without what is not finite; called in the graph of a step."""
-        tensors = [*answer.outputs, *answer.features.values()]
+        tensors = [one for one in (*answer.outputs, *answer.features.values()) if one.dtype.is_floating]
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(one)) for one in tensors])
         self._faults.update_state(1.0 - tf.cast(finite, tf.float32))
         features = {name: _finite(one) for name, one in answer.features.items()}
@@ -51,7 +51,7 @@ class TeachingCheck(keras.callbacks.Callback):
         steps, epochs = self.params.get("steps"), self.params.get("epochs")
         if not steps or not epochs:
             return
-        begin = int(self.model.optimizer.iterations)
+        begin = int(self.model.optimizer.iterations.numpy())
         updates = np.unique(np.linspace(begin, begin + steps * epochs - 1, _SAMPLES).astype(np.int64))
         for name, least, most, limits in (
             ("temperature", LEAST_TEMPERATURE, np.inf, f"at least {LEAST_TEMPERATURE:g}"),
@@ -78,4 +78,6 @@ class TeachingCheck(keras.callbacks.Callback):
 
 
 def _finite(values: Any) -> Any:
+    if not values.dtype.is_floating:
+        return values
     return tf.where(tf.math.is_finite(values), values, tf.zeros_like(values))

@@ -69,7 +69,7 @@ def magnitude(
             schedule of `kopt.prune.schedules` or `tfmot.sparsity.keras`. A step is an update of the optimizer; step `s`
             comes before the `s`-th.
         granularity: what is zero together: `"element"`, `"block"` (`block_size` of the kernel as a matrix of inputs
-            times outputs), `"n:m"` along the input channels (layers with fewer than `m` stay dense), or `"channel"`
+            times outputs), `"n:m"` along the input channels (layers with no more than `n` stay dense), or `"channel"`
             (whole output channels).
         block_size: height and width of a block.
         block_pooling: what ranks a block: `"AVG"` or `"MAX"` of its magnitudes.

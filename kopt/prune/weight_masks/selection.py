@@ -102,17 +102,17 @@ def _reason(one: OwnedVariable, wanted: Wanted, ends: dict[str, str], policy: st
     if policy == "xnnpack" and not _is_pointwise(layer):
         return "XNNPACK computes only 1 x 1 convolutions sparsely"
     if pattern.granularity == "n:m":
-        return _unfit(one, pattern.n_m[1])
+        return _unfit(one, *pattern.n_m)
     return ""
 
 
-def _unfit(one: OwnedVariable, group: int) -> str:
+def _unfit(one: OwnedVariable, kept: int, group: int) -> str:
     """Return why the groups of N:M sparsity do not fit a kernel; empty if they do."""
     if isinstance(one.layer, keras.layers.Embedding):
         return "N:M sparsity goes along input channels, of which an embedding has none"
     shape = tuple(one.variable.shape)
     inputs = shape[input_axis(one.layer, one.variable.name, len(shape))]
-    return f"it has {inputs} input channel(s), and a group are {group}" if inputs < group else ""
+    return f"it has {inputs} input channel(s), and {kept} of {group} are kept" if inputs <= kept else ""
 
 
 def _is_pointwise(layer: keras.layers.Layer) -> bool:

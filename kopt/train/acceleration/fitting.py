@@ -125,7 +125,7 @@ class Fit:
         self._callbacks.on_train_begin()
         if saved is not None:
             first, position = None, self._resume(saved)
-        elif int(self._update.pending):
+        elif int(self._update.pending.numpy()):
             self._update.drop()  # of a training that was interrupted
         logs: dict[str, Any] | None = None
         for epoch in range(position.epoch, self._epochs):

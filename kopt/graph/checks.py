@@ -12,7 +12,15 @@ import numpy as np
 from kopt.core.blocks import BLOCK, flat_blocks, is_float
 from kopt.core.errors import InputError, NonFiniteError, UnsupportedModelError
 from kopt.core.records.artifacts import TensorInfo
-from kopt.graph.internals import flatten_layers, graph_of, losses_kept, node_of, serializing_in_memory, was_called
+from kopt.graph.internals import (
+    flatten_layers,
+    graph_of,
+    losses_kept,
+    node_of,
+    own_training,
+    serializing_in_memory,
+    was_called,
+)
 from kopt.graph.naming import owned_variables
 from kopt.graph.values import values_of
 
@@ -128,6 +136,21 @@ def require_unquantized(model: keras.Model) -> None:
         raise UnsupportedModelError(
             f"Model {model.name!r} was converted with `keras.Model.quantize`: {', '.join(integer[:5])} hold integers, "
             f"which neither train nor pass the TFLite converter. Pass the float model that it was made from."
+        )
+
+
+def require_keras_training(model: keras.Model) -> None:
+    """Refuse a model whose class says itself how it is trained, which a copy of another class would not have.
+
+    Raises:
+        UnsupportedModelError: it does.
+    """
+    own = own_training(model)
+    if own:
+        kind, names = f"{type(model).__module__}.{type(model).__qualname__}", ", ".join(f"`{name}`" for name in own)
+        raise UnsupportedModelError(
+            f"Model {model.name!r} ({kind}) overrides {names}, which its copy would not have. Pass "
+            f"`keras.Model(model.inputs, model.outputs)` if Keras' own training will do."
         )
 
 

@@ -10,6 +10,7 @@ import keras
 from kopt.core.errors import InputError, UnsupportedModelError
 from kopt.core.randomness import preserved_random_state
 from kopt.core.records.actions import LayerAction, TransformReport
+from kopt.graph.checks import require_keras_training
 from kopt.graph.configs import rebuilding
 from kopt.graph.internals import copy_stateless, flatten_layers, graph_of, mark_called, node_of, own_training
 from kopt.graph.view import Call, GraphView
@@ -86,16 +87,14 @@ def copy_model(
         (True, False)
     """
     twin, _ = rewrite(model, lambda layer: None)
-    is_sequence, own = isinstance(model, keras.Sequential), own_training(model)
+    is_sequence = isinstance(model, keras.Sequential)
     make: Any = sequential if is_sequence else functional
-    if own and make is not None:
-        kind, names = f"{type(model).__module__}.{type(model).__qualname__}", ", ".join(f"`{name}`" for name in own)
-        raise UnsupportedModelError(
-            f"Model {model.name!r} ({kind}) overrides {names}, which its copy would not have. Pass "
-            f"`keras.Model(model.inputs, model.outputs)` if Keras' own training will do."
-        )
-    if make is None:
-        make = type(model) if own else keras.Sequential if is_sequence else keras.Model
+    if make is not None:
+        require_keras_training(model)
+    elif own_training(model):
+        make = type(model)
+    else:
+        make = keras.Sequential if is_sequence else keras.Model
     view = GraphView.of(twin)
     parts: Any = view.input_structure, view.output_structure
     if is_sequence:

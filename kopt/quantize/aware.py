@@ -14,7 +14,7 @@ from kopt.core.records.changes.bits import BitsPlan
 from kopt.core.settings import whole
 from kopt.data import calibration as sample
 from kopt.graph import signature
-from kopt.quantize.copying import Skip, require_fit, require_plain_training, rounded_copy
+from kopt.quantize.copying import Skip, require_fit, require_trainable_copy, rounded_copy
 from kopt.quantize.modes import observing
 from kopt.report.changes.quantization import QUANTIZATION
 from kopt.report.look import Shown
@@ -114,7 +114,7 @@ def aware(
     if ranges == "learned" and calibration is None:
         raise ConfigError('`ranges="learned"` trains ranges from where `calibration` puts them: give it real inputs.')
     require_fit(model)
-    require_plain_training(model)
+    require_trainable_copy(model)
     data = None if calibration is None else sample(calibration, samples=samples, inputs=signature(model)[0])
     copy, record = rounded_copy(model, scheme, rule, skip, freeze_batch_norm=freeze_batch_norm, bits=bits)
     if data is not None:

@@ -11,8 +11,8 @@ from kopt.core.records.changes.aware_training import Quantization, QuantizedKern
 from kopt.core.records.changes.bits import WEIGHT_BITS, BitsPlan
 from kopt.core.settings import choice
 from kopt.graph import FreshNames, GraphView, require_built, require_finite
-from kopt.graph.checks import require_unquantized
-from kopt.graph.internals import flatten_layers, graph_of, node_of, own_training
+from kopt.graph.checks import require_keras_training, require_unquantized
+from kopt.graph.internals import flatten_layers, graph_of, node_of
 from kopt.graph.layer_names import is_named
 from kopt.graph.rewrite import copy_model_settings
 from kopt.profile.cost.flat import FlatGraph, flatten_calls
@@ -58,19 +58,13 @@ def require_fit(model: keras.Model) -> None:
         )
 
 
-def require_plain_training(model: keras.Model) -> None:
+def require_trainable_copy(model: keras.Model) -> None:
     """Refuse a model whose training is not only that of its layers, which a copy would not have.
 
     Raises:
         UnsupportedModelError: its class overrides a part of the training, or an output of a layer is regularized.
     """
-    own = own_training(model)
-    if own:
-        raise UnsupportedModelError(
-            f"Model {model.name!r} ({type(model).__module__}.{type(model).__qualname__}) overrides "
-            f"{', '.join(f'`{name}`' for name in own)}, which its copy would not have. Pass "
-            f"`keras.Model(model.inputs, model.outputs)` if Keras' own training will do."
-        )
+    require_keras_training(model)
     regularized = [one.name for one in flatten_layers(model) if getattr(one, "activity_regularizer", None) is not None]
     if regularized:
         raise UnsupportedModelError(

@@ -1,10 +1,79 @@
-"""Labels that are there for some examples only."""
+"""Labels and weights of the outputs, and labels that are there for some examples only."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError
+
+
+def arranged(
+    y: Any, sample_weight: Any, y_pred: Any, names: Sequence[str], unlabeled: int | None
+) -> tuple[Any, list[Any], Any]:
+    """Return labels that a loss of Keras can compute with, what each output's soft loss gets of them, and the weights.
+
+    Args:
+        y: labels as `fit` takes them: one, a list, or by output name; `None`: none.
+        sample_weight: likewise; one may be for all outputs.
+        y_pred: outputs.
+        names: of the outputs, in the order in which Keras flattens them.
+        unlabeled: see `known`; `None`: all examples have labels.
+
+    Raises:
+        ConfigError: weights for some of the outputs; with `unlabeled`, labels for some of them.
+    """
+    if y is None:
+        return None, [None] * len(names), sample_weight
+    labels, given = _by_output(y, names), weights_by_output(sample_weight, names)
+    is_whole = all(one is not None for one in labels)
+    if unlabeled is None:
+        paired = [None if one is None else (one, None) for one in labels]
+        if isinstance(y, Mapping) and isinstance(y_pred, (list, tuple)) and is_whole:
+            return labels, paired, None if sample_weight is None else given
+        return y, paired, sample_weight
+    if not is_whole:
+        there = [name for name, one in zip(names, labels, strict=True) if one is not None]
+        raise ConfigError(
+            f"With `unlabeled` every output has labels. Received labels of {', '.join(there) or 'none'}; the outputs "
+            f"are {', '.join(names)}. Pass arrays full of {unlabeled} for the others."
+        )
+    pairs = [known(one, unlabeled) for one in labels]
+    weights = [weighted(weight, present) for weight, (_, present) in zip(given, pairs, strict=True)]
+    return (
+        keras.tree.pack_sequence_as(y_pred, [one for one, _ in pairs]),
+        pairs,
+        keras.tree.pack_sequence_as(y_pred, weights),
+    )
+
+
+def weights_by_output(sample_weight: Any, names: Sequence[str]) -> list[Any]:
+    """Return the weights of each output, `None` where there are none; one may be for all.
+
+    Raises:
+        ConfigError: there are neither one nor as many as outputs.
+    """
+    if sample_weight is None or isinstance(sample_weight, Mapping):
+        return _by_output(sample_weight, names)
+    leaves = keras.tree.flatten(sample_weight)
+    if len(leaves) not in (1, len(names)):
+        raise ConfigError(
+            f"`sample_weight` is one array for all outputs or one for each of {', '.join(names)}. Received: "
+            f"{len(leaves)} arrays."
+        )
+    return _by_output(leaves if len(leaves) > 1 else leaves * len(names), names)
+
+
+def _by_output(values: Any, names: Sequence[str]) -> list[Any]:
+    """Return what there is for each output, in order; nothing for any where their number is another."""
+    if isinstance(values, Mapping):
+        leaves = [values.get(name) for name in names]
+    else:
+        leaves = [] if values is None else keras.tree.flatten(values)
+    if len(leaves) != len(names):
+        leaves = [None] * len(names)
+    return [None if one is None else tf.convert_to_tensor(one) for one in leaves]
 
 
 def known(y: Any, unlabeled: int) -> tuple[Any, Any]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, InputError
-from kopt.core.records.artifacts import TensorInfo
 from kopt.core.records.changes.distillation import DistillationReport
 from kopt.core.settings import number
 from kopt.distill import labels as label_values
@@ -19,9 +18,10 @@ from kopt.distill.cache_files import holds_cache
 from kopt.distill.exporting import Exporting
 from kopt.distill.features import Feature, FeatureTerm
 from kopt.distill.forms import declared, require_fitting
+from kopt.distill.inputs import input_places
 from kopt.distill.joined import split
 from kopt.distill.matching import matched
-from kopt.distill.outputs import compatible, plan_outputs
+from kopt.distill.outputs import plan_outputs
 from kopt.distill.tapping import Tap, tapped_shapes
 from kopt.distill.teachers import Answer, KerasTeacher, Teacher, model_forms, teacher_of
 from kopt.distill.watching import LEAST_TEMPERATURE, FiniteAnswers, TeachingCheck
@@ -131,7 +131,7 @@ class DistillationModel(Exporting, keras.Model):
         )
         if not self.teachers:
             raise InputError("There is no teacher. Pass at least one.")
-        self._input_places = _Plain(_input_places(inputs, one, adapt) for one in self.teachers)
+        self._input_places = _Plain(input_places(inputs, one, adapt) for one in self.teachers)
         self._finite, self._known_teachers = FiniteAnswers(), _Plain(())
         self.supports_jit = all(one.in_graph for one in self.teachers)
         self._shares = _shares(teacher_weights, len(self.teachers))
@@ -259,7 +259,7 @@ class DistillationModel(Exporting, keras.Model):
                 cache; or features are wanted of outputs that this model's `call` did not give.
         """
         x, stored = split(x)
-        y, labels, weights = self._labelled(y, y_pred, sample_weight)
+        y, labels, weights = label_values.arranged(y, sample_weight, y_pred, self.output_names, self.unlabeled)
         if not training and self.loss is None:
             return tf.add_n([tf.constant(0.0), *(tf.cast(one, tf.float32) for one in internals.added_losses(self))])
         if not training:
@@ -287,7 +287,7 @@ class DistillationModel(Exporting, keras.Model):
             if tracker.name in terms:
                 # Keras divides losses by the number of replicas, whose gradients are added up.
                 tracker.update_state(terms[tracker.name] * replicas, sample_weight=examples)
-        y, _, weights = self._labelled(y, y_pred, sample_weight)
+        y, _, weights = label_values.arranged(y, sample_weight, y_pred, self.output_names, self.unlabeled)
         return super().compute_metrics(split(x)[0], y, y_pred, weights)
 
     def _require_known_teachers(self) -> None:
@@ -302,6 +302,7 @@ class DistillationModel(Exporting, keras.Model):
                     f"noise. Load them into `teachers[{self.teachers.index(teacher)}].model`, or give a teacher by "
                     f"the path of its file."
                 )
+        self._known_teachers = _Plain(())
 
     def _answer(self, teacher: Teacher, x: Any, places: list[int], stored: Any) -> Answer:
         """Return what a teacher gives for the inputs of the student, of which `places` are its own."""
@@ -331,7 +332,7 @@ class DistillationModel(Exporting, keras.Model):
             return tf.constant(0.0)
         temperature = self._now(self.temperature, LEAST_TEMPERATURE, np.inf)
         leaves, total = keras.tree.flatten(y_pred), tf.constant(0.0)
-        weights = self._weights(sample_weight, len(leaves))
+        weights = label_values.weights_by_output(sample_weight, self.output_names)
         for index, term in enumerate(self._outputs.items):
             if term.loss is None:
                 continue
@@ -348,45 +349,6 @@ class DistillationModel(Exporting, keras.Model):
     @property
     def _share(self) -> Any:
         return self._now(self.alpha, 0.0, 1.0)
-
-    def _labelled(self, y: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, list[Any], Any]:
-        """Return labels that can be computed with, what each output's soft loss gets of them, and the weights."""
-        count = len(keras.tree.flatten(y_pred))
-        if y is None:
-            return None, [None] * count, sample_weight
-        labels, given = self._by_output(y, count), self._weights(sample_weight, count)
-        if self.unlabeled is None:
-            paired = [None if one is None else (one, None) for one in labels]
-            if isinstance(y, Mapping) and isinstance(y_pred, (list, tuple)) and None not in labels:
-                return labels, paired, None if sample_weight is None else given
-            return y, paired, sample_weight
-        if None in labels:
-            there = [name for name, one in zip(self.output_names, labels, strict=True) if one is not None]
-            raise ConfigError(
-                f"With `unlabeled` every output has labels. Received labels of {', '.join(there) or 'none'}; the "
-                f"outputs are {', '.join(self.output_names)}. Pass arrays full of {self.unlabeled} for the others."
-            )
-        pairs = [label_values.known(one, self.unlabeled) for one in labels]
-        weights = [label_values.weighted(weight, pair[1]) for pair, weight in zip(pairs, given, strict=True)]
-        known = [pair[0] for pair in pairs]
-        packed = [keras.tree.pack_sequence_as(y_pred, part) for part in (known, weights)]
-        return packed[0], pairs, packed[1]
-
-    def _by_output(self, values: Any, count: int) -> list[Any]:
-        """Return labels or weights in the order of the outputs; `None` where there are none."""
-        if isinstance(values, Mapping):
-            leaves = [values.get(name) for name in self.output_names]
-        else:
-            leaves = [] if values is None else keras.tree.flatten(values)
-        if len(leaves) != count:
-            leaves = [None] * count
-        return [None if one is None else tf.convert_to_tensor(one) for one in leaves]
-
-    def _weights(self, sample_weight: Any, count: int) -> list[Any]:
-        """Return the weights of each output; one may be for all."""
-        if isinstance(sample_weight, Mapping) or len(keras.tree.flatten(sample_weight)) != 1:
-            return self._by_output(sample_weight, count)
-        return self._by_output(keras.tree.flatten(sample_weight) * count, count)
 
     def _feature_of(self, y_pred: Any, name: str) -> Any:
         found = getattr(keras.tree.flatten(y_pred)[0], _FEATURES, None)
@@ -509,31 +471,6 @@ def _shares(given: Sequence[float] | str, count: int) -> tuple[float, ...] | str
         )
     numbers = [number("teacher weight", one, least=0.0, open_below=True) for one in given]
     return tuple(one / sum(numbers) for one in numbers)
-
-
-def _input_places(inputs: Sequence[TensorInfo], teacher: Teacher, adapt: Any) -> list[int]:
-    """Return which of the student's inputs each of the teacher's is: by name where they have the same names.
-
-    Raises:
-        InputError: they do not match, and nothing adapts them.
-    """
-    theirs, names = list(teacher.inputs), [one.name for one in inputs]
-    places = list(range(len(inputs)))
-    if adapt is not None or not theirs:
-        return places
-    if sorted(names) == sorted(one.name for one in theirs):
-        places = [names.index(one.name) for one in theirs]
-        inputs = [inputs[place] for place in places]
-    fits = len(inputs) == len(theirs) and all(
-        compatible(one.shape, other.shape) for one, other in zip(inputs, theirs, strict=True)
-    )
-    if not fits:
-        described = [", ".join(f"{info.name!r} {info.shape}" for info in group) for group in (inputs, theirs)]
-        raise InputError(
-            f"The inputs do not match: the student takes {described[0]}, the teacher {teacher.name} {described[1]}. "
-            f"Pass what turns one into the other, e.g. `adapt=keras.layers.Resizing(height, width)`."
-        )
-    return places
 
 
 def _teacher_config(teacher: Teacher) -> Any:

@@ -129,16 +129,18 @@ def fallback(
     # What has no integer operator computes in float whatever the budget; of much the converter knows a way.
     without = [one.layer for one in record.left]
     layers = tuple(name for name in mixed.layers if name in states[-1].layers)
+    notes: tuple[str, ...] = ()
     with scratch_directory() as scratch:
         target = scratch / "model.tflite" if path is None else path
         settings = {"scheme": "int8", "calibration": calibration, "samples": samples, "seed": seed}
         settings |= {"fallback_dtype": to, "overwrite": overwrite}
         try:
             tflite(model, target, fallback=layers, **settings)
-        except ExportError:
+        except ExportError as error:
             if not without:
                 raise
             layers = tuple(dict.fromkeys((*without, *layers)))
+            notes = (f"{', '.join(without)} went to {to} for the converter's sake, which refused before: {error}",)
             tflite(model, target, fallback=layers, **settings)
         runner = load(target)
         measured, measured_db = judge.of_file(runner), decibels.of_file(runner)
@@ -156,7 +158,7 @@ def fallback(
         measured_db=measured_db,
         within_budget=measured >= least,
         examples=judge.batches.examples,
-        notes=_notes(states[-1].score >= least, measured >= least, limit),
+        notes=(*notes, *_notes(states[-1].score >= least, measured >= least, limit)),
     )
 
 

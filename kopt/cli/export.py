@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=100, help="calibration examples")
     parser.add_argument("--io-dtype", help="type of inputs and outputs: float32, int8, uint8 or int16")
     parser.add_argument("--fallback", nargs="+", default=(), metavar="LAYER", help="layers that stay in float")
+    parser.add_argument(
+        "--block-size", type=int, help="inputs of dense layers that share a scale: 32, 64, 128 or 256 (int4)"
+    )
     parser.add_argument("--batch-size", type=int, help="fixed number of examples a call (.tflite)")
     parser.add_argument("--opset", type=int, help="ONNX operator set, 17 by default")
     parser.add_argument("--force", action="store_true", help="replace OUTPUT if it exists")
@@ -52,6 +55,7 @@ def _export(options: argparse.Namespace) -> kopt.core.records.artifacts.Artifact
     for option, given, *wanted in (
         ("--io-dtype", options.io_dtype is not None, "tflite"),
         ("--fallback", bool(options.fallback), "tflite"),
+        ("--block-size", options.block_size is not None, "tflite"),
         ("--batch-size", options.batch_size is not None, "tflite"),
         ("--opset", options.opset is not None, "onnx", "tensorrt"),
     ):
@@ -79,6 +83,7 @@ def _export(options: argparse.Namespace) -> kopt.core.records.artifacts.Artifact
         samples=options.samples,
         fallback=options.fallback,
         io_dtype=options.io_dtype,
+        block_size=options.block_size,
         batch_size=options.batch_size,
         overwrite=options.force,
     )

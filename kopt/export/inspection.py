@@ -49,8 +49,38 @@ def inspect_tflite(path: Path) -> TFLiteContent:
             is_edge = name in _EDGE_OPERATORS or (name == "CAST" and operator.inputs[0] in graph.inputs)
             if dtype.startswith(("float", "bfloat")) and not is_edge:
                 floats.append(f"{name} {graph.tensors[operator.outputs[0]].name.decode()}")
-    grids = tuple(_grid(tensor) for graph in model.subgraphs for tensor in graph.tensors if _has_grid(tensor))
+    grids = tuple(
+        _grid(tensor, _steps(model, graph, tensor))
+        for graph in model.subgraphs
+        for tensor in graph.tensors
+        if len(_steps(model, graph, tensor))
+    )
     return TFLiteContent(_counted(counts), tuple(floats), _output_step(model, model.subgraphs[0]), grids)
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseOperator:
+    """A dense operator of a `.tflite` with a constant kernel: the tensor that it writes, its kernel, and its inputs."""
+
+    output: str
+    kernel: str
+    inputs: int
+
+
+def dense_operators(path: Path) -> list[DenseOperator]:
+    """Return the dense operators of a `.tflite` with constant kernels."""
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+    tensors = [
+        [graph.tensors[index] for index in (operator.outputs[0], operator.inputs[1])]
+        for graph in model.subgraphs
+        for operator in graph.operators
+        if _operator_name(model, operator) == "FULLY_CONNECTED"
+    ]
+    return [
+        DenseOperator(output.name.decode(), kernel.name.decode(), int(kernel.shape[-1]))
+        for output, kernel in tensors
+        if model.buffers[kernel.buffer].data is not None
+    ]
 
 
 def inspect_onnx(path: Path) -> tuple[OperatorCount, ...]:
@@ -123,19 +153,25 @@ def _operator_name(model: Any, operator: Any) -> str:
     return code.customCode.decode() if code.customCode else _OPERATORS[builtin]
 
 
-def _has_grid(tensor: Any) -> bool:
+def _steps(model: Any, graph: Any, tensor: Any) -> np.ndarray:
+    """Return the steps of a tensor's grids, none where it has no grid; those of blocks are a tensor of their own."""
     quantization = tensor.quantization
-    return quantization is not None and quantization.scale is not None and len(quantization.scale) > 0
+    if quantization is None:
+        return np.zeros(0)
+    if quantization.detailsType == schema.QuantizationDetails.BlockwiseQuantization:
+        stored = graph.tensors[quantization.details.scales]
+        return np.frombuffer(bytes(model.buffers[stored.buffer].data), _TYPES[stored.type])
+    return np.zeros(0) if quantization.scale is None else np.asarray(quantization.scale)
 
 
-def _grid(tensor: Any) -> TensorQuantization:
-    steps, zeros = tensor.quantization.scale, tensor.quantization.zeroPoint
+def _grid(tensor: Any, steps: np.ndarray) -> TensorQuantization:
+    zeros = tensor.quantization.zeroPoint
     return TensorQuantization(
         name=tensor.name.decode(),
         dtype=_TYPES[tensor.type],
         grids=len(steps),
-        smallest_step=float(min(steps)),
-        largest_step=float(max(steps)),
+        smallest_step=float(steps.min()),
+        largest_step=float(steps.max()),
         zero_point=int(zeros[0]) if zeros is not None and len(zeros) else 0,
     )
 

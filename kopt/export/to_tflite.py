@@ -20,7 +20,7 @@ from kopt.core.schemes import Scheme, get_scheme
 from kopt.data import calibration as sample
 from kopt.export.assembly import Converted, assemble
 from kopt.export.fused_rnn import fused_source
-from kopt.export.inspection import TFLiteContent, inspect_tflite
+from kopt.export.inspection import DenseOperator, TFLiteContent, dense_operators, inspect_tflite
 from kopt.export.integers import few_examples_note, integer_notes
 from kopt.export.manifest import check_target
 from kopt.export.process import converter
@@ -37,6 +37,7 @@ FLEX_NOTE = (
     "NOT compared with the model: the file holds operators of TensorFlow, which LiteRT from the package index does not "
     "run. Check it in the runtime it is meant for."
 )
+_BLOCK_SIZES = (32, 64, 128, 256)
 _PART_OF_OPERATOR = (keras.layers.Activation, keras.layers.ReLU, keras.layers.BatchNormalization)
 
 
@@ -51,6 +52,7 @@ def tflite(
     fallback: Sequence[str] | FallbackPlan = (),
     fallback_dtype: str = "float32",
     io_dtype: str | None = None,
+    block_size: int | None = None,
     batch_size: int | None = None,
     select_ops: bool = False,
     seed: int = 0,
@@ -75,6 +77,8 @@ def tflite(
             both compute in float32. A plan says it itself.
         io_dtype: type of the file's inputs and outputs where the model's are float: `"float32"`, or with `"int8"` also
             `"int8"` and `"uint8"`, with `"int16x8"` also `"int16"`.
+        block_size: with `"int4"`, so many inputs of a dense layer share a scale: 32, 64, 128 or 256. `None` for a scale
+            per output. Weights in blocks lose less; their layers round what comes in to 8 bits on the fly.
         batch_size: number of examples in every call; `None` keeps it free (a model with an RNN gets 1).
         select_ops: allow operators that need the TensorFlow runtime beside LiteRT. Off, because LiteRT alone refuses
             such files, so that they cannot be verified here either; a note in the manifest says so.
@@ -106,6 +110,7 @@ def tflite(
         require_unquantized(model)
     trained = trained_for(model, kind)
     _check_request(kind, calibration, fallback, batch_size, trained is not None)
+    _check_blocks(block_size, kind)
     ranges = None if calibration is None else sample(calibration, samples=samples, seed=seed, inputs=inputs)
     compared = examples(ranges, inputs, seed)
     keep_float = _tensor_patterns(model, fallback) if trained is None else _patterns_of_float_layers(trained)
@@ -121,6 +126,7 @@ def tflite(
         "half_weights": is_half,
         "narrow_kernels": [] if trained is None else _patterns_of(trained, _narrow_layers(trained)),
         "select_ops": select_ops,
+        "block_size": block_size,
         "fused_rnn": fused,
         "trained": trained is not None,
         "batch_size": source.batch_size or 1,
@@ -138,7 +144,9 @@ def tflite(
             ),
             notes=few_examples_note(used),
             examples=compared,
-            options=_options(config, fallback_dtype, batch_size, select_ops, used and len(next(iter(used.values())))),
+            options=_options(
+                config, fallback_dtype, block_size, batch_size, select_ops, used and len(next(iter(used.values())))
+            ),
             overwrite=overwrite,
             calibration=used,
         )
@@ -210,6 +218,14 @@ def _check_request(
         require("ai_edge_quantizer.quantizer", "int4 export")
 
 
+def _check_blocks(block_size: int | None, scheme: Scheme) -> None:
+    if block_size is not None and scheme.name != "int4":
+        raise ConfigError(f"`block_size` goes with the scheme int4. Received: scheme={scheme.name!r}.")
+    if block_size not in (None, *_BLOCK_SIZES):
+        accepted = ", ".join(map(str, _BLOCK_SIZES))
+        raise ConfigError(f"`block_size` is one of {accepted}, or None. Received: {block_size!r}.")
+
+
 def _convertible(source: Source, scheme: Scheme) -> tuple[Source, bool]:
     """Return what the converter gets, and whether it is the fused twin of a model with an LSTM."""
     if source.model is not None and is_trained_for_integers(source.model):
@@ -241,26 +257,51 @@ def _convert(
 ) -> Converted:
     with source.as_saved_model() as directory:
         job = {**job, "saved_model": str(directory)}
+        block_size: int | None = job.pop("block_size")
+        unblocked: tuple[str, ...] = ()
         if scheme.name == "int4":
-            _convert_int4(source, staged, job)
+            unblocked = _convert_int4(source, staged, job, block_size)
         else:
             _run_tflite(source, staged, {**job, "scheme": scheme.name})
     content = inspect_tflite(staged)
     if scheme.name == "int8" and (job["trained"] or not job["keep_float"]):
         _require_integers(content, may_be_float)
-    notes = _notes(source, scheme, content)
+    notes = (*_notes(source, scheme, content), *unblocked)
     runs_here = FLEX_NOTE not in notes
     if scheme.needs_calibration and runs_here:
         notes = (*notes, *integer_notes(staged, content, real))
     return Converted(content.operators, content.output_step, notes, content.quantization, runs_here)
 
 
-def _convert_int4(source: Source, staged: Path, job: dict[str, Any]) -> None:
+def _convert_int4(source: Source, staged: Path, job: dict[str, Any], block_size: int | None) -> tuple[str, ...]:
+    """Write the file, and return what is to be said of the dense layers that have no blocks."""
     with scratch_directory() as scratch:
         start = scratch / "float32.tflite"
         with writing_to(scratch, SCRATCH_REMEDY):
             _run_tflite(source, start, {**job, "scheme": "float32", "keep_float": []})
-        converter.run("int4", float_model=str(start), output=str(staged), keep_float=job["keep_float"])
+        dense = [] if block_size is None else dense_operators(start)
+        dense = [one for one in dense if not any(re.search(part, one.output) for part in job["keep_float"])]
+        blocks = [] if block_size is None else _in_blocks(dense, block_size)
+        chosen = {"keep_float": job["keep_float"], "block_size": block_size, "in_blocks": blocks}
+        converter.run("int4", float_model=str(start), output=str(staged), **chosen)
+    rest = ", ".join(f"{one.kernel} ({one.inputs} inputs)" for one in dense if one.output not in blocks)
+    return (f"Kernels with a scale per output, as {block_size} does not divide their inputs: {rest}.",) if rest else ()
+
+
+def _in_blocks(dense: Sequence[DenseOperator], block_size: int) -> list[str]:
+    """Return what dense layers write whose inputs blocks divide.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    found = [one.output for one in dense if one.inputs % block_size == 0]
+    if not found:
+        there = ", ".join(str(count) for count in sorted({one.inputs for one in dense})) or "there is no dense layer"
+        raise ConfigError(
+            f"`block_size` must divide the number of inputs of a dense layer. Received: {block_size}, and they have: "
+            f"{there}. Leave it out for a scale per output."
+        )
+    return found
 
 
 def _notes(source: Source, scheme: Scheme, content: TFLiteContent) -> tuple[str, ...]:
@@ -348,12 +389,18 @@ def _behind(view: GraphView, tensor: Any, prefix: str) -> Iterator[str]:
 
 
 def _options(
-    config: ExportConfig, fallback_dtype: str, batch_size: int | None, select_ops: bool, samples: int | None
+    config: ExportConfig,
+    fallback_dtype: str,
+    block_size: int | None,
+    batch_size: int | None,
+    select_ops: bool,
+    samples: int | None,
 ) -> dict[str, str]:
     chosen = {
         "io_dtype": config.io_dtype,
         "fallback": ", ".join(config.fallback) or None,
         "fallback_dtype": None if fallback_dtype == "float32" else fallback_dtype,
+        "block_size": block_size,
         "batch_size": batch_size,
         "select_ops": select_ops or None,
         "calibration_samples": samples,

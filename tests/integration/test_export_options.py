@@ -1,6 +1,7 @@
 """What an export does beyond the plain case, each on the real converters."""
 
 import random
+import re
 from pathlib import Path
 
 import keras
@@ -233,3 +234,57 @@ def test_few_examples_are_noted(cnn, tmp_path, write):
     assert made.notes[0].startswith("Calibrated with 3 example(s): from 20 on, better 100")
     enough = write(model, tmp_path / f"e.{write.__name__}", scheme="int8", calibration=x)
     assert not [note for note in enough.notes if "Calibrated" in note]
+
+
+def blockwise(kernel, block_size):
+    """A kernel `(inputs, outputs)` in 4 bits with a float16 scale for each block of inputs, in NumPy."""
+    blocks = kernel.T.reshape(kernel.shape[1], -1, block_size)
+    steps = (np.abs(blocks).max(axis=2, keepdims=True) / 7).astype(np.float16).astype(np.float32)
+    return (np.clip(np.rint(blocks / steps), -7, 7) * steps).reshape(kernel.shape[::-1]).T
+
+
+def test_weights_of_four_bits_in_blocks(tmp_path):
+    """One input has weights 20 times as large: those that share a scale with it are lost, a quarter instead of all."""
+    pytest.importorskip("ai_edge_quantizer")
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((128,), name="x")
+    hidden = keras.layers.Dense(48, "relu", name="wide")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(32, name="narrow")(hidden))
+    wide = model.get_layer("wide")
+    large = np.where(np.arange(128) == 5, 20, 1).astype(np.float32)
+    wide.kernel.assign(wide.kernel * large[:, None])
+    x = np.random.default_rng(0).normal(size=(64, 128)).astype(np.float32) / large
+    expected = model.predict(x, verbose=0)
+    blocked = export.tflite(model, tmp_path / "b.tflite", scheme="int4", block_size=32)
+    plain = export.tflite(model, tmp_path / "p.tflite", scheme="int4")
+    found = [measure.load(made.path).predict(x) for made in (blocked, plain)]
+    errors = [np.square(one - expected).mean() for one in found]
+    assert errors[0] < 0.4 * errors[1]
+    grids = [(one.dtype, one.grids) for one in blocked.quantization if one.grids > 48]
+    assert grids == [("int4", 48 * 4)]
+    assert blocked.options["block_size"] == "32"
+    assert len(blocked.notes) == 1
+    assert "narrow" in blocked.notes[0]
+    assert "(48 inputs)" in blocked.notes[0]
+    alone = keras.Model(inputs, wide.output)
+    made = export.tflite(alone, tmp_path / "a.tflite", scheme="int4", block_size=32)
+    assert made.notes == ()
+    exact = np.maximum(x @ blockwise(wide.kernel.numpy(), 32), 0)
+    step = np.abs(x).max() / 127  # of the inputs, which are rounded to 8 bits
+    assert np.abs(measure.load(made.path).predict(x) - exact).max() < step * 10
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"scheme": "int8", "block_size": 32}, "`block_size` goes with the scheme int4. Received: scheme='int8'"),
+        ({"scheme": "int4", "block_size": 48}, "`block_size` is one of 32, 64, 128, 256, or None. Received: 48"),
+        ({"scheme": "int4", "block_size": 256}, "must divide the number of inputs of a dense layer. Received: 256"),
+    ],
+)
+def test_blocks_that_cannot_be(cnn, tmp_path, settings, said):
+    pytest.importorskip("ai_edge_quantizer")
+    model, x = cnn
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        export.tflite(model, tmp_path / "m.tflite", calibration=x, **settings)
+    assert not list(tmp_path.iterdir())

@@ -68,7 +68,7 @@ def convert(
     if half_weights:
         content = with_half_weights(content)
     if trained and scheme == "int16x8":
-        content = _with_wide_biases(content)
+        content = _for_kernels_of_16_bits(content)
     Path(output).write_bytes(content)
 
 
@@ -133,20 +133,28 @@ def _convert_with_fallback(
     )
 
 
-def _with_wide_biases(content: bytes) -> bytes:
-    """Return the file with biases of 64 bits, which the kernels of 16 bits want.
+def _for_kernels_of_16_bits(content: bytes) -> bytes:
+    """Return the file with biases of 64 bits and sigmoids in steps of 1 / 32,768, which the kernels of 16 bits want.
 
-    From trained ranges the converter makes biases of 32 bits, and its setting for others is for calibrated ones.
+    From trained ranges the converter makes biases of 32 bits, and its setting for others is for calibrated ones. To a
+    sigmoid it gives steps of 1 / 65,536, which LiteRT refuses, and behind it the trained ones.
     """
     model = schema.ModelT.InitFromPackedBuf(content, 0)
+    widened: set[int] = set()
     for graph in model.subgraphs:
         for operator in graph.operators:
-            _, place = KERNELS.get(builtin_of(model, operator), (0, 0))
+            kind = builtin_of(model, operator)
+            _, place = KERNELS.get(kind, (0, 0))
             bias = input_at(graph, operator, place)
             if place and bias is not None and bias.type == schema.TensorType.INT32:
                 buffer = model.buffers[bias.buffer]
-                wide = np.asarray(buffer.data, np.uint8).view(np.int32).astype(np.int64)
-                buffer.data, bias.type = wide.view(np.uint8), schema.TensorType.INT64
+                if bias.buffer not in widened:  # equal biases share one
+                    buffer.data = np.asarray(buffer.data, np.uint8).view(np.int32).astype(np.int64).view(np.uint8)
+                bias.type = schema.TensorType.INT64
+                widened.add(bias.buffer)
+            if kind == schema.BuiltinOperator.LOGISTIC:
+                grid = graph.tensors[operator.outputs[0]].quantization
+                grid.scale, grid.zeroPoint = np.asarray([2**-15], np.float32), np.asarray([0], np.int64)
     return packed(model, len(content))
 
 

@@ -54,7 +54,8 @@ def _require_fusible(source: Source) -> None:
         reason = _why_not(layer)
         if reason:
             raise UnsupportedModelError(
-                f"Layer {path!r} ({type(layer).__name__}) cannot be quantized to int8: {reason}. {_ACCEPTED}"
+                f"Layer {path!r} ({type(layer).__name__}) cannot be quantized to int8 so: {reason}. {_ACCEPTED} Over a "
+                f"fixed number of steps, `kopt.quantize.post_training` and `kopt.quantize.aware` unroll it."
             )
 
 

@@ -1,4 +1,4 @@
-"""Layers that TFLite computes in many operators: attention and normalization over features, as their steps."""
+"""Layers that TFLite computes in many operators, as their steps: attention, normalization over features, recurrence."""
 
 import dataclasses
 import inspect
@@ -10,6 +10,7 @@ import numpy as np
 
 from kopt.graph.internals import mask_of
 from kopt.profile.cost.flat import FlatCall
+from kopt.quantize import recurrent
 from kopt.quantize.affine import Affine
 from kopt.quantize.filling import Fill, without_activation
 from kopt.quantize.rules import activation_role
@@ -25,15 +26,15 @@ class Expansion:
     """A row of the table of layers of many operators.
 
     Attributes:
-        unfit: from the call to why it is not computed in integers; empty if it is.
+        unfit: from the call and the bits of activations to why it is not computed in integers; empty if it is.
         read: adds the steps to a `Reader`.
     """
 
-    unfit: Callable[[FlatCall], str]
+    unfit: Callable[[FlatCall, int], str]
     read: Callable[[Any, FlatCall], None]
 
 
-def _unfit_normalization(call: FlatCall) -> str:
+def _unfit_normalization(call: FlatCall, bits: int) -> str:
     layer, rank = call.operation, len(call.input_shapes[0])
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     if [axis % rank for axis in axes] != [rank - 1]:
@@ -65,7 +66,7 @@ def _gamma_and_beta(layer: Any) -> tuple[Any, Fill]:
     return Affine(use_bias=layer.beta is not None), Fill(gamma, None if layer.beta is None else layer.beta.numpy())
 
 
-def _unfit_attention(call: FlatCall) -> str:
+def _unfit_attention(call: FlatCall, bits: int) -> str:
     layer = call.operation
     _, kwargs = call.call.arguments
     masked = any(value is not None for name, value in kwargs.items() if name.endswith("mask") and "causal" not in name)
@@ -97,7 +98,7 @@ def _read_attention(reader: Any, call: FlatCall) -> None:
     role = activation_role(keras.activations.softmax, reader.bits)
     reader.activation(call, keras.activations.softmax, scores, shares, role)
     if layer.dropout:
-        shares = reader.layer(call, "dropout", L.Dropout, shares, SAME, rate=layer.dropout)
+        shares = reader.layer(call, "dropout", L.Dropout, [shares], SAME, rate=layer.dropout)
     context = reader.operation(call, "context", [shares, made["value"]], function="einsum", setting=_CONTEXT)
     reader.quantized(call, "output", _inner(layer.output_dense), context, call.outputs[0])
 
@@ -118,4 +119,5 @@ def _inner(dense: Any) -> Callable[[Any], tuple[Any, Fill]]:
 EXPANSIONS: dict[type, Expansion] = {
     L.LayerNormalization: Expansion(_unfit_normalization, _read_normalization),
     L.MultiHeadAttention: Expansion(_unfit_attention, _read_attention),
+    **dict.fromkeys((*recurrent.STEPS, L.Bidirectional), Expansion(recurrent.unfit, recurrent.read)),
 }

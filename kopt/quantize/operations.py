@@ -42,6 +42,22 @@ def _einsum(inputs: Any, equation: str) -> Any:
     return tf.einsum(equation, *inputs)
 
 
+def _sum(inputs: Any, setting: Any) -> Any:
+    return inputs[0] + inputs[1]
+
+
+def _step(x: Any, number: int) -> Any:
+    return x[:, number]
+
+
+def _columns(x: Any, ends: Any) -> Any:
+    return x[..., ends[0] : ends[1]]
+
+
+def _stack(inputs: Any, setting: Any) -> Any:
+    return tf.stack(inputs, axis=1)
+
+
 FUNCTIONS: dict[str, Callable[[Any, Any], Any]] = {
     "mean": _mean,
     "subtract": _subtract,
@@ -51,6 +67,10 @@ FUNCTIONS: dict[str, Callable[[Any, Any], Any]] = {
     "rsqrt": _reciprocal_root,
     "plain_rsqrt": _plain_reciprocal_root,
     "einsum": _einsum,
+    "sum": _sum,
+    "step": _step,
+    "columns": _columns,
+    "stack": _stack,
 }
 # Functions that converters get in the place of others: the integer operator for 1 / sqrt takes 0 by itself.
 _FOR_CONVERTER = {"rsqrt": "plain_rsqrt"}
@@ -61,7 +81,7 @@ class Operation(keras.layers.Layer):
     """One of `FUNCTIONS`, of a tensor or a list of them."""
 
     def __init__(self, function: str, setting: Any = None, **settings: Any):
-        """Take the name of the function and its setting, a number or an equation."""
+        """Take the name of the function and its setting, numbers or an equation."""
         super().__init__(**{**settings, "dtype": "float32"})
         self.function, self.setting = function, setting
         self.supports_masking = True

@@ -178,13 +178,21 @@ class Reader:
 
     def _expansion(self, call: FlatCall) -> None:
         expansion = EXPANSIONS[type(call.operation)]
-        reason = expansion.unfit(call)
+        reason = expansion.unfit(call, self.bits)
         if reason:
             self.leave(call, reason)
         else:
             expansion.read(self, call)
 
-    def operation(self, call: FlatCall, part: str, taken: Sequence[int], made: int | None = None, **how: Any) -> int:
+    def operation(
+        self,
+        call: FlatCall,
+        part: str,
+        taken: Sequence[int],
+        made: int | None = None,
+        role: Role = OBSERVED,
+        **how: Any,
+    ) -> int:
         """Add a step of arithmetic for a part of a layer, and return the key of what it gives.
 
         Args:
@@ -192,19 +200,29 @@ class Reader:
             part: what this is called, unique in the layer.
             taken: keys of its inputs.
             made: key of its output; a new one if `None`.
+            role: what it does to ranges.
             how: what `Operation` takes.
         """
         made = self.key() if made is None else made
         name = self._name(call, part)
         make = functools.partial(Operation, name=name, **how)
-        self.steps.append(Step(name, call, (id(call.operation), part), tuple(taken), (made,), OBSERVED, make))
+        self.steps.append(Step(name, call, (id(call.operation), part), tuple(taken), (made,), role, make))
         return made
 
-    def layer(self, call: FlatCall, part: str, kind: type, taken: int, role: Role, **settings: Any) -> int:
+    def layer(
+        self,
+        call: FlatCall,
+        part: str,
+        kind: type,
+        taken: Sequence[int],
+        role: Role,
+        made: int | None = None,
+        **settings: Any,
+    ) -> int:
         """Add a step of a new layer without weights for a part of a layer, and return the key of what it gives."""
-        made, name = self.key(), self._name(call, part)
+        made, name = self.key() if made is None else made, self._name(call, part)
         make = functools.partial(kind, name=name, **settings)
-        self.steps.append(Step(name, call, (id(call.operation), part), (taken,), (made,), role, make))
+        self.steps.append(Step(name, call, (id(call.operation), part), tuple(taken), (made,), role, make))
         return made
 
     @property
@@ -223,10 +241,10 @@ class Reader:
             self.steps.append(Step(name, call, (id(call), number), (before, key), (out,), ARITHMETIC, make))
             before = out
 
-    def activation(self, call: FlatCall, function: Any, taken: int, made: int, role: Role) -> None:
-        """Add the step of an activation."""
+    def activation(self, call: FlatCall, function: Any, taken: int, made: int, role: Role, part: str = "") -> None:
+        """Add the step of an activation, of the whole layer or of a part of it."""
         ending = ending_of(function, self._request.bits)
-        layer_name = self._name(call, getattr(function, "__name__", "activation"))
+        layer_name = self._name(call, part or getattr(function, "__name__", "activation"))
         if ending.unfit:
             self._note(call, ending.unfit)
 
@@ -235,7 +253,9 @@ class Reader:
                 return Composite(ending.computed, self._request.bits, name=layer_name)
             return L.Activation(function, name=layer_name, dtype="float32")
 
-        self.steps.append(Step(layer_name, call, (id(call.operation), "activation"), (taken,), (made,), role, make))
+        self.steps.append(
+            Step(layer_name, call, (id(call.operation), part or "activation"), (taken,), (made,), role, make)
+        )
 
     def quantized(
         self,

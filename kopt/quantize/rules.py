@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from kopt.quantize.activations import ending_of
-from kopt.quantize.steps import ARITHMETIC, AVERAGED, INTERPOLATED, NONE, OBSERVED, SAME, TIED, Role, left
+from kopt.quantize.steps import ARITHMETIC, AVERAGED, INTERPOLATED, NONE, OBSERVED, SAME, TIED, UNTIED, Role, left
 
 L = keras.layers
 # Layers that inference passes through, or that move values without computing new ones.
@@ -30,7 +30,7 @@ def role_of(operation: Any, bits: int) -> Role:
     """Return the role of a layer or operation without a kernel."""
     role = _role_of(operation, bits)
     if role is TIED and bits == 16:
-        return left("the TFLite converter refuses trained ranges of 16 bits in an operator with one scale for all")
+        return left(UNTIED)
     return role
 
 

@@ -38,6 +38,8 @@ AVERAGED = Role("same", ties="away")
 INTERPOLATED = Role("same", ties="up")
 TIED = Role("tied")
 NONE = Role("none")
+# Why an operator whose tensors have one range stays in float where activations have 16 bits.
+UNTIED = "the TFLite converter refuses trained ranges of 16 bits in an operator with one scale for all"
 
 
 def left(reason: str) -> Role:

@@ -11,8 +11,6 @@ from kopt.core.errors import UnsupportedModelError
 COUNT = 32
 # Classes of the layers that compute in float.
 FLOAT = {
-    "lstm": {"LSTM"},
-    "gru": {"GRU"},
     "conv1d": {"SeparableConv1D"},  # its ELU
     "conv3d": {"Conv3D", "GlobalAveragePooling3D"},
     "custom": {"Scale"},

@@ -99,11 +99,13 @@ def model_of(layers, shape):
 
 
 @pytest.mark.slow
-def test_16_bits_come_closer_than_a_thousandth(tmp_path):
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", "tanh", "silu"])
+def test_16_bits_come_closer_than_a_thousandth(activation, tmp_path):
     shape, x = (8, 8, 3), np.random.default_rng(3).uniform(-1, 1, (COUNT, 8, 8, 3)).astype(np.float32)
 
     def layers(i):
-        return L.Dense(4, activation="softmax")(L.GlobalAveragePooling2D()(with_norm(L.Conv2D(6, 3))(i)))
+        features = L.GlobalAveragePooling2D()(with_norm(L.Conv2D(6, 3))(i))
+        return L.Dense(2)(L.Dense(4, activation=activation)(features))
 
     copy, _ = kopt.quantize.aware(model_of(layers, shape), scheme="int16x8", calibration=x, samples=COUNT)
     artifact = kopt.export.tflite(copy, tmp_path / "m.tflite", scheme="int16x8")

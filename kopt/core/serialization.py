@@ -102,6 +102,8 @@ def _encode(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else ("NaN" if math.isnan(value) else f"{'-' * (value < 0)}Infinity")
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):  # a number of NumPy's
+        return _encode(value.item())
     raise TypeError(f"A record cannot hold {type(value).__module__}.{type(value).__qualname__}: {value!r}.")
 
 

@@ -54,8 +54,9 @@ def evaluate(target: Any, data: Any, *, metrics: Any = ("accuracy",), batch_size
             raise ConfigError("A metric object holds the state of one output. Name the metrics of several, e.g. 'mae'.")
         for prefix, labels, predicted in pairs:
             _check_predictions(runner, predicted, labels)
+            own = weight.get(prefix.removesuffix("_")) if isinstance(weight, Mapping) else weight
             for tracker in trackers.setdefault(prefix, [_Tracker(metric, labels, predicted) for metric in metrics]):
-                tracker.update(labels, predicted, weight)
+                tracker.update(labels, predicted, own)
         count += len(pairs[0][1])
     if not count:
         raise DataError("The data set is empty. Pass at least one batch of (x, y).")
@@ -83,16 +84,7 @@ def metric_values(labels: np.ndarray, predicted: np.ndarray, metrics: Sequence[s
     found = {}
     for metric in metrics:
         tracker = _Tracker(metric, labels, predicted)
-        try:
-            tracker.update(labels, predicted, None)
-        except DataError:
-            raise
-        except Exception as error:  # Keras and TensorFlow raise many kinds for one mistake.
-            first = str(error).strip().splitlines()[0]
-            raise ConfigError(
-                f"The metric {metric!r} cannot be computed of labels of shape {labels.shape} and outputs of shape "
-                f"{predicted.shape}: {first} Name one that fits, e.g. 'accuracy' for classes."
-            ) from error
+        tracker.update(labels, predicted, None)
         found[metric] = tracker.result()
     return found
 
@@ -164,7 +156,16 @@ class _Tracker:
         if self._is_accuracy:
             labels = labels.reshape(_label_shape(labels, predicted))
             predicted = predicted.reshape(len(predicted), -1) if predicted.ndim == 1 else predicted
-        self._metric.update_state(labels, predicted, sample_weight=weight)
+        elif labels.shape == predicted.shape[:-1] and predicted.shape[-1] == 1:
+            labels = labels[..., np.newaxis]
+        try:
+            self._metric.update_state(labels, predicted, sample_weight=weight)
+        except Exception as error:  # Keras and TensorFlow raise many kinds for one mistake.
+            first = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"The metric {self.key!r} cannot be computed of labels of shape {labels.shape} and outputs of shape "
+                f"{predicted.shape}: {first} Name one that fits, e.g. 'accuracy' for classes."
+            ) from error
 
     def result(self) -> float:
         return float(self._metric.result())
@@ -181,7 +182,7 @@ def is_loss(metric: Any) -> bool:
         (True, False)
     """
     # Keras keeps the direction for its tuner; a metric that says none counts upwards, as Keras itself takes it.
-    return metric != "accuracy" and getattr(_keras_metric(metric), "_direction", "up") == "down"
+    return metric not in _ACCURACY and getattr(_keras_metric(metric), "_direction", "up") == "down"
 
 
 def _keras() -> Any:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 from scipy import stats
 
+from kopt.core.blocks import is_number
 from kopt.core.errors import ConfigError, DataError
 from kopt.core.records.shipping.drift import DriftProfile, DriftReport, FeatureDrift, FeatureProfile
 from kopt.core.settings import whole
@@ -88,7 +89,7 @@ def drift_features(data: Arrays) -> dict[str, np.ndarray]:
         named = {"input": np.asarray(data)}
     found: dict[str, np.ndarray] = {}
     for name, array in named.items():
-        if array.dtype.kind not in "fiub" or array.ndim == 0 or not array.size:
+        if not is_number(array.dtype) or array.ndim == 0 or not array.size:
             raise DataError(f"{name!r} must hold numbers, examples first. Received: {array.dtype} of {array.shape}.")
         found |= _columns(name, array.astype(np.float64))
     return found
@@ -133,7 +134,7 @@ def _profile(name: str, values: np.ndarray, bins: int) -> FeatureProfile:
     finite = np.sort(values[np.isfinite(values)])
     if len(finite) < bins:
         raise DataError(f"Feature {name!r} has {len(finite)} finite values; {bins} bins need at least as many.")
-    edges = np.unique(np.quantile(finite, np.arange(1, bins) / bins, method="inverted_cdf"))
+    edges = _edges(finite, bins)
     steps = np.linspace(0, len(finite) - 1, min(_QUANTILES, len(finite))).round().astype(int)
     return FeatureProfile(
         name=name,
@@ -143,6 +144,17 @@ def _profile(name: str, values: np.ndarray, bins: int) -> FeatureProfile:
         counts=tuple(map(int, _histogram(finite, edges))),
         quantiles=tuple(map(float, finite[steps])),
     )
+
+
+def _edges(values: np.ndarray, bins: int) -> np.ndarray:
+    """Return where bins begin, but the first: at quantiles, and right behind a value that is one more than once.
+
+    Such a value, or the smallest, has a bin of its own: what is larger would else fall into the same.
+    """
+    quantiles = np.quantile(values, np.arange(1, bins) / bins, method="inverted_cdf")
+    found, times = np.unique(quantiles, return_counts=True)
+    heavy = found[(times > 1) | (found == values[0])]
+    return np.unique([*found, *np.nextafter(heavy, np.inf)])
 
 
 def _histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:

@@ -70,7 +70,7 @@ def convert(info: TensorInfo, array: np.ndarray) -> np.ndarray:
     Raises:
         DataError: the cast would change values.
     """
-    target = np.dtype(info.dtype)
+    target = _numpy(info.dtype)
     if array.dtype == target:
         return np.ascontiguousarray(array).reshape(array.shape)
     if target.kind == "O" and array.dtype.kind in "OSU":
@@ -80,6 +80,11 @@ def convert(info: TensorInfo, array: np.ndarray) -> np.ndarray:
             raise DataError(f"Input {info.name!r} is quantized to {info.dtype}, which has no NaN and no infinity.")
         return quantize(array, info)
     return _cast(info, array, target)
+
+
+def _numpy(dtype: str) -> np.dtype[Any]:
+    """Return the type of arrays; TensorFlow's text has no name there."""
+    return np.dtype("object" if dtype == "string" else dtype)
 
 
 def describe(info: TensorInfo) -> str:
@@ -173,7 +178,7 @@ def take(inputs: tuple[TensorInfo, ...], named: Mapping[str, np.ndarray], count:
 
 
 def _random_input(info: TensorInfo, count: int, generator: np.random.Generator) -> np.ndarray:
-    kind = np.dtype(info.dtype).kind
+    kind = _numpy(info.dtype).kind
     if None in info.shape[1:] or kind not in "fiub":
         raise DataError(f"No input can be made up for {info.name!r}, {describe(info)}. Pass `data` with real examples.")
     shape = (count, *(size for size in info.shape[1:] if size is not None)) if info.shape else ()

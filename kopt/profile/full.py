@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from kopt.core.environment import machine
-from kopt.core.errors import ConfigError, KoptError, nearest
+from kopt.core.errors import ConfigError, DataError, KoptError, nearest
 from kopt.core.files import atomic_write
 from kopt.core.progress import Progress, Silent
 from kopt.core.records.profiles.full import PARTS, FullProfile
@@ -75,7 +75,8 @@ def full(
 
     Args:
         model: built.
-        data: `(x, y)` arrays to train on; without, what needs labels is left out and inputs are made up.
+        data: `(x, y)` to train on, or a batched `tf.data.Dataset` of such; without, what needs labels is left out and
+            inputs are made up.
         validation: `(x, y)` for the sensitivity; `data` if `None`. About 1,000 examples are enough.
         parts: which to make: `"cost"` (always), `"roofline"`, `"parameters"`, `"layer times"`, `"operations"`,
             `"gradients"`, `"sensitivity"`.
@@ -102,7 +103,7 @@ def full(
     require_known_loss(loss)
     require_built(model)
     begin = time.monotonic()
-    inputs = None if data is None else data[0]
+    inputs = _inputs_of(data)
     judged = data if validation is None else validation
     trains = data if data is not None and model.compiled else inputs
     makers: dict[str, Callable[[], Any]] = {
@@ -130,6 +131,18 @@ def full(
     )
 
 
+def _inputs_of(data: Any) -> Any:
+    """Return the inputs alone; of a data set itself, whose labels are passed over where there is no use for them."""
+    if data is None or hasattr(data, "element_spec"):
+        return data
+    if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+        raise DataError(
+            f"`data` is (x, y), or a batched tf.data.Dataset of such. Received: {type(data).__module__}."
+            f"{type(data).__qualname__}. Without labels: `kopt.profile.roofline(model, x)` and its like take x alone."
+        )
+    return data[0]
+
+
 def _made(
     makers: dict[str, Callable[[], Any]], parts: Sequence[str], has_labels: bool, progress: Progress
 ) -> tuple[dict[str, Any], dict[str, str]]:
@@ -148,6 +161,8 @@ def _made(
                 made[part] = makers[part]()
             except KoptError as error:  # One part that cannot be made does not take the others away.
                 skipped[part] = str(error)
+            except Exception as error:  # noqa: BLE001 - whatever Keras and TensorFlow raise of a model
+                skipped[part] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
     finally:
         progress.finish()
     return made, skipped

@@ -74,7 +74,10 @@ def given_data(data: Any, name: str) -> Any:
     """
     if isinstance(data, Split):
         return data.x, data.y
-    if data is None or isinstance(data, (tf.data.Dataset, tuple)):
+    if isinstance(data, tuple):
+        given = next((place for place in range(len(data), 0, -1) if data[place - 1] is not None), 0)
+        return data[:given]
+    if data is None or isinstance(data, tf.data.Dataset):
         return data
     if isinstance(data, (np.ndarray, tf.Tensor, dict, list)):
         return (data,)

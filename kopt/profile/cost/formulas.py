@@ -48,8 +48,10 @@ def operation_cost(type_name: str, config: Config, inputs: tuple[Shape, ...], ou
 
 def _bidirectional(config: Config, inputs: tuple[Shape, ...], output: Shape) -> Cost | None:
     """Both directions; of the merged output, an operation an entry where it is not concatenated."""
-    forward = _wrapped(config["layer"], inputs, output)
-    backward = _wrapped(config.get("backward_layer") or config["layer"], inputs, output)
+    concatenated = config["merge_mode"] == "concat"  # along the last axis, whatever it numbers
+    one_way = (*output[:-1], known(output[-1]) // 2) if concatenated else output
+    forward = _wrapped(config["layer"], inputs, one_way)
+    backward = _wrapped(config.get("backward_layer") or config["layer"], inputs, one_way)
     if forward is None or backward is None:
         return None
     merged = {"sum": 1, "mul": 1, "ave": 2}.get(config["merge_mode"], 0)

@@ -8,10 +8,12 @@ from typing import Any, TypeAlias
 import keras
 
 from kopt.core.errors import ConfigError, nearest
+from kopt.core.records.artifacts import TensorInfo
 from kopt.core.records.profiles.cost import LayerCost, ModelProfile
 from kopt.core.settings import whole
 from kopt.data import calibration
 from kopt.graph import GraphView, layer_paths, require_built, signature
+from kopt.graph.checks import input_structure
 from kopt.graph.internals import flatten_layers, graph_of, inner_layers
 from kopt.profile.cost.calls import Accounts, UserFormula
 from kopt.profile.cost.flat import flatten_calls, with_batch_of_one
@@ -147,13 +149,17 @@ def _input_shapes(model: keras.Model, view: GraphView, data: Any) -> tuple[Shape
 
 
 def _symbols(model: keras.Model, data: Any, batch: int | None = None) -> dict[str, keras.KerasTensor]:
-    """Return tensors of the shapes of the data, by the name of the input."""
+    """Return tensors of the shapes of the data, by the name of the input; a batch that the model fixes stays."""
     inputs, _ = signature(model)
     example = calibration(data, samples=1, inputs=inputs)
-    return {
-        info.name: keras.KerasTensor((batch, *example[info.name].shape[1:]), str(example[info.name].dtype))
-        for info in inputs
-    }
+
+    def symbol(info: TensorInfo) -> keras.KerasTensor:
+        fixed = info.shape[0] if info.shape else None
+        shape = (batch if fixed is None else fixed, *example[info.name].shape[1:])
+        is_text = example[info.name].dtype.kind in "OSU"
+        return keras.KerasTensor(shape, "string" if is_text else str(example[info.name].dtype))
+
+    return {info.name: symbol(info) for info in inputs}
 
 
 def _without_graph(model: keras.Model, data: Any, formulas: Mapping[str, UserFormula]) -> Iterator[LayerCost]:
@@ -180,7 +186,7 @@ def _innermost_first(layer: keras.layers.Layer, closed: Iterable[str]) -> Iterat
 def _argument(model: keras.Model, data: Any) -> Any:
     """Return the first argument of `call` as symbols, structured as the model takes it."""
     symbols = _symbols(model, data, batch=1)
-    return next(iter(symbols.values())) if len(symbols) == 1 else symbols
+    return keras.tree.pack_sequence_as(input_structure(model), list(symbols.values()))
 
 
 def _size(variables: Iterable[Any]) -> int:

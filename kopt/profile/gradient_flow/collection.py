@@ -113,7 +113,7 @@ class GradientCollection:
 def _dense(gradient: Any, owned: OwnedVariable, scale: tf.Tensor) -> tf.Tensor:
     if gradient is None:
         return tf.zeros(owned.variable.shape, tf.float32)
-    return tf.cast(tf.convert_to_tensor(gradient), tf.float32) / scale
+    return tf.ensure_shape(tf.cast(tf.convert_to_tensor(gradient), tf.float32), owned.variable.shape) / scale
 
 
 def _square(tensor: Any) -> tf.Tensor:

@@ -183,7 +183,9 @@ def _metric(metric: Any) -> keras.metrics.Metric:
 
 
 def _mean_metric(metric: keras.metrics.MeanMetricWrapper) -> PerExample:
-    return lambda y, outputs: _one_each(values_of_metric(metric, y, outputs), metric.name, mask_of(outputs))
+    return lambda y, outputs: _one_each(
+        values_of_metric(metric, _of_rank_of(y, outputs), outputs), metric.name, mask_of(outputs)
+    )
 
 
 def _accuracy(y: Any, outputs: Any, loss: Any) -> keras.metrics.Metric:

@@ -13,6 +13,7 @@ from kopt.profile.layer_sensitivity.kernels import Target, targets_of
 from kopt.profile.layer_sensitivity.objective import Objective, objective_of
 from kopt.profile.layer_sensitivity.tracing import Trace
 from kopt.train import check_inputs
+from kopt.train.steps.input_checks import fixed_batch
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,6 +38,12 @@ def prepare(model: keras.Model, data: Any, loss: Any, metric: Any, batch_size: i
     """Check everything and trace the model; see `sensitivity` for arguments and errors."""
     require_built(model)
     require_finite(model)
+    size = fixed_batch(model)
+    if size is not None:
+        raise UnsupportedModelError(
+            f"Model {model.name!r} takes batches of exactly {size}, and layers are compared on parts of batches. Build "
+            f"it with an open batch, `keras.Input(shape)`, and set its weights."
+        )
     examples = Examples(data, whole("batch_size", batch_size))
     first = examples.batch
     check_inputs(model, first.x, first.y, loss=loss)

@@ -139,13 +139,13 @@ class TrainingProfile(keras.callbacks.Callback):
             model.optimizer.build(model.trainable_variables)
         owned = {id(one.variable): one for one in owned_variables(model)}
         self._owned: list[OwnedVariable] = [owned[id(variable)] for variable in trained_variables(optimizer)]
-        variables = [one.variable for one in self._owned]
-        self._statistics = UpdateStatistics(variables, optimizer, self.every, _CAPACITY)
+        self._statistics = UpdateStatistics(self._owned, optimizer, self.every, _CAPACITY)
         self._steps = StepChoice(model, optimizer, self._statistics, self.every)
         self._optimizer = optimizer
-        self._run = TrainingRun(
-            model.name, type(optimizer).__name__, self.every, tuple(one.path for one in self._owned)
-        )
+        run = TrainingRun(model.name, type(optimizer).__name__, self.every, tuple(one.path for one in self._owned))
+        if run != self._run:
+            self._forget()
+        self._run = run
         self._hook.enter_context(around_update(optimizer, self._statistics.around))
         model.train_function = None  # It may have been traced without.
 
@@ -172,6 +172,8 @@ class TrainingProfile(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Count batches from 0 again."""
+        if self._epochs and epoch <= self._epochs[-1].epoch:  # Another training, not the next epochs of the last.
+            self._forget()
         self._unread = 0
         self._steps.begin_epoch()
 
@@ -194,6 +196,10 @@ class TrainingProfile(keras.callbacks.Callback):
         self._files.close()
         self._lines = self._events = None
         self.model.train_function = None
+
+    def _forget(self) -> None:
+        self._samples.clear()
+        self._epochs.clear()
 
     def _read_samples(self) -> None:
         for step, rate, numbers in self._statistics.read_samples():

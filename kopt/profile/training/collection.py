@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from kopt.graph import OwnedVariable
+from kopt.graph.naming import channel_axes
+
 # Numbers of a variable in a sample.
 _NORM, _WEIGHT, _UPDATE, _ZEROS = range(4)
 _SUMS = 5  # norm, squared norm, squared distance from the mean, share of zeros, mean entry
@@ -37,20 +40,22 @@ class UpdateStatistics:
     the weights before a sampled update.
     """
 
-    def __init__(self, variables: Sequence[Any], optimizer: Any, every: int, capacity: int):
+    def __init__(self, owned: Sequence[OwnedVariable], optimizer: Any, every: int, capacity: int):
         """Make room.
 
         Args:
-            variables: that the optimizer changes, in its order.
+            owned: variables that the optimizer changes, in its order.
             optimizer: whose `iterations` count the updates.
             every: updates between samples; the first one is one.
             capacity: samples that are kept until `read_samples`.
         """
-        self._variables, self._optimizer, self._every, self.capacity = list(variables), optimizer, every, capacity
+        self._variables = [one.variable for one in owned]
+        self._optimizer, self._every, self.capacity = optimizer, every, capacity
         count = len(self._variables)
         self._means = [tf.Variable(tf.zeros(one.shape)) for one in self._variables]
         self._before = [tf.Variable(tf.zeros(one.shape)) for one in self._variables]
-        self._alive = [_alive(one) for one in self._variables]
+        self._channels = [_channels(one) for one in owned]
+        self._alive = [_alive(one, axes) for one, axes in zip(self._variables, self._channels, strict=True)]
         self._samples = tf.Variable(tf.zeros([capacity, count, 4]))
         self._heads = tf.Variable(tf.zeros([capacity, 2], tf.float64))  # step, learning rate
         self._taken = tf.Variable(0, dtype=tf.int64)
@@ -129,7 +134,8 @@ class UpdateStatistics:
             rows.append(tf.stack([tf.sqrt(square), weight, tf.math.divide_no_nan(moved, weight), zeros]))
             sums.append(tf.stack([tf.sqrt(square), square, deviation, zeros, tf.reduce_mean(gradient)]))
             if alive is not None:
-                alive.assign(alive | tf.reduce_any(nonzero, axis=list(range(gradient.shape.rank - 1))))
+                others = [axis for axis in range(gradient.shape.rank) if axis not in self._channels[place]]
+                alive.assign(alive | tf.reduce_any(nonzero, axis=others))
         table = tf.stack(rows)
         slot = [[tf.cast(self._taken % self.capacity, tf.int32)]]
         made = self._updates_made()
@@ -142,12 +148,19 @@ class UpdateStatistics:
         self._updates.assign_add(tf.cast(table[:, _UPDATE], tf.float64))
 
 
-def _alive(variable: Any) -> Any:
-    """Return where a kernel's output channels are marked that had a gradient; `None` for biases and scales."""
-    return tf.Variable(tf.zeros([variable.shape[-1]], tf.bool)) if len(variable.shape) > 1 else None
+def _channels(owned: OwnedVariable) -> tuple[int, ...]:
+    """Return the axes of a kernel's output channels; none of biases and scales."""
+    rank = len(owned.variable.shape)
+    return channel_axes(owned.layer, owned.variable.name, rank) if rank > 1 else ()
+
+
+def _alive(variable: Any, axes: tuple[int, ...]) -> Any:
+    """Return where output channels are marked that had a gradient; `None` where there are none."""
+    return tf.Variable(tf.zeros([variable.shape[axis] for axis in axes], tf.bool)) if axes else None
 
 
 def _dense(gradient: Any, variable: Any) -> tf.Tensor:
     if gradient is None:
         return tf.zeros(variable.shape)
-    return tf.cast(tf.convert_to_tensor(gradient), tf.float32)
+    # Of the rows of an embedding the shape is lost in a condition.
+    return tf.ensure_shape(tf.cast(tf.convert_to_tensor(gradient), tf.float32), variable.shape)

@@ -43,7 +43,9 @@ class JsonLines:
 
 
 def read_lines(path: str | os.PathLike[str]) -> tuple[TrainingRun, list[TrainingSample], list[TrainingEpoch]]:
-    """Return what `JsonLines` wrote; a line that was torn by a kill is left out.
+    """Return what `JsonLines` wrote of the last training; a line that was torn by a kill is left out.
+
+    A training that goes on with the epochs of the one before, of the same model and variables, is one with it.
 
     Raises:
         LoadError: there is no such file, or it holds no training.
@@ -52,12 +54,24 @@ def read_lines(path: str | os.PathLike[str]) -> tuple[TrainingRun, list[Training
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise LoadError(f"{os.fspath(path)} cannot be read: {error}.") from error
-    records = [record for record in map(_record, lines) if record is not None]
-    runs = [record for record in records if isinstance(record, TrainingRun)]
-    if not runs:
+    run: TrainingRun | None = None
+    begun = 0  # samples before the last beginning
+    samples: list[TrainingSample] = []
+    epochs: list[TrainingEpoch] = []
+    for record in map(_record, lines):
+        if isinstance(record, TrainingRun):
+            if record != run:
+                samples, epochs = [], []
+            run, begun = record, len(samples)
+        elif isinstance(record, TrainingSample):
+            samples.append(record)
+        elif isinstance(record, TrainingEpoch):
+            if epochs and record.epoch <= epochs[-1].epoch:  # Another training of the same model.
+                samples, epochs, begun = samples[begun:], [], 0
+            epochs.append(record)
+    if run is None:
         raise LoadError(f"{os.fspath(path)} holds no training: no line of it is a TrainingRun.")
-    samples = [record for record in records if isinstance(record, TrainingSample)]
-    return runs[-1], samples, [record for record in records if isinstance(record, TrainingEpoch)]
+    return run, samples, epochs
 
 
 def _record(line: str) -> Record | None:

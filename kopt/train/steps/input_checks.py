@@ -387,10 +387,20 @@ def _outputs(model: keras.Model, x: Any) -> list[np.ndarray]:
     ready = graph_of(model) is not None or (not isinstance(model, keras.Sequential) and was_called(model))
     if not ready:
         return []
-    some = tf.nest.map_structure(lambda leaf: leaf[:_PROBED], x)
+    count = fixed_batch(model) or _PROBED
+    if count > _PROBED and any(len(leaf) < count for leaf in tf.nest.flatten(x)):
+        return []  # What does not fill the batch that the model fixes cannot be tried.
+    some = tf.nest.map_structure(lambda leaf: leaf[:count], x)
     with keras.StatelessScope():
         outputs = model(some, training=False)
     return [np.asarray(tf.cast(one, tf.float32)) for one in tf.nest.flatten(outputs) if one.dtype.is_floating]
+
+
+def fixed_batch(model: keras.Model) -> int | None:
+    """Return the number of examples that every call has; `None` if it is open."""
+    graph = graph_of(model)
+    inputs = [] if graph is None else keras.tree.flatten(graph.inputs)
+    return next((tensor.shape[0] for tensor in inputs if tensor.shape and tensor.shape[0] is not None), None)
 
 
 def _activation(model: keras.Model, index: int) -> str:

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 
 from kopt.core.errors import ConfigError
@@ -117,3 +118,11 @@ def test_records_hold_plain_data_only():
 def test_what_json_cannot_hold_is_refused(number):
     with pytest.raises(ConfigError, match="Sample"):
         Sample.from_json(f'{{"schema": "Sample/1", "number": {number}}}')
+
+
+def test_numbers_of_numpy_are_written_as_numbers():
+    record = Sample(np.float32(1.5), pair=(np.int64(2), "b"), by_name={"a": np.float64(2)})
+    assert json.loads(record.to_json())["pair"] == [2, "b"]
+    assert Sample.from_json(record.to_json()).number == 1.5
+    with pytest.raises(TypeError, match=r"cannot hold numpy\.ndarray"):
+        Sample(np.ones(2)).to_json()

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError, MeasurementError
-from kopt.measure import evaluate
+from kopt.measure import evaluate, is_loss
 
 # Scores whose largest entries are the classes 0, 1, 2, 1.
 SCORES = np.array([[0.8, 0.1, 0.1], [0.2, 0.5, 0.3], [0.1, 0.2, 0.7], [0.3, 0.4, 0.3]], np.float32)
@@ -127,3 +127,28 @@ def test_other_refusals(echo):
         evaluate(echo(3), dataset.batch(2).repeat())
     with pytest.raises(DataError, match="empty"):
         evaluate(echo(3), dataset.take(0).batch(2))
+
+
+def test_weights_are_those_of_the_output():
+    i = keras.Input((3,))
+    model = keras.Model(i, {"a": keras.layers.Identity(name="a")(i), "b": keras.layers.Identity(name="b")(i)})
+    weights = {"a": np.array([1.0, 0, 0, 0]), "b": np.array([0.0, 0, 0, 1])}
+    found = evaluate(model, (SCORES, {"a": LABELS, "b": LABELS}, weights)).metrics
+    assert found == {"a_accuracy": 1.0, "b_accuracy": 0.0}
+
+
+def test_a_loss_of_a_binary_output_takes_labels_without_its_axis(echo):
+    labels = np.array([1, 0, 1, 0])
+    expected = -np.log([0.9, 0.8, 0.6, 0.6]).mean()
+    found = evaluate(echo(1), (BINARY, labels), metrics="binary_crossentropy").metrics
+    assert found["binary_crossentropy"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_metric_without_a_meaning_is_named(echo):
+    with pytest.raises(ConfigError, match=r"'categorical_crossentropy' cannot be computed of labels of shape \(4,\)"):
+        evaluate(echo(3), (SCORES, LABELS), metrics="categorical_crossentropy")
+
+
+@pytest.mark.parametrize("name", ["acc", "accuracy"])
+def test_more_of_an_accuracy_is_better_by_either_name(name):
+    assert not is_loss(name)

@@ -69,9 +69,9 @@ def test_images_are_looked_at_by_channel():
     assert [one.name for one in drifted] == ["mean of image[..., 1]", "deviation of image[..., 1]"]
 
 
-def test_constants_and_few_values_have_fewer_bins():
+def test_constants_and_few_values_have_bins_of_their_own():
     profile = kopt.measure.drift_profile(np.repeat([0.0, 1.0], 50))
-    assert profile.features[0].counts == (0, 50, 50)
+    assert profile.features[0].counts == (0, 50, 0, 50, 0)  # below, 0, between, 1, above
     assert kopt.measure.drift(profile, np.repeat([0.0, 1.0], 50)).features[0].psi == 0.0
     assert kopt.measure.drift(profile, np.ones(100)).features[0].status == "drifted"
 
@@ -97,3 +97,25 @@ def test_what_cannot_be_compared_is_said():
         kopt.measure.drift(profile, np.arange(20.0), level=0.0)
     with pytest.raises(ConfigError, match="bins"):
         kopt.measure.drift_profile(np.arange(20.0), bins=1)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (np.repeat([0.0, 1.0], [1900, 100]), np.repeat([0.0, 1.0], [800, 1200])),  # a rare 1 becomes a common one
+        (np.zeros(1000), np.ones(1000)),
+        (np.ones(1000), np.zeros(1000)),
+        (np.r_[np.zeros(950), np.linspace(1, 2, 50)], np.r_[np.zeros(400), np.linspace(1, 2, 600)]),
+    ],
+)
+def test_a_feature_that_is_nearly_always_the_same_drifts_too(before, after):
+    profile = kopt.measure.drift_profile(before)
+    assert [one.status for one in kopt.measure.drift(profile, after).features] == ["drifted"]
+    assert [one.status for one in kopt.measure.drift(profile, before).features] == ["same"]
+
+
+def test_halves_of_a_brain_float_are_numbers():
+    import ml_dtypes
+
+    values = np.linspace(0, 1, 64).reshape(32, 2).astype(ml_dtypes.bfloat16)
+    assert kopt.measure.drift(kopt.measure.drift_profile(values), values).drifted == ()

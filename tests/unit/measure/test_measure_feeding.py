@@ -120,3 +120,10 @@ def test_random_inputs_do_not_invent_a_size():
 def test_take_begins_anew():
     x = np.arange(3)[:, None] * np.ones((3, 5), int)
     assert take((IDS,), {"ids": x}, 7)["ids"][:, 0].tolist() == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_text_goes_to_keras_models():
+    text = TensorInfo("word", (None, 1), "string")
+    assert convert(text, np.array([["a"]])).dtype == object
+    with pytest.raises(DataError, match="No input can be made up for 'word'"):
+        random_inputs((text,), 1, 0)

@@ -1,9 +1,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from kopt import profile
-from kopt.core.errors import ConfigError, InputError
+from kopt.core.errors import ConfigError, DataError, InputError
 from kopt.core.records.profiles.full import FullProfile
 
 L = keras.layers
@@ -69,3 +70,27 @@ def test_impossible_requests():
         profile.full(make_model(), (X, Y), loss="msee")
     with pytest.raises(InputError, match="build"):
         profile.full(keras.Sequential([L.Dense(3)]))
+
+
+@pytest.mark.slow
+def test_a_data_set_is_data(found):
+    dataset = tf.data.Dataset.from_tensor_slices((X, Y)).batch(32)
+    again = profile.full(make_model(), dataset)
+    assert again.skipped == {}
+    assert again.gradients.examples == found.gradients.examples
+
+
+def test_inputs_alone_are_no_labelled_data():
+    with pytest.raises(DataError, match=r"`data` is \(x, y\), or a batched tf.data.Dataset"):
+        profile.full(make_model(), {"x": X})
+
+
+@pytest.mark.slow
+def test_a_part_that_fails_takes_no_other_away():
+    i = keras.Input(batch_shape=(16, 4, 6))
+    model = keras.Model(i, L.Dense(3)(L.LSTM(4, stateful=True)(i)))
+    model.compile("sgd", "mse")
+    data = np.zeros((32, 4, 6), "float32"), np.zeros((32, 3), "float32")
+    made = profile.full(model, data, batch_size=16, parts=["gradients", "sensitivity"])
+    assert made.gradients.examples == 32
+    assert "takes batches of exactly 16" in made.skipped["sensitivity"]

@@ -177,3 +177,40 @@ def test_mobilenet_v2():
     assert result.parameters == 3_538_984
     assert sum(layer.parameters for layer in result.layers) == result.parameters
     assert all(layer.macs is not None for layer in result.layers)
+
+
+@pytest.mark.parametrize("structure", [list, tuple])
+def test_a_subclassed_model_gets_its_inputs_as_it_takes_them(structure):
+    class Pair(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.shared = L.Dense(4)
+
+        def call(self, inputs):
+            first, second = inputs
+            return self.shared(first) + self.shared(second)
+
+    model = Pair()
+    data = [np.zeros((8, 3), "float32")] * 2
+    model(structure(data))
+    assert profile.model(model, data).macs == 2 * 3 * 4
+
+
+def test_a_batch_that_the_model_fixes_stays_with_data():
+    i = keras.Input(batch_shape=(8, 4, 6))
+    model = keras.Model(i, L.Dense(3)(keras.ops.reshape(i, (8, 24))))
+    assert profile.model(model, np.zeros((16, 4, 6), "float32")).macs == profile.model(model).macs == 24 * 3
+
+
+def test_text_has_a_cost():
+    layers = [L.StringLookup(vocabulary=["a", "b"]), L.Embedding(4, 2), L.Dense(3)]
+    model = keras.Sequential([keras.Input((1,), dtype="string"), *layers])
+    assert profile.model(model, np.array([["a"], ["b"]])).macs == 2 * 3
+
+
+@pytest.mark.parametrize("merge", ["concat", "sum"])
+def test_two_directions_of_convolutions_cost_twice_one(merge):
+    i = keras.Input((7, 8, 8, 3))
+    one, both = L.ConvLSTM2D(5, 3, padding="same"), L.ConvLSTM2D(5, 3, padding="same")
+    expected = 2 * profile.model(keras.Model(i, one(i))).macs
+    assert profile.model(keras.Model(i, L.Bidirectional(both, merge_mode=merge)(i))).macs == expected

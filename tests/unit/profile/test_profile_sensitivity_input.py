@@ -168,3 +168,9 @@ def test_a_perturbation_that_breaks_the_model_ranks_first():
     found.table()
     found.figure()
     assert kopt.core.records.profiles.sensitivity.SensitivityProfile.from_json(found.to_json()).layers == found.layers
+
+
+def test_a_loss_of_a_binary_output_is_measured():
+    model = model_of(L.Dense(1, "sigmoid"), loss="binary_crossentropy")
+    found = sensitivity(model, (X, Y % 2), metric="binary_crossentropy", perturbations=("int8",))
+    assert found.metric == "binary_crossentropy"

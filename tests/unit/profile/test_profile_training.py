@@ -167,8 +167,14 @@ def test_a_training_on_disk(tmp_path):
     assert TrainingTrends.from_json(watch.trends.to_json()).epochs == read.epochs
     path.write_text(path.read_text()[:-30])  # killed while it wrote
     assert Trends.from_jsonl(path).epochs == read.epochs[:-1]
-    train(make_model(), TrainingProfile(every=2, log_path=path), epochs=1)
-    assert len(Trends.from_jsonl(path).epochs) == 2
+    train(make_model(), TrainingProfile(every=2, log_path=path), epochs=2, initial_epoch=1)
+    assert [one.epoch for one in Trends.from_jsonl(path).epochs] == [0, 1]
+    again = TrainingProfile(every=2, log_path=path)
+    train(make_model(), again, epochs=1)
+    assert Trends.from_jsonl(path) == again.trends
+    other = TrainingProfile(every=2, log_path=path)
+    train(make_model(None, L.Dense(3, name="one")), other, epochs=1)
+    assert Trends.from_jsonl(path) == other.trends
     with pytest.raises(LoadError, match="cannot be read"):
         Trends.from_jsonl(tmp_path / "missing.jsonl")
     (tmp_path / "other.jsonl").write_text("{}\n")
@@ -248,3 +254,44 @@ def test_what_cannot_be_watched(tmp_path, monkeypatch):
     monkeypatch.setattr(keras.Model, "distribute_strategy", property(lambda self: spread))
     with pytest.raises(UnsupportedModelError, match="trains on 2 replicas"):
         TrainingProfile().set_model(make_model())
+
+
+@pytest.mark.slow
+def test_a_second_training_is_not_mixed_with_the_first():
+    watch, model = TrainingProfile(every=2), make_model()
+    train(model, watch)
+    train(model, watch, epochs=3, initial_epoch=2)
+    assert [one.epoch for one in watch.trends.epochs] == [0, 1, 2]
+    train(model, watch, epochs=1)
+    assert [one.epoch for one in watch.trends.epochs] == [0]
+    assert len(watch.trends.samples) == 2
+    train(make_model(None, L.Dense(3, name="one")), watch, epochs=1)
+    assert list(watch.trends.epochs[-1].dead_units) == ["one/kernel"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrap", [False, True])
+def test_gradients_of_an_embedding_are_rows(wrap):
+    i = keras.Input((5,), dtype="int32")
+    model = keras.Model(i, L.Dense(3)(L.GlobalAveragePooling1D()(L.Embedding(10, 4, name="table")(i))))
+    model.compile("adam", LOSS)
+    watch = TrainingProfile(every=1)
+    (accelerate(model) if wrap else model).fit(np.tile(np.arange(5), (16, 1)), Y[:16], callbacks=[watch], verbose=0)
+    (sample,) = watch.trends.samples
+    assert sample.zero_fractions[0] == 0.5  # words 5 to 9 are in no example
+
+
+@pytest.mark.slow
+def test_dead_channels_are_those_of_the_layer_that_has_them():
+    i = keras.Input((4, 4, 2))
+    dying = L.Conv2D(8, 3, padding="same", activation="relu", name="dying")
+    features = dying(i)
+    transposed, depthwise = L.Conv2DTranspose(4, 3, name="transposed"), L.DepthwiseConv2D(3, name="depthwise")
+    model = keras.Model(i, [transposed(features), depthwise(features)])
+    model.compile("sgd", ["mse", "mse"])
+    dying.bias.assign(np.repeat([-1e3, 10], 4))
+    watch = TrainingProfile(every=1)
+    x = np.random.default_rng(0).random((16, 4, 4, 2))
+    model.fit(x, [np.ones((16, 6, 6, 4)), np.ones((16, 2, 2, 8))], callbacks=[watch], verbose=0)
+    found = watch.trends.epochs[-1].dead_units
+    assert found == {"dying/kernel": 0.5, "transposed/kernel": 0.0, "depthwise/kernel": 0.5}

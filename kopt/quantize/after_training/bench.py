@@ -1,5 +1,6 @@
 """A quantized copy on which techniques are tried: its weights and ranges, what calibration saw, and its error."""
 
+import collections
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from kopt.core.errors import NonFiniteError
 from kopt.graph import Call, GraphView
 from kopt.graph.running import infer, run
 from kopt.quantize import grids
+from kopt.quantize.after_training.blocks import Block, blocks_of
 from kopt.quantize.after_training.estimators import ESTIMATORS
 from kopt.quantize.after_training.histograms import Observation, joined, observation_of
 from kopt.quantize.modes import unrounded
@@ -54,6 +56,8 @@ class Pair:
     rounded: Any
 
 
+# Called with a block, what it takes rounded and what it gives in float by the ids of tensors, before it is rounded.
+VisitBlock = Callable[[Block, Mapping[int, Any], Mapping[int, Any]], None]
 # Called with a layer, what it takes and what it gives in float, before its rounded output is computed.
 Visit = Callable[[QuantizedWeights, Pair, Any, Any], None]
 
@@ -168,12 +172,15 @@ class Bench:
     def layer_by_layer(self, visit: Visit) -> None:
         """Visit every kernel in order with what it takes and should give; the layers before it are rounded already.
 
-        The weights that a visit leaves are those of the copy from then on.
+        The weights that a visit leaves are those of the copy from then on. A layer that is called again is visited at
+        its last call.
         """
+        calls_left = collections.Counter(id(call.operation) for call in self.view.calls)
 
         def both(operation: Any, args: Any, kwargs: Any) -> list[Any]:
             exact = self._exact(operation, _side(args, "exact"), _side(kwargs, "exact"))
-            if isinstance(operation, QuantizedWeights):
+            calls_left[id(operation)] -= 1
+            if isinstance(operation, QuantizedWeights) and not calls_left[id(operation)]:
                 step = _side(kwargs, "rounded").get("step")
                 visit(operation, args[0], step, exact[0])
             rounded = keras.tree.flatten(infer(operation, _side(args, "rounded"), _side(kwargs, "rounded")))
@@ -183,6 +190,20 @@ class Bench:
         run(self.view, [Pair(array, array) for array in rows], lambda *seen: None, both)
         weights = {one.name: _weights_of(one) for one in self.layers}
         self._state = dataclasses.replace(self._state, weights=weights)
+
+    def block_by_block(self, visit: VisitBlock) -> None:
+        """Visit every block in order, the last without a softmax at its end; those before it are rounded already.
+
+        The weights that a visit leaves are those of the copy from then on.
+        """
+        view, rows = GraphView.of(self._judged), [array[: self._that_fit()] for array in self._rows]
+        exact = {id(symbol): array for symbol, array in zip(view.inputs, rows, strict=True)}
+        rounded = exact
+        for block in blocks_of(view):
+            exact = block.run(exact, self._exact)
+            visit(block, rounded, exact)
+            rounded = block.run(rounded, infer)
+        self._state = dataclasses.replace(self._state, weights={one.name: _weights_of(one) for one in self.layers})
 
     def growth(self) -> float:
         """Return by what share ranges widened from the first half of the examples to all: the median of all ranges."""

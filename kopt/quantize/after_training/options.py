@@ -8,7 +8,7 @@ from kopt.quantize.after_training.bench import Bench
 from kopt.quantize.after_training.correcting import clip, correct_analytically, correct_empirically
 from kopt.quantize.after_training.equalizing import absorb, equalize, smooth
 from kopt.quantize.after_training.estimators import ESTIMATORS
-from kopt.quantize.after_training.learned_rounding import learn_rounding
+from kopt.quantize.after_training.learned_rounding import learn_rounding, reconstruct
 from kopt.quantize.after_training.techniques import Done
 
 KERNELS, BIASES, RANGES = "kernels", "biases", "ranges"
@@ -20,7 +20,7 @@ class Settings:
 
     Attributes:
         alpha: share of the spread of activations that `smooth` moves into weights.
-        iterations: of `learned` rounding, for each kernel.
+        iterations: of `learned` and `blocks`, for each kernel.
     """
 
     alpha: float
@@ -66,7 +66,8 @@ OPTIONS: dict[str, Option] = {
             if name != "minmax"
         ),
         Option("clip", (KERNELS,), lambda bench, _: clip(bench)),
-        Option("learned", (KERNELS,), lambda bench, use: learn_rounding(bench, use.iterations), slow=True),
+        Option("learned", (KERNELS,), lambda bench, use: learn_rounding(bench, use.iterations), "rounding", slow=True),
+        Option("blocks", (KERNELS,), lambda bench, use: reconstruct(bench, use.iterations), "rounding", slow=True),
         Option("analytic", (BIASES,), lambda bench, _: correct_analytically(bench), group="biases"),
         Option("empirical", (BIASES,), lambda bench, _: correct_empirically(bench), group="biases"),
     )

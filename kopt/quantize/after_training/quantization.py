@@ -76,7 +76,8 @@ def post_training(
       (SmoothQuant), which helps dense layers behind a normalization.
     - `"moving_average"`, `"percentile"`, `"mse"`, `"entropy"`: ranges of activations that clip rare values.
     - `"clip"`: weights far out are clipped where the squared error of a channel is least.
-    - `"learned"`: every weight is rounded up or down as the output of its layer is given back best (AdaRound).
+    - `"learned"`: every weight is rounded up or down as the output of its layer is given back best (AdaRound); or
+      `"blocks"`: as that of its block is, a piece of the model that ends in one tensor, with activations rounded.
     - `"analytic"`, `"empirical"`: the mean error of every layer is taken out of its bias.
 
     Args:
@@ -84,12 +85,13 @@ def post_training(
         calibration: real inputs, without labels or with; see `kopt.data.calibration`. Of every four examples one judges
             and is not learned from.
         scheme: `"int8"` or `"int16x8"`.
-        options: `"auto"` keeps what lowers the error of the outputs by 2 % or more, and tries `"learned"` only where
-            the model has at most 5 million products for an example; or the names of options to apply whatever they do.
+        options: `"auto"` keeps what lowers the error of the outputs by 2 % or more, and tries `"learned"` and
+            `"blocks"` only where the model has at most 5 million products for an example; or the names of options to
+            apply whatever they do.
         ranges: how ranges are found: `"minmax"` or one of the four above, for all layers; or by layer, from names or
             patterns with `*` to these words. `"auto"`: `"minmax"`, unless an option is kept.
         alpha: of `"smooth"`, in [0, 1].
-        iterations: of `"learned"`, for each kernel.
+        iterations: of `"learned"` and `"blocks"`, for each kernel.
         skip: layers to leave in float, see `kopt.quantize.aware`.
         samples: how many examples of `calibration` are used.
         seed: of their choice.
@@ -113,7 +115,8 @@ def post_training(
         >>> kopt.measure.parity("int8.tflite", model, x_val).argmax_agreement > 0.95
         True
 
-    Source: Nagel et al., "A White Paper on Neural Network Quantization", 2021, section 3.
+    Source: Nagel et al., "A White Paper on Neural Network Quantization", 2021, section 3; of blocks Li et al., "BRECQ:
+    Pushing the Limit of Post-Training Quantization by Block Reconstruction", 2021.
     """
     settings = Settings(number("alpha", alpha, least=0.0, most=1.0), whole("iterations", iterations))
     names = _chosen(options)

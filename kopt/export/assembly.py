@@ -19,6 +19,7 @@ from kopt.export.manifest import manifest_text
 from kopt.export.reference import write_reference
 from kopt.export.source import Source
 from kopt.export.verification import open_exported, parity_with_source, require_parity, require_same_signature
+from kopt.measure.runner import in_order_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +72,7 @@ def assemble(
         ExportError: the conversion failed, or the file does not do what the model does.
         OutputError: `path` cannot be written.
     """
+    path = Path(path)  # without a slash at its end
     # The manifest is on the disk before the file gets its name, so that a disk that is full by then leaves neither.
     with (
         atomic_path(f"{os.fspath(path)}.json", overwrite=True) as staged_manifest,
@@ -88,7 +90,8 @@ def assemble(
             require_same_signature(runner, source)
             parity = parity_with_source(runner, source, examples)
             require_parity(parity, scheme, converted.output_step)
-            inputs, outputs = runner.inputs, runner.outputs
+            inputs = in_order_of(source.inputs, runner.inputs)
+            outputs = in_order_of(source.outputs, runner.outputs)
             reference = write_reference(stored, f"{Path(path).name}.reference.npz", runner, examples)
         artifact = Artifact(
             path=os.fspath(path),

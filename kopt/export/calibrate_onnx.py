@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from kopt.export import arrays_file
+
 # What runtimes compute in integers; other operators would only be rounded before and after.
 _OPERATORS = ["Conv", "ConvTranspose", "MatMul", "Gemm", "Add", "AveragePool", "GlobalAveragePool", "MaxPool", "Concat"]
 _BATCH = 32
@@ -27,11 +29,10 @@ def calibrate(path: str, examples: str, runtime: str) -> None:
 
     Args:
         path: of the file.
-        examples: path of an `.npz` with arrays by input name.
+        examples: path of arrays by input name.
         runtime: `"tensorrt"` has zero at 0 in every grid and biases in float; `"onnxruntime"` integers of both.
     """
-    with np.load(examples) as loaded:
-        arrays = dict(loaded)
+    arrays = arrays_file.read(examples)
     for_tensorrt = runtime == "tensorrt"
     options: dict[str, Any] = {
         "ActivationSymmetric": for_tensorrt,

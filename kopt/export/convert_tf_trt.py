@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kopt.core.records.shipping.tensorrt import TFTRTPlan
+from kopt.export import arrays_file
 
 _CONVERTER = "tensorflow.python.compiler.tensorrt.trt_convert"
 
@@ -22,8 +23,8 @@ def convert(saved_model: str, signature: str, output: str, plan: str, examples: 
         examples: path of an `.npz` with arrays by input name, of which engines are built.
         calibration: another, for int8; `None` for other precisions.
     """
-    trt, ranges = importlib.import_module(_CONVERTER), None if calibration is None else _load(calibration)
-    build(trt, saved_model, signature, output, TFTRTPlan.from_json(plan), _load(examples), ranges)
+    trt, ranges = importlib.import_module(_CONVERTER), None if calibration is None else arrays_file.read(calibration)
+    build(trt, saved_model, signature, output, TFTRTPlan.from_json(plan), arrays_file.read(examples), ranges)
 
 
 def build(
@@ -75,8 +76,3 @@ def _feeds(arrays: dict[str, np.ndarray], batches: list[np.ndarray]) -> Callable
 def _whole_batches(arrays: dict[str, np.ndarray], size: int) -> list[np.ndarray]:
     count = len(next(iter(arrays.values())))
     return [np.arange(start, start + size) for start in range(0, count, size)]
-
-
-def _load(path: str) -> dict[str, np.ndarray]:
-    with np.load(path) as loaded:
-        return dict(loaded)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from tensorflow.lite.python import convert as tf_convert
 
+from kopt.export import arrays_file
 from kopt.export.layout import KERNELS, builtin_of, input_at, packed
 from kopt.export.narrow_kernels import with_narrow_kernels
 
@@ -88,7 +89,7 @@ def _configure(converter: Any, scheme: str, io_dtype: str, select_ops: bool, tra
 
 
 def _representative_dataset(path: str, batch_size: int) -> Callable[[], Iterator[dict[str, np.ndarray]]]:
-    arrays = dict(np.load(path))
+    arrays = arrays_file.read(path)
     count = len(next(iter(arrays.values())))
 
     def samples() -> Iterator[dict[str, np.ndarray]]:

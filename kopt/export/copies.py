@@ -8,13 +8,13 @@ import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from kopt.core.errors import ConfigError, KoptError, LoadError, OutputError
+from kopt.core.errors import ConfigError, KoptError, LoadError, OutputError, OutputExistsError
 from kopt.core.files import atomic_path, check_output, sha256, writing_to
 from kopt.core.records.artifacts import Artifact, FileHash
 from kopt.core.records.shipping.safekeeping import BackupCopy, BackupReport, CopyContent
 from kopt.core.settings import whole
 from kopt.export.copy_places import CONTENT, Place, open_place
-from kopt.export.manifest import require_intact, require_reference
+from kopt.export.manifest import is_manifest, require_intact, require_reference
 
 # A number that only grows, the beginning of the hash of the list of files, and what keeps two writers apart.
 _COPY = re.compile(r"(\d{8})-([0-9a-f]{16})-[0-9a-f]{8}")
@@ -122,6 +122,8 @@ def restore(path: str | os.PathLike[str], places: Places, *, overwrite: bool = F
         True
     """
     path = check_output(path, overwrite=overwrite)
+    if not overwrite:
+        _require_nothing_beside(path)
     found, failures = [], []
     for place in _opened(places):
         try:
@@ -137,6 +139,22 @@ def restore(path: str | os.PathLike[str], places: Places, *, overwrite: bool = F
     raise LoadError(
         f"No good copy of {path.name} in {', '.join(str(place) for place in places)}. {' '.join(failures)}".rstrip()
     )
+
+
+def _require_nothing_beside(path: Path) -> None:
+    """Raise if a file of somebody else is where one that belongs to `path` goes.
+
+    Raises:
+        OutputExistsError: names it.
+    """
+    if is_manifest(Path(f"{path}.json")):
+        return  # What lies there belongs to the file that was lost.
+    for beside in (Path(f"{path}{ending}") for ending in _BESIDE):
+        if beside.exists():
+            raise OutputExistsError(
+                f"{beside} exists, and what is restored has a file there. Move it away, or replace it: "
+                f"`overwrite=True`, `--force` on the command line."
+            )
 
 
 def _opened(places: Places) -> list[Place]:

@@ -63,7 +63,15 @@ def _why_not(layer: Any) -> str | None:
     if isinstance(layer, keras.layers.LSTM):
         standard = layer.activation is keras.activations.tanh
         standard = standard and layer.recurrent_activation is keras.activations.sigmoid
-        return None if standard else "only an LSTM with tanh and sigmoid is fused into an integer operator"
+        if not standard:
+            return "only an LSTM with tanh and sigmoid is fused into an integer operator"
+        crashing = {
+            "use_bias=False": not layer.use_bias,
+            "return_state": layer.return_state,
+            "recurrent_dropout": layer.recurrent_dropout > 0,
+        }
+        setting = next((name for name, is_set in crashing.items() if is_set), None)
+        return f"the converter crashes over an LSTM with `{setting}`" if setting else None
     if isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional, keras.layers.TimeDistributed)):
         return "its loop crashes the TFLite calibrator (tensorflow#75140), and only LSTM has an integer operator"
     if isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False):

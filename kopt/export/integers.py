@@ -8,6 +8,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+from kopt.core.errors import ParityError
 from kopt.export.inspection import TFLiteContent
 from kopt.export.layout import KERNELS, builtin_of, input_at
 
@@ -113,7 +114,12 @@ def saturated_shares(path: Path, model: Any, examples: Mapping[str, np.ndarray])
     sizes: dict[int, int] = {}
     batch = int(next(iter(runner.get_input_details().values()))["shape"][0])
     for row in range(0, len(next(iter(examples.values()))) - batch + 1, batch):
-        runner(**{name: _as_input(array[row : row + batch], runner, name) for name, array in examples.items()})
+        feeds = {name: _as_input(array[row : row + batch], runner, name) for name, array in examples.items()}
+        try:
+            runner(**feeds)
+        except RuntimeError as error:
+            raise ParityError(f"The converter reported success, but LiteRT cannot run the file: {error}") from error
+        interpreter.reset_all_variables()
         for index in (operator.outputs[0] for operator in watched):
             values = interpreter.get_tensor(index)
             flat = values.reshape(-1, values.shape[-1])

@@ -33,7 +33,7 @@ def check_target(path: str | os.PathLike[str], *, format: str, overwrite: bool) 
         OutputExistsError: `path` is taken, or the manifest's place by a file that is no manifest.
         OutputError: the place cannot be written.
     """
-    target, manifest = Path(path), Path(f"{os.fspath(path)}.json")
+    target, manifest = Path(path), Path(f"{Path(path)}.json")
     if target.is_dir():
         if format != "saved_model":
             raise OutputExistsError(f"{target} is a directory. Name a file, e.g. {target / f'model.{format}'}.")
@@ -43,24 +43,25 @@ def check_target(path: str | os.PathLike[str], *, format: str, overwrite: bool) 
                 f"new directory, e.g. {target / 'model'}."
             )
     check_output(target, overwrite=overwrite)
-    if manifest.exists() and not overwrite and not _is_manifest(manifest):
+    if manifest.exists() and not overwrite and not is_manifest(manifest):
         raise OutputExistsError(
             f"The manifest goes to {manifest}, where there is another file. Choose another output path, or replace "
             f"it: `overwrite=True`, `--force` on the command line."
         )
 
 
-def _is_manifest(path: Path) -> bool:
+def is_manifest(path: Path) -> bool:
+    """Return whether a file is a manifest of kopt."""
     try:
         _parsed(path)
-    except (LoadError, IsADirectoryError):
+    except (LoadError, OSError):
         return False
     return True
 
 
 def is_sealed(path: str | os.PathLike[str]) -> bool:
     """Return whether the manifest of `path` has a seal; that it fits is what `read_manifest` checks."""
-    return _SEALED.fullmatch(_text(Path(f"{os.fspath(path)}.json"))) is not None
+    return _SEALED.fullmatch(_text(Path(f"{Path(path)}.json"))) is not None
 
 
 def _parsed(manifest: Path) -> Artifact:
@@ -98,7 +99,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Artifact:
         >>> made.format, made.scheme, made.inputs[0].shape, made.parity.max_abs < 1e-5
         ('tflite', 'float32', (None, 8, 8, 1), True)
     """
-    manifest = Path(f"{os.fspath(path)}.json")
+    manifest = Path(f"{Path(path)}.json")
     require_content(manifest)
     if not Path(path).exists():
         require_content(Path(path))

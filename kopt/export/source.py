@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import functools
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,15 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from kopt.core.errors import UnsupportedModelError
+from kopt.core.errors import ConfigError, UnsupportedModelError
 from kopt.core.files import SCRATCH_REMEDY, scratch_directory, sha256, writing_to
 from kopt.core.randomness import preserved_random_state
 from kopt.core.records.artifacts import TensorInfo
+from kopt.export import arrays_file
 from kopt.export.twins import float32_twin
 from kopt.graph import fingerprint, load_model, require_built, require_finite, signature
-from kopt.graph.checks import require_finite_values
-from kopt.graph.internals import graph_of
+from kopt.graph.checks import input_structure, require_finite_values
+from kopt.graph.internals import flatten_layers
 from kopt.measure.saved_model_runner import open_saved_model
 
 SIGNATURE = "serving_default"
@@ -90,11 +92,21 @@ class Source:
             rows = [row if row < count else start for row in range(start, start + size)]
             feeds = {name: tf.constant(array[rows]) for name, array in arrays.items()}
             parts.append({name: tensor.numpy() for name, tensor in self.reference(**feeds).items()})
-        return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+        return {name: _joined([part[name] for part in parts], count) for name in parts[0]}
 
     @contextlib.contextmanager
     def as_saved_model(self) -> Iterator[Path]:
-        """Yield a SavedModel directory of `concrete` for a converter to read."""
+        """Yield a SavedModel directory of `concrete` for a converter to read.
+
+        Raises:
+            UnsupportedModelError: a layer keeps a state from call to call, which files do not.
+        """
+        for layer in [] if self.model is None else flatten_layers(self.model):
+            if getattr(layer, "stateful", False) is True:
+                raise UnsupportedModelError(
+                    f"Layer {layer.name!r} of {self.name} is stateful, and a file begins every call anew. Build the "
+                    f"model with `stateful=False`, its weights are the same, or export a SavedModel."
+                )
         if self.saved_model is not None:
             yield self.saved_model
             return
@@ -129,6 +141,11 @@ class Source:
         (info,) = self.inputs
         spec = tf.TensorSpec(info.shape, info.dtype, name=info.name)
         return tf.function(lambda x: self.function(**{info.name: x}), input_signature=[spec], autograph=False)
+
+
+def _joined(parts: list[np.ndarray], count: int) -> np.ndarray:
+    """Return the answers of several calls as one; a number for a whole batch is that of one call."""
+    return np.concatenate(parts)[:count] if parts[0].ndim else parts[0]
 
 
 def open_model(model: Any, *, custom_objects: dict[str, Any] | None = None, safe_mode: bool = True) -> Any:
@@ -211,10 +228,46 @@ def trace(model: Any, *, batch_size: int | None = None) -> Source:
         return _with_batch_size(model, batch_size)
     inputs, outputs = signature(model)
     twin = float32_twin(model)
-    inputs = tuple(dataclasses.replace(info, shape=(batch_size, *info.shape[1:])) for info in inputs)
+    _require_names(model, inputs)
+    inputs = tuple(_with_batch(model, info, batch_size) for info in inputs)
     serve = _serving_function(twin, [i.name for i in inputs], [o.name for o in outputs])
     function, concrete = trace_function(serve, inputs)
     return Source(model.name, twin, inputs, outputs, fingerprint(model), function, concrete, concrete)
+
+
+def _with_batch(model: Any, info: TensorInfo, batch_size: int | None) -> TensorInfo:
+    """Return an input with this number of examples a call, or with the one that the model fixes.
+
+    Raises:
+        ConfigError: the model fixes another.
+    """
+    fixed = info.shape[0] if info.shape else None
+    if fixed is not None and batch_size not in (None, fixed):
+        raise ConfigError(
+            f"Model {model.name!r} takes batches of exactly {fixed} at its input {info.name!r}. Received: "
+            f"`batch_size={batch_size}`. Leave it out, or build the model with an open batch."
+        )
+    return dataclasses.replace(info, shape=(fixed if batch_size is None else batch_size, *info.shape[1:]))
+
+
+def _require_names(model: Any, inputs: tuple[TensorInfo, ...]) -> None:
+    """Raise if an input has a name that a signature of TensorFlow changes.
+
+    Raises:
+        UnsupportedModelError: names it.
+    """
+    for info in inputs:
+        if not info.name.isidentifier() or info.name == "self":
+            raise UnsupportedModelError(
+                f"Input {info.name!r} of model {model.name!r} cannot be named so in a signature, whose names are like "
+                f"those of Python's variables. Name it e.g. `keras.Input(..., name={_identifier(info.name)!r})`; a "
+                f"trained model keeps its weights as `keras.Model(new_inputs, model(new_inputs))`."
+            )
+
+
+def _identifier(name: str) -> str:
+    plain = re.sub(r"\W", "_", name)
+    return f"x_{plain}" if not plain.isidentifier() or plain == "self" else plain
 
 
 def trace_function(serve: Callable[..., dict[str, Any]], inputs: tuple[TensorInfo, ...]) -> tuple[Any, Any]:
@@ -228,7 +281,7 @@ def save_arrays(arrays: Arrays, directory: Path) -> str:
     """Write arrays for a converter into a scratch directory and return the path of the file."""
     path = directory / "calibration.npz"
     with writing_to(directory, SCRATCH_REMEDY):
-        np.savez(path, **arrays)  # type: ignore[arg-type]
+        arrays_file.write(path, dict(arrays))
     return str(path)
 
 
@@ -245,18 +298,12 @@ def _with_batch_size(source: Source, batch_size: int | None) -> Source:
 
 def _serving_function(model: Any, inputs: list[str], outputs: list[str]) -> Callable[..., dict[str, Any]]:
     def serve(**tensors: Any) -> dict[str, Any]:
-        result = model(_structured(model, inputs, [tensors[name] for name in inputs]), training=False)
+        flat = [tensors[name] for name in inputs]
+        result = model(keras.tree.pack_sequence_as(input_structure(model), flat), training=False)
         # `tf.identity` gives an output that is an input, or another output, a tensor of its own.
         return {name: tf.identity(tensor) for name, tensor in zip(outputs, keras.tree.flatten(result), strict=True)}
 
     return serve
-
-
-def _structured(model: Any, names: list[str], flat: list[Any]) -> Any:
-    graph = graph_of(model)
-    if graph is not None:
-        return keras.tree.pack_sequence_as(graph.input, flat)
-    return flat[0] if len(flat) == 1 else dict(zip(names, flat, strict=True))
 
 
 def _trace_saved_model(path: Path) -> Source:

@@ -88,6 +88,7 @@ def onnx(
     check_target(path, format="onnx", overwrite=overwrite)
     converter.start()
     source = source_for(model, kind)
+    require_distinct_names(source)
 
     def convert(staged: Path) -> Converted:
         write_onnx(source, staged, scheme=scheme, runtime=runtime, opset=opset, ranges=ranges)
@@ -110,6 +111,20 @@ def onnx(
         calibration=ranges,
         notes=few_examples_note(ranges),
     )
+
+
+def require_distinct_names(source: Source) -> None:
+    """Raise if an output has the name of an input: in ONNX both are one tensor.
+
+    Raises:
+        UnsupportedModelError: names it.
+    """
+    both = {info.name for info in source.inputs} & {info.name for info in source.outputs}
+    if both:
+        raise UnsupportedModelError(
+            f"{source.name} has an input and an output of one name, {', '.join(sorted(map(repr, both)))}, which are "
+            f"one tensor in ONNX. Give the output another key or layer name."
+        )
 
 
 def check_onnx_request(scheme: str, runtime: str, opset: int) -> None:

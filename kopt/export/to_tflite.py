@@ -17,6 +17,7 @@ from kopt.core.records.artifacts import Artifact
 from kopt.core.records.candidates import ExportConfig
 from kopt.core.records.changes.fallback import FallbackPlan, fallback_type
 from kopt.core.schemes import Scheme, get_scheme
+from kopt.core.settings import whole
 from kopt.data import calibration as sample
 from kopt.export.assembly import Converted, assemble
 from kopt.export.fused_rnn import fused_source
@@ -105,11 +106,12 @@ def tflite(
     config = ExportConfig("tflite", scheme, io_dtype, tuple(fallback))
     kind = get_scheme(scheme)
     is_half = _is_half(fallback_dtype, kind)
+    batch_size = None if batch_size is None else whole("batch_size", batch_size)
     model, inputs = prepare(model)
     if isinstance(model, keras.Model):
         require_unquantized(model)
     trained = trained_for(model, kind)
-    _check_request(kind, calibration, fallback, batch_size, trained is not None)
+    _check_request(kind, calibration, fallback, trained is not None)
     _check_blocks(block_size, kind)
     ranges = None if calibration is None else sample(calibration, samples=samples, seed=seed, inputs=inputs)
     compared = examples(ranges, inputs, seed)
@@ -195,9 +197,7 @@ def _has_float_operations(trained: Any) -> bool:
     return any(name not in layers for name in getattr(trained, "float_layers", ()))
 
 
-def _check_request(
-    scheme: Scheme, calibration: Any, fallback: Sequence[str], batch_size: int | None, trained: bool
-) -> None:
+def _check_request(scheme: Scheme, calibration: Any, fallback: Sequence[str], trained: bool) -> None:
     if trained and fallback:
         raise ConfigError(
             f"A model that was trained for integers has its float layers already. Received: fallback={fallback!r}. "
@@ -212,8 +212,6 @@ def _check_request(
         raise ConfigError(f"`fallback` is a sequence of layer names. Received the string {fallback!r}.")
     if fallback and not (scheme.needs_calibration or scheme.name == "int4"):
         raise ConfigError(f"`fallback` goes with the schemes int8, int16x8 and int4. Received: scheme={scheme.name!r}.")
-    if batch_size is not None and batch_size < 1:
-        raise ConfigError(f"`batch_size` must be at least 1, or None for any. Received: {batch_size!r}.")
     if scheme.name == "int4":
         require("ai_edge_quantizer.quantizer", "int4 export")
 
@@ -354,7 +352,9 @@ def _tensor_patterns(model: Any, layers: Sequence[str]) -> list[str]:
     # Of a SavedModel made elsewhere it is not known how its scopes came about.
     suffix = "_[0-9]+" if model is not None else "(_[0-9]+)?"
     scopes = ["/".join(re.escape(part) + suffix for part in layer.split("/")) for layer in layers]
-    return [f"(^|/|;){scope}(/|$)" for scope in scopes]
+    # From the model on, so that a layer of a nested model is not taken for one of the same name outside.
+    start = "(^|/|;)" if model is None else f"(^|[; ]){re.escape(model.name)}(_[0-9]+)?/"
+    return [f"{start}{scope}(/|$)" for scope in scopes]
 
 
 def _float_outputs(model: Any, layers: Sequence[str], patterns: Sequence[str]) -> dict[str, list[str]] | None:

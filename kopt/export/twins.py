@@ -9,6 +9,8 @@ from keras import ops
 from kopt.graph import copy_weights, rewrite
 from kopt.graph.internals import flatten_layers, graph_of
 
+_OTHER_FLOATS = ("float16", "bfloat16", "float64")
+
 
 class IntegerLayerNormalization(keras.layers.LayerNormalization):
     """`gamma * (x - mean) / sqrt(variance + epsilon) + beta`, written without a negation.
@@ -19,7 +21,8 @@ class IntegerLayerNormalization(keras.layers.LayerNormalization):
     def call(self, inputs: Any) -> Any:
         """Normalize `inputs` over the layer's axes."""
         centered = inputs - ops.mean(inputs, axis=self.axis, keepdims=True)
-        variance = ops.mean(ops.square(centered), axis=self.axis, keepdims=True)
+        # As a product: of a square of a difference the converter makes an operator that has no 16 bits.
+        variance = ops.mean(centered * centered, axis=self.axis, keepdims=True)
         outputs = centered * ops.rsqrt(variance + self.epsilon)
         axes = [axis % inputs.ndim for axis in ([self.axis] if isinstance(self.axis, int) else self.axis)]
         shape = [inputs.shape[axis] if axis in axes else 1 for axis in range(inputs.ndim)]
@@ -57,9 +60,9 @@ def float32_twin(model: Any) -> Any:
 
     The converters refuse half-precision graphs; the weights are float32 in both.
     """
-    if all(layer.compute_dtype in (None, "float32") for layer in flatten_layers(model)):
+    if not any(layer.compute_dtype in _OTHER_FLOATS for layer in flatten_layers(model)):
         return model
-    return _rebuilt(model, lambda layer: type(layer).from_config(_with_float32(layer.get_config())))
+    return _rebuilt(model, _in_float32)
 
 
 def _integer_layer(layer: Any) -> Any:
@@ -68,10 +71,26 @@ def _integer_layer(layer: Any) -> Any:
     return None
 
 
+def _in_float32(layer: Any) -> Any:
+    """Return a copy of a layer that computes in another type of reals, or has such a layer inside."""
+    inside = flatten_layers(layer)
+    computes = any(one.compute_dtype in _OTHER_FLOATS for one in (layer, *inside))
+    return type(layer).from_config(_with_float32(layer.get_config())) if computes else None
+
+
 def _with_float32(config: Any) -> Any:
     if isinstance(config, dict):
-        return {key: "float32" if key == "dtype" else _with_float32(value) for key, value in config.items()}
+        return {
+            key: "float32" if key == "dtype" and _is_real(value) else _with_float32(value)
+            for key, value in config.items()
+        }
     return [_with_float32(item) for item in config] if isinstance(config, (list, tuple)) else config
+
+
+def _is_real(dtype: Any) -> bool:
+    """Return whether the `dtype` of a config, a name or a serialized policy, is of reals."""
+    name = dtype.get("config", {}).get("name", "") if isinstance(dtype, dict) else str(dtype)
+    return "float" in name
 
 
 def _rebuilt(model: Any, make: Callable[[Any], Any]) -> Any:

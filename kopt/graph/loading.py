@@ -23,7 +23,7 @@ _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
 _TFLITE_MAGIC = b"TFL3"  # four bytes into the file
 # What Keras raises for a file that is damaged or that it does not know; anything else is a defect and comes through.
-_KERAS_REFUSALS = (TypeError, ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile)
+_KERAS_REFUSALS = (TypeError, ValueError, LookupError, AttributeError, OSError, EOFError, zipfile.BadZipFile)
 
 
 @preserved_random_state()
@@ -69,7 +69,7 @@ def load_model(
     config = _zip_member(path, "config.json") if kind == "zip" else _parsed((path / "config.json").read_bytes(), path)
     if safe_mode:
         refuse_stored_code(config, path)
-    if kind == "zip" and _zip_member(path, "metadata.json").get("keras_version", "").startswith("2."):
+    if kind == "zip" and str(_zip_member(path, "metadata.json").get("keras_version", "")).startswith("2."):
         return load_legacy_archive(path, custom_objects=custom_objects, safe_mode=safe_mode, verify=verify)
     if compile is not None:
         return _load_with_keras(path, ".keras", custom_objects, safe_mode, with_training=compile)
@@ -82,8 +82,16 @@ def load_model(
 
 
 def refuse_stored_code(config: Any, path: Path) -> None:
-    """Raise `UnsafeModelError` if a model config carries Python code, naming the layers that do."""
-    unsafe = sorted(set(_layers_with_code(config, "the model")))
+    """Raise `UnsafeModelError` if a model config carries Python code, naming the layers that do.
+
+    Raises:
+        UnsafeModelError: it does.
+        LoadError: it goes too deep to be one.
+    """
+    try:
+        unsafe = sorted(set(_layers_with_code(config, "the model")))
+    except RecursionError as error:
+        raise LoadError(f"{path} is damaged: its description of the model goes deeper than any model does.") from error
     if unsafe:
         raise UnsafeModelError(
             f"{path} stores Python code in {', '.join(unsafe)}: opening it would run that code. If you trust where the "
@@ -146,7 +154,7 @@ def _zip_member(path: Path, name: str) -> Any:
 def _parsed(text: str | bytes, path: Path) -> Any:
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LoadError(f"{path} is damaged: its description of the model is not valid JSON ({error}).") from error
     if not isinstance(values, dict):
         raise LoadError(f"{path} is damaged: its description of the model is a {type(values).__name__}, not an object.")
@@ -162,6 +170,8 @@ def _load_hdf5(path: Path, custom_objects: dict[str, Any], safe_mode: bool, veri
         raise LoadError(
             f"{path} is not a whole HDF5 file ({error}): it was cut off or damaged. Copy or save it again."
         ) from error
+    if config is not None and not isinstance(config, (str, bytes)):
+        raise LoadError(f"{path} is damaged: its description of the model is no text.")
     if config is None:
         raise LoadError(
             f"{path} holds weights only, no architecture. Build the model in Python and call `model.load_weights`."
@@ -169,7 +179,9 @@ def _load_hdf5(path: Path, custom_objects: dict[str, Any], safe_mode: bool, veri
     config = _parsed(config, path)
     if safe_mode:
         refuse_stored_code(config, path)
-    version = version.decode() if isinstance(version, bytes) else str(version)
+    version = version.decode(errors="replace") if isinstance(version, bytes) else str(version)
+    if not version.split(".")[0].isdigit():
+        raise LoadError(f"{path} is damaged: it says that it was written by Keras {version!r}, which is no version.")
     if int(version.split(".")[0]) >= 3:
         return _load_with_keras(path, ".h5", custom_objects, safe_mode, with_training=False)
     if version.startswith("1"):

@@ -30,11 +30,12 @@ _ACTIVATIONS = {
     keras.activations.tanh: "tanh",
     hard_sigmoid: "hard_sigmoid",
 }
+_MERGING = frozenset(("Add", "Average", "Concatenate", "Maximum", "Minimum", "Multiply", "Subtract"))
 _LAYERS = frozenset(
     (
         *("Bidirectional", "TimeDistributed"),
         *("Activation", "LeakyReLU", "ReLU", "Softmax"),
-        *("Add", "Average", "Concatenate", "Maximum", "Minimum", "Multiply", "Subtract"),
+        *_MERGING,
         *("AveragePooling1D", "AveragePooling2D", "MaxPooling1D", "MaxPooling2D"),
         *("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D"),
         *("BatchNormalization", "LayerNormalization", "Rescaling"),
@@ -180,11 +181,25 @@ class Adapter(tf_keras.layers.Layer):
         return self.operation(*args, **kwargs)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        """Ask the layer what becomes of the mask of its first tensor, as Keras 3 does."""
-        first = mask[0] if isinstance(mask, (list, tuple)) else mask
-        if first is None or not self.supports_masking:
+        """Ask the layer what becomes of the masks of its first argument, as Keras 3 does."""
+        values = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        masks = list(mask) if isinstance(mask, (list, tuple)) else [mask] * len(values)
+        if not self.supports_masking or all(one is None for one in masks):
             return None
-        return self.operation.compute_mask(inputs[0] if isinstance(inputs, (list, tuple)) else inputs, first)
+        taken, masked = (self._first(given) for given in (values, masks))
+        return (
+            None
+            if all(one is None for one in keras.tree.flatten(masked))
+            else self.operation.compute_mask(taken, masked)
+        )
+
+    def _first(self, given: list[Any]) -> Any:
+        """Return the first argument of a call whose tensors, in their order, have these in their places."""
+        tensors = iter(given)
+        args, kwargs = keras.tree.map_structure(
+            lambda value: next(tensors) if isinstance(value, keras.KerasTensor) else value, self._arguments
+        )
+        return args[0] if args else next(iter(kwargs.values()))
 
 
 class _Tracer:
@@ -206,6 +221,7 @@ class _Tracer:
                 given = [tensors[id(value)] for value in _tensors_of(call)]
                 outputs = keras.tree.flatten(self._adapter(call, path)(given))
             else:
+                _require_same_masks(call, path)
                 inputs = keras.tree.map_structure(lambda tensor: tensors[id(tensor)], _positional(call, path))
                 if call.nested is None:
                     outputs = keras.tree.flatten(self._twin(call.operation, inputs, path)(inputs))
@@ -256,6 +272,7 @@ class _Tracer:
             path = f"{prefix}{call.operation.name}"
             try:
                 _positional(call, path)
+                _require_same_masks(call, path)
                 if call.nested is None and id(call.operation) not in self._twins:
                     _make_twin(call.operation, path, path)
             except UnsupportedModelError:
@@ -305,6 +322,22 @@ def _positional(call: Call, path: str) -> Any:
         if not implied and any(item is not None for item in keras.tree.flatten(value)):
             raise UnsupportedModelError(f"Layer {path!r} is called with `{name}={value!r}`, which has no twin.")
     return args[0]
+
+
+def _require_same_masks(call: Call, path: str) -> None:
+    """Raise if tf_keras would make another mask: of several tensors Keras 3 merges theirs in its own way.
+
+    Raises:
+        UnsupportedModelError: names the layer.
+    """
+    masks = {id(mask) for mask in map(mask_of, keras.tree.flatten(call.arguments[0]))}
+    masked = masks != {id(None)}
+    merges = type(call.operation).__name__ in _MERGING and len(masks) > 1
+    if masked and (merges or type(call.operation) is keras.layers.Rescaling):
+        raise UnsupportedModelError(
+            f"Layer {path!r} ({type(call.operation).__name__}) takes tensors with masks, of which tf_keras makes "
+            f"another mask than Keras 3, so that it has no twin."
+        )
 
 
 def _identical(a: Any, b: Any) -> bool:

@@ -71,7 +71,8 @@ def paired_scores(
     """
     outputs = _chosen_outputs(a, b, output)
     parts = []
-    for x, y, weight in labelled_batches(data):
+    for given, y, weight in labelled_batches(data):
+        x = named_inputs(given, a, b)
         if weight is not None:
             raise ConfigError(
                 "`sample_weight` has no place in a paired comparison, which counts examples. Pass (x, y)."
@@ -100,6 +101,17 @@ def inputs_of(data: Any, runner: Runner) -> Any:
     if is_pair and (len(runner.inputs) == 1 or isinstance(data[0], (tuple, list, Mapping))):
         return data[0]
     return data
+
+
+def named_inputs(x: Any, a: Runner, b: Runner) -> Any:
+    """Return a sequence of inputs by their names in the first of the two; a file may have them in another order.
+
+    Of a Keras model and a file, the model says which is which.
+    """
+    first = b if b.format == "keras" != a.format else a
+    if len(first.inputs) < 2 or not isinstance(x, (list, tuple)) or len(x) != len(first.inputs):
+        return x
+    return {info.name: array for info, array in zip(first.inputs, x, strict=True)}
 
 
 def _predict(runner: Runner, other: Runner, x: Any, output: str, batch_size: int | None) -> np.ndarray:

@@ -183,5 +183,6 @@ def _random_input(info: TensorInfo, count: int, generator: np.random.Generator) 
         raise DataError(f"No input can be made up for {info.name!r}, {describe(info)}. Pass `data` with real examples.")
     shape = (count, *(size for size in info.shape[1:] if size is not None)) if info.shape else ()
     if kind == "f" or info.scale is not None:
-        return generator.random(shape, dtype=np.float32)
+        values = generator.random(shape, dtype=np.float32)
+        return values if info.scale is not None else values.astype(info.dtype, copy=False)
     return generator.integers(0, 2, shape).astype(info.dtype)

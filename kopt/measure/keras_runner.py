@@ -42,8 +42,6 @@ class KerasRunner(Runner):
 
     def _call(self, feeds: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         results = self.model(self._structured(feeds), training=False)
-        if isinstance(results, Mapping):
-            return {info.name: results[info.name] for info in self.outputs}
         return dict(zip((info.name for info in self.outputs), keras.tree.flatten(results), strict=True))
 
     def _structured(self, feeds: dict[str, tf.Tensor]) -> Any:

@@ -1,6 +1,7 @@
 """One door for everything that can run."""
 
 import importlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 from kopt.core.errors import ConfigError, InputError, LoadError
 from kopt.core.files import require_path
 from kopt.core.randomness import preserved_random_state
-from kopt.measure.runner import Runner, check_positive
+from kopt.core.records.artifacts import TensorInfo
+from kopt.measure.runner import Runner, check_positive, in_order_of
 
 FORMATS = {
     ".keras": "keras",
@@ -138,7 +140,22 @@ def _load_path(path: Path, threads: int | None, signature: str, safe_mode: bool)
         _refuse_threads(path.name, threads)
         is_keras = format_name == "keras"
         runner = runtime.from_path(path, safe_mode) if is_keras else runtime.SavedModelRunner(path, signature)
+    if format_name != "keras" and len(runner.inputs) > 1:
+        runner.inputs = _as_exported(path, runner.inputs)
     return runner
+
+
+def _as_exported(path: Path, infos: tuple[TensorInfo, ...]) -> tuple[TensorInfo, ...]:
+    """Return the inputs in the order of the model that the file was made of, if a manifest beside it says it.
+
+    The file has them sorted by name, so that arrays without names would go to others than in the model.
+    """
+    try:
+        known = json.loads(Path(f"{path}.json").read_text(encoding="utf-8"))["inputs"]
+        wanted = [TensorInfo(one["name"], (), "") for one in known]
+    except (OSError, ValueError, TypeError, LookupError):
+        return infos
+    return in_order_of(wanted, infos)
 
 
 def _load_model(model: Any, threads: int | None) -> Runner:

@@ -2,7 +2,7 @@
 
 import abc
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import final
 
 import numpy as np
@@ -12,6 +12,14 @@ from kopt.core.records.artifacts import TensorInfo
 from kopt.measure.feeding import Arrays, convert, dequantize, examples, match, rows
 
 CALL_SIZE = 32
+
+
+def in_order_of(wanted: Iterable[TensorInfo], infos: tuple[TensorInfo, ...]) -> tuple[TensorInfo, ...]:
+    """Return inputs or outputs in the order in which others of the same names come; as they are if names differ."""
+    names = [info.name for info in wanted]
+    if sorted(names) != sorted(info.name for info in infos):
+        return infos
+    return tuple(sorted(infos, key=lambda info: names.index(info.name)))
 
 
 class Runner(abc.ABC):

@@ -63,6 +63,7 @@ class TFLiteRunner(Runner):
             self._shapes = shapes
         for name, index in self._input_indices.items():
             interpreter.set_tensor(index, feeds[name])
+        interpreter.reset_all_variables()  # an LSTM would begin where the example before it ended
         interpreter.invoke()
         return {name: interpreter.get_tensor(index) for name, index in self._output_indices.items()}
 

@@ -458,7 +458,7 @@ def test_settings_of_a_search(tmp_path, settings, parts):
         ({"fallback": "classes"}, ("sequence of layer names", "'classes'")),
         ({"fallback": ["clases"]}, ("no layer 'clases'", "Did you mean 'classes'?")),
         ({"io_dtype": "int16"}, ("'int8' has `io_dtype` float32 or int8 or uint8", "Received: 'int16'")),
-        ({"batch_size": 0}, ("`batch_size` must be at least 1", "Received: 0")),
+        ({"batch_size": 0}, ("`batch_size` must be a whole number of at least 1", "Received: 0")),
         ({"samples": 1.5}, ("`samples` must be a whole number of at least 1", "Received: 1.5")),
     ],
 )

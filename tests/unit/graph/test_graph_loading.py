@@ -225,3 +225,50 @@ def test_a_config_that_keras_refuses_keeps_the_reason(saved):
     edit_config(path, lambda dense: dense.update(units=-1))
     with pytest.raises(LoadError, match=r"Keras cannot open .*m\.keras: .*(`units`|Negative dimensions)"):
         load_model(path)
+
+
+def nested(depth):
+    return {"a": nested(depth - 1)} if depth else {}
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "said"),
+    [
+        ("keras_version", "abc", "written by Keras 'abc', which is no version"),
+        ("model_config", [1, 2], "its description of the model is no text"),
+    ],
+)
+def test_attributes_of_an_h5_file_that_are_damaged(attribute, value, said, tmp_path):
+    path = saved_as_h5(model_with(keras.layers.Dense(2)), tmp_path / "model.h5")
+    with h5py.File(path, "r+") as file:
+        file.attrs[attribute] = value
+    with pytest.raises(LoadError, match=said):
+        load_model(path)
+
+
+@pytest.mark.parametrize("change", [{"layers": []}, {"layers": [{"class_name": "Dense"}]}])
+def test_an_h5_file_of_keras_2_without_layers(change, tmp_path):
+    path = tmp_path / "model.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["keras_version"] = "2.15.0"
+        file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": {"name": "net", **change}})
+    with pytest.raises(LoadError):
+        load_model(path)
+
+
+def test_a_config_that_is_deeper_than_a_model(saved):
+    path, _ = saved
+    edit_config(path, lambda config: config.update(name=nested(900)))
+    with pytest.raises(LoadError, match="damaged"):
+        load_model(path)
+
+
+def test_a_version_that_is_a_number(saved):
+    path, _ = saved
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["metadata.json"] = json.dumps({"keras_version": 3})
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    assert load_model(path).count_params() > 0

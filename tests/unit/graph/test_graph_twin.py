@@ -5,7 +5,7 @@ import tensorflow as tf
 import tf_keras
 
 from kopt.core.errors import UnsupportedModelError
-from kopt.graph import GraphView, to_tf_keras
+from kopt.graph import GraphView, adapted_twin, to_tf_keras
 from kopt.graph.legacy_layers import hard_sigmoid
 
 L = keras.layers
@@ -132,3 +132,37 @@ def test_a_mask_of_ones_own_making_has_no_twin():
     x, mask = keras.Input((5, 4)), keras.Input((5,), dtype="bool")
     with pytest.raises(UnsupportedModelError, match="`mask="):
         to_tf_keras(keras.Model([x, mask], L.LSTM(3)(x, mask=mask)))
+
+
+def masked_and_plain(merge):
+    """A sum of masked and unmasked embeddings, as of words and their places."""
+    keras.utils.set_random_seed(0)
+    tokens = keras.Input((4,), dtype="int32", name="tokens")
+    words, places = L.Embedding(5, 6, mask_zero=True)(tokens), L.Embedding(5, 6)(tokens)
+    return keras.Model(tokens, L.Dense(2)(L.GRU(3)(merge(words, places))))
+
+
+MERGES = {
+    "add": lambda words, places: L.Add()([words, places]),
+    "concatenate": lambda words, places: L.Concatenate()([words, places]),
+    "one_after_the_other": lambda words, places: L.Concatenate(axis=1)([words, places]),
+    "rescaling": lambda words, places: L.Rescaling(2.0)(words),
+}
+
+
+@pytest.mark.parametrize("merge", MERGES)
+def test_masks_that_are_merged_have_no_twin_and_are_kept_by_an_adapter(merge):
+    model, tokens = masked_and_plain(MERGES[merge]), np.array([[1, 2, 0, 0], [3, 0, 0, 0]])
+    for weight in model.weights:
+        weight.assign(np.random.default_rng(1).normal(size=weight.shape))
+    with pytest.raises(UnsupportedModelError, match="another mask than Keras 3"):
+        to_tf_keras(model)
+    np.testing.assert_allclose(adapted_twin(model).model(tokens), model(tokens), atol=1e-5)
+
+
+def test_attention_over_masked_steps_is_adapted():
+    tokens = keras.Input((4,), dtype="int32")
+    words = L.Embedding(5, 6, mask_zero=True)(tokens)
+    model = keras.Model(tokens, L.Dense(2)(L.GRU(3)(L.Attention()([words, words]))))
+    x = np.array([[1, 2, 0, 0], [3, 0, 0, 0]])
+    np.testing.assert_allclose(adapted_twin(model).model(x), model(x), atol=1e-5)

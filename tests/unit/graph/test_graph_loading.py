@@ -239,7 +239,7 @@ def nested(depth):
     ],
 )
 def test_attributes_of_an_h5_file_that_are_damaged(attribute, value, said, tmp_path):
-    path = saved_as_h5(model_with(keras.layers.Dense(2)), tmp_path / "model.h5")
+    path = saved_as_h5(model_with(), tmp_path / "model.h5")
     with h5py.File(path, "r+") as file:
         file.attrs[attribute] = value
     with pytest.raises(LoadError, match=said):
@@ -257,14 +257,14 @@ def test_an_h5_file_of_keras_2_without_layers(change, tmp_path):
 
 
 def test_a_config_that_is_deeper_than_a_model(saved):
-    path, _ = saved
+    _, path = saved
     edit_config(path, lambda config: config.update(name=nested(900)))
     with pytest.raises(LoadError, match="damaged"):
         load_model(path)
 
 
 def test_a_version_that_is_a_number(saved):
-    path, _ = saved
+    _, path = saved
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     members["metadata.json"] = json.dumps({"keras_version": 3})

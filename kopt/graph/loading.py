@@ -23,7 +23,10 @@ _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
 _TFLITE_MAGIC = b"TFL3"  # four bytes into the file
 # What Keras raises for a file that is damaged or that it does not know; anything else is a defect and comes through.
-_KERAS_REFUSALS = (TypeError, ValueError, LookupError, AttributeError, OSError, EOFError, zipfile.BadZipFile)
+_KERAS_REFUSALS = (
+    *(TypeError, ValueError, LookupError, AttributeError, RecursionError),
+    *(OSError, EOFError, zipfile.BadZipFile),
+)
 
 
 @preserved_random_state()

@@ -45,7 +45,8 @@ def cache_teacher(
 
     Args:
         teacher: as `DistillationModel` takes it.
-        data: batches `x`, `(x, y)` or `(x, y, sample_weight)`, as they will be joined; or arrays of inputs.
+        data: batches `x`, `(x, y)` or `(x, y, sample_weight)`, as they will be joined; or arrays: of inputs, one, a
+            list or a dict, or a tuple `(x, y)` or `(x, y, sample_weight)`.
         directory: for the files.
         features: paths of layers of the teacher whose tensors are kept, too.
         dtype: of what is kept: `"float16"` or `"float32"`.
@@ -77,7 +78,7 @@ def cache_teacher(
     source = teacher_of(teacher)
     if isinstance(source, TeacherCache):
         raise InputError(f"{source.name} is a cache already. Pass the teacher that it was made of.")
-    batches = data if isinstance(data, tf.data.Dataset) else from_arrays(data, batch_size=_BATCH)
+    batches = _batched(data, len(source.inputs))
     shapes = source.tap(list(features))
     manifest = CacheManifest(
         source.name,
@@ -347,6 +348,16 @@ def _stored_output(info: TensorInfo, form: str, top_k: int | None) -> CachedTens
                 f"{info.shape}. Received: top_k={top_k}."
             )
     return CachedTensor(info.name, info.shape[1:], form, top_k)
+
+
+def _batched(data: Any, inputs: int) -> tf.data.Dataset:
+    """Return data as batches; a tuple is `(x, y)`, unless it has an array for each of several inputs."""
+    if isinstance(data, tf.data.Dataset):
+        return data
+    is_labelled = isinstance(data, tuple) and len(data) in (2, 3)
+    if is_labelled and (inputs < 2 or isinstance(data[0], (list, tuple, dict))):
+        return from_arrays(*data[:2], batch_size=_BATCH)
+    return from_arrays(data, batch_size=_BATCH)
 
 
 def _inputs(dataset: tf.data.Dataset) -> tuple[TensorInfo, ...]:

@@ -46,4 +46,6 @@ def _copy(source: keras.layers.Layer | None, target: keras.layers.Layer) -> str:
         return "fresh"
     for one, other in zip(source.weights, target.weights, strict=True):
         other.assign(one.numpy()[tuple(slice(size) for size in other.shape)])
+    if hasattr(target, "finalize_state"):  # what a normalization works out of its variables
+        target.finalize_state()
     return "copied" if all(one == other for one, other in shapes) else "cut"

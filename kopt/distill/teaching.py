@@ -69,7 +69,7 @@ def teach(
         learning_rate: the highest.
         loss: of the labels, as for `compile`; by default that of the student, else of the teacher, if one is compiled.
         metric: name of a metric of Keras of which higher is better. By default `"accuracy"` for cross-entropies; for
-            other losses the lowest loss is best.
+            other losses the lowest loss is best. Of stages with the same metric that of the lowest loss is.
         keep: weights that the student ends with: of the `"best"` epoch or of the `"last"`. `"auto"`: the last for a
             student under masks or codebooks, whose schedule ends with the training, else the best.
         batch_size: of arrays.

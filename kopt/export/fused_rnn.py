@@ -16,6 +16,7 @@ from kopt.core.schemes import Scheme
 from kopt.export.source import Source, trace_function
 from kopt.graph import GraphView, to_tf_keras
 
+_UNROLLED = "Over a fixed number of steps, `kopt.quantize.post_training` and `kopt.quantize.aware` unroll RNNs."
 _ACCEPTED = "Accepted for such a model: the schemes float32, float16, dynamic and int4."
 
 
@@ -35,7 +36,12 @@ def fused_source(source: Source, scheme: Scheme) -> Source:
             f"{source.name} holds a loop, which crashes the int8 calibrator (tensorflow#75140). {_ACCEPTED}"
         )
     _require_fusible(source)
-    twin = to_tf_keras(source.model, batch_size=1)
+    try:
+        twin = to_tf_keras(source.model, batch_size=1)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(
+            f"{source.name} holds an LSTM, which becomes integers by way of tf_keras: {error} {_UNROLLED}"
+        ) from error
     names, outputs = [info.name for info in source.inputs], [info.name for info in source.outputs]
 
     def serve(**tensors: Any) -> dict[str, Any]:
@@ -54,8 +60,8 @@ def _require_fusible(source: Source) -> None:
         reason = _why_not(layer)
         if reason:
             raise UnsupportedModelError(
-                f"Layer {path!r} ({type(layer).__name__}) cannot be quantized to int8 so: {reason}. {_ACCEPTED} Over a "
-                f"fixed number of steps, `kopt.quantize.post_training` and `kopt.quantize.aware` unroll it."
+                f"Layer {path!r} ({type(layer).__name__}) cannot be quantized to int8 so: {reason}. {_ACCEPTED} "
+                f"{_UNROLLED}"
             )
 
 

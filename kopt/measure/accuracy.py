@@ -200,7 +200,9 @@ def _keras_metric(metric: Any) -> Any:
             f"Unknown metric {metric!r}.{nearest(str(metric), known)} Accepted: 'accuracy', a name that "
             "keras.metrics.get knows, or a keras.metrics.Metric."
         ) from error
-    return found if isinstance(found, keras.metrics.Metric) else keras.metrics.MeanMetricWrapper(found)
+    if isinstance(found, keras.metrics.Metric):
+        return found
+    return keras.metrics.MeanMetricWrapper(found, name=getattr(found, "__name__", None))
 
 
 def _accuracy_metric(labels: np.ndarray, predicted: np.ndarray) -> Any:
@@ -246,7 +248,7 @@ def _check_classes(labels: np.ndarray, classes: int) -> None:
         raise DataError(
             f"Labels must be class numbers from 0 to {classes - 1}, since the output tells {classes} classes apart. "
             f"Received: {labels[wrong].flat[0]!r} at position {int(np.flatnonzero(wrong)[0])}, {int(wrong.sum())} such "
-            "label(s) in all."
+            "label(s) in all. Of a model that gives quantities name another metric, e.g. 'mae'."
         )
 
 

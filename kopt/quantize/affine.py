@@ -46,8 +46,11 @@ def unfit(rank: int) -> str:
 
 
 def affine_twin(layer: Any, shape: Any, kernel: np.ndarray, bias: np.ndarray) -> Callable[[Any], Any]:
-    """Return `kernel * x + bias` as a depthwise convolution."""
+    """Return `kernel * x + bias` as a depthwise convolution; of one channel as a dense layer, the one with integers."""
     rank, channels = len(shape), kernel.shape[0]
+    if channels == 1 and rank < 4 and None not in shape[1:]:
+        dense = filled(keras.layers.Dense(1, name=layer.name), (None, 1), kernel.reshape(1, 1), bias)
+        return lambda inputs: keras.ops.reshape(dense(keras.ops.reshape(inputs, (-1, 1))), (-1, *shape[1:]))
     settings = {"depthwise_initializer": "ones", "name": layer.name, "dtype": "float32"}
     if rank == 4:
         return filled(keras.layers.DepthwiseConv2D(1, **settings), shape, kernel.reshape(1, 1, channels, 1), bias)

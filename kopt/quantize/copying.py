@@ -25,6 +25,7 @@ from kopt.train.weight_constraints import constraints_of
 L = keras.layers
 Skip = Iterable[str | type] | Callable[[keras.layers.Layer], bool]
 # From the name to the bits of activations and weights.
+_TABLES = (L.StringLookup, L.IntegerLookup, L.TextVectorization)
 SCHEMES = {"int8": (8, 8), "int16x8": (16, 8)}
 
 
@@ -43,6 +44,13 @@ def require_fit(model: keras.Model) -> None:
         )
     require_unquantized(model)
     require_finite(model)
+    tables = [one.name for one in flatten_layers(model) if isinstance(one, _TABLES)]
+    if tables:
+        raise UnsupportedModelError(
+            f"Layers {', '.join(map(repr, tables[:5]))} of model {model.name!r} look values up in a table, which files "
+            f"of TFLite do not hold. Build a model of what comes behind them, whose inputs are the numbers they give, "
+            f"and look values up before it."
+        )
     unfinished = next((one.unfinished for one in constraints_of(model) if one.unfinished), "")
     if unfinished:
         raise UnsupportedModelError(

@@ -59,10 +59,11 @@ class Course:
             self.best, self.best_weights = stage, self._model.get_weights()
 
 
-def _rank(stage: RecoveryStage) -> float:
-    """Return what is higher for a better stage; what is not a number is worst."""
-    value = -stage.loss if stage.metric is None else stage.metric
-    return -math.inf if math.isnan(value) else value
+def _rank(stage: RecoveryStage) -> tuple[float, float]:
+    """Return what is higher for a better stage, of equal metrics by the loss; what is not a number is worst."""
+    values = (-stage.loss if stage.metric is None else stage.metric, -stage.loss)
+    first, second = (-math.inf if math.isnan(value) else value for value in values)
+    return first, second
 
 
 def evaluated(model: keras.Model, data: tf.data.Dataset, metric: str | None) -> tuple[float, float | None]:

@@ -76,7 +76,7 @@ def recover(
         loss: as for `compile`; by default that of `model`, else that of `teacher`, if one of them is compiled, with its
             `loss_weights`.
         metric: name of a metric of Keras of which higher is better. By default `"accuracy"` for cross-entropies; for
-            other losses the lowest loss is best.
+            other losses the lowest loss is best. Of stages with the same metric that of the lowest loss is.
         batch_size: of arrays.
         seed: of the order of arrays.
 

@@ -221,3 +221,10 @@ def test_accelerated_training_on_a_cache_with_labels_for_some(tmp_path):
     history = fast.fit(cache.join(pipeline(y=y)), verbose=0, shuffle=False).history
     assert set(history) == {"loss", "hard_loss", "soft_loss"}
     assert np.isfinite(history["loss"]).all()
+
+
+def test_arrays_with_labels_are_those_of_fit(tmp_path):
+    cache = cache_teacher(teacher(), (X, Y), tmp_path / "cache")
+    without = cache_teacher(teacher(), X, tmp_path / "without")
+    assert cache.manifest.inputs == without.manifest.inputs
+    assert len(stored(cache, pipeline())) == len(X)

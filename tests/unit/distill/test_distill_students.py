@@ -134,3 +134,16 @@ def test_generations_are_copies_with_fresh_weights():
 def test_what_cannot_be_is_said(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_statistics_of_adapted_inputs_go_along(tmp_path):
+    x = np.random.default_rng(0).normal(50, 5, (200, 6)).astype("float32")
+    scale = L.Normalization(name="scale")
+    scale.adapt(x)
+    large = keras.Sequential([keras.Input((6,)), scale, L.Dense(16, activation="relu"), L.Dense(1)])
+    student, report = smaller_student(large, width=0.5, round_to=1)
+    assert "scale" in report.copied
+    np.testing.assert_allclose(student.get_layer("scale")(x), scale(x), atol=1e-5)
+    student.save(tmp_path / "student.keras")
+    loaded = keras.saving.load_model(tmp_path / "student.keras")
+    np.testing.assert_allclose(loaded.predict(x, verbose=0), student.predict(x, verbose=0), atol=1e-5)

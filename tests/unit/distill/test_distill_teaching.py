@@ -152,3 +152,20 @@ def test_a_cache_teaches(student, teacher, tmp_path):
     cache = kopt.distill.cache_teacher(teacher, data, tmp_path / "cache")
     report = kopt.distill.teach(student, cache, cache.join(data), (X, Y), epochs=1, loss=CE)
     assert [stage.name for stage in report.stages] == ["as given", "epoch 1"]
+
+
+@pytest.mark.slow
+def test_of_equal_accuracies_the_lower_loss_is_best(teacher):
+    """Nineteen of twenty examples are of one class: accuracy does not move while the student learns."""
+    keras.utils.set_random_seed(0)
+    labels = (np.arange(256) % 20 == 0).astype("int64")
+    small = keras.Sequential([keras.Input((8,)), L.Dense(2, "softmax")])
+    small.layers[0].bias.assign([5.0, 0.0])
+    small.layers[0].kernel.assign(0.1 * small.layers[0].kernel)
+    large = keras.Sequential([keras.Input((8,)), L.Dense(2, "softmax")])
+    before = small.get_weights()
+    data = {"train": (X, labels), "validation": (X, labels), "epochs": 2, "loss": CE, "alpha": 0.0}
+    report = kopt.distill.teach(small, large, **data, learning_rate=1e-3)
+    assert len({stage.metric for stage in report.stages}) == 1
+    assert report.best == min(report.stages, key=lambda stage: stage.loss).name == "epoch 2"
+    assert not np.array_equal(small.get_weights()[0], before[0])

@@ -152,3 +152,10 @@ def test_a_metric_without_a_meaning_is_named(echo):
 @pytest.mark.parametrize("name", ["acc", "accuracy"])
 def test_more_of_an_accuracy_is_better_by_either_name(name):
     assert not is_loss(name)
+
+
+def test_a_function_gives_its_name(echo):
+    def second_best(labels, predicted):
+        return keras.metrics.sparse_top_k_categorical_accuracy(labels, predicted, k=2)
+
+    assert list(evaluate(echo(3), (SCORES, LABELS), metrics=second_best).metrics) == ["second_best"]

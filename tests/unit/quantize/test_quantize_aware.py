@@ -434,3 +434,11 @@ def test_kernels_that_share_values_are_not_scaled():
     shared, _ = kopt.cluster.finalize(kopt.cluster.weights(model, clusters=8, layers=["first"])[0])
     copy, _ = kopt.quantize.post_training(shared, X, options=["equalize"])
     assert np.unique(copy.get_layer("first").layer.kernel).size == 8
+
+
+def test_a_table_is_refused_before_training():
+    i = keras.Input((1,), dtype="string", name="word")
+    words = L.Embedding(4, 3)(L.StringLookup(vocabulary=["a", "b"], name="table")(i))
+    model = keras.Model(i, L.Dense(2)(L.Flatten()(words)))
+    with pytest.raises(UnsupportedModelError, match=r"'table' of model .* look values up in a table"):
+        aware(model)

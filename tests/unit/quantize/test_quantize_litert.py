@@ -145,3 +145,19 @@ def test_the_file_computes_what_training_computed(name, tmp_path):
     apart = steps_apart(name, tmp_path / "m.tflite")
     assert np.abs(apart).max() <= 1
     assert (apart != 0).mean() <= ONE_STEP_APART.get(name, 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(1,), (6, 1), (4, 4, 1)])
+def test_a_normalization_of_a_single_channel(shape, tmp_path):
+    x = np.random.default_rng(3).normal(40, 10, (COUNT, *shape)).astype(np.float32)
+    scale = L.Normalization(name="scale")
+    scale.adapt(x)
+    i = keras.Input(shape, name="x")
+    model = keras.Model(i, L.Dense(3)(L.Flatten()(scale(i))))
+    copy, report = kopt.quantize.aware(model, calibration=x, samples=COUNT)
+    assert report.left == ()
+    artifact = kopt.export.tflite(copy, tmp_path / "m.tflite", scheme="int8")
+    found, expected = kopt.measure.load(artifact.path).predict(x), copy.predict(x, verbose=0)
+    step = np.diff(np.unique(expected)).min()  # where two roundings meet a tie, the last digit may differ
+    np.testing.assert_allclose(found, expected, atol=1.01 * step)

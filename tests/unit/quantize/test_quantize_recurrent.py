@@ -144,6 +144,18 @@ def test_an_integer_file_without_training(tmp_path):
 
 
 @pytest.mark.slow
+def test_an_lstm_that_has_no_twin_is_unrolled(tmp_path):
+    scale = L.Normalization(name="scale")
+    scale.adapt(X)
+    i = keras.Input((5, 4), name="x")
+    model = keras.Model(i, L.LSTM(6)(scale(i)))
+    with pytest.raises(UnsupportedModelError, match=r"'scale' .* has no tf_keras twin.* unroll RNNs"):
+        kopt.export.tflite(model, tmp_path / "m.tflite", scheme="int8", calibration=X)
+    copy, _ = kopt.quantize.post_training(model, X, options=())
+    kopt.export.tflite(copy, tmp_path / "m.tflite", scheme="int8")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["lstm", "gru"])
 def test_activations_of_sixteen_bits(case, tmp_path):
     keras.utils.set_random_seed(0)

@@ -1,5 +1,6 @@
 """Keras models, in memory or from `.keras` and `.h5` files."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from kopt.core.errors import MeasurementError
+from kopt.core.records.artifacts import TensorInfo
 from kopt.graph import load_model, require_built, signature
 from kopt.graph.checks import input_structure
 from kopt.measure.runner import Runner, batch_of
@@ -25,11 +27,12 @@ class KerasRunner(Runner):
         self.name = name
         self.runtime = f"Keras {keras.__version__} on TensorFlow {tf.__version__}"
         self.device = "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
-        self.inputs, self.outputs = signature(model)
+        inputs, outputs = signature(model)
+        self.inputs, self.outputs = _as_arrays(inputs), _as_arrays(outputs)
         self.fixed_batch = batch_of(self.inputs)
         self.model = model
         self._structure = input_structure(model)
-        specs = {info.name: tf.TensorSpec(info.shape, info.dtype) for info in self.inputs}
+        specs = {info.name: tf.TensorSpec(info.shape, info.dtype) for info in inputs}
         self._function = tf.function(self._call, input_signature=[specs])
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -47,6 +50,11 @@ class KerasRunner(Runner):
     def _structured(self, feeds: dict[str, tf.Tensor]) -> Any:
         """Arrange the inputs the way the model was built to take them."""
         return keras.tree.pack_sequence_as(self._structure, [feeds[info.name] for info in self.inputs])
+
+
+def _as_arrays(infos: tuple[TensorInfo, ...]) -> tuple[TensorInfo, ...]:
+    """Return inputs or outputs with the types of arrays: text is in arrays of objects."""
+    return tuple(dataclasses.replace(one, dtype="object") if one.dtype == "string" else one for one in infos)
 
 
 def from_path(path: Path, safe_mode: bool) -> KerasRunner:

@@ -1,7 +1,9 @@
 import re
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError, MeasurementError
 from kopt.core.records.artifacts import TensorInfo
@@ -164,3 +166,14 @@ def test_output_without_the_examples_axis_is_not_put_together(function_runner):
     assert total.predict(x).tolist() == [[6, 6]]
     with pytest.raises(MeasurementError, match="first axis is not the examples"):
         total.predict(x, batch_size=3)
+
+
+def test_text_goes_into_keras_models():
+    layers = [keras.layers.StringLookup(vocabulary=["red", "blue"]), keras.layers.Embedding(4, 2)]
+    model = keras.Sequential([keras.Input((1,), dtype="string", name="color"), *layers])
+    runner = load(model)
+    assert [info.dtype for info in runner.inputs] == ["object"]
+    words = np.array([["red"], ["blue"], ["green"]])
+    expected = model(tf.constant(words))
+    np.testing.assert_array_equal(runner.predict(words), expected)
+    np.testing.assert_array_equal(runner.predict(words.astype(object)), expected)

@@ -287,3 +287,19 @@ def test_several_workers_give_the_answers_of_one(models, serve, http_to, name):
 def test_a_runner_that_is_loaded_already_works_alone(serve, function_runner):
     with pytest.raises(LoadError, match=r"takes one call at a time\. Pass its path for workers=2"):
         serve(function_runner(lambda x: x), workers=2)
+
+
+def test_a_keras_model_of_text_is_served(serve):
+    import keras
+    import tensorflow as tf
+
+    layers = [
+        keras.layers.StringLookup(vocabulary=["red", "blue"]),
+        keras.layers.Embedding(4, 2),
+        keras.layers.Flatten(),
+    ]
+    model = keras.Sequential([keras.Input((1,), dtype="string", name="color"), *layers], name="colors")
+    server = serve(model)
+    with kopt.serve.Client(server.url, "colors") as client:
+        found = client.predict(np.array([["red"], ["green"]]))
+    np.testing.assert_allclose(found, model(tf.constant([["red"], ["green"]])), rtol=1e-6)

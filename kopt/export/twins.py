@@ -73,8 +73,7 @@ def _integer_layer(layer: Any) -> Any:
 
 def _in_float32(layer: Any) -> Any:
     """Return a copy of a layer that computes in another type of reals, or has such a layer inside."""
-    inside = flatten_layers(layer)
-    computes = any(one.compute_dtype in _OTHER_FLOATS for one in (layer, *inside))
+    computes = any(one.compute_dtype in _OTHER_FLOATS for one in flatten_layers(layer))
     return type(layer).from_config(_with_float32(layer.get_config())) if computes else None
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from kopt.core.errors import LoadError, UnsafeModelError
 from kopt.graph import load_model
+from kopt.graph.loading import refuse_stored_code
 
 L = keras.layers
 X = np.linspace(-1, 1, 8, dtype="float32").reshape(2, 4)
@@ -274,3 +275,11 @@ def test_a_version_that_is_a_number(saved):
         for name, content in members.items():
             archive.writestr(name, content)
     assert load_model(path).count_params() > 0
+
+
+def test_code_is_looked_for_as_deep_as_a_model_goes(tmp_path):
+    config: dict = {}
+    for _ in range(5_000):
+        config = {"config": config}
+    with pytest.raises(LoadError, match="goes deeper than any model does"):
+        refuse_stored_code(config, tmp_path / "m.keras")

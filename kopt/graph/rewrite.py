@@ -133,7 +133,7 @@ def copy_subclassed(model: keras.Model) -> keras.Model:
     with rebuilding(model):
         twin.build_from_config(model.get_build_config())
     copy_weights(model, twin)
-    copy_names(model, twin)
+    twin.name = model.name
     mark_called(twin)
     return twin
 
@@ -185,17 +185,16 @@ def copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None
 
 
 def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
-    """Copy vocabularies, derived state and trainable flags between two built layers of the same kind."""
+    """Copy vocabularies, derived state, trainable flags and names of inner layers between two built layers of a kind.
+
+    Keras gives layers that `__init__` makes without a name another number each time.
+    """
     for one, other in zip(flatten_layers(source), flatten_layers(target), strict=True):
         _copy_assets(one, other)
+        if one is not source and other.name != one.name:
+            other.name = one.name
         if other.trainable != one.trainable:
             other.trainable = one.trainable
-
-
-def copy_names(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
-    """Copy the names of all layers; Keras gives those that `__init__` makes without one another number each time."""
-    for one, other in zip(flatten_layers(source), flatten_layers(target), strict=True):
-        other.name = one.name
 
 
 class _Rewriter:

@@ -25,7 +25,6 @@ from kopt.graph.internals import (
     serializing_in_memory,
     unlocked,
 )
-from kopt.graph.rewrite import copy_names
 from kopt.train.interception import with_own_callbacks
 
 _KEY = "kopt_weight_constraints"
@@ -132,7 +131,7 @@ class ConstrainedModel:
 
     def get_config(self) -> dict[str, Any]:
         """Return the config of the model, and its constraints in their order."""
-        return {**super().get_config(), _KEY: _described(self.weight_constraints)}  # type: ignore[misc]
+        return {**super().get_config(), _KEY: _described(self)}  # type: ignore[misc]
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
@@ -182,21 +181,14 @@ class ConstrainedSubclassed(ConstrainedModel):
             super().constrain_by(constraint)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the model without constraints, and these: by the places of variables, whose names may change."""
-        places = {one.path: place for place, one in enumerate(owned_variables(self))}
-        held = _described(self.weight_constraints)
-        for one in held:
-            one["settings"]["paths"] = [places[path] for path in one["settings"]["paths"]]
-        return {"model": self._bare, _KEY: held}
+        """Return the model without constraints, and these."""
+        return {"model": self._bare, _KEY: _described(self)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         """Make the model, with constraints in their first state; Keras fills them in as it does the weights."""
         model = _with_room(keras.saving.deserialize_keras_object(config["model"], custom_objects))
-        owned, held = owned_variables(model), config[_KEY]
-        for one in held:
-            one["settings"]["paths"] = [owned[place].path for place in one["settings"]["paths"]]
-        _constrain(model, held, custom_objects)
+        _constrain(model, config[_KEY], custom_objects)
         return model
 
     def without_constraints(self) -> keras.Model:
@@ -207,23 +199,30 @@ class ConstrainedSubclassed(ConstrainedModel):
         ours: list[Any] = [layer for layer in inner_layers(self) if id(layer) not in constraints]
         for one, other in zip(ours, inner_layers(plain), strict=True):
             copy_weights(one, other)
-            copy_names(one, other)
+            other.name = one.name
         for variable, twin in zip(own_variables(self), own_variables(plain), strict=True):
             twin.assign(variable)
         mark_called(plain)
         return plain
 
 
-def _described(constraints: Sequence[WeightConstraint]) -> list[dict[str, Any]]:
-    return [
-        {"class_name": keras.saving.get_registered_name(type(one)), "settings": one.settings()} for one in constraints
-    ]
+def _described(model: Any) -> list[dict[str, Any]]:
+    """Return the constraints of a model, by the places of variables: layers without a name may get another one."""
+    places = {one.path: place for place, one in enumerate(owned_variables(model))}
+    held = []
+    for one in model.weight_constraints:
+        settings = one.settings()
+        settings["paths"] = [places[path] for path in settings["paths"]]
+        held.append({"class_name": keras.saving.get_registered_name(type(one)), "settings": settings})
+    return held
 
 
 def _constrain(model: Any, held: Sequence[dict[str, Any]], custom_objects: Any) -> None:
+    owned = owned_variables(model)
     for one in held:
         kind = keras.saving.get_registered_object(one["class_name"], custom_objects)
-        model.constrain_by(kind.from_settings(model, one["settings"]))
+        paths = [owned[place].path for place in one["settings"]["paths"]]
+        model.constrain_by(kind.from_settings(model, {**one["settings"], "paths": paths}))
 
 
 def _with_room(model: keras.Model) -> Any:

@@ -1,43 +1,49 @@
 """Training a model on the answers of another one."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
-from keras import ops
+import tensorflow as tf
 
 from kopt.core.errors import ConfigError
-from kopt.train.soft_targets import kl, logits_of
+from kopt.graph import signature
+from kopt.train.soft_targets import binary_kl, kl, logits_of, mse
 from kopt.train.steps.label_checks import LossKind
 
 
 class Distilled(keras.Model):
-    """A model in training, whose loss has the divergence from a teacher's answers in it."""
+    """A model in training, whose loss has the divergence from a teacher's answers in it; compiled by `compile`."""
 
-    def __init__(
-        self, student: keras.Model, teacher: keras.Model, loss: Any, *, temperature: float, weight: float
-    ) -> None:
+    def __init__(self, student: keras.Model, teacher: keras.Model, *, temperature: float, weight: float) -> None:
         """Stand round `student`.
 
         Raises:
-            ConfigError: the loss is no cross-entropy of classes, or the outputs are not alike.
+            ConfigError: the outputs are not alike.
         """
         super().__init__(name=f"distilled_{student.name}")
-        kind = LossKind.of(loss)
-        if kind.family not in ("sparse", "categorical"):
-            raise ConfigError(
-                f"`teacher` needs a cross-entropy of classes, by name or as an object of `keras.losses`. "
-                f"Received: {loss!r}. Leave `teacher` out for other losses."
-            )
         shapes = [[tuple(tensor.shape) for tensor in model.outputs] for model in (student, teacher)]
-        if shapes[0] != shapes[1] or len(shapes[0]) != 1:
+        if shapes[0] != shapes[1]:
             raise ConfigError(
-                f"Student and teacher must have one output of the same shape. Received: {shapes[0]} and {shapes[1]}."
+                f"Student and teacher must have outputs of the same shapes. Received: {shapes[0]} and {shapes[1]}."
             )
         self.student = student
         # Past Keras, which would train the teacher, too.
         object.__setattr__(self, "_teacher", teacher)
-        self._form = "logits" if kind.from_logits else "probabilities"
         self._temperature, self._weight = temperature, weight
+
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **settings: Any) -> None:
+        """See `keras.Model.compile`; the loss of an output and its weight decide how it is held against the teacher."""
+        names = self.output_names
+        self._kinds = [LossKind.of(one) if one is not None else None for one in _by_output(loss, names)]
+        shares = _by_output(settings.get("loss_weights"), names)
+        self._shares = [1.0 if one is None else float(one) for one in shares]
+        super().compile(optimizer, loss, **settings)
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the student's outputs, by which losses may be given."""
+        return [info.name for info in signature(self.student)[1]]
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Return what the student says."""
@@ -47,10 +53,33 @@ class Distilled(keras.Model):
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
         """Return the loss on the targets plus the weighted mean divergence of the batch."""
-        task = super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
-        theirs, ours = (logits_of(one, self._form) for one in (self._teacher(x, training=False), y_pred))
-        apart = kl(theirs, ours, temperature=self._temperature)
-        if sample_weight is not None:
-            weights = ops.cast(sample_weight, apart.dtype)
-            apart *= ops.reshape(weights, (-1, *(1 for _ in apart.shape[1:])))
-        return task + self._weight * ops.mean(apart)
+        total = super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+        weights = _by_output(sample_weight, self.output_names)
+        pairs = zip(keras.tree.flatten(self._teacher(x, training=False)), keras.tree.flatten(y_pred), strict=True)
+        for (theirs, ours), kind, share, weight in zip(pairs, self._kinds, self._shares, weights, strict=True):
+            if kind is not None:
+                apart = _apart(kind, theirs, ours, self._temperature)
+                if weight is not None:
+                    apart *= tf.reshape(tf.cast(weight, apart.dtype), (-1, *(1 for _ in apart.shape[1:])))
+                total += self._weight * share * tf.reduce_mean(apart)
+        return total
+
+
+def _apart(kind: LossKind, theirs: Any, ours: Any, temperature: float) -> tf.Tensor:
+    """Return how far the answers are from those of the teacher, in the sense of a loss."""
+    if kind.family in ("sparse", "categorical"):
+        form, divergence = "logits" if kind.from_logits else "probabilities", kl
+    elif kind.family == "binary":
+        form, divergence = "logits" if kind.from_logits else "sigmoids", binary_kl
+    else:
+        form, divergence = "values", mse
+    return divergence(*(logits_of(one, form) for one in (theirs, ours)), temperature=temperature)
+
+
+def _by_output(given: Any, names: list[str]) -> list[Any]:
+    """Return what is given for each output, in the forms that `compile` and `fit` take; one may be for all."""
+    if isinstance(given, Mapping):
+        return [given.get(name) for name in names]
+    if isinstance(given, (list, tuple)):
+        return list(given)
+    return [given] * len(names)

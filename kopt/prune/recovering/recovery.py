@@ -59,7 +59,9 @@ def recover(
     which may be the one before any training.
 
     Formula: with a teacher the loss is `task + distillation * T^2 KL(softmax(z_teacher / T) || softmax(z / T))`, with
-    the logits `z`; where the outputs are probabilities, `z` are their logarithms.
+    the logits `z`; where the outputs are probabilities, `z` are their logarithms. For binary cross-entropies it is the
+    divergence of sigmoids, the mean over labels; for any other loss the mean squared difference of the outputs. Several
+    outputs are added up with their `loss_weights`; one without a loss is left out.
 
     Args:
         model: Functional or Sequential, built; not changed.
@@ -68,8 +70,7 @@ def recover(
         validation: the same forms; what the stages are judged on. Without it they are judged on `train`, which tells
             little of new examples.
         epochs: over `train`.
-        teacher: a model to learn from, usually the one before pruning; not changed. It needs the same output and a
-            cross-entropy of classes.
+        teacher: a model to learn from, usually the one before pruning; not changed. It needs the same outputs.
         temperature: `T`.
         distillation: weight of the teacher's term.
         learning_rate: the highest.
@@ -113,13 +114,13 @@ def recover(
     copy = copy_model(model)
     trainer = copy
     if teacher is not None:
-        trainer = Distilled(copy, teacher, aim.loss, temperature=temperature, weight=distillation)
+        trainer = Distilled(copy, teacher, temperature=temperature, weight=distillation)
     # A tenth of the learning rate at least: with a hundredth, short trainings would hardly begin.
     rates = OneCycle(learning_rate, steps * epochs, warmup_fraction=_WARMUP, start_divisor=10.0)
     optimizer = scaled_optimizer(copy, keras.optimizers.Adam(rates))
     aim.compile(copy, optimizer)
     if trainer is not copy:
-        trainer.compile(optimizer, aim.loss)
+        trainer.compile(optimizer, aim.loss, loss_weights=aim.loss_weights)
     course = Course(copy, judged, aim.metric)
     course.note("as given")
     if settle_statistics(copy, dataset):

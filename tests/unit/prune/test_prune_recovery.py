@@ -45,7 +45,7 @@ def test_the_distilled_loss_is_that_of_the_task_plus_the_divergence(logits):
     last = {} if logits else {"activation": "softmax"}
     student, teacher = randomized(mlp(**last), 1), randomized(mlp(**last), 2)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
-    trainer = Distilled(student, teacher, loss, temperature=2.0, weight=0.5)
+    trainer = Distilled(student, teacher, temperature=2.0, weight=0.5)
     trainer.compile("sgd", loss)
     z, t = (outputs(model, X[:6])[0] for model in (student, teacher))
     if not logits:
@@ -164,8 +164,7 @@ ENDLESS = tf.data.Dataset.from_tensors((X[:4], Y[:4])).repeat()
         ({"learning_rate": float("nan")}, ConfigError, "learning_rate"),
         ({"loss": None}, ConfigError, "There is no loss"),
         ({"loss": "msee"}, ConfigError, "Unknown loss 'msee'"),
-        ({"loss": "mse", "teacher": mlp(), "train": (X, np.ones((96, 3)))}, ConfigError, "cross-entropy of classes"),
-        ({"teacher": keras.Sequential([keras.Input((8,)), L.Dense(4)])}, ConfigError, "one output of the same shape"),
+        ({"teacher": keras.Sequential([keras.Input((8,)), L.Dense(4)])}, ConfigError, "outputs of the same shapes"),
         ({"metric": "accurracy"}, ConfigError, "metric"),
         ({"train": ENDLESS}, DataError, "never ends"),
         ({"validation": ENDLESS}, DataError, "`validation` never ends"),
@@ -206,6 +205,57 @@ def test_the_weights_of_compiled_losses_count():
     _, report = recover(model, (x, y), epochs=1)
     loss = model.evaluate(x, y, verbose=0, return_dict=True)["loss"]
     assert report.stages[0].loss == pytest.approx(loss, rel=1e-5)
+
+
+def test_several_outputs_are_held_against_a_teacher_by_their_losses_and_weights():
+    (student, x, y), (teacher, *_) = two_heads(), two_heads()
+    randomized(teacher, 5)
+    trainer = Distilled(student, teacher, temperature=2.0, weight=0.5)
+    trainer.compile("sgd", {"a": LOSS, "b": "mse"}, loss_weights={"a": 1.0, "b": 1e-4})
+    plain = student.compute_loss(x, y, student(x))
+    ours, theirs = student(x), teacher(x)
+    p, q = softmax(np.array(theirs["a"]) / 2.0), softmax(np.array(ours["a"]) / 2.0)
+    classes = np.mean(4.0 * (p * np.log(p / q)).sum(axis=-1))
+    values = np.mean(np.square(np.array(theirs["b"]) - np.array(ours["b"])))
+    found = trainer.compute_loss(x, y, ours)
+    assert float(found) == pytest.approx(float(plain) + 0.5 * (classes + 1e-4 * values), rel=1e-4)
+    _, report = recover(student, (x, y), epochs=1, teacher=teacher)
+    assert report.teacher == teacher.name
+    trainer.compile("sgd", {"a": LOSS})
+    found = float(trainer.compute_loss(x, {"a": Y}, ours)) - float(LOSS(Y, ours["a"]))
+    assert found == pytest.approx(0.5 * classes, rel=1e-3), "an output without a loss is left out"
+
+
+@pytest.mark.parametrize("logits", [True, False])
+def test_sigmoids_are_held_against_a_teacher_label_by_label(logits):
+    last = {} if logits else {"activation": "sigmoid"}
+    student, teacher = randomized(mlp(**last), 1), randomized(mlp(**last), 2)
+    loss = keras.losses.BinaryCrossentropy(from_logits=logits)
+    trainer = Distilled(student, teacher, temperature=1.0, weight=0.5)
+    trainer.compile("sgd", loss)
+    y = RNG.integers(0, 2, (96, 3)).astype("float32")
+    q, p = (np.array(model(X), "float64") for model in (student, teacher))
+    if logits:
+        q, p = (1 / (1 + np.exp(-one)) for one in (q, p))
+    apart = np.mean(p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))
+    found = float(trainer.compute_loss(X, y, student(X)))
+    assert found == pytest.approx(float(loss(y, student(X))) + 0.5 * apart, rel=1e-3)
+
+
+def test_a_teacher_brings_back_a_model_of_numbers_and_one_with_a_loss_of_its_own():
+    teacher = randomized(mlp(), 2)
+    targets = teacher.predict(X, verbose=0)
+    smaller, _ = channels(teacher, keep=0.5)
+
+    def own(y, z):
+        return keras.ops.mean(keras.ops.abs(y - z), axis=-1)
+
+    for loss in ("mse", own):
+        _, report = recover(smaller, (X, targets), epochs=10, loss=loss, teacher=teacher, learning_rate=0.01)
+        assert report.metric == "loss"
+        assert report.stages[report.stages.index(next(s for s in report.stages if s.name == report.best))].loss < (
+            0.8 * report.stages[0].loss
+        )
 
 
 def test_the_scores_of_rounds_are_by_the_compiled_losses():

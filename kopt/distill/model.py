@@ -230,13 +230,7 @@ class DistillationModel(Exporting, keras.Model):
 
     @property
     def rematerialized_body(self) -> keras.Model:
-        """The student, whose layers `kopt.train.accelerate(remat=...)` may compute again.
-
-        Raises:
-            ConfigError: there are features, which are tensors from the inside of what would be computed again.
-        """
-        if self._tap is not None:
-            raise ConfigError("`remat` keeps no inner tensors of the student, and `features` need them. Use one.")
+        """The student, whose layers `kopt.train.accelerate(remat=...)` may compute again; features are kept."""
         return self.student
 
     def evaluate(self, *args: Any, **settings: Any) -> Any:

@@ -12,7 +12,7 @@ from kopt.core.errors import ConfigError, nearest
 from kopt.graph import layer_paths
 from kopt.graph.checks import input_structure
 from kopt.graph.internals import flatten_layers
-from kopt.train.interception import replaced
+from kopt.train.interception import opened, replaced
 from kopt.train.steps.engine import call
 
 
@@ -54,11 +54,13 @@ class Tap:
                 self._install()
             self._entered += 1
         found: dict[str, Any] = {}
+        outer = getattr(self._thread, "found", None)
         self._thread.found = found
         try:
-            yield found
+            with opened(self, found):
+                yield found
         finally:
-            self._thread.found = None
+            self._thread.found = outer
             with self._lock:
                 self._entered -= 1
                 if self._entered == 0:

@@ -1,10 +1,37 @@
 """Standing in for a method of a Keras object for a while, and leaving no trace."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import keras
+
+_THREAD = threading.local()
+
+
+class Recorder(Protocol):
+    """Notes tensors from the inside of what is called."""
+
+    def recording(self) -> contextlib.AbstractContextManager[dict[str, Any]]:
+        """Give a dict that fills with them, by name, while something is called in this thread inside the block."""
+        ...
+
+
+def open_recordings() -> tuple[tuple[Recorder, dict[str, Any]], ...]:
+    """Return who notes what is called in this thread now, each with what it has noted so far."""
+    return getattr(_THREAD, "recordings", ())
+
+
+@contextlib.contextmanager
+def opened(recorder: Recorder, found: dict[str, Any]) -> Iterator[None]:
+    """Have `open_recordings` give this pair inside the block."""
+    before = open_recordings()
+    _THREAD.recordings = (*before, (recorder, found))
+    try:
+        yield
+    finally:
+        _THREAD.recordings = before
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from kopt.core.errors import UnsupportedModelError
+from kopt.train.interception import open_recordings
 from kopt.train.internals import (
     call_state,
     copy_mask,
@@ -33,7 +34,8 @@ def recomputed(
     assigned once, what the second one assigns is dropped. Losses that layers add are added once and have gradients.
 
     The second run starts from arguments that depend, for the runtime and for XLA, on the gradient that arrives. So
-    neither can merge the two runs or start the second one early, and the memory is free in between.
+    neither can merge the two runs or start the second one early, and the memory is free in between. What is noted of
+    its inside (`kopt.train.interception.Recorder`) is kept as its results are.
 
     Args:
         function: called with `arguments`; tensors reach it through these and through Keras variables only.
@@ -47,6 +49,22 @@ def recomputed(
     References:
         Chen, Xu, Zhang, Guestrin: Training deep nets with sublinear memory cost (arXiv:1604.06174).
     """
+    recordings = open_recordings()
+
+    def noted(*values: Any) -> tuple[Any, list[dict[str, Any]]]:
+        with contextlib.ExitStack() as stack:
+            notes = [stack.enter_context(recorder.recording()) for recorder, _ in recordings]
+            return function(*values), notes
+
+    outputs, notes = _recomputed(noted, arguments, layers, name)
+    for (_, found), more in zip(recordings, notes, strict=True):
+        found.update(more)
+    return outputs
+
+
+def _recomputed(
+    function: Callable[..., Any], arguments: tuple[Any, ...], layers: Iterable[keras.layers.Layer], name: str
+) -> Any:
     state, leaves = call_state(), tf.nest.flatten(arguments, expand_composites=True)
     first = _Variables()
     with first:

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from distillation_cases import bits, examples, network, teacher
+from distillation_cases import L, bits, examples, network, teacher
 from training_cases import largest_difference
 
 import kopt
@@ -77,20 +77,32 @@ def test_a_batch_that_is_not_finite_is_left_out_of_all_terms():
 
 
 @pytest.mark.slow
-def test_rematerialized_student_without_features():
-    def make():
-        model = kopt.DistillationModel(network(norm=False), teacher())
-        model.compile(keras.optimizers.SGD(0.05), LOSS)
-        return model
-
-    one, other = make(), make()
-    fitted(one)
-    fast = kopt.train.accelerate(other, remat=2, jit_compile=False)
-    fitted(fast)
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("remat", [2, 5, ["one..two"], ["two"]])
+def test_rematerialized_steps_are_the_plain_ones_with_features(plain, remat, jit_compile):
+    model = distilled()
+    fast = kopt.train.accelerate(model, remat=remat, jit_compile=jit_compile)
+    close(fitted(fast), plain[1])
     assert fast.report.remat.blocks
+    assert largest_difference(model, plain[0]) < 1e-6
+
+
+@pytest.mark.slow
+def test_features_of_a_layer_inside_a_rematerialized_one():
+    def make(remat):
+        keras.utils.set_random_seed(0)
+        inner = keras.Sequential([keras.Input((8, 8, 1)), L.Conv2D(3, 3, name="deep"), L.ReLU()], name="inner")
+        head = [L.Dropout(0.3, seed=1), L.GlobalAveragePooling2D(), L.Dense(4, activation="softmax")]
+        student = keras.Sequential([keras.Input((8, 8, 1)), inner, *head])
+        model = kopt.DistillationModel(student, teacher(), features=[("inner/deep", "one")])
+        model.projectors[0].kernel.assign(np.linspace(-1, 1, 24).reshape(3, 8))
+        model.compile(keras.optimizers.SGD(0.05), LOSS)
+        fast = kopt.train.accelerate(model, remat=remat, jit_compile=False)
+        return model, fitted(fast)
+
+    (one, expected), (other, found) = make(None), make(["inner"])
+    close(found, expected)
     assert largest_difference(one, other) < 1e-6
-    with pytest.raises(ConfigError, match="`features` need them"):
-        kopt.train.accelerate(distilled(), remat=2)
 
 
 @pytest.mark.slow

@@ -15,6 +15,8 @@ import kopt
 
 SEEDS = 3
 TEACHER, STUDENT = 32, 8  # channels of the first stage
+# Of the teacher; half the time where a processor computes in it.
+PRECISION = {"fashion_mnist": "float32", "cifar10": "mixed_bfloat16"}
 TEMPERATURE, ALPHA = 4.0, 0.7
 ALONE, DISTILLER, TAUGHT = "student alone", "keras.distillation.Distiller", "taught"
 ALONE_INT8, ALL = "student alone, int8 after training", "half the MACs, rounding while it learns, taught, int8"
@@ -25,7 +27,8 @@ def teacher(images: ImageSet) -> Any:
 
     def make() -> Any:
         keras.utils.set_random_seed(100)
-        return trained(resnet8(images.shape, TEACHER), images, images.epochs[0], 4e-3, 100)
+        model, _ = kopt.train.to_precision(resnet8(images.shape, TEACHER), PRECISION[images.name])
+        return trained(model, images, images.epochs[0], 4e-3, 100)
 
     return trained_once(f"resnet8_{TEACHER}_{images.name}", make)
 
@@ -45,26 +48,25 @@ def alone(images: ImageSet, seed: int) -> Any:
     return trained_once(f"resnet8_{STUDENT}_{images.name}_{seed}", make)
 
 
-def answers(images: ImageSet) -> Any:
-    """Return what the teacher says of every image, computed in an earlier run or now."""
-    every = kopt.data.from_arrays(*images.train, batch_size=256)  # shuffled batches drop a few, others every epoch
-    return kopt.distill.cache_teacher(teacher(images), every, MODELS / f"answers_{TEACHER}_{images.name}")
+def answers(images: ImageSet, seed: int) -> Any:
+    """Return what the teacher says of every image that a training looks at, computed in an earlier run or now."""
+    place = MODELS / f"answers_{TEACHER}_{images.name}"
+    if images.augmentation is None:
+        every = kopt.data.from_arrays(*images.train, batch_size=256)  # shuffled batches drop others every epoch
+        return kopt.distill.cache_teacher(teacher(images), every, place)
+    longest = max(images.epochs)
+    return kopt.distill.cache_teacher(teacher(images), images.batches(seed), f"{place}_{seed}", epochs=longest)
 
 
 def taught(
     student: Any, images: ImageSet, seed: int, epochs: int, rate: float, *, cached: bool = True, **settings: Any
 ) -> Any:
-    """Return a student after learning from the teacher and from labels.
-
-    Answers that are kept are found by the bytes of an image, so that of augmented ones the teacher is asked.
-    """
+    """Return a student after learning from the teacher and from labels."""
     settings = {"temperature": TEMPERATURE, "alpha": ALPHA, **settings}
-    if not cached or images.augmentation is not None:
-        model = kopt.DistillationModel(student, teacher(images), **settings)
-        return trained(model, images, epochs, rate, seed).student
-    cache = answers(images)
-    model = kopt.DistillationModel(student, cache, **settings)
-    return trained(model, images, epochs, rate, seed, batches=cache.join(images.batches(seed))).student
+    source = answers(images, seed) if cached else teacher(images)
+    batches = source.join(images.batches(seed)) if cached else None
+    model = kopt.DistillationModel(student, source, **settings)
+    return trained(model, images, epochs, rate, seed, batches=batches).student
 
 
 def by_distiller(images: ImageSet, seed: int) -> Any:
@@ -123,21 +125,19 @@ def ways(images: ImageSet, seed: int) -> dict[str, Any]:
     def tuned(start: Any, **settings: Any) -> Any:
         return taught(start, images, seed, short, 2e-3, **settings)
 
-    rows = {
+    return {
         "teacher": lambda: points(teacher(images), images),
         ALONE: lambda: points(alone(images, seed), images),
         ALONE_INT8: lambda: as_int8(alone(images, seed), images),
         DISTILLER: lambda: points(by_distiller(images, seed), images),
         TAUGHT: lambda: learned(cached=False),
+        "taught by cached answers": learned,
         "taught, decoupled": lambda: learned(losses="decoupled"),
         "taught, with features": lambda: learned(features="auto", cached=False),
         "rounding while it learns, taught, int8": lambda: as_int8(tuned(rounding(alone(images, seed), images)), images),
         "half the MACs, taught": lambda: points(tuned(halved(images, seed)), images),
         ALL: lambda: as_int8(tuned(rounding(tuned(halved(images, seed)), images)), images),
     }
-    if images.augmentation is None:
-        rows["taught by cached answers"] = learned
-    return rows
 
 
 def main() -> int:

@@ -23,7 +23,8 @@ def trained(
     """Return the model after some epochs of Adam with a cosine schedule, of the images or of batches made of them."""
     decay = library.optimizers.schedules.CosineDecay(rate, epochs * images.steps)
     model.compile(library.optimizers.Adam(decay), loss, metrics=["accuracy"])
-    model.fit(images.batches(seed) if batches is None else batches, epochs=epochs, shuffle=False, verbose=0)
+    data = (images.batches(seed) if batches is None else batches).repeat()
+    model.fit(data, steps_per_epoch=images.steps, epochs=epochs, shuffle=False, verbose=0)
     return model
 
 

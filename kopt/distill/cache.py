@@ -1,6 +1,7 @@
 """What a teacher says, computed once: an epoch of training then costs what the student costs."""
 
 import functools
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,13 +36,17 @@ def cache_teacher(
     features: Sequence[str] = (),
     dtype: str = "float16",
     top_k: int | None = None,
+    epochs: int = 1,
     shard_examples: int = _SHARD,
 ) -> "TeacherCache":
     """Compute what a teacher gives for every example, and keep it on disk.
 
-    Use it where the teacher is large or runs outside TensorFlow, and examples are the same in every epoch. Examples are
-    known by their bytes, so that they may come in any order and batches; what augmentation makes is another example
-    each time and is not found. A run that was killed goes on where it stopped, and further data adds to a cache.
+    Use it where the teacher is large or runs outside TensorFlow. Examples are known by their bytes, so that they may
+    come in any order and batches, and what augmentation makes of one is another example each time. Where augmentation
+    is drawn from a seed, as `kopt.data` does, `epochs` caches what it makes in each of them; a data set that is made
+    again with the same seed, and after the same `tf.random.set_seed`, finds them there if one iterator goes through
+    all, as in `fit(cache.join(train.repeat()), steps_per_epoch=len(train))`: otherwise Keras begins two epochs for each
+    that it trains. A run that was killed goes on where it stopped, and further data adds to a cache.
 
     Args:
         teacher: as `DistillationModel` takes it.
@@ -52,6 +57,7 @@ def cache_teacher(
         dtype: of what is kept: `"float16"` or `"float32"`.
         top_k: keep the largest probabilities only, with the mass of the others, which is then spread evenly; for
             classes. `None` keeps all.
+        epochs: of the training, for data that differ from epoch to epoch in a way that a seed decides.
         shard_examples: examples in a file.
 
     Returns:
@@ -75,6 +81,7 @@ def cache_teacher(
     """
     choice("dtype", dtype, _DTYPES)
     whole("shard_examples", shard_examples)
+    whole("epochs", epochs)
     source = teacher_of(teacher)
     if isinstance(source, TeacherCache):
         raise InputError(f"{source.name} is a cache already. Pass the teacher that it was made of.")
@@ -89,7 +96,7 @@ def cache_teacher(
         tuple(CachedTensor(name, shapes[name][1:]) for name in features),
     )
     path = Path(directory).absolute()
-    _Filling(source, Shards.begin(path, manifest), shard_examples).take(batches)
+    _Filling(source, Shards.begin(path, manifest), shard_examples).take(batches, epochs)
     return TeacherCache(path)
 
 
@@ -134,7 +141,7 @@ def cache_predictions(
     outputs = tuple(_stored_output(info, one, None) for info, one in zip(source.outputs, forms, strict=True))
     manifest = CacheManifest(source.name, source.digest, dtype, _inputs(batches), outputs, ())
     path = Path(directory).absolute()
-    _Filling(source, Shards.begin(path, manifest), _SHARD).take(batches)
+    _Filling(source, Shards.begin(path, manifest), _SHARD).take(batches, epochs=1)
     return TeacherCache(path)
 
 
@@ -258,9 +265,9 @@ class _Filling:
         self._pending: list[dict[str, np.ndarray]] = []
         self._answer = tf.function(lambda x: tuple(teacher.answer(x, None)), reduce_retracing=True, autograph=False)
 
-    def take(self, batches: tf.data.Dataset) -> None:
+    def take(self, batches: tf.data.Dataset, epochs: int) -> None:
         seen = False
-        for batch in batches:
+        for batch in itertools.chain.from_iterable(itertools.repeat(batches, epochs)):
             seen = True
             x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
             keys = keys_of(x).numpy()
@@ -315,7 +322,8 @@ _MISSING = (
     "The cache of the teacher has nothing for an example of this batch: it was made of another data set, before or "
     "after augmentation, of inputs in another precision or order of preprocessing, or of shuffled batches that drop a "
     "remainder, which is another one every epoch. Run `kopt.distill.cache_teacher` on all examples of this data set, "
-    "with augmentation off."
+    "with augmentation off; or with `epochs` of it, augmented from a seed, and train for as many on the data set made "
+    "again from that seed: `fit(cache.join(train.repeat()), steps_per_epoch=len(train))`."
 )
 
 

@@ -39,6 +39,11 @@ def fitted(model, data):
     return model.fit(data, epochs=2, verbose=0, shuffle=False).history
 
 
+def test_a_whole_number_of_epochs_is_cached(tmp_path):
+    with pytest.raises(ConfigError, match="`epochs` must be a whole number"):
+        cache_teacher(teacher(), X, tmp_path, epochs=0)
+
+
 @pytest.mark.slow
 def test_every_example_finds_its_own_in_any_order_and_batch(tmp_path):
     large = teacher()
@@ -70,6 +75,30 @@ def test_training_on_a_cache_is_training_on_the_teacher(tmp_path, dtype, toleran
     assert again.report == cached.report
     with pytest.raises(ConfigError, match=r"Train on `cache.join\(dataset\)`"):
         fitted(again, pipeline())
+
+
+def augmented(seed=5):
+    tf.random.set_seed(0)  # a part of what a data set is drawn from
+    return pipeline(shuffle=True, augment=kopt.data.Augmentation(flip="horizontal", crop=1), seed=seed)
+
+
+@pytest.mark.slow
+def test_augmented_examples_of_several_epochs_are_found_where_the_seed_is_the_same(tmp_path):
+    large = teacher()
+    cache = cache_teacher(large, augmented(), tmp_path, dtype="float32", epochs=3)
+    assert 80 < cache.examples <= 120, "the epochs do not differ"
+
+    def trained(of, data, epochs=3):
+        model = kopt.DistillationModel(network(norm=False), of)
+        model.compile(keras.optimizers.SGD(0.05), LOSS)
+        return model.fit(data.repeat(), steps_per_epoch=5, epochs=epochs, shuffle=False, verbose=0).history
+
+    expected, history = trained(large, augmented()), trained(cache, cache.join(augmented()))
+    for name, values in expected.items():
+        np.testing.assert_allclose(history[name], values, rtol=1e-5, err_msg=name)
+    for data, epochs in ((augmented(seed=6), 3), (augmented(), 4)):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="made again from that seed"):
+            trained(cache, cache.join(data), epochs)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """What trained candidates learn from: labelled examples, some held out, and the loss, found and said."""
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -116,17 +117,31 @@ def loss_of(
     if given is not None:
         return given, ()
     if model.compiled and model.loss is not None:
-        loss = model.loss
-        try:
-            return (loss if isinstance(loss, str) else keras.losses.serialize(keras.losses.get(loss))), ()
-        except (TypeError, ValueError) as error:
-            raise UnsupportedModelError(
-                f"The loss that {runner.name} is compiled with cannot be handed to another process ({error}). Register "
-                f"it with Keras, or name one: `kopt.Training(loss=...)`."
-            ) from error
+        return _portable(model.loss, runner.name), ()
     found = _by_labels(_form(runner), runner.outputs[0].shape, labels)
     name = found["class_name"] if isinstance(found, dict) else found
     return found, (f"The model is not compiled; its outputs and labels suggest the loss {name}.",)
+
+
+def _portable(loss: Any, name: str) -> Any:
+    """Return a loss as another process can have it: its name, or what Keras serializes of it."""
+    if isinstance(loss, str):
+        return loss
+    kind = loss if inspect.isroutine(loss) else type(loss)
+    module, why = getattr(kind, "__module__", ""), ""
+    if module == "__main__" or "<locals>" in kind.__qualname__:
+        why = f"{kind.__qualname__} of {module} cannot be imported there: put it into a module of its own"
+    elif module.partition(".")[0] != "keras" and keras.saving.get_registered_name(kind) == kind.__name__:
+        why = f"{kind.__qualname__} is not known there: put `@keras.saving.register_keras_serializable()` before it"
+    else:
+        try:
+            return keras.losses.serialize(keras.losses.get(loss))
+        except (TypeError, ValueError) as error:
+            why = str(error)
+    raise UnsupportedModelError(
+        f"The loss that {name} is compiled with cannot be handed to the processes that train: {why}. Or name a loss of "
+        f"Keras: `kopt.Training(loss=...)`."
+    )
 
 
 def _by_labels(form: str, shape: tuple[int | None, ...], labels: np.ndarray[Any, Any]) -> Any:

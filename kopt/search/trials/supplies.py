@@ -56,7 +56,7 @@ def write(
     if directory.is_dir():
         return
     loss = json.dumps(lessons.loss if lessons else None)
-    terms = Terms(seed, training, loss, _modules(model), tuple(path for path in sys.path if path))
+    terms = Terms(seed, training, loss, _modules(model, lessons and lessons.loss), tuple(path for path in sys.path if path))
     with atomic_path(directory) as staged:
         staged.mkdir()
         model.save(staged / _MODEL)
@@ -124,9 +124,12 @@ def work(directory: Path) -> Work:
     )
 
 
-def _modules(model: keras.Model) -> tuple[str, ...]:
-    """Return the modules of the user's own layer classes."""
+def _modules(model: keras.Model, loss: Any) -> tuple[str, ...]:
+    """Return the modules of the user's own layer classes and of their own loss."""
     found = {kind.__module__ for kind in _classes(model)}
+    if isinstance(loss, dict):
+        name = loss["config"] if loss["class_name"] == "function" else loss["registered_name"]
+        found.add(getattr(keras.saving.get_registered_object(name), "__module__", "keras"))
     return tuple(sorted(name for name in found if name.partition(".")[0] not in ("keras", "kopt", "__main__")))
 
 

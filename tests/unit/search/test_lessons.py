@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-from kopt.core.errors import ConfigError, DataError
+from kopt.core.errors import ConfigError, DataError, UnsupportedModelError
 from kopt.search.lessons import prepare
 from kopt.search.training import Training
-from kopt.search.trials import examples
+from kopt.search.trials import examples, supplies
 
 X = np.random.default_rng(0).random((200, 6), np.float32)
 CLASSES = np.arange(200) % 4
@@ -27,6 +27,56 @@ def test_a_tenth_is_held_out_of_every_class_and_nothing_is_lost():
     assert np.bincount(found.held.y).tolist() == [5, 5, 5, 5]
     both = np.concatenate([found.train.x, found.held.x])
     assert sorted(map(tuple, both)) == sorted(map(tuple, X))
+
+
+@keras.saving.register_keras_serializable("lessons")
+def far(y, found):
+    return keras.ops.mean(keras.ops.abs(y - found), axis=-1)
+
+
+@keras.saving.register_keras_serializable("lessons")
+class Far(keras.losses.Loss):
+    def call(self, y, found):
+        return far(y, found)
+
+
+def unknown(y, found):
+    return far(y, found)
+
+
+def of_the_script(y, found):
+    return far(y, found)
+
+
+of_the_script.__module__ = "__main__"
+
+
+@pytest.mark.parametrize("loss", [far, Far()])
+def test_a_loss_of_ones_own_is_handed_on_where_another_process_can_find_it(loss, tmp_path):
+    model = network(1, None)
+    model.compile("adam", loss)
+    found = lessons(model, (X, X[:, :1]))
+    supplies.write(tmp_path / "s", model, {"x": X}, training=Training(), lessons=found, seed=0)
+    assert supplies.terms(tmp_path / "s").imports == (__name__,)
+    again = supplies.work(tmp_path / "s").loss
+    assert float(np.mean(again(X[:3, :1], X[:3, 1:2]))) == pytest.approx(np.abs(X[:3, 0] - X[:3, 1]).mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (of_the_script, "of_the_script of __main__ cannot be imported there: put it into a module of its own"),
+        (lambda y, found: far(y, found), "is not known there: put `@keras.saving.register_keras_serializable"),
+        (unknown, "unknown is not known there"),
+        (type("Inner", (Far,), {"__qualname__": "f.<locals>.Inner"})(), "f.<locals>.Inner of .* cannot be imported"),
+    ],
+)
+def test_a_loss_that_another_process_cannot_find_is_refused_before_any_trial(loss, words):
+    model = network(1, None)
+    model.compile("adam", loss)
+    with pytest.raises(UnsupportedModelError, match=rf"{words}.*`kopt.Training\(loss=...\)`"):
+        lessons(model, (X, X[:, :1]))
+    assert lessons(model, (X, X[:, :1]), loss="mae").loss == "mae"
 
 
 def test_regression_targets_are_held_out_at_random():

@@ -24,7 +24,8 @@ def evaluate(target: Any, data: Any, *, metrics: Any = ("accuracy",), batch_size
             class numbers, one-hot rows or 0/1, for several outputs a dict by output name.
         metrics: names or `keras.metrics.Metric` objects (which are reset), one or several. `"accuracy"` becomes the
             binary, categorical or sparse one by the shapes of labels and outputs, as in `compile`; a binary output is
-            cut at 0.5.
+            cut at 0.5. Of several outputs a dict gives each its own, `{"species": "accuracy", "age": ("mae", "mse")}`;
+            one that it leaves out is not judged.
         batch_size: examples a call; see `Runner.predict`.
 
     Returns:
@@ -42,26 +43,51 @@ def evaluate(target: Any, data: Any, *, metrics: Any = ("accuracy",), batch_size
         (269, True)
     """
     runner = load(target)
-    metrics = tuple(metrics) if isinstance(metrics, (list, tuple)) else (metrics,)
-    if not metrics:
-        raise ConfigError("Name at least one metric, e.g. metrics=('accuracy',).")
+    wanted = _wanted(metrics, [info.name for info in runner.outputs])
     trackers: dict[str, list[_Tracker]] = {}
     count = 0
     for x, y, weight in labelled_batches(data):
         predictions = runner.predict(x, batch_size=batch_size)
         pairs = list(_by_output(runner, y, predictions))
-        if len(pairs) > 1 and not all(isinstance(metric, str) for metric in metrics):
-            raise ConfigError("A metric object holds the state of one output. Name the metrics of several, e.g. 'mae'.")
-        for prefix, labels, predicted in pairs:
+        _require_own_objects({name: wanted[name] for name, *_ in pairs})
+        for name, labels, predicted in pairs:
             _check_predictions(runner, predicted, labels)
-            own = weight.get(prefix.removesuffix("_")) if isinstance(weight, Mapping) else weight
-            for tracker in trackers.setdefault(prefix, [_Tracker(metric, labels, predicted) for metric in metrics]):
+            prefix = f"{name}_" if isinstance(predictions, dict) else ""
+            own = weight.get(name) if isinstance(weight, Mapping) else weight
+            for tracker in trackers.setdefault(prefix, [_Tracker(one, labels, predicted) for one in wanted[name]]):
                 tracker.update(labels, predicted, own)
         count += len(pairs[0][1])
     if not count:
         raise DataError("The data set is empty. Pass at least one batch of (x, y).")
     results = {prefix + tracker.key: tracker.result() for prefix, group in trackers.items() for tracker in group}
+    if not results:
+        judged = [name for name, metrics in wanted.items() if metrics]
+        raise DataError(f"There are no labels of what `metrics` names: {', '.join(judged)}. Pass them by output name.")
     return Evaluation(runner.name, runner.runtime, count, results)
+
+
+def _wanted(metrics: Any, outputs: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    """Return the metrics of every output."""
+    if isinstance(metrics, Mapping):
+        for name in metrics:
+            if name not in outputs:
+                raise ConfigError(f"`metrics`: no output {name!r}.{nearest(name, outputs)} Outputs: {', '.join(outputs)}.")
+        given = {name: metrics.get(name, ()) for name in outputs}
+    else:
+        given = dict.fromkeys(outputs, metrics)
+    wanted = {name: tuple(one) if isinstance(one, (list, tuple)) else (one,) for name, one in given.items()}
+    if not any(wanted.values()):
+        raise ConfigError("Name at least one metric, e.g. metrics=('accuracy',).")
+    return wanted
+
+
+def _require_own_objects(wanted: Mapping[str, tuple[Any, ...]]) -> None:
+    objects = [id(one) for group in wanted.values() for one in group if not isinstance(one, str)]
+    if len(set(objects)) < len(objects):
+        raise ConfigError(
+            "A metric object holds the state of one output. Name the metrics of several, e.g. 'mae', or give each its "
+            f"own: metrics={{{next(iter(wanted))!r}: ...}}."
+        )
 
 
 def metric_values(labels: np.ndarray, predicted: np.ndarray, metrics: Sequence[str]) -> dict[str, float]:
@@ -264,10 +290,11 @@ def _check_predictions(runner: Runner, predicted: np.ndarray, labels: np.ndarray
 
 
 def _by_output(runner: Runner, labels: Any, predictions: Any) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield the name of each output that has labels, these, and what was predicted."""
     names = [info.name for info in runner.outputs]
     if not isinstance(predictions, dict):
         labels = labels[names[0]] if isinstance(labels, Mapping) and names[0] in labels else labels
-        yield "", _labels(labels), predictions
+        yield names[0], _labels(labels), predictions
         return
     if not isinstance(labels, Mapping) or set(labels) - set(names) or not labels:
         raise DataError(
@@ -275,7 +302,7 @@ def _by_output(runner: Runner, labels: Any, predictions: Any) -> Iterator[tuple[
             f"{', '.join(names)}. Received: {sorted(labels) if isinstance(labels, Mapping) else type(labels).__name__}."
         )
     for name, values in labels.items():
-        yield f"{name}_", _labels(values), predictions[name]
+        yield name, _labels(values), predictions[name]
 
 
 def _labels(values: Any) -> np.ndarray:

@@ -143,7 +143,10 @@ def _path(directory: Path, place: int) -> Path:
 
 def _write_header(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
     if dtype.hasobject:
-        raise DataError(f"Arrays of Python objects cannot be handed to other processes. Received: {dtype}, {shape}.")
+        raise DataError(
+            f"Arrays of Python objects cannot be handed to other processes. Received: {dtype}, {shape}. Convert them: "
+            f"text by `x.astype(str)`, numbers by `x.astype('float32')`."
+        )
     described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_2_0(file, described)
 

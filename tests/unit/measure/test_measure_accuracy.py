@@ -78,6 +78,24 @@ def test_several_outputs_by_name(function_runner):
     assert found.metrics == pytest.approx({"scores_mae": 4.6 / 12, "sum_mae": 0.0}, abs=1e-6)
 
 
+def test_each_output_has_metrics_of_its_own(function_runner, echo):
+    runner = function_runner(lambda x: {"scores": x, "sum": x.sum(1, keepdims=True)}, 3, outputs=("scores", "sum"))
+    both = {"scores": LABELS, "sum": np.full((4, 1), 3.0)}
+    metrics = {"scores": "accuracy", "sum": ["mae", keras.metrics.MeanSquaredError("squares")]}
+    found = evaluate(runner, (SCORES, both), metrics=metrics)
+    expected = {"scores_accuracy": 0.5, "sum_mae": 2.0, "sum_squares": 4.0}
+    assert found.metrics == pytest.approx(expected, abs=1e-6)
+    found = evaluate(runner, (SCORES, both), metrics={"sum": "mae"})
+    assert found.metrics == pytest.approx({"sum_mae": 2.0}, abs=1e-6)
+    assert evaluate(echo(3), (SCORES, LABELS), metrics={"y": "accuracy"}).metrics == {"accuracy": 0.5}
+    with pytest.raises(ConfigError, match=r"no output 'sums'. Did you mean 'sum'\? Outputs: scores, sum"):
+        evaluate(runner, (SCORES, both), metrics={"sums": "mae"})
+    with pytest.raises(DataError, match="no labels of what `metrics` names: sum"):
+        evaluate(runner, (SCORES, {"scores": LABELS}), metrics={"sum": "mae"})
+    with pytest.raises(ConfigError, match="at least one metric"):
+        evaluate(runner, (SCORES, both), metrics={})
+
+
 def test_files_are_judged_in_their_runtime(models, dense):
     x = np.random.default_rng(0).random((100, 4), dtype=np.float32)
     labels = dense(x).argmax(axis=-1)

@@ -13,6 +13,11 @@ from kopt.core.errors import ConfigError, OutputExistsError
 from kopt.core.progress import Progress, Silent
 from kopt.core.records.search.budget import OBJECTIVES, Budget, Constraint
 
+# What `kopt.data.open_data` takes.
+LABELLED = (
+    ".npz with x_train, y_train, x_val, y_val and perhaps x_test, y_test, of several inputs x_train/NAME and so on; a "
+    "folder of class folders of images (pixels become [0, 1]); or a packaged name"
+)
 # What `calibration_from` takes.
 EXAMPLES = ".npy or .npz, a folder of class folders of images (pixels become [0, 1]), a packaged name"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import kopt
-from kopt.cli.common import check_page, show, show_page, show_text, splits_from
+from kopt.cli.common import LABELLED, check_page, show, show_page, show_text, splits_from
 from kopt.core.errors import ConfigError, LoadError
 from kopt.core.installation import check_installation
 from kopt.core.records.checks import Check
@@ -19,8 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", nargs="?", help=".keras or .h5 (Keras 3 or legacy)")
     parser.add_argument(
         "--data",
-        help=".npz with x_train, y_train, x_val, y_val; a folder of class folders of images (pixels become [0, 1]); or "
-        "a packaged name. Without, what needs data is left out",
+        help=f"{LABELLED}. Without, what needs data is left out",
     )
     parser.add_argument(
         "--history",

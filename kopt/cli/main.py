@@ -28,7 +28,7 @@ from kopt.cli import (
     tune,
     verify,
 )
-from kopt.core.errors import InputError, KoptError, LoadError, OutputError
+from kopt.core.errors import ConfigError, InputError, KoptError, LoadError, OutputError
 from kopt.core.files import require_path
 from kopt.version import __version__
 
@@ -74,6 +74,7 @@ def main(arguments: Sequence[str] | None = None, *, own_process: bool = False) -
             _require_given(options)
             if not options.debug and options.run not in (report.run, compare.run, monitor.run):
                 _load_runtimes_quietly()
+        _import(options.imports)
         return int(options.run(options))
     except KoptError as error:
         if options.debug:
@@ -100,6 +101,24 @@ def _require_given(options: argparse.Namespace) -> None:
     data = getattr(options, "data", None)
     if data is not None and Path(data).suffix in (".npz", ".npy"):
         require_path(data)
+
+
+def _import(modules: Sequence[str]) -> None:
+    """Import modules of the user, which are looked for in the working directory, too.
+
+    Raises:
+        ConfigError: there is none of that name, or it cannot be imported.
+    """
+    if modules and (here := os.getcwd()) not in sys.path:
+        sys.path.insert(0, here)  # as `python` itself does, and this command does not
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever the code of a user raises
+            raise ConfigError(
+                f"`--import {name}`: {type(error).__name__}: {error}. Name a module, as `import` does, in this "
+                f"directory or on PYTHONPATH."
+            ) from error
 
 
 def command() -> int:
@@ -151,6 +170,14 @@ def _parser() -> argparse.ArgumentParser:
         summary = (command.__doc__ or "").strip().splitlines()[0]
         sub = commands.add_parser(name, help=summary, description=summary, formatter_class=_Help)
         command.add_arguments(sub)
+        sub.add_argument(
+            "--import",
+            dest="imports",
+            action="append",
+            default=[],
+            metavar="MODULE",
+            help="Python module of yours to import before: of layers that are registered with Keras; may be repeated",
+        )
         sub.add_argument("--json", action="store_true", help="print the result as JSON on standard output, no progress")
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         sub.set_defaults(run=command.run)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 import kopt
-from kopt.cli.common import check_page, show_page, splits_from
+from kopt.cli.common import LABELLED, check_page, show_page, splits_from
 from kopt.core.records.profiles.full import PARTS
 from kopt.core.settings import choice
 
@@ -14,8 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=".keras, .h5 (Keras 3 or legacy) or SavedModel directory")
     parser.add_argument(
         "--data",
-        help=".npz with x_train, y_train, x_val, y_val; a folder of class folders of images (pixels become [0, 1]); or "
-        "a packaged name. Without, gradients and sensitivity are left out",
+        help=f"{LABELLED}. Without, gradients and sensitivity are left out",
     )
     # No `choices`: the library's own errors name the nearest word.
     parser.add_argument("--parts", nargs="+", metavar="PART", help=f"of: {', '.join(PARTS)}; all by default")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import kopt
-from kopt.cli.common import add_budget, budget_from, budget_words, progress_from, splits_from
+from kopt.cli.common import LABELLED, add_budget, budget_from, budget_words, progress_from, splits_from
 from kopt.cli.search_training import add_training, training_from, training_words
 
 
@@ -15,8 +15,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         required=True,
-        help=".npz with x_train, y_train, x_val, y_val and perhaps x_test, y_test; a folder of class folders of images "
-        "(pixels become [0, 1]); or a packaged name",
+        help=LABELLED,
     )
     add_budget(parser)
     parser.add_argument("--workdir", type=Path, default=Path("kopt-run"), help="where the run is kept and resumed")
@@ -60,5 +59,7 @@ def search_words(options: argparse.Namespace, own: tuple[str, ...] = ()) -> list
         value = getattr(options, name)
         words += [f"--{name}", f"{value:g}"] if value is not None else []
     words += own
+    for module in options.imports:
+        words += ["--import", module]
     words += ["--seed", str(options.seed)] if options.seed else []
     return words + (["--unsafe"] if options.unsafe else [])

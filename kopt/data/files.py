@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,12 +75,14 @@ def open_examples(
     if path.suffix not in (".npy", ".npz") or path.is_dir():
         return open_data(spec, image_shape=image_shape).train
     arrays = _read_arrays(path)
-    if {"x_train", "y_train"} <= arrays.keys():
-        return _split(arrays, "train", path)
+    grouped = _grouped(arrays, path)
+    if {"x_train", "y_train"} <= grouped.keys():
+        return _split(grouped, "train", path)
     if len(arrays) == 1:
         return next(iter(arrays.values()))
-    if "x" not in arrays:
+    if "x" not in grouped:
         return arrays
+    arrays = grouped
     if unknown := arrays.keys() - {"x", "y"}:
         raise DataError(
             f"{path} has beside x the arrays {', '.join(sorted(unknown))}. Accepted: x and y alone, or an array for "
@@ -93,7 +96,8 @@ def load_npz(path: str | os.PathLike[str]) -> DataSplits:
 
     Args:
         path: file with `x_train`, `y_train`, `x_val`, `y_val` and optionally `x_test`, `y_test`. Whole-number `y` of
-            shape (n,) or (n, 1) are class labels, numbered from 0; other `y` are targets.
+            shape (n,) or (n, 1) are class labels, numbered from 0; other `y` are targets. For several inputs or outputs
+            there is one array of each, with its name behind a slash: `x_train/tokens`, `x_train/mask`.
 
     Raises:
         DataError: not a whole `.npz` file, missing or unknown keys, pickled objects, lengths that do not match, or
@@ -105,7 +109,7 @@ def load_npz(path: str | os.PathLike[str]) -> DataSplits:
         >>> splits.train.x.shape, splits.num_classes, splits.test
         ((512, 8, 8, 1), 10, None)
     """
-    arrays = _read_arrays(Path(path))
+    arrays = _grouped(_read_arrays(Path(path)), path)
     _check_keys(list(arrays), Path(path))
     splits = {part: _split(arrays, part, path) for part in ("train", "val", "test") if f"x_{part}" in arrays}
     labels = [split.y for split in splits.values()]
@@ -203,6 +207,20 @@ def _read_arrays(path: Path) -> dict[str, Array]:
         raise DataError(f"{path} is not a whole {kind} file ({error}). Write it anew with `{write}`.") from error
 
 
+def _grouped(arrays: dict[str, Array], path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the arrays with those that share what is before a slash as a dict by what is behind it."""
+    found: dict[str, Any] = {}
+    for key, array in sorted(arrays.items()):  # "x" comes before "x/tokens"
+        group, slash, name = key.partition("/")
+        if not slash:
+            found[key] = array
+        elif isinstance(found.setdefault(group, {}), dict):
+            found[group][name] = array
+        else:
+            raise DataError(f"{os.fspath(path)} has both {group} and {key}. Write one array, or one for each input.")
+    return found
+
+
 def _sibling(path: Path) -> str:
     return nearest(path.name, [file.name for file in path.parent.glob("*.np[yz]")])
 
@@ -222,18 +240,22 @@ def _check_keys(found: list[str], path: Path) -> None:
         )
 
 
-def _split(arrays: dict[str, Array], part: str, path: str | os.PathLike[str]) -> Split:
+def _split(arrays: dict[str, Any], part: str, path: str | os.PathLike[str]) -> Split:
     names = (f"x_{part}", f"y_{part}")
     return _labelled(arrays, names, path)
 
 
-def _labelled(arrays: dict[str, Array], names: tuple[str, str], path: str | os.PathLike[str]) -> Split:
+def _labelled(arrays: dict[str, Any], names: tuple[str, str], path: str | os.PathLike[str]) -> Split:
     x, y = (arrays[name] for name in names)
-    if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or len(x) == 0:
+    lengths = {len(leaf) if leaf.ndim else 0 for part in (x, y) for leaf in _leaves(part)}
+    if len(lengths) > 1 or 0 in lengths:
+        shapes = [", ".join(str(leaf.shape) for leaf in _leaves(part)) for part in (x, y)]
         raise DataError(
-            f"{os.fspath(path)}: {names[0]} has shape {x.shape} and {names[1]} {y.shape}; both need the same number of "
-            f"examples along the first axis, at least one."
+            f"{os.fspath(path)}: {names[0]} has shape {shapes[0]} and {names[1]} {shapes[1]}; both need the same "
+            f"number of examples along the first axis, at least one."
         )
+    if isinstance(y, dict):
+        return Split(x, y)
     if y.dtype.kind in "iu" and y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if _are_classes(y) and y.min() < 0:
@@ -244,11 +266,15 @@ def _labelled(arrays: dict[str, Array], names: tuple[str, str], path: str | os.P
     return Split(x, y)
 
 
-def _are_classes(y: Array) -> bool:
-    return y.dtype.kind in "iu" and y.ndim == 1
+def _leaves(part: Any) -> list[Array]:
+    return list(part.values()) if isinstance(part, dict) else [part]
 
 
-def _numbered(labels: Sequence[Array]) -> tuple[str, ...]:
+def _are_classes(y: Any) -> bool:
+    return not isinstance(y, dict) and y.dtype.kind in "iu" and y.ndim == 1
+
+
+def _numbered(labels: Sequence[Any]) -> tuple[str, ...]:
     if not all(map(_are_classes, labels)):
         return ()
     return tuple(str(label) for label in range(max(int(y.max()) for y in labels) + 1))

@@ -244,7 +244,8 @@ def _explained(error: Exception, path: Path) -> LoadError:
         name = missing.group(1)
         return LoadError(
             f"{path} uses {name!r}, which Keras does not know. Import the module that defines it, decorated with "
-            f"`@keras.saving.register_keras_serializable()`, or pass `custom_objects={{{name!r}: {name}}}`."
+            f"`@keras.saving.register_keras_serializable()` (`--import MODULE` on the command line), or pass "
+            f"`custom_objects={{{name!r}: {name}}}`."
         )
     # Keras repeats the whole config at every level; the reason stands last.
     reason = str(error).rpartition("Exception encountered: ")[2].strip()

@@ -71,7 +71,9 @@ def _wanted(metrics: Any, outputs: Sequence[str]) -> dict[str, tuple[Any, ...]]:
     if isinstance(metrics, Mapping):
         for name in metrics:
             if name not in outputs:
-                raise ConfigError(f"`metrics`: no output {name!r}.{nearest(name, outputs)} Outputs: {', '.join(outputs)}.")
+                raise ConfigError(
+                    f"`metrics`: no output {name!r}.{nearest(name, outputs)} Outputs: {', '.join(outputs)}."
+                )
         given = {name: metrics.get(name, ()) for name in outputs}
     else:
         given = dict.fromkeys(outputs, metrics)

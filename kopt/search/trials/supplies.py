@@ -56,7 +56,9 @@ def write(
     if directory.is_dir():
         return
     loss = json.dumps(lessons.loss if lessons else None)
-    terms = Terms(seed, training, loss, _modules(model, lessons and lessons.loss), tuple(path for path in sys.path if path))
+    terms = Terms(
+        seed, training, loss, _modules(model, lessons and lessons.loss), tuple(path for path in sys.path if path)
+    )
     with atomic_path(directory) as staged:
         staged.mkdir()
         model.save(staged / _MODEL)

@@ -114,12 +114,10 @@ def test_options_of_training_need_its_epochs(capsys):
 
 
 def test_a_command_line_repeats_what_was_asked_for():
-    parser = argparse.ArgumentParser()
-    optimize.add_arguments(parser)
     words = ["m.keras", "--data", "digits", "--max-drop", "0.005", "--objective", "size", "--workdir", "run"]
     words += ["--samples", "100", "--techniques", "channels", "--train-epochs", "4", "--learning-rate", "0.001"]
-    words += ["--threads", "1", "--seconds", "60", "--trials", "9", "--seed", "3"]
-    options = parser.parse_args(words)
+    words += ["--threads", "1", "--seconds", "60", "--trials", "9", "--import", "own_layers", "--seed", "3"]
+    options = sys.modules["kopt.cli.main"]._parser().parse_args(["optimize", *words])
     assert optimize._command(options).split() == ["kopt", "optimize", *words]
     assert training_from(options) == kopt.Training(epochs=4, learning_rate=0.001)
 
@@ -150,3 +148,17 @@ def test_help_says_the_defaults_that_are_something(capsys):
         main(["optimize", "--help"])
     assert "of training (default: 0)" in " ".join(capsys.readouterr().out.split())
     assert "False)" not in shown
+
+
+def test_a_module_of_ones_own_is_imported_from_the_working_directory(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kopt_own_module.py").write_text("import json\njson.kopt_was_here = True\n")
+    monkeypatch.setattr(json, "kopt_was_here", False, raising=False)
+    fails(capsys, "report", "nowhere", "--import", "kopt_own_module")
+    assert json.kopt_was_here
+    (tmp_path / "kopt_broken_module.py").write_text("import nothing_of_that_name\n")
+    for name in ("kopt_broken_module", "kopt_no_module"):
+        code, captured = fails(capsys, "report", "nowhere", "--import", name)
+        assert code == 2
+        assert f"`--import {name}`: ModuleNotFoundError: No module named" in captured.err

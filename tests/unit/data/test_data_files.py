@@ -58,6 +58,30 @@ def test_examples_need_no_labels_and_keep_those_there_are(tmp_path, arrays, labe
         np.testing.assert_array_equal(found.y, labels)
 
 
+def test_several_inputs_and_outputs_have_their_names_behind_a_slash(tmp_path):
+    path, parts = tmp_path / "set.npz", (("train", 6), ("val", 3))
+    inputs = {f"x_{part}/{name}": X[:count] + n for part, count in parts for n, name in enumerate(("tokens", "mask"))}
+    np.savez(path, **inputs, y_train=Y, y_val=Y[:3])
+    splits = load_npz(path)
+    assert list(splits.train.x) == ["mask", "tokens"]
+    np.testing.assert_array_equal(splits.validation.x["mask"], X[:3] + 1)
+    assert (len(splits.train), splits.num_classes) == (6, 3)
+    assert open_examples(path).x.keys() == {"tokens", "mask"}
+    np.savez(path, **inputs, **{"y_train/age": Y, "y_train/kind": Y, "y_val/age": Y[:3], "y_val/kind": Y[:3]})
+    splits = load_npz(path)
+    assert splits.train.y.keys() == {"age", "kind"}
+    assert splits.num_classes is None
+    np.savez(path, **{"x/tokens": X, "x/mask": X, "y": Y})
+    assert open_examples(path).x.keys() == {"tokens", "mask"}
+    for wrong, message in (
+        ({**inputs, "y_train": Y, "y_val": Y}, r"x_val has shape \(3, 4\), \(3, 4\) and y_val \(6,\)"),
+        ({**GOOD, "x_train/mask": X}, "has both x_train and x_train/mask"),
+    ):
+        np.savez(path, **wrong)
+        with pytest.raises(DataError, match=message):
+            load_npz(path)
+
+
 def test_examples_of_one_array_or_of_several_inputs(tmp_path):
     np.save(tmp_path / "set.npy", X)
     np.testing.assert_array_equal(open_examples(tmp_path / "set.npy"), X)

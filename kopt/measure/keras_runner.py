@@ -44,7 +44,8 @@ class KerasRunner(Runner):
             raise MeasurementError(f"{self.runtime} cannot run {self.name}: {error.message}") from error
 
     def _call(self, feeds: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        results = self.model(self._structured(feeds), training=False)
+        with keras.StatelessScope():  # A recurrent layer that keeps its state has the same before and after.
+            results = self.model(self._structured(feeds), training=False)
         return dict(zip((info.name for info in self.outputs), keras.tree.flatten(results), strict=True))
 
     def _structured(self, feeds: dict[str, tf.Tensor]) -> Any:

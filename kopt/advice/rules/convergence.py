@@ -413,8 +413,8 @@ RULES = (
         looks_for="On validation data the loss is more than twice that on training data, and accuracy 8 points lower "
         "(without accuracy: four times).",
         remedy="Stop earlier, augment the data, add dropout or weight decay, or use a smaller model.",
-        code='kopt.data.Augmentation(flip="horizontal")\nkeras.layers.Dropout(0.3)\n'
-        "keras.optimizers.AdamW(weight_decay=1e-4)",
+        code="keras.layers.Dropout(0.3)\nkeras.optimizers.AdamW(weight_decay=1e-4)\n"
+        'kopt.data.Augmentation(flip="horizontal")  # of images',
         target="quality",
         gain="not known",
         effort="basic",

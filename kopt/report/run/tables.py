@@ -186,7 +186,8 @@ def _row_style(row: Row) -> str:
 def _legend(result: OptimizationResult, rows: Sequence[Row]) -> list[str]:
     _, reference = size_reference(result)
     against = f" Size: against {reference}." if reference else ""
-    lines = [f"Speed: against the first row.{against} Best: >. Pareto front: *."]
+    front = " Pareto front: *." if any(row.candidate.pareto for row in rows) else ""
+    lines = [f"Speed: against the first row.{against} Best: >.{front}"]
     if any(row.within_noise for row in rows):
         lines.append("~: within the noise of so many examples (95% interval of the drop includes zero).")
     lines += open_questions(rows)

@@ -177,3 +177,16 @@ def test_text_goes_into_keras_models():
     expected = model(tf.constant(words))
     np.testing.assert_array_equal(runner.predict(words), expected)
     np.testing.assert_array_equal(runner.predict(words.astype(object)), expected)
+
+
+def test_a_layer_that_keeps_its_state_is_measured_without_a_change_of_it():
+    inputs = keras.Input((4, 3), batch_size=2)
+    model = keras.Model(inputs, keras.layers.LSTM(5, stateful=True, name="memory")(inputs))
+    x = np.random.default_rng(0).random((2, 4, 3), np.float32)
+    model.predict(x, verbose=0)
+    before = [variable.numpy() for variable in model.get_layer("memory").states]
+    assert np.abs(before[0]).max() > 0
+    runner = load(model)
+    np.testing.assert_array_equal(runner.predict(x), runner.predict(x))
+    for one, state in zip(before, model.get_layer("memory").states, strict=True):
+        np.testing.assert_array_equal(one, state.numpy())

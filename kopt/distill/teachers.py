@@ -19,6 +19,7 @@ from kopt.distill.tapping import Tap, tapped_shapes
 from kopt.graph import fingerprint, require_finite, signature
 from kopt.graph.checks import input_structure
 from kopt.measure import Runner, load
+from kopt.measure.saved_model_runner import SavedModelRunner
 from kopt.train.steps.engine import call
 
 
@@ -109,6 +110,7 @@ class RunnerTeacher(Teacher):
     """A file in its own runtime, run outside the graph."""
 
     in_graph = False
+    runner: Runner
 
     def __init__(self, runner: Runner, given: Any):
         """Take an open file."""
@@ -117,7 +119,7 @@ class RunnerTeacher(Teacher):
 
     def answer(self, x: Any, stored: Mapping[str, Any] | None) -> Answer:
         """Run it on the arrays of the batch."""
-        named = [x[info.name] for info in self.inputs] if isinstance(x, Mapping) else tf.nest.flatten(x)
+        named = self._by_input(x)
         outputs = tf.numpy_function(lambda *arrays: self._run(list(arrays)), named, [tf.float32] * len(self.outputs))
         outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
         for output, info in zip(outputs, self.outputs, strict=True):
@@ -129,12 +131,28 @@ class RunnerTeacher(Teacher):
         """See `Teacher.forms`."""
         return forms_of(None, self.inputs, self.outputs, lambda arrays: self._run(list(arrays.values())))
 
+    def _by_input(self, x: Any) -> list[Any]:
+        return [x[info.name] for info in self.inputs] if isinstance(x, Mapping) else tf.nest.flatten(x)
+
     def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         results = self.runner.predict(arrays)
         values = list(results.values()) if isinstance(results, dict) else [results]
         values = [np.asarray(one, np.float32) for one in values]
         require_finite_answer(self.name, [info.name for info in self.outputs], values)
         return values
+
+
+class SavedModelTeacher(RunnerTeacher):
+    """A SavedModel, called inside the step: from outside it would wait for the threads that the step waits on."""
+
+    in_graph = True
+    runner: SavedModelRunner
+
+    def answer(self, x: Any, stored: Mapping[str, Any] | None) -> Answer:
+        """Call its signature."""
+        pairs = zip(self.inputs, self._by_input(x), strict=True)
+        outputs = self.runner.compute({info.name: tf.cast(one, info.dtype) for info, one in pairs})
+        return Answer(_stopped([tf.cast(outputs[info.name], tf.float32) for info in self.outputs]), {})
 
 
 def teacher_of(given: Any) -> Teacher:
@@ -156,7 +174,10 @@ def teacher_of(given: Any) -> Teacher:
         )
     runner = load(given)
     model = getattr(runner, "model", None)
-    return RunnerTeacher(runner, given) if model is None else KerasTeacher(model, given)
+    if model is not None:
+        return KerasTeacher(model, given)
+    is_graph = isinstance(runner, SavedModelRunner) and runner.fixed_batch is None
+    return (SavedModelTeacher if is_graph else RunnerTeacher)(runner, given)
 
 
 def model_forms(model: keras.Model) -> list[tuple[str, str]]:

@@ -95,8 +95,8 @@ def require_parity(parity: Parity, scheme: Scheme, step: float) -> None:
                 f"{parity.examples} examples); the model's output has root mean square {output.reference_rms:.3g}, and "
                 f"{bound:.3g} is the most that {scheme.name} explains. Calibrate on data as it will come, "
                 f"export what `kopt.quantize.post_training` makes, let `kopt.quantize.fallback` (`kopt quantize "
-                f"--fallback float32`) find the layers of a .tflite that have to stay in float, such as one that scales "
-                f"raw features, or choose a finer scheme."
+                f"--fallback float32`) find the layers of a .tflite that have to stay in float, such as one that "
+                f"scales raw features, or choose a finer scheme."
             )
 
 

@@ -38,10 +38,15 @@ class SavedModelRunner(Runner):
         """Call the signature once."""
         try:
             with tf.device(self.placed):
-                results = self._function(**{name: tf.constant(array) for name, array in feeds.items()})
+                results = self.compute({name: tf.constant(array) for name, array in feeds.items()})
             return {name: tensor.numpy() for name, tensor in results.items()}
         except tf.errors.OpError as error:
             raise MeasurementError(f"{self.runtime} cannot run {self.name}: {_said(error.message)}") from error
+
+    def compute(self, feeds: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Return the outputs of tensors of the signature's types, also inside a graph that is being traced."""
+        results: dict[str, tf.Tensor] = self._function(**feeds)
+        return results
 
 
 def all_signatures(path: Path, placed: str | None = None) -> dict[str, SavedModelRunner]:

@@ -1,5 +1,8 @@
 """Distillation under what else a training may have."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -134,15 +137,57 @@ def test_a_file_teaches(tmp_path, kind):
     getattr(kopt.export, kind)(large, path)
     model = kopt.DistillationModel(network(norm=False), str(path))
     assert model.report.outputs[0].teacher_forms == ("probabilities",)
-    with pytest.raises(ConfigError, match="XLA cannot compile"):
-        model.compile("sgd", LOSS, jit_compile=True)
-    model.compile(keras.optimizers.SGD(0.05), LOSS)
+    if kind != "saved_model":  # which is called inside the step
+        with pytest.raises(ConfigError, match="XLA cannot compile"):
+            model.compile("sgd", LOSS, jit_compile=True)
+    model.compile(keras.optimizers.SGD(0.05), LOSS, jit_compile=kind == "saved_model")
     direct = kopt.DistillationModel(network(norm=False), large)
     direct.compile(keras.optimizers.SGD(0.05), LOSS)
     close(fitted(direct), fitted(model), 1e-3)
     assert model.get_config()["teacher"] == [str(path)]
     with pytest.raises(ConfigError, match="has no layers to take features from"):
         kopt.DistillationModel(network(), str(path), features=[("two", "two")])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packed", [list, dict])
+def test_inputs_of_a_saved_model_are_found(tmp_path, packed):
+    def two(width):
+        keras.utils.set_random_seed(width)
+        z, a = keras.Input((3,), name="z"), keras.Input((3,), name="a")
+        inputs = [z, a] if packed is list else {"z": z, "a": a}
+        x = L.Dense(width)(L.Subtract()([z, a]))
+        return keras.Model(inputs, L.Dense(4, activation="softmax")(x))
+
+    large = two(8)
+    x = [np.random.default_rng(seed).normal(size=(32, 3)).astype("float32") for seed in range(2)]
+    x = x if packed is list else dict(zip("za", x, strict=True))
+    kopt.export.saved_model(large, tmp_path / "large")
+    histories = []
+    for one in (large, tmp_path / "large"):
+        model = kopt.DistillationModel(two(2), one)
+        model.compile(keras.optimizers.SGD(0.05), LOSS)
+        histories.append(model.fit(x, Y, batch_size=8, shuffle=False, verbose=0).history)
+    close(*histories)
+
+
+_ONE_THREAD = """
+import sys, numpy as np, tensorflow as tf, keras, kopt
+tf.config.threading.set_inter_op_parallelism_threads(1)
+tf.config.threading.set_intra_op_parallelism_threads(1)
+student = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, activation="softmax")])
+model = kopt.DistillationModel(student, sys.argv[1])
+model.compile("sgd", "sparse_categorical_crossentropy")
+model.fit(np.ones((64, 8), "float32"), np.zeros(64, "int64"), batch_size=8, verbose=0)
+"""
+
+
+@pytest.mark.slow
+def test_a_saved_model_teaches_where_there_is_one_thread(tmp_path):
+    large = keras.Sequential([keras.Input((8,)), L.Dense(16), L.Dense(4, activation="softmax")])
+    kopt.export.saved_model(large, tmp_path / "large")
+    command = [sys.executable, "-c", _ONE_THREAD, str(tmp_path / "large")]
+    assert subprocess.run(command, timeout=180, check=False).returncode == 0
 
 
 @pytest.mark.slow

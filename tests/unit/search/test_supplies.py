@@ -61,3 +61,22 @@ def test_a_model_that_stores_code_is_only_shipped(tmp_path):
     workshop, plan = opened(keras.Model(inputs, outputs), tmp_path)
     assert workshop is None
     assert "stores Python code" in plan.notes[-1]
+
+
+def test_a_data_set_that_comes_in_another_order_goes_on_with_what_there_is(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6,), name="x"), keras.layers.Dense(2)])
+    training, order = Training(epochs=3, loss="mse"), np.random.default_rng(1).permutation(len(X))
+
+    def opened_with(x, y):
+        lessons = prepare(model, (x, y), training, num_classes=None, seed=5)
+        plan = plan_of(Facts(), None, Budget(), training)
+        return open_workshop(tmp_path, model, {"model": "m"}, {"x": X}, plan, lessons, 5)[0]
+
+    first, again = opened_with(X, X[:, :2]), opened_with(X[order], X[order, :2])
+    assert again.lessons == first.lessons
+    (place,) = tmp_path.glob("supplies-*")
+    held = supplies.work(place).held
+    assert np.array_equal(held.x, prepare(model, (X, X[:, :2]), training, num_classes=None, seed=5).held.x)
+    others = [(X[order], X[:, :2]), (X[1:], X[1:, :2])]
+    assert len({one.lessons["lessons"] for one in (first, *(opened_with(*other) for other in others))}) == 3

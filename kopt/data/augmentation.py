@@ -189,6 +189,8 @@ def as_rows(labels: Any, num_classes: int | None) -> Any:
     """Return labels as float rows, one column a class; whole numbers outside `[0, num_classes)` end the pipeline."""
     if labels.dtype.is_floating:
         return labels
+    if labels.shape.rank == 2 and labels.shape[-1] == num_classes != 1:
+        return tf.cast(labels, tf.float32)
     labels = tf.reshape(labels, [-1])
     top = tf.cast(num_classes, labels.dtype)
     message = f"Labels must lie in [0, {num_classes}), the `num_classes` of the augmentation."

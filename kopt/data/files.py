@@ -82,6 +82,8 @@ def open_examples(
         return next(iter(arrays.values()))
     if "x" not in grouped:
         return arrays
+    if grouped.keys() == {"x"}:
+        return grouped["x"]
     arrays = grouped
     if unknown := arrays.keys() - {"x", "y"}:
         raise DataError(

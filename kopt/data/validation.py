@@ -49,7 +49,12 @@ def check(
     """
     arrays = as_model_inputs(data.x if isinstance(data, Split) else data, inputs, name=name)
     if isinstance(data, Split):
-        _check_labels(data.y, len(next(iter(arrays.values()))), num_classes, f"{name} labels")
+        length = len(next(iter(arrays.values())))
+        if isinstance(data.y, (Mapping, list, tuple)) and num_classes is None:
+            for key, one in data.y.items() if isinstance(data.y, Mapping) else enumerate(data.y):
+                _check_labels(one, length, None, f"{name} labels {key!r}")
+        else:
+            _check_labels(data.y, length, num_classes, f"{name} labels")
     return arrays
 
 

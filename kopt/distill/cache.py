@@ -211,7 +211,8 @@ class TeacherCache(Teacher):
                 f"The teacher is a {self.name}, and this batch has nothing of it. Train on `cache.join(dataset)`."
             )
         outputs = [stored[f"output_{index}"] for index in range(len(self.outputs))]
-        return Answer(outputs, {one.name: stored[one.name] for one in self.manifest.features})
+        found = {one.name: stored[f"feature_{index}"] for index, one in enumerate(self.manifest.features)}
+        return Answer(outputs, found)
 
     def join(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         """Return the batches with what the teacher gives for their examples, for `fit` of a `DistillationModel`.
@@ -242,7 +243,7 @@ class TeacherCache(Teacher):
         return dataset.map(with_teacher, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
     def _restored(self, arrays: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Return outputs in float32 by position, and features by path."""
+        """Return outputs in float32 and features, by position."""
         restored = {}
         for index, one in enumerate(self.manifest.outputs):
             name = f"output_{index}"
@@ -251,8 +252,8 @@ class TeacherCache(Teacher):
                 rest = tf.cast(arrays[f"{name}_rest"], tf.float32)
                 values = _spread(values, arrays[f"{name}_indices"], rest, one.shape[-1] or 0)
             restored[name] = tf.sigmoid(values) if one.form == "sigmoids" else values
-        for index, one in enumerate(self.manifest.features):
-            restored[one.name] = arrays[f"feature_{index}"]
+        for index in range(len(self.manifest.features)):
+            restored[f"feature_{index}"] = arrays[f"feature_{index}"]
         return restored
 
 
@@ -263,6 +264,7 @@ class _Filling:
         self._teacher, self._shards, self._size = teacher, shards, size
         self._manifest, self._known = shards.manifest, shards.keys()
         self._pending: list[dict[str, np.ndarray]] = []
+        self._shape: list[tuple[int, ...]] = []
         self._answer = tf.function(lambda x: tuple(teacher.answer(x, None)), reduce_retracing=True, autograph=False)
 
     def take(self, batches: tf.data.Dataset, epochs: int) -> None:
@@ -273,6 +275,7 @@ class _Filling:
             keys = keys_of(x).numpy()
             new = [row for row, key in enumerate(keys) if key not in self._known and key not in keys[:row]]
             if new:
+                self._require_one_shape(x)
                 self._known.update(int(keys[row]) for row in new)
                 self._pending.append(
                     {KEYS: keys[new], **{name: one[new] for name, one in self._computed(x, y).items()}}
@@ -281,6 +284,16 @@ class _Filling:
         if not seen:
             raise DataError("The data has no batches. Pass at least one example.")
         self._write(1)
+
+    def _require_one_shape(self, x: Any) -> None:
+        """Refuse examples of several shapes, e.g. of other lengths, before the teacher works on them."""
+        shape = [tuple(leaf.shape[1:]) for leaf in tf.nest.flatten(x)]
+        self._shape = self._shape or shape
+        if shape != self._shape:
+            raise DataError(
+                f"A cache holds examples of one shape. Received: {self._shape} and {shape}. Pad all to one length, "
+                f"here and in training: padding is a part of an example."
+            )
 
     def _write(self, least: int) -> None:
         if self._pending and sum(len(part[KEYS]) for part in self._pending) >= least:
@@ -371,6 +384,8 @@ def _batched(data: Any, inputs: int) -> tf.data.Dataset:
 def _inputs(dataset: tf.data.Dataset) -> tuple[TensorInfo, ...]:
     spec = dataset.element_spec
     specs = tf.nest.flatten(spec[0] if isinstance(spec, tuple) else spec)
+    if any(one.shape.rank is None for one in specs):
+        raise DataError("The data set does not say how many axes its inputs have. Set them, e.g. by `tf.ensure_shape`.")
     return tuple(
         TensorInfo(f"input_{index}", (None, *one.shape[1:]), one.dtype.name) for index, one in enumerate(specs)
     )

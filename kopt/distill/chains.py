@@ -10,6 +10,8 @@ from kopt.core.errors import ConfigError
 from kopt.core.records.changes.distillation import DistillationReport
 from kopt.core.settings import whole
 from kopt.distill.model import DistillationModel
+from kopt.graph import copy_weights
+from kopt.graph.internals import flatten_layers
 
 Train = Callable[[DistillationModel], Any]
 
@@ -78,6 +80,15 @@ def born_again(model: keras.Model, generations: int, train: Train, **settings: A
     Source: Furlanello et al., "Born-again neural networks", 2018.
     """
     whole("generations", generations)
-    students = [keras.models.clone_model(model) for _ in range(generations)]
+    students = [_fresh(model) for _ in range(generations)]
     teach_in_turn([model, *students], train, **settings)
     return students
+
+
+def _fresh(model: keras.Model) -> keras.Model:
+    """Return a copy with fresh weights, but for what layers have learned from data by `adapt`."""
+    copy = keras.models.clone_model(model)
+    for one, other in zip(flatten_layers(model), flatten_layers(copy), strict=True):
+        if hasattr(one, "adapt"):
+            copy_weights(one, other)
+    return copy

@@ -64,7 +64,9 @@ class Feature:
         if isinstance(given, str):
             return cls(given)
         if isinstance(given, dict):
-            return cls(**{**given, "loss": keras.saving.deserialize_keras_object(given["loss"])})
+            loss = given.get("loss")
+            read = {"loss": keras.saving.deserialize_keras_object(loss)} if isinstance(loss, dict) else {}
+            return cls(**{**given, **read})
         if isinstance(given, (tuple, list)) and len(given) == 2 and all(isinstance(one, str) for one in given):
             return cls(*given)
         raise ConfigError(
@@ -130,7 +132,8 @@ class FeatureTerm:
         kept = tf.cast(mask, tf.float32)[..., None]
         if self.loss.kind in _BY_POSITION:
             share = tf.reduce_mean(kept, axis=list(range(1, kept.shape.rank)))
-            return tf.where(kept > 0, ours, theirs), theirs, tf.maximum(share, 1e-6)
+            ones = tf.ones_like(theirs)  # not zeros, which have no direction
+            return tf.where(kept > 0, ours, ones), tf.where(kept > 0, theirs, ones), tf.maximum(share, 1e-6)
         return ours * kept, theirs * kept, 1.0
 
 

@@ -21,6 +21,10 @@ _LAYERS = {"Softmax": "probabilities", "Sigmoid": "sigmoids"}
 # `kopt.quantize`, a room beside this one, and so known by name alone.
 _PASSING = ("Identity", "Reshape", "Flatten", "Dropout", "Cast", "Masking", "Quantizer", "FixedQuantizer")
 _PROBED = 8
+# Soft losses of classes, and losses of labels that are numbers.
+_OF_CLASSES = ("kl", "jensen_shannon", "decoupled", "dist")
+_OF_NUMBERS = ("MeanSquaredError", "MeanAbsoluteError", "MeanAbsolutePercentageError", "MeanSquaredLogarithmicError",
+               "Huber", "LogCosh")  # fmt: skip
 
 
 def forms_of(
@@ -66,6 +70,15 @@ def require_fitting(loss: Any, outputs: Sequence[OutputMatch]) -> None:
     """
     for one in outputs:
         kind = LossKind.of(loss.get(one.name) if isinstance(loss, dict) else loss)
+        is_declared = one.found.startswith("student: as declared")
+        if one.student_form == "logits" and not is_declared and kind.name in _OF_NUMBERS:
+            if one.loss in _OF_CLASSES:
+                raise ConfigError(
+                    f"Output {one.name!r} is trained on numbers ({kind.name}), and would be held against the teacher "
+                    f"as logits of classes by {one.loss!r}. Pass `losses='mse'`, or say that they are: "
+                    f"`student_form='logits'`."
+                )
+            continue
         if kind.family not in ("sparse", "categorical", "binary"):
             continue
         if one.student_form == "logits" and not kind.from_logits:
@@ -89,6 +102,8 @@ def declared(name: str, given: Any, count: int) -> list[str] | None:
     if given is None:
         return None
     forms = [given] * count if isinstance(given, str) else list(given)
+    if len(forms) != count:
+        raise ConfigError(f"`{name}` has {len(forms)} entries for {count} output(s). Received: {given!r}.")
     return [choice(name, one, FORMS) for one in forms]
 
 

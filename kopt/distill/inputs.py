@@ -6,7 +6,7 @@ from typing import Any
 from kopt.core.errors import InputError
 from kopt.core.records.artifacts import TensorInfo
 from kopt.distill.outputs import compatible
-from kopt.distill.teachers import Teacher
+from kopt.distill.teachers import RunnerTeacher, Teacher
 
 
 def input_places(inputs: Sequence[TensorInfo], teacher: Teacher, adapt: Any) -> list[int]:
@@ -19,7 +19,19 @@ def input_places(inputs: Sequence[TensorInfo], teacher: Teacher, adapt: Any) -> 
     places = list(range(len(inputs)))
     if adapt is not None or not theirs:
         return places
-    if sorted(names) == sorted(one.name for one in theirs):
+    by_name = sorted(names) == sorted(one.name for one in theirs)
+    if (
+        not by_name
+        and len(theirs) > 1
+        and isinstance(teacher, RunnerTeacher)
+        and teacher.runner.format == "saved_model"
+    ):
+        raise InputError(
+            f"The inputs of {teacher.name} are {', '.join(one.name for one in theirs)}, those of the student "
+            f"{', '.join(names)}: which is which is not known, because a SavedModel does not keep their order. Call "
+            f"them alike, or pass `adapt`, a function that gives them by name."
+        )
+    if by_name:
         places = [names.index(one.name) for one in theirs]
         inputs = [inputs[place] for place in places]
     fits = len(inputs) == len(theirs) and all(
@@ -31,4 +43,11 @@ def input_places(inputs: Sequence[TensorInfo], teacher: Teacher, adapt: Any) -> 
             f"The inputs do not match: the student takes {described[0]}, the teacher {teacher.name} {described[1]}. "
             f"Pass what turns one into the other, e.g. `adapt=keras.layers.Resizing(height, width)`."
         )
+    for one, other in zip(inputs, theirs, strict=True):
+        if one.dtype.startswith(("float", "bfloat")) and other.dtype in ("uint8", "int8"):
+            raise InputError(
+                f"The student takes {one.name!r} as {one.dtype}, the teacher {teacher.name} {other.name!r} as "
+                f"{other.dtype}: what lies between whole numbers would be lost. Pass what turns one into the other, "
+                f"e.g. `adapt=lambda x: tf.cast(255 * x, 'uint8')`."
+            )
     return places

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -131,9 +131,10 @@ class DistillationModel(Exporting, keras.Model):
         )
         if not self.teachers:
             raise InputError("There is no teacher. Pass at least one.")
+        self._input_names = tuple(info.name for info in inputs)
         self._input_places = _Plain(input_places(inputs, one, adapt) for one in self.teachers)
         self._finite, self._known_teachers = FiniteAnswers(), _Plain(())
-        self.supports_jit = all(one.in_graph for one in self.teachers)
+        self.supports_jit = all(one.supports_jit for one in self.teachers)
         self._shares = _shares(teacher_weights, len(self.teachers))
         self._outputs = _Plain(self._planned_outputs(outputs, losses, output_weights, student_form, teacher_form))
         self._plan_features(features)
@@ -300,14 +301,23 @@ class DistillationModel(Exporting, keras.Model):
 
     def _answer(self, teacher: Teacher, x: Any, places: list[int], stored: Any) -> Answer:
         """Return what a teacher gives for the inputs of the student, of which `places` are its own."""
-        if self._adapt is not None:
-            x = self._adapt(x)
-        elif isinstance(x, (list, tuple)):
-            x = [x[place] for place in places]
-        answer = teacher.answer(x, stored)
+        answer = teacher.answer(self.inputs_of_teacher(x, places), stored)
         if not teacher.in_graph or isinstance(teacher, TeacherCache):
             return answer  # They look at their numbers themselves.
         return self._finite.watched(answer)
+
+    def own_inputs(self, x: Any) -> Any:
+        """Return the student's inputs of a batch that a cache may have been joined to."""
+        return split(x)[0]
+
+    def inputs_of_teacher(self, x: Any, places: Sequence[int] | None = None) -> Any:
+        """Return what the first teacher, or the one of whose inputs `places` are the student's, is given for `x`."""
+        if self._adapt is not None:
+            return self._adapt(x)
+        places = self._input_places.items[0] if places is None else places
+        if isinstance(x, Mapping) and all(name in x for name in self._input_names):
+            x = [x[name] for name in self._input_names]
+        return [x[place] for place in places] if isinstance(x, (list, tuple)) else x
 
     def _hard(self, terms: dict[str, Any], y: Any, y_pred: Any, weights: Any) -> Any:
         if self.loss is None:
@@ -455,15 +465,13 @@ def _taught_by(pairs: Sequence[Feature], index: int) -> list[str]:
 
 
 def _shares(given: Sequence[float] | str, count: int) -> tuple[float, ...] | str:
-    if given == "mean":
-        return (1.0 / count,) * count
-    if given == "confidence":
-        return "confidence"
+    if isinstance(given, str) and given in ("mean", "confidence"):
+        return "confidence" if given == "confidence" else (1.0 / count,) * count
     if isinstance(given, str) or len(given) != count:
         raise ConfigError(
             f"`teacher_weights` is 'mean', 'confidence' or {count} numbers, one a teacher. Received: {given!r}."
         )
-    numbers = [number("teacher weight", one, least=0.0, open_below=True) for one in given]
+    numbers = [number("teacher weight", float(one), least=0.0, open_below=True) for one in given]
     return tuple(one / sum(numbers) for one in numbers)
 
 

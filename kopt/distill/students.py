@@ -156,10 +156,7 @@ def _scaled(
             return None
         config = layer.get_config()
         if id(layer) not in fixed:
-            groups = config.get("groups") or 1
-            for key in _WIDTHS:
-                if isinstance(config.get(key), int):
-                    config[key] = _width(config[key], factor, round_to, groups)
+            _narrow(config, factor, round_to)
         return type(layer).from_config(config)
 
     try:
@@ -171,6 +168,17 @@ def _scaled(
             f"allow some widths only; use `kopt.prune.channels`, which follows channels from layer to layer."
         ) from error
     return student
+
+
+def _narrow(config: dict[str, Any], factor: float, round_to: int) -> None:
+    """Scale the widths in the config of a layer, and of those that `Bidirectional` and `TimeDistributed` hold."""
+    groups = config.get("groups") or 1
+    for key in _WIDTHS:
+        if isinstance(config.get(key), int):
+            config[key] = _width(config[key], factor, round_to, groups)
+    for key in ("layer", "backward_layer"):
+        if isinstance(config.get(key), dict):
+            _narrow(config[key]["config"], factor, round_to)
 
 
 def _passing(position: int) -> Callable[..., Any]:

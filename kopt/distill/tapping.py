@@ -79,7 +79,11 @@ class Tap:
             if found is not None:
                 leaves = keras.tree.flatten(outputs)
                 for name, position in self._wanted[id(layer)]:
-                    found[name] = leaves[min(position, len(leaves) - 1)]
+                    if position >= len(leaves):
+                        raise ConfigError(
+                            f"{name!r} names tensor {position} of a layer that gives {len(leaves)}, counted from 0."
+                        )
+                    found[name] = leaves[position]
             return outputs
 
         return noting
@@ -109,6 +113,8 @@ def tapped_shapes(model: keras.Model, tap: Tap) -> dict[str, tuple[int | None, .
 
 def _find(model: keras.Model, name: str, whose: str) -> tuple[keras.layers.Layer, int]:
     path, _, position = name.partition(":")
+    if position and not position.isdecimal():
+        raise ConfigError(f"Behind the colon of {name!r} stands which tensor of the layer is meant, from 0.")
     paths = layer_paths(model)
     layers = {paths[id(layer)]: layer for layer in flatten_layers(model) if layer is not model}
     if path in layers:

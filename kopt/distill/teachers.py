@@ -1,6 +1,7 @@
 """A teacher of any kind: what it gives for a batch, in its own precision, without a gradient."""
 
 import abc
+import concurrent.futures
 import functools
 import os
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from kopt.distill.projection import Shape
 from kopt.distill.tapping import Tap, tapped_shapes
 from kopt.graph import fingerprint, require_finite, signature
 from kopt.graph.checks import input_structure
+from kopt.graph.internals import flatten_layers
 from kopt.measure import Runner, load
 from kopt.measure.saved_model_runner import SavedModelRunner
 from kopt.train.steps.engine import call
@@ -46,6 +48,11 @@ class Teacher(abc.ABC):
     outputs: tuple[TensorInfo, ...]
     in_graph = True
     given: Any
+
+    @property
+    def supports_jit(self) -> bool:
+        """Whether Keras may decide to compile a step with it; see also `in_graph`."""
+        return self.in_graph
 
     @abc.abstractmethod
     def answer(self, x: Any, stored: Mapping[str, Any] | None) -> Answer:
@@ -84,6 +91,11 @@ class KerasTeacher(Teacher):
         require_finite(model)
         self.model, self.name, self.given = model, model.name, model if given is None else given
         self._tap: Tap | None = None
+
+    @property
+    def supports_jit(self) -> bool:
+        """See `Teacher.supports_jit`."""
+        return all(getattr(layer, "supports_jit", True) for layer in flatten_layers(self.model))
 
     def answer(self, x: Any, stored: Mapping[str, Any] | None) -> Answer:
         """Call it."""
@@ -146,6 +158,7 @@ class SavedModelTeacher(RunnerTeacher):
     """A SavedModel, called inside the step: from outside it would wait for the threads that the step waits on."""
 
     in_graph = True
+    supports_jit = False  # what XLA makes of the operations of a file is not known
     runner: SavedModelRunner
 
     def answer(self, x: Any, stored: Mapping[str, Any] | None) -> Answer:
@@ -172,7 +185,9 @@ def teacher_of(given: Any) -> Teacher:
             f"`kopt.measure.load` gives, or a cache of one. Received: {type(given).__module__}."
             f"{type(given).__qualname__}."
         )
-    runner = load(given)
+    # In a thread of its own: variables that are restored under a strategy cannot be read in its constructor.
+    with concurrent.futures.ThreadPoolExecutor(1) as alone:
+        runner = alone.submit(load, given).result()
     model = getattr(runner, "model", None)
     if model is not None:
         return KerasTeacher(model, given)

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from kopt import measure, profile
+from kopt import profile
 from kopt.core.progress import Progress, Silent
 from kopt.core.records.changes.distillation import TeachingReport
 from kopt.core.settings import choice, number, whole
@@ -16,7 +16,7 @@ from kopt.report.changes.teaching import TEACHING
 from kopt.report.look import Shown
 from kopt.train import check_inputs
 from kopt.train.batch_norm import settle_statistics
-from kopt.train.judging import Course, aim_of, finite_batches
+from kopt.train.judging import Aim, Course, aim_of, evaluated, finite_batches
 from kopt.train.schedules import OneCycle
 from kopt.train.weight_constraints import constraints_of
 
@@ -125,7 +125,7 @@ def teach(
         model.set_weights(course.best_weights)
         last = course.best
     costs = profile.model(student, data=x)
-    whole_costs = None if original is None else profile.model(original, data=x)
+    whole_costs = None if original is None else profile.model(original, data=model.inputs_of_teacher(x))
     return Teaching(
         model=student.name,
         metric=aim.metric or "loss",
@@ -135,18 +135,20 @@ def teach(
         best=last.name,
         parameters=costs.parameters,
         macs=costs.macs,
-        teacher_value=_value(original, judged, aim.metric),
+        teacher_value=_value(model, original, judged, aim),
         teacher_parameters=None if whole_costs is None else whole_costs.parameters,
         teacher_macs=None if whole_costs is None else whole_costs.macs,
         distillation=model.report,
     )
 
 
-def _value(teacher: keras.Model | None, judged: Any, metric: str | None) -> float | None:
-    """Return what a Keras teacher is worth by a metric."""
-    if teacher is None or metric is None:
+def _value(model: DistillationModel, teacher: keras.Model | None, judged: Any, aim: Aim) -> float | None:
+    """Return what a Keras teacher is worth by the metric of the stages, as these are judged."""
+    if teacher is None or aim.metric is None:
         return None
-    return measure.evaluate(teacher, judged, metrics=(metric,)).metrics[metric]
+    judge = DistillationModel(teacher, teacher, losses=None, unlabeled=model.unlabeled)
+    aim.compile(judge)
+    return evaluated(judge, judged.map(lambda x, *rest: (model.inputs_of_teacher(split(x)[0]), *rest)), aim.metric)[1]
 
 
 class _Epochs(keras.callbacks.Callback):

@@ -24,8 +24,9 @@ def evaluate(target: Any, data: Any, *, metrics: Any = ("accuracy",), batch_size
             class numbers, one-hot rows or 0/1, for several outputs a dict by output name.
         metrics: names or `keras.metrics.Metric` objects (which are reset), one or several. `"accuracy"` becomes the
             binary, categorical or sparse one by the shapes of labels and outputs, as in `compile`; a binary output is
-            cut at 0.5. Of several outputs a dict gives each its own, `{"species": "accuracy", "age": ("mae", "mse")}`;
-            one that it leaves out is not judged.
+            cut at 0.5, that of a Keras model compiled with a binary loss `from_logits=True` at 0. Of several outputs a
+            dict gives each its own, `{"species": "accuracy", "age": ("mae", "mse")}`; one that it leaves out is not
+            judged.
         batch_size: examples a call; see `Runner.predict`.
 
     Returns:
@@ -45,6 +46,7 @@ def evaluate(target: Any, data: Any, *, metrics: Any = ("accuracy",), batch_size
     runner = load(target)
     wanted = _wanted(metrics, [info.name for info in runner.outputs])
     trackers: dict[str, list[_Tracker]] = {}
+    shift = 0.5 if gives_binary_logits(getattr(runner, "model", None)) else 0.0
     count = 0
     for x, y, weight in labelled_batches(data):
         predictions = runner.predict(x, batch_size=batch_size)
@@ -54,7 +56,9 @@ def evaluate(target: Any, data: Any, *, metrics: Any = ("accuracy",), batch_size
             _check_predictions(runner, predicted, labels)
             prefix = f"{name}_" if isinstance(predictions, dict) else ""
             own = weight.get(name) if isinstance(weight, Mapping) else weight
-            for tracker in trackers.setdefault(prefix, [_Tracker(one, labels, predicted) for one in wanted[name]]):
+            if prefix not in trackers:
+                trackers[prefix] = [_Tracker(one, labels, predicted, shift) for one in wanted[name]]
+            for tracker in trackers[prefix]:
                 tracker.update(labels, predicted, own)
         count += len(pairs[0][1])
     if not count:
@@ -140,10 +144,38 @@ def correct_share(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         _check_classes(labels, predicted.shape[-1])
         right = predicted.argmax(-1) == labels.reshape(predicted.shape[:-1])
     elif labels.shape == predicted.shape:
+        if np.isin(labels, (0, 1)).all() and (labels.sum(axis=-1) != 1).any():
+            raise DataError(
+                "Labels name several classes of an example or none, of which accuracy looks at one. Judge by "
+                "'binary_accuracy' or 'auc'."
+            )
         right = predicted.argmax(-1) == labels.argmax(-1)
     else:
         raise _misfit(labels, predicted)
     return np.asarray(right.reshape(len(right), -1).mean(axis=1))
+
+
+def gives_binary_logits(model: Any) -> bool:
+    """Return whether a Keras model is compiled with a binary loss that takes logits: its classes part at 0."""
+    if model is None or not getattr(model, "compiled", False):
+        return False
+    from kopt.train.steps.label_checks import LossKind  # noqa: PLC0415 - loads Keras, which files do without
+
+    kind = LossKind.of(model.loss)
+    return kind.family == "binary" and kind.from_logits
+
+
+def require_probabilities(model: Any) -> None:
+    """Refuse to judge files of a model by accuracy whose single number is a logit, which a file does not say.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if gives_binary_logits(model):
+        raise ConfigError(
+            f"{model.name} gives logits, as the loss says that it is compiled with, and accuracy cuts at 0.5. End it "
+            "with a sigmoid, `keras.Model(model.inputs, keras.ops.sigmoid(model.output))`, or judge by 'auc'."
+        )
 
 
 def predicted_labels(
@@ -170,7 +202,8 @@ def predicted_labels(
 class _Tracker:
     """A Keras metric and the name it was asked for."""
 
-    def __init__(self, metric: Any, labels: np.ndarray, predicted: np.ndarray):
+    def __init__(self, metric: Any, labels: np.ndarray, predicted: np.ndarray, shift: float = 0.0):
+        self._shift = shift  # of logits, so that what Keras cuts at 0.5 is cut at 0
         self._is_accuracy = metric in _ACCURACY if isinstance(metric, str) else False
         self._metric = _accuracy_metric(labels, predicted) if self._is_accuracy else _keras_metric(metric)
         self._metric.reset_state()
@@ -181,6 +214,7 @@ class _Tracker:
             _check_classes(labels, predicted.shape[-1])
         if type(self._metric).__name__ == "BinaryAccuracy" and self._is_accuracy:
             _check_classes(labels, 2)
+            predicted = predicted + self._shift
         if self._is_accuracy:
             labels = labels.reshape(_label_shape(labels, predicted))
             predicted = predicted.reshape(len(predicted), -1) if predicted.ndim == 1 else predicted

@@ -125,6 +125,8 @@ def loss_of(
 
 def _portable(loss: Any, name: str) -> Any:
     """Return a loss as another process can have it: its name, or what Keras serializes of it."""
+    if isinstance(loss, (Mapping, list, tuple)) and len(loss) == 1:
+        [loss] = loss.values() if isinstance(loss, Mapping) else loss
     if isinstance(loss, str):
         return loss
     kind = loss if inspect.isroutine(loss) else type(loss)
@@ -183,6 +185,8 @@ def held_out(labels: np.ndarray[Any, Any], seed: int) -> tuple[np.ndarray[Any, A
 def _labelled(data: Any, runner: measure.Runner) -> tuple[Lesson, tuple[str, ...]]:
     if isinstance(data, kopt_data.Split):
         data = (data.x, data.y)
+    if isinstance(data, tuple) and len(data) == 2 and data[1] is None:
+        data = data[0]
     if isinstance(data, tuple) and len(data) in (2, 3) and data[1] is not None:
         return Lesson(*data), ()
     if isinstance(data, (np.ndarray, Mapping, list)):

@@ -13,6 +13,7 @@ from kopt.core.errors import (
     ConfigError,
     DataError,
     DeadlineError,
+    KoptError,
     NotServedError,
     OverloadedError,
     RequestError,
@@ -108,7 +109,24 @@ class Client:
             ServingError: see its subclasses.
         """
         _check_id(request_id)
-        end = time.monotonic() + self._timeout_s
+        end, known = time.monotonic() + self._timeout_s, self._signatures
+        try:
+            return self._predicted(arrays, signature, request_id, end)
+        except (DataError, RequestError):  # a new version may take other inputs
+            if known is None or not self._is_other(known):
+                raise
+            return self._predicted(arrays, signature, request_id, end)
+
+    def _is_other(self, known: Signatures) -> bool:
+        """Return whether the server takes something else by now, as a new version may."""
+        try:
+            return self.metadata() != known
+        except KoptError:
+            return False
+
+    def _predicted(
+        self, arrays: Arrays, signature: str, request_id: str | None, end: float
+    ) -> np.ndarray | dict[str, np.ndarray]:
         inputs, outputs = self._signature(signature, end)
         named = match(inputs, arrays)
         total = examples(inputs, named)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from kopt.core.errors import KoptError, LoadError, NotServedError, RequestError
+from kopt.core.errors import LoadError, NotServedError, RequestError
 from kopt.core.records.shipping.serving import ServerSettings, VersionStatus
 from kopt.measure import Runner
 from kopt.serve.batcher import Batcher
@@ -240,8 +240,8 @@ class Host:
         loop = asyncio.get_running_loop()
         try:
             loaded = await loop.run_in_executor(None, load)
-        except (KoptError, OSError) as error:
-            self.refused[version] = str(error)
+        except Exception as error:  # noqa: BLE001 - a runner of the user may raise anything; the version that serves goes on
+            self.refused[version] = str(error) or type(error).__name__
             self._metrics.count("kopt_loads_total", outcome="refused")
             self.log(f"{self.name} version {version} is refused: {error}")
             return False

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kopt.core.errors import ConfigError, KoptError, UnavailableError, nearest
+from kopt.core.errors import ConfigError, UnavailableError, nearest
 from kopt.core.memory import resident_bytes
 from kopt.core.optional import require
 from kopt.core.records.shipping.monitoring import Monitoring, Traffic
@@ -103,8 +103,10 @@ class Server:
         """Serve in a thread of its own, and return once a version takes requests.
 
         Raises:
+            ConfigError: it serves already.
             KoptError: nothing could be loaded, or the port is taken.
         """
+        self._require_idle()
         self._started.clear()
         self._error = None
         self._thread = threading.Thread(target=self._in_thread, name="kopt-serve", daemon=True)
@@ -133,8 +135,10 @@ class Server:
             ready: called with the server once a version takes requests.
 
         Raises:
+            ConfigError: it serves already.
             KoptError: nothing could be loaded, or the port is taken.
         """
+        self._require_idle()
         asyncio.run(self._serve(lambda: ready(self), signals=True))
 
     def __enter__(self) -> "Server":
@@ -143,10 +147,14 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def _require_idle(self) -> None:
+        if self._thread is not None and self._thread.is_alive():
+            raise ConfigError(f"The server of {self.name} runs at {self.url} already. Call `stop` before.")
+
     def _in_thread(self) -> None:
         try:
             asyncio.run(self._serve(self._started.set, signals=False))
-        except (KoptError, OSError) as error:
+        except BaseException as error:  # noqa: BLE001 - whoever started it must hear of it
             self._error = error
         finally:
             self._started.set()

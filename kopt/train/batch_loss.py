@@ -103,6 +103,15 @@ def scaled_gradients(
 
 
 def _given(loss: Any, y: Any, outputs: Any, weight: Any) -> tf.Tensor:
+    leaves, targets = keras.tree.flatten(outputs), keras.tree.flatten(y)
+    is_of_keras = isinstance(loss, keras.losses.Loss) or getattr(loss, "__module__", "").partition(".")[0] == "keras"
+    if len(leaves) > 1 and is_of_keras:
+        raise ConfigError(
+            f"One `loss` was given, and the model has {len(leaves)} outputs. Compile it with a loss for each, and "
+            f"leave `loss` out."
+        )
+    if len(leaves) == 1 and is_of_keras:
+        outputs, y = leaves[0], targets[0] if len(targets) == 1 else y
     if isinstance(loss, keras.losses.Loss):
         return loss(y, outputs, sample_weight=weight)
     values = loss(y, outputs)

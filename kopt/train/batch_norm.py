@@ -119,11 +119,12 @@ def layers_of(model: keras.Model) -> list[keras.layers.BatchNormalization]:
 def settle_statistics(model: keras.Model, data: Any) -> bool:
     """Estimate the statistics of `model` anew on some batches, and return whether there were any to estimate.
 
-    For use around a training: moving averages fit the weights of before, and need hundreds of updates to follow.
+    For use around a training: moving averages fit the weights of before, and need hundreds of updates to follow. Those
+    of frozen layers, which training leaves alone, stay.
     """
-    if hasattr(model, "quantization") or all(uses_renorm(layer) for layer in layers_of(model)):
+    if hasattr(model, "quantization") or not any(one.trainable and not uses_renorm(one) for one in layers_of(model)):
         return False
-    return bool(reestimate_in_place(model, data, batches=_SETTLING_BATCHES).layers)
+    return bool(reestimate_in_place(model, data, batches=_SETTLING_BATCHES, frozen=False).layers)
 
 
 def uses_renorm(layer: keras.layers.BatchNormalization) -> bool:
@@ -132,10 +133,11 @@ def uses_renorm(layer: keras.layers.BatchNormalization) -> bool:
 
 
 def reestimate_in_place(
-    model: keras.Model, data: Any, *, batches: int | None = None, mode: str = "joint"
+    model: keras.Model, data: Any, *, batches: int | None = None, mode: str = "joint", frozen: bool = True
 ) -> BatchNormReport:
-    """Do what `reestimate_batch_norm` does, to `model` itself."""
-    dataset, every = input_batches(data, batches), layers_of(model)
+    """Do what `reestimate_batch_norm` does, to `model` itself; `frozen`: also to layers that are not trained."""
+    dataset = input_batches(data, batches)
+    every = [layer for layer in layers_of(model) if frozen or layer.trainable]
     chosen = [layer for layer in every if not uses_renorm(layer)]
     old = {id(layer): (layer.moving_mean.numpy(), layer.moving_variance.numpy()) for layer in chosen}
     measured = _measure(model, chosen, dataset, batches, joint=mode == "joint")

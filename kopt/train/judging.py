@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -10,10 +10,14 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError
 from kopt.core.records.changes.recovery import RecoveryStage
+from kopt.graph.internals import graph_of
 from kopt.train.batch_loss import require_known_loss
 from kopt.train.internals import loss_weights
 from kopt.train.labelled_batches import labelled_dataset
 from kopt.train.steps.label_checks import LossKind
+
+# Names that Keras makes a loss of when it sees the shapes of labels and outputs.
+_RESOLVED = ("crossentropy", "ce")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,22 +93,34 @@ def aim_of(models: Iterable[keras.Model | None], loss: Any, metric: str | None) 
     Args:
         models: whose own loss is taken, with its weights, the first that is compiled, where `loss` is `None`.
         loss: as for `compile`.
-        metric: `None`: accuracy for cross-entropies, the loss for others.
+        metric: `None`: accuracy for a cross-entropy of one output, unless it is binary and takes logits, which Keras
+            would cut at 0.5; the loss for others.
 
     Raises:
         ConfigError: there is no loss, or Keras does not know it.
     """
-    weights = None
+    weights, models = None, tuple(models)
     for one in models:
         if loss is None and one is not None and one.compiled:
             loss, weights = one.loss, loss_weights(one)
     if loss is None:
         raise ConfigError("There is no loss: compile the model or the teacher, or pass `loss`, e.g. `loss='mse'`.")
-    if isinstance(loss, str):
+    count = next((_outputs(one) for one in models if one is not None), None)
+    if count == 1 and isinstance(loss, (Mapping, list, tuple)) and len(loss) == 1:
+        [loss] = loss.values() if isinstance(loss, Mapping) else loss
+    if isinstance(loss, str) and loss not in _RESOLVED:
         require_known_loss(loss)
-    if metric is None and LossKind.of(loss).family in ("sparse", "categorical", "binary"):
+    kind = LossKind.of(loss)
+    is_counted = kind.family in ("sparse", "categorical") or (kind.family == "binary" and not kind.from_logits)
+    if metric is None and is_counted and count in (1, None):
         metric = "accuracy"
     return Aim(loss, weights, metric)
+
+
+def _outputs(model: keras.Model) -> int | None:
+    """Return the number of outputs; `None` of a subclassed model."""
+    graph = graph_of(model)
+    return None if graph is None else len(keras.tree.flatten(graph.output))
 
 
 def finite_batches(data: Any, batch_size: int, seed: int | None, name: str) -> tuple[tf.data.Dataset, int]:

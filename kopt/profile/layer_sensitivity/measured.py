@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -81,8 +82,9 @@ class Judge:
         if self._objective.metric is not None:
             self._metric.add(values[1] - before[1], batch.weight)
         elif self._objective.whole is not None:
+            y, outputs = (keras.tree.flatten(one)[0] for one in (batch.y, judged[1]))  # a metric is of one output
             self._state = self._objective.whole.stateless_update_state(
-                self._state, batch.y, judged[1], sample_weight=batch.weight
+                self._state, y, outputs, sample_weight=batch.weight
             )
 
     @property

@@ -56,6 +56,10 @@ def objective_of(model: keras.Model, y: Any, outputs: Any, loss: Any, metric: An
         DataError: the targets do not fit the outputs.
     """
     given = _given_loss(model, loss)
+    if isinstance(outputs, (Mapping, list, tuple)) and len(keras.tree.flatten(outputs)) == 1:
+        if isinstance(given, (Mapping, list, tuple)) and len(given) == 1:
+            [given] = given.values() if isinstance(given, Mapping) else given
+        return _of_one_output(objective_of(model, _leaf(y), _leaf(outputs), given, metric), given, metric)
     of_example = _loss(model, given, loss is None, y, outputs)
     single = len(keras.tree.flatten(outputs)) == 1
     if metric is None:
@@ -75,6 +79,23 @@ def objective_of(model: keras.Model, y: Any, outputs: Any, loss: Any, metric: An
     if not isinstance(found, keras.metrics.MeanMetricWrapper):
         return Objective(of_example, None, found, found.name, more_is_better)
     return Objective(of_example, _mean_metric(found), None, found.name, more_is_better)
+
+
+def _leaf(structure: Any) -> Any:
+    return keras.tree.flatten(structure)[0]
+
+
+def _of_one_output(found: Objective, loss: Any, metric: Any) -> Objective:
+    """Return the same for outputs and targets that lie in a dict or list, which functions of the user get as it is."""
+
+    def opened(function: PerExample | None, given: Any) -> PerExample | None:
+        if function is None or (callable(given) and not _is_of_keras(given)):
+            return function
+        return lambda y, outputs: function(_leaf(y), _leaf(outputs))
+
+    of_example = opened(found.loss, loss)
+    assert of_example is not None
+    return dataclasses.replace(found, loss=of_example, metric=opened(found.metric, metric))
 
 
 def _given_loss(model: keras.Model, loss: Any) -> Any:

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError
 from kopt.graph import signature
+from kopt.train.internals import mask_of
 from kopt.train.soft_targets import binary_kl, kl, logits_of, mse
 from kopt.train.steps.label_checks import LossKind
 
@@ -22,7 +23,7 @@ class Distilled(keras.Model):
             ConfigError: the outputs are not alike.
         """
         super().__init__(name=f"distilled_{student.name}")
-        shapes = [[tuple(tensor.shape) for tensor in model.outputs] for model in (student, teacher)]
+        shapes = [[info.shape for info in signature(model)[1]] for model in (student, teacher)]
         if shapes[0] != shapes[1]:
             raise ConfigError(
                 f"Student and teacher must have outputs of the same shapes. Received: {shapes[0]} and {shapes[1]}."
@@ -59,10 +60,20 @@ class Distilled(keras.Model):
         for (theirs, ours), kind, share, weight in zip(pairs, self._kinds, self._shares, weights, strict=True):
             if kind is not None:
                 apart = _apart(kind, theirs, ours, self._temperature)
-                if weight is not None:
-                    apart *= tf.reshape(tf.cast(weight, apart.dtype), (-1, *(1 for _ in apart.shape[1:])))
-                total += self._weight * share * tf.reduce_mean(apart)
+                apart = apart if weight is None else apart * _spread(weight, apart)
+                mask, there = mask_of(ours), tf.ones_like(apart)  # as Keras does: the mean over what is there
+                there = there if mask is None else there * _spread(mask, apart)
+                value = tf.math.divide_no_nan(tf.reduce_sum(apart * there), tf.reduce_sum(there))
+                total += self._weight * share * value
         return total
+
+
+def _spread(weight: Any, values: tf.Tensor) -> tf.Tensor:
+    """Return weights or a mask in the shape of `values`, or with axes of 1 at its end."""
+    weight = tf.cast(weight, values.dtype)
+    if weight.shape.rank == values.shape.rank + 1 and weight.shape[-1] == 1:
+        weight = tf.squeeze(weight, -1)
+    return tf.reshape(weight, tf.concat([tf.shape(weight), [1] * (values.shape.rank - weight.shape.rank)], 0))
 
 
 def _apart(kind: LossKind, theirs: Any, ours: Any, temperature: float) -> tf.Tensor:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -113,6 +113,8 @@ def iterative(
     if fine_tune is not None and not callable(fine_tune):
         raise ConfigError(f"`fine_tune` must be a function of a model. Received: {fine_tune!r}.")
     require_built(model)
+    # What may be an iterator is gone through in every round.
+    pruning = {name: tuple(value) if isinstance(value, Iterator) else value for name, value in pruning.items()}
     pruning = {"batch_size": batch_size, "data": train, "loss": loss, **pruning}
     goal = _Goal.of(model, target_macs, target_params, pruning)
     is_judged = fine_tune is None or validation is not None

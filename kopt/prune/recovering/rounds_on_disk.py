@@ -8,6 +8,7 @@ The key is the hash of the model that the run began with and of its settings.
 """
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Mapping
@@ -15,11 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from kopt.core.files import atomic_path, remove_leftovers, writing_to
 from kopt.core.records.changes.iterative_pruning import PruningRound
 from kopt.graph import fingerprint
 from kopt.graph.internals import flatten_layers
+
+# What a setting is that does not tell runs apart.
+_OTHER = object()
 
 
 class RoundsOnDisk:
@@ -31,13 +36,14 @@ class RoundsOnDisk:
         Args:
             workdir: may hold other runs.
             model: that the run begins with.
-            settings: of the run; numbers, words and lists of these tell runs apart, other objects do not.
+            settings: of the run; numbers, words, losses, functions by name and collections of these tell runs apart,
+                data does not.
 
         Raises:
             OutputError: the directory cannot be written.
         """
         self._workdir = Path(workdir)
-        plain = {name: value for name, value in settings.items() if _is_plain(value)}
+        plain = {name: plain for name, value in settings.items() if (plain := _plain(value)) is not _OTHER}
         identity = json.dumps([fingerprint(model), plain], sort_keys=True)
         self._key = hashlib.sha256(identity.encode()).hexdigest()[:12]
         self._classes = {type(one).__name__: type(one) for one in flatten_layers(model)}
@@ -69,7 +75,18 @@ class RoundsOnDisk:
         return self._workdir / f"round-{number}-{self._key}"
 
 
-def _is_plain(value: Any) -> bool:
+def _plain(value: Any) -> Any:
+    """Return a setting as JSON has it, `_OTHER` for data and functions."""
+    if isinstance(value, (set, frozenset)):
+        value = sorted(value, key=repr)
     if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (str, bool, int, float))
+        parts = [_plain(one) for one in value]
+        return _OTHER if any(one is _OTHER for one in parts) else parts
+    if isinstance(value, Mapping):
+        return _plain([[key, one] for key, one in sorted(value.items(), key=repr)])
+    if isinstance(value, keras.losses.Loss):
+        return keras.saving.serialize_keras_object(value)
+    if isinstance(value, type) or inspect.isfunction(value):
+        return f"{value.__module__}.{value.__qualname__}"
+    value = value.item() if isinstance(value, np.generic) else value
+    return value if value is None or isinstance(value, (str, bool, int, float)) else _OTHER

@@ -18,6 +18,7 @@ from kopt.export import tflite
 from kopt.export.manifest import check_target
 from kopt.graph import signature
 from kopt.measure import load
+from kopt.measure.accuracy import require_probabilities
 from kopt.quantize.copying import require_fit, rounded_copy
 from kopt.quantize.diagnosis.calibrating import Batches, find_extremes, set_ranges
 from kopt.quantize.diagnosis.diagnose import batch_size
@@ -113,6 +114,8 @@ def fallback(
     inputs, _ = signature(model)
     arrays, _ = numbered(calibration, samples, seed, inputs)
     require_fit(model)
+    if evaluate is not None:
+        require_probabilities(model)
     copy, record = rounded_copy(model, "int8", RangeRule(), ())
     trace = RoundedTrace(copy)
     batches = Batches(arrays, batch_size(trace))

@@ -10,6 +10,7 @@ from kopt import data as kopt_data
 from kopt import measure
 from kopt.core.errors import ConfigError, DataError, InputError, UnsupportedModelError
 from kopt.core.records.search.budget import AGREEMENT, Budget
+from kopt.measure.accuracy import require_probabilities
 from kopt.search.judging.examining import Examiner, agreement_budget, output_of
 
 _FEW = 8
@@ -60,6 +61,8 @@ def examiner_of(data: Any, runner: measure.Runner, budget: Budget, name: str = "
         InputError: the examples do not fit the model, or the budget asks for what they do not have.
     """
     split = read_split(data, name)
+    if "accuracy" in budget.metrics:
+        require_probabilities(getattr(runner, "model", None))
     if split.y is None:
         inputs, labels = kopt_data.check(split.x, runner.inputs, name=name), None
     else:
@@ -68,6 +71,10 @@ def examiner_of(data: Any, runner: measure.Runner, budget: Budget, name: str = "
     examiner = Examiner(runner, inputs, labels, budget.metric, budget.metrics)
     _check_metrics(examiner)
     if budget.max_class_drop is not None and examiner.classes is None:
+        if labels is not None and budget.metric == "accuracy" and len(np.unique(labels)) == 1:
+            raise ConfigError(
+                f"`max_class_drop` compares classes, and {name} has one only. Pass others, or leave it out."
+            )
         raise ConfigError(
             f"`max_class_drop` needs a class for every example of {name}, and metric='accuracy'. Received: metric="
             f"{budget.metric!r}, labels {'none' if labels is None else f'of shape {labels.shape}'}. Leave it out."

@@ -50,7 +50,7 @@ def sensed(model: Any, examiner: Examiner, costs: ModelProfile | None, trials: T
         found = profile.sensitivity(
             model, (inputs, examiner.labels[:_EXAMPLES]), perturbations=_PERTURBATIONS, loss=known, estimate_examples=0
         )
-    except (KoptError, ValueError, tf.errors.OpError) as error:
+    except (KoptError, ValueError, TypeError, AttributeError, tf.errors.OpError) as error:
         return Sensed(reason=f"The sensitivity of layers could not be measured: {str(error).splitlines()[0]}")
     record = SensitivityProfile.from_json(found.to_json())
     trials.finish_sensitivity(record)

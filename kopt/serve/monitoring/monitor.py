@@ -199,6 +199,12 @@ class Monitor:
         else:
             self._take_version(item, t, up)
 
+    def _recent_of(self, version: int) -> Recent:
+        """Return what is known of a version, which is now the one used last; those unused for longest go first."""
+        recent = self._recent.pop(version, None) or Recent(self._settings.recent, None)
+        self._recent[version] = recent
+        return recent
+
     def _take_version(self, item: _Loaded, t: float, up: float) -> None:
         profile: MonitoringProfile | None = None
         if item.path is not None:
@@ -209,11 +215,12 @@ class Monitor:
             except LoadError as error:
                 profile = None
                 self._say(str(error))
+        self._recent.pop(item.version, None)
         self._recent[item.version] = Recent(self._settings.recent, profile)
         self._drift.pop(item.version, None)
-        for older in sorted(self._recent)[:-_MOST_VERSIONS]:
-            del self._recent[older]
-            self._drift.pop(older, None)
+        for unused in list(self._recent)[:-_MOST_VERSIONS]:
+            del self._recent[unused]
+            self._drift.pop(unused, None)
         self._line("version", t, up, version=item.version, path="" if item.path is None else str(item.path))
 
     def _take_exchange(self, item: Exchange, t: float, up: float) -> None:
@@ -257,7 +264,7 @@ class Monitor:
         if judged is not None and judged.nbytes <= settings.max_example_bytes:
             _remember(self._answers, identity, _Answer(version, {"y": judged}), settings.remembered)
         if is_chosen(identity, "sample", settings.sample):
-            recent = self._recent.setdefault(version, Recent(settings.recent, None))
+            recent = self._recent_of(version)
             inputs, answers = predictions.numeric(arrays), predictions.numeric(outputs)
             columns = predictions.features(inputs)
             recent.inputs.add(columns)
@@ -313,7 +320,7 @@ class Monitor:
         item.done.set_result(None)
 
     def _scored(self, version: int, scores: Sequence[float]) -> None:
-        self._recent.setdefault(version, Recent(self._settings.recent, None)).scores.extend(scores)
+        self._recent_of(version).scores.extend(scores)
 
     def _look(self) -> None:
         """Work out drift, and hold the rules against everything."""

@@ -72,7 +72,11 @@ def confidence(outputs: Arrays) -> list[float] | None:
 
 def class_numbers(outputs: Arrays, labels: Any) -> Any:
     """Return one-hot labels as class numbers, other labels as they are."""
-    predicted, wanted = judged_output(outputs), np.asarray(labels)
+    try:
+        wanted = np.asarray(labels)
+    except ValueError as error:
+        raise DataError(f"Labels are a list of numbers, or of lists of one length. Received: {error}") from error
+    predicted = judged_output(outputs)
     is_one_hot = predicted is not None and wanted.shape == predicted.shape and wanted.ndim == 2 and wanted.shape[1] > 1
     return wanted.argmax(axis=1) if is_one_hot else wanted
 

@@ -29,7 +29,7 @@ class VersionLines:
         times_ms: of the last answers.
         roles: requests by role.
         inputs, outputs: features of the last examples that were kept.
-        kept: their references as `(id, row, confidence)`.
+        kept: their references as `((id, which of this id), row, confidence)`.
         predictions: examples by class.
         scores: of labelled examples.
     """
@@ -40,7 +40,7 @@ class VersionLines:
         self.times_ms: collections.deque[float] = collections.deque(maxlen=_MOST_TIMES)
         self.roles: collections.Counter[str] = collections.Counter()
         self.inputs, self.outputs = Table(length), Table(length)
-        self.kept: collections.deque[tuple[str, int, float]] = collections.deque(maxlen=length)
+        self.kept: collections.deque[tuple[tuple[str, int], int, float]] = collections.deque(maxlen=length)
         self.predictions: collections.Counter[int] = collections.Counter()
         self.scores: list[float] = []
 
@@ -62,7 +62,9 @@ class Log:
         self.lines = self.damaged = self.clock_steps = 0
         self.statuses: collections.Counter[int] = collections.Counter()
         self.versions: dict[int, VersionLines] = {}
-        self.labels: dict[str, list[Any]] = {}
+        # By id and which of the requests with this id it is, counted from 1: an id may be used again.
+        self.labels: dict[tuple[str, int], list[Any]] = {}
+        self._times: collections.Counter[str] = collections.Counter()
         self.shadow_scores: dict[tuple[int, int], list[tuple[float, float]]] = collections.defaultdict(list)
         self.shadow_counts: dict[tuple[int, int], list[int]] = collections.defaultdict(lambda: [0, 0])
         self.alerts: dict[str, Event] = {}
@@ -112,6 +114,7 @@ class Log:
 
     def _add_request(self, event: Event) -> None:
         self.statuses[event["code"]] += 1
+        self._times[event["id"]] += 1
         if event.get("version") is None:
             return
         found = self.version(event["version"])
@@ -134,7 +137,8 @@ class Log:
             found.inputs.add(inputs)
             sure = (predictions.confidence(y) if y else None) or [1.0] * event["n"]
             if x:
-                found.kept.extend((event["id"], row, value) for row, value in enumerate(sure))
+                identity = event["id"], self._times[event["id"]]
+                found.kept.extend((identity, row, value) for row, value in enumerate(sure))
         if outputs and _is_table(outputs, event["n"]):
             found.outputs.add(outputs)
         judged = predictions.judged_output(y) if y else None
@@ -157,7 +161,7 @@ class Log:
             _remember(self._shadows, event["id"], (event["version"], judged))
 
     def _add_label(self, event: Event) -> None:
-        self.labels.setdefault(event["id"], event["labels"])
+        self.labels.setdefault((event["id"], self._times[event["id"]]), event["labels"])
         answer = self._answers.get(event["id"])
         scores = None if answer is None else self._scores(answer[1], event["labels"])
         if answer is None or scores is None:
@@ -184,18 +188,20 @@ class Log:
             return None
 
 
-def logged_arrays(path: Path) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Yield id and inputs of every request whose inputs are in the log, in order.
+def logged_arrays(path: Path) -> Iterator[tuple[tuple[str, int], dict[str, np.ndarray]]]:
+    """Yield id, which one of this id it is, and inputs of every request whose inputs are in the log, in order.
 
     Raises:
         LoadError: there is no log.
     """
+    times: collections.Counter[str] = collections.Counter()
     for line in log_lines(path):
         event = decoded(line)
         if event is not None and event["kind"] == "request":
+            times[event["id"]] += 1
             x = unpacked(event.get("x"))
             if x and all(array.ndim and len(array) == event.get("n") for array in x.values()):
-                yield event["id"], x
+                yield (event["id"], times[event["id"]]), x
 
 
 def _features(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

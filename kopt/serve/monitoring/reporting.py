@@ -161,7 +161,7 @@ def logged_examples(
         known = labels.get(identity)
         for row in range(len(next(iter(arrays.values())))):
             label = known[row] if known is not None and row < len(known) else None
-            if (label is not None) if wanted is None else ((identity, row) in wanted):
+            if (label is not None) if wanted is None else ((identity[0], row) in wanted):
                 rows.append({name: array[row] for name, array in arrays.items()})
                 found.append(label)
     forms = {tuple((name, array.shape) for name, array in row.items()) for row in rows}
@@ -310,10 +310,10 @@ def _references(read: Log, lines: VersionLines) -> tuple[list[ExampleReference],
     return latest, open_[:_UNSURE]
 
 
-def _reference(read: Log, identity: str, row: int) -> ExampleReference:
+def _reference(read: Log, identity: tuple[str, int], row: int) -> ExampleReference:
     labels = read.labels.get(identity)
     label = None if labels is None or row >= len(labels) else labels[row]
-    return ExampleReference(identity, row, label if isinstance(label, (int, float)) else None)
+    return ExampleReference(identity[0], row, label if isinstance(label, (int, float)) else None)
 
 
 def _names(a: int, b: int) -> tuple[str, str]:

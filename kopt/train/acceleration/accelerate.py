@@ -213,7 +213,9 @@ class AcceleratedModel(keras.Model):
         runner = self.engine.runner_for_batch(batch)
         self.model.reset_metrics()
         logs = internals.as_numbers(runner.take(batch).logs)
-        return logs if return_dict else list(logs.values())
+        if return_dict:
+            return logs
+        return list(logs.values()) if len(logs) > 1 else next(iter(logs.values()))
 
     def make_train_function(self, force: bool = False) -> Any:
         """Make the step that `model.fit` takes, for tools that time single steps; `fit` does not use it."""

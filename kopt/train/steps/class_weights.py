@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError
@@ -23,7 +24,7 @@ def weights_of_classes(y: Any, class_weight: Mapping[int, float]) -> tf.Tensor:
     """
     if y is None or tf.nest.is_nested(y):
         raise ConfigError("`class_weight` needs the labels of one output. Pass `sample_weight` instead.")
-    if not class_weight or any(not isinstance(label, int) or label < 0 for label in class_weight):
+    if not class_weight or any(not isinstance(label, (int, np.integer)) or label < 0 for label in class_weight):
         raise ConfigError(
             f"`class_weight` is a dict from labels, counted from 0, to weights. Received: {class_weight!r}."
         )

@@ -78,6 +78,8 @@ def check_inputs(
     _check_settings(accumulate_steps, batch_size, steps_per_execution, steps_per_epoch)
     notes = _epoch_notes(batches, steps_per_epoch, steps_per_execution, accumulate_steps, dataset)
     x, y, sample_weight = (_local(model, part) for part in (x, y, sample_weight))
+    if (own := getattr(model, "own_inputs", None)) is not None:
+        x = own(x)  # what a cache joins to them was checked when it was made
     loss = model.loss if loss is None and model.compiled else loss
     if getattr(model, "unlabeled", None) is not None:
         y = loss = None  # Labels that are missing on purpose look like wrong ones; the model knows which they are.

@@ -273,3 +273,12 @@ def test_inputs_of_too_many_columns_have_no_profile_and_no_features(tmp_path, mo
     with pytest.raises(DataError, match="columns, which are not watched"):
         kopt.serve.write_profile(path, np.zeros((20, 4), np.float32))
     assert not profile_path(path).exists()
+
+
+def test_an_id_that_is_used_again_has_labels_of_its_own_each_time(tmp_path):
+    log = LogText()
+    for value, label in ((0.0, 1), (1.0, 2)):
+        log.request("again", [[value]], [scores(0)])
+        log("label", id="again", labels=[label])
+    x, y = kopt.serve.logged_examples(log.write(tmp_path / "log"))
+    assert (x[:, 0].tolist(), y.tolist()) == ([0.0, 1.0], [1, 2])

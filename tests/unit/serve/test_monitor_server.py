@@ -10,8 +10,10 @@ import pytest
 import kopt
 from kopt.core.errors import ConfigError, NotServedError, RequestError
 from kopt.core.records.shipping.monitoring import AlertRule, Monitoring, Traffic
+from kopt.serve.metrics import Metrics
 from kopt.serve.monitoring.lines import decoded, unpacked
 from kopt.serve.monitoring.log_files import log_lines
+from kopt.serve.monitoring.monitor import Monitor, _Loaded
 from kopt.serve.monitoring.routing import is_chosen
 
 PREDICT = "/v1/models/{}:predict"
@@ -334,3 +336,16 @@ def test_an_error_of_several_numbers_is_their_mean(function_runner, watched, htt
     assert (report.damaged, report.versions[0].score) == (0, 0.75)
     x, y = kopt.serve.logged_examples(tmp_path / "log")
     assert (x.tolist(), y.tolist()) == ([[1.0], [2.0]], [[1.5, 2.5], [2.0, 3.0]])
+
+
+def test_the_version_that_answers_is_remembered_however_many_are_loaded():
+    monitor = Monitor("m", Monitoring(), Metrics(), print)
+    try:
+        for version in range(1, 12):
+            monitor._take_version(_Loaded(version, None), 0.0, 0.0)
+            monitor._recent_of(1).scores.append(1.0)
+        assert monitor._scores() == {(("version", "1"),): 1.0}
+        assert 1 in monitor._recent
+        assert 2 not in monitor._recent
+    finally:
+        monitor.close()

@@ -168,12 +168,12 @@ def test_a_status_is_an_error_of_its_own(scripted, status, error):
 
 
 def test_what_passes_is_tried_again_and_what_does_not_is_not(scripted):
-    server = scripted((200, METADATA, {}), refusal(503), refusal(429), answer(2.5), refusal(400))
+    server = scripted((200, METADATA, {}), refusal(503), refusal(429), answer(2.5), refusal(400), (200, METADATA, {}))
     with kopt.serve.Client(server.url, "m", backoff_s=0.001) as client:
         assert client.predict(np.array([1.0], np.float32)).tolist() == [2.5]
         with pytest.raises(RequestError):
             client.predict(np.array([1.0], np.float32))
-    assert server.asked == 5
+    assert server.asked == 6  # the last time whether a new version takes other inputs
     assert len(server.connections) == 1
 
 
@@ -269,3 +269,13 @@ def test_grpc_without_its_packages_names_the_remedy(monkeypatch):
 def test_a_client_needs_no_tensorflow():
     code = "import sys, kopt; kopt.serve.Client('http://a', 'm'); print('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_a_new_version_of_other_inputs_is_asked_for_them(scripted):
+    other = json.loads(json.dumps(METADATA).replace('"x"', '"z"'))
+    assert other != METADATA
+    server = scripted((200, METADATA, {}), answer(2.5), refusal(400), (200, other, {}), answer(3.5))
+    with kopt.serve.Client(server.url, "m", backoff_s=0.001) as client:
+        assert client.predict(np.array([1.0], np.float32)).tolist() == [2.5]
+        assert client.predict(np.array([1.0], np.float32)).tolist() == [3.5]
+    assert server.asked == 5

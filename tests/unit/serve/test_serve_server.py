@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import kopt
-from kopt.core.errors import ConfigError, LoadError, MissingDependencyError
+from kopt.core.errors import ConfigError, KoptError, LoadError, MissingDependencyError
+from kopt.core.records.artifacts import TensorInfo
+from kopt.measure import Runner
 from kopt.serve.deployment import METRICS_PATH
 from kopt.serve.loaded import REGRESS
 
@@ -303,3 +305,30 @@ def test_a_keras_model_of_text_is_served(serve):
     with kopt.serve.Client(server.url, "colors") as client:
         found = client.predict(np.array([["red"], ["green"]]))
     np.testing.assert_allclose(found, model(tf.constant([["red"], ["green"]])), rtol=1e-6)
+
+
+class Broken(Runner):
+    """A runner of the user's that raises what nobody foresaw."""
+
+    format, runtime, device, threads, fixed_batch, name = "own", "own", "cpu", None, None, "broken"
+    inputs = outputs = (TensorInfo("x", (None, 1), "float32"),)
+
+    def run(self, feeds):
+        raise ValueError("nobody foresaw this")
+
+
+def test_an_error_that_nobody_foresaw_is_no_started_server():
+    with pytest.raises(KoptError, match="nobody foresaw this"):
+        kopt.serve.Server(Broken(), name="b", port=0, log=str).start()
+
+
+def test_a_server_is_started_once(half_plus_two):
+    server = kopt.serve.Server(half_plus_two, port=0, log=str)
+    with server:
+        with pytest.raises(ConfigError, match=r"runs at .* already"):
+            server.start()
+        url = server.url
+        with kopt.serve.Client(url, server.name, timeout_s=10) as client:
+            assert client.predict(np.ones(1, np.float32)).tolist() == [2.5]
+    with kopt.serve.Client(url, server.name, retries=0, timeout_s=2) as client, pytest.raises(KoptError):
+        client.status()

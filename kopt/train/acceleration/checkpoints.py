@@ -23,6 +23,7 @@ from kopt.train import internals
 
 _log = logging.getLogger("kopt.train")
 _NAME = re.compile(r"checkpoint-(\d{6})-(\d{9})")
+_ABSENT = object()
 _STATE, _VARIABLES, _ITERATOR, _ARRAYS = "state.json", "variables", "iterator", "callbacks.npz"
 
 
@@ -113,9 +114,11 @@ class Checkpoints:
         Args:
             config: where and how often.
             variables: Keras or TensorFlow variables that training changes, always in the same order.
-            callbacks: whose plain attributes are kept.
+            callbacks: before the training begins; of their plain attributes those that it changes are kept, so that a
+                setting that is given anew holds.
         """
         self.config = config
+        self._settings = [dict(vars(callback)) for callback in callbacks]
         self._variables = [v.value if isinstance(v, keras.Variable) else v for v in variables]
         self._callbacks = list(callbacks)
         self._directory = Path(config.directory) / _worker_folder()
@@ -139,7 +142,7 @@ class Checkpoints:
         self._directory.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self._directory)
         path = self._directory / f"checkpoint-{position.epoch:06d}-{position.step:09d}"
-        plain, arrays = _callback_state(self._callbacks)
+        plain, arrays = _callback_state(self._callbacks, self._settings)
         with atomic_path(path, overwrite=True) as staged:
             staged.mkdir()
             self._tracked().write(str(staged / _VARIABLES))
@@ -270,8 +273,13 @@ def _save_iterator(iterator: Any, path: Path) -> bool:
     return True
 
 
-def _callback_state(callbacks: Sequence[Any]) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """Return plain attributes by callback, and arrays by `<index>/<attribute>` or `<index>/<attribute>/<position>`."""
+def _callback_state(
+    callbacks: Sequence[Any], settings: Sequence[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """Return plain attributes by callback, and arrays by `<index>/<attribute>` or `<index>/<attribute>/<position>`.
+
+    Attributes that are as in `settings`, from before the training, are left out.
+    """
     plain: list[dict[str, Any]] = []
     arrays: dict[str, np.ndarray] = {}
     for index, callback in enumerate(callbacks):
@@ -279,7 +287,9 @@ def _callback_state(callbacks: Sequence[Any]) -> tuple[list[dict[str, Any]], dic
         kept["monitors"] = internals.monitors(callback)
         for key, value in vars(callback).items():
             if value is None or isinstance(value, (bool, int, float, str)):
-                kept["plain"][key] = value
+                before = settings[index].get(key, _ABSENT)
+                if type(value) is not type(before) or value != before:
+                    kept["plain"][key] = value
             elif isinstance(value, (np.ndarray, np.generic)):
                 arrays[f"{index}/{key}"] = np.asarray(value)
             elif isinstance(value, list) and value and all(isinstance(item, np.ndarray) for item in value):

@@ -260,8 +260,7 @@ class DistillationModel(Exporting, keras.Model):
         if not training:
             return super().compute_loss(x, y, y_pred, weights, training)
         self._require_known_teachers()
-        places = self._input_places.items
-        answers = [self._answer(one, x, part, stored) for one, part in zip(self.teachers, places, strict=True)]
+        answers = [self._answer(index, x, stored) for index in range(len(self.teachers))]
         terms: dict[str, Any] = {}
         total = self._hard(terms, y, y_pred, weights) + self._soft(terms, answers, y_pred, labels, sample_weight)
         for term in self._features.items:
@@ -299,9 +298,10 @@ class DistillationModel(Exporting, keras.Model):
                 )
         self._known_teachers = _Plain(())
 
-    def _answer(self, teacher: Teacher, x: Any, places: list[int], stored: Any) -> Answer:
-        """Return what a teacher gives for the inputs of the student, of which `places` are its own."""
-        answer = teacher.answer(self.inputs_of_teacher(x, places), stored)
+    def _answer(self, index: int, x: Any, stored: Any) -> Answer:
+        """Return what a teacher gives for the inputs of the student."""
+        teacher = self.teachers[index]
+        answer = teacher.answer(self.inputs_of_teacher(x, index), stored)
         if not teacher.in_graph or isinstance(teacher, TeacherCache):
             return answer  # They look at their numbers themselves.
         return self._finite.watched(answer)
@@ -310,14 +310,16 @@ class DistillationModel(Exporting, keras.Model):
         """Return the student's inputs of a batch that a cache may have been joined to."""
         return split(x)[0]
 
-    def inputs_of_teacher(self, x: Any, places: Sequence[int] | None = None) -> Any:
-        """Return what the first teacher, or the one of whose inputs `places` are the student's, is given for `x`."""
+    def inputs_of_teacher(self, x: Any, index: int = 0) -> Any:
+        """Return what a teacher is given for inputs of the student."""
         if self._adapt is not None:
             return self._adapt(x)
-        places = self._input_places.items[0] if places is None else places
-        if isinstance(x, Mapping) and all(name in x for name in self._input_names):
+        theirs = [info.name for info in self.teachers[index].inputs]
+        if isinstance(x, Mapping) and theirs and not all(name in x for name in theirs):
             x = [x[name] for name in self._input_names]
-        return [x[place] for place in places] if isinstance(x, (list, tuple)) else x
+        if not isinstance(x, (list, tuple)):
+            return x
+        return self.teachers[index].packed([x[place] for place in self._input_places.items[index]])
 
     def _hard(self, terms: dict[str, Any], y: Any, y_pred: Any, weights: Any) -> Any:
         if self.loss is None:

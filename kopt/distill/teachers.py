@@ -24,6 +24,9 @@ from kopt.measure import Runner, load
 from kopt.measure.saved_model_runner import SavedModelRunner
 from kopt.train.steps.engine import call
 
+# Begins of the names of operations that XLA does not compile: of tables, text, records and Python.
+_NOT_FOR_XLA = ("Lookup", "HashTable", "MutableHash", "String", "Regex", "Decode", "Parse", "PyFunc", "EagerPy")
+
 
 class Answer(NamedTuple):
     """What a teacher gives for a batch: its outputs in order, and the tensors of layers by path."""
@@ -62,6 +65,10 @@ class Teacher(abc.ABC):
     @abc.abstractmethod
     def forms(self) -> list[tuple[str, str]]:
         """What its outputs are, see `forms_of`."""
+
+    def packed(self, inputs: list[Any]) -> Any:
+        """Return its inputs, which come in its own order, in the structure that `answer` takes."""
+        return inputs
 
     def tap(self, names: Sequence[str]) -> dict[str, Shape]:
         """Give the tensors of these layers, too, from now on; return their shapes.
@@ -104,6 +111,11 @@ class KerasTeacher(Teacher):
         with self._tap.recording() as found:
             outputs = call(self.model, x, False)
         return Answer(_stopped(outputs), {name: tf.stop_gradient(one) for name, one in found.items()})
+
+    def packed(self, inputs: list[Any]) -> Any:
+        """See `Teacher.packed`."""
+        structure = input_structure(self.model)
+        return keras.tree.pack_sequence_as(structure, inputs) if isinstance(structure, Mapping) else inputs
 
     def tap(self, names: Sequence[str]) -> dict[str, Shape]:
         """See `Teacher.tap`."""
@@ -158,8 +170,12 @@ class SavedModelTeacher(RunnerTeacher):
     """A SavedModel, called inside the step: from outside it would wait for the threads that the step waits on."""
 
     in_graph = True
-    supports_jit = False  # what XLA makes of the operations of a file is not known
     runner: SavedModelRunner
+
+    @property
+    def supports_jit(self) -> bool:
+        """See `Teacher.supports_jit`."""
+        return not any(one.startswith(_NOT_FOR_XLA) for one in self.runner.operations)
 
     def answer(self, x: Any, stored: Mapping[str, Any] | None) -> Answer:
         """Call its signature."""

@@ -43,6 +43,13 @@ class SavedModelRunner(Runner):
         except tf.errors.OpError as error:
             raise MeasurementError(f"{self.runtime} cannot run {self.name}: {_said(error.message)}") from error
 
+    @property
+    def operations(self) -> frozenset[str]:
+        """Names of the operations that the signature consists of, those in the functions that it calls among them."""
+        definition = self._function.graph.as_graph_def()
+        bodies = [definition.node, *(one.node_def for one in definition.library.function)]
+        return frozenset(node.op for body in bodies for node in body)
+
     def compute(self, feeds: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Return the outputs of tensors of the signature's types, also inside a graph that is being traced."""
         results: dict[str, tf.Tensor] = self._function(**feeds)

@@ -212,7 +212,8 @@ def _described(model: Any) -> list[dict[str, Any]]:
     held = []
     for one in model.weight_constraints:
         settings = one.settings()
-        settings["paths"] = [places[path] for path in settings["paths"]]
+        if "paths" in settings:
+            settings["paths"] = [places[path] for path in settings["paths"]]
         held.append({"class_name": keras.saving.get_registered_name(type(one)), "settings": settings})
     return held
 
@@ -221,8 +222,10 @@ def _constrain(model: Any, held: Sequence[dict[str, Any]], custom_objects: Any) 
     owned = owned_variables(model)
     for one in held:
         kind = keras.saving.get_registered_object(one["class_name"], custom_objects)
-        paths = [owned[place].path for place in one["settings"]["paths"]]
-        model.constrain_by(kind.from_settings(model, {**one["settings"], "paths": paths}))
+        settings = dict(one["settings"])
+        if "paths" in settings:
+            settings["paths"] = [owned[place].path for place in settings["paths"]]
+        model.constrain_by(kind.from_settings(model, settings))
 
 
 def _with_room(model: keras.Model) -> Any:

@@ -147,7 +147,7 @@ def _value(model: DistillationModel, teacher: keras.Model | None, judged: Any, a
     if teacher is None or aim.metric is None:
         return None
     judge = DistillationModel(teacher, teacher, losses=None, unlabeled=model.unlabeled)
-    aim.compile(judge)
+    judge.compile(metrics=[aim.metric])  # without the loss, which may take logits where the teacher gives probabilities
     return evaluated(judge, judged.map(lambda x, *rest: (model.inputs_of_teacher(split(x)[0]), *rest)), aim.metric)[1]
 
 

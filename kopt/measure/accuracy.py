@@ -159,9 +159,9 @@ def gives_binary_logits(model: Any) -> bool:
     """Return whether a Keras model is compiled with a binary loss that takes logits: its classes part at 0."""
     if model is None or not getattr(model, "compiled", False):
         return False
-    from kopt.train.steps.label_checks import LossKind  # noqa: PLC0415 - loads Keras, which files do without
+    from kopt.train.steps.label_checks import LossKind, only_loss  # noqa: PLC0415 - loads Keras, which files do without
 
-    kind = LossKind.of(model.loss)
+    kind = LossKind.of(only_loss(model.loss))
     return kind.family == "binary" and kind.from_logits
 
 

@@ -16,6 +16,7 @@ from kopt.data.splits import class_ids, stratified_split
 from kopt.distill.forms import forms_of
 from kopt.graph.checks import input_structure
 from kopt.search.training import Training
+from kopt.train.steps.label_checks import only_loss
 
 ANSWERS_NOTE = "`train` has no labels: the original's own answers stand for them."
 # Of the training data, to choose the best epoch by.
@@ -125,8 +126,7 @@ def loss_of(
 
 def _portable(loss: Any, name: str) -> Any:
     """Return a loss as another process can have it: its name, or what Keras serializes of it."""
-    if isinstance(loss, (Mapping, list, tuple)) and len(loss) == 1:
-        [loss] = loss.values() if isinstance(loss, Mapping) else loss
+    loss = only_loss(loss)
     if isinstance(loss, str):
         return loss
     kind = loss if inspect.isroutine(loss) else type(loss)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -14,7 +14,7 @@ from kopt.graph.internals import graph_of
 from kopt.train.batch_loss import require_known_loss
 from kopt.train.internals import loss_weights
 from kopt.train.labelled_batches import labelled_dataset
-from kopt.train.steps.label_checks import LossKind
+from kopt.train.steps.label_checks import LossKind, only_loss
 
 # Names that Keras makes a loss of when it sees the shapes of labels and outputs.
 _RESOLVED = ("crossentropy", "ce")
@@ -106,8 +106,7 @@ def aim_of(models: Iterable[keras.Model | None], loss: Any, metric: str | None) 
     if loss is None:
         raise ConfigError("There is no loss: compile the model or the teacher, or pass `loss`, e.g. `loss='mse'`.")
     count = next((_outputs(one) for one in models if one is not None), None)
-    if count == 1 and isinstance(loss, (Mapping, list, tuple)) and len(loss) == 1:
-        [loss] = loss.values() if isinstance(loss, Mapping) else loss
+    loss = only_loss(loss) if count == 1 else loss
     if isinstance(loss, str) and loss not in _RESOLVED:
         require_known_loss(loss)
     kind = LossKind.of(loss)

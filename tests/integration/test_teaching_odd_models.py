@@ -60,6 +60,15 @@ def test_a_teacher_is_judged_as_the_student_is():
     assert report.teacher_value == report.before
 
 
+def test_a_student_of_logits_has_a_teacher_of_probabilities_judged():
+    inputs = keras.Input((4,))
+    student = keras.Model(inputs, L.Dense(3)(inputs))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    large = mlp(units=8)
+    report = teach(student, large, (X, Y), epochs=1, loss=loss)
+    assert report.teacher_value == pytest.approx((large.predict(X, verbose=0).argmax(-1) == Y).mean())
+
+
 def test_one_loss_of_several_outputs_is_judged_by_itself():
     assert teach(two_heads(4), two_heads(8), (X, [Y, Y]), epochs=1, loss=LOSS).metric == "loss"
 

@@ -11,6 +11,7 @@ from kopt.core.errors import ConfigError, DataError
 from kopt.measure.accuracy import is_loss
 from kopt.profile.layer_sensitivity.internals import values_of_metric
 from kopt.train.internals import loss_weights, mask_of
+from kopt.train.steps.label_checks import only_loss
 
 _CROSSENTROPIES = ("crossentropy", "cross_entropy")
 # From targets and outputs to one number an example.
@@ -57,8 +58,7 @@ def objective_of(model: keras.Model, y: Any, outputs: Any, loss: Any, metric: An
     """
     given = _given_loss(model, loss)
     if isinstance(outputs, (Mapping, list, tuple)) and len(keras.tree.flatten(outputs)) == 1:
-        if isinstance(given, (Mapping, list, tuple)) and len(given) == 1:
-            [given] = given.values() if isinstance(given, Mapping) else given
+        given = only_loss(given)
         return _of_one_output(objective_of(model, _leaf(y), _leaf(outputs), given, metric), given, metric)
     of_example = _loss(model, given, loss is None, y, outputs)
     single = len(keras.tree.flatten(outputs)) == 1

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -46,6 +46,13 @@ _LEAST = {
 _SCALE = 20.0
 _BAD_LABEL = re.compile(r"label value of (-?\d+) which is outside the valid range of (\[0, \d+\))")
 _TOLERANCE = 2e-2  # A softmax in bfloat16 adds up to 1 within this.
+
+
+def only_loss(loss: Any) -> Any:
+    """Return the loss in a dict or list that holds one, as `compile` takes it for one output; any other as it is."""
+    if isinstance(loss, (Mapping, list, tuple)) and len(loss) == 1:
+        [loss] = loss.values() if isinstance(loss, Mapping) else loss
+    return loss
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,7 +54,7 @@ def test_its_sensitivity_is_that_of_the_output_itself(metric):
         kopt.profile.sensitivity(one, (X, y), loss=loss, metric=metric, estimate_examples=8) for one in (boxed, bare)
     ]
     for one, other in zip(*(profile.layers for profile in found), strict=True):
-        assert one.to_dict() == pytest.approx(other.to_dict()) or str(one) == str(other)
+        assert str(one) == str(other)
 
 
 def test_gradients_by_a_given_loss_go_into_the_dict():

@@ -31,7 +31,12 @@ KoptError
 """
 
 import difflib
+import itertools
+import re
 from collections.abc import Iterable
+
+_COLOR = re.compile(r"\x1b\[\d*m")
+_HEADLINES = ("Exception encountered when calling", "Graph execution error", "Detected at node")
 
 
 class KoptError(Exception):
@@ -180,3 +185,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` for the known name closest to `name`, or `""` if none is close."""
     close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def words_of(error: BaseException) -> str:
+    """Return the line of an error that says what was wrong, not the headlines that Keras and TensorFlow put before it.
+
+    Never empty: an error without words is called by its class.
+    """
+    lines = [line.strip() for line in _COLOR.sub("", str(error)).splitlines() if line.strip()]
+    # TensorFlow ends the trace of a graph's error with its message and, on the next line, the node in brackets.
+    named = (line for line, following in itertools.pairwise(lines) if following.startswith("[[{{node"))
+    said = (line for line in lines if not line.startswith(_HEADLINES))
+    return next(named, None) or next(said, type(error).__name__)

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from kopt import profile
-from kopt.core.errors import ConfigError, UnsupportedModelError
+from kopt.core.errors import ConfigError, UnsupportedModelError, words_of
 from kopt.core.randomness import preserved_random_state
 from kopt.core.records.changes.distillation import StudentReport
 from kopt.core.settings import number
@@ -149,7 +149,11 @@ def mobile_student(
 def _scaled(
     teacher: keras.Model, factor: float, removed: Mapping[str, int], fixed: set[int], round_to: int, name: str
 ) -> keras.Model:
+    reached = teacher
+
     def replace(layer: keras.layers.Layer) -> Callable[..., Any] | None:
+        nonlocal reached
+        reached = layer
         if layer.name in removed:
             return _passing(removed[layer.name])
         if not layer.weights or factor == 1.0:
@@ -163,9 +167,10 @@ def _scaled(
         student, _ = rewrite(teacher, replace, name=name)
     except (ValueError, TypeError) as error:
         raise UnsupportedModelError(
-            f"The model {teacher.name!r} has no form with {factor:.2f} times the channels: "
-            f"{str(error).splitlines()[0]} Layers that name sizes, as Reshape does, or that count heads or groups "
-            f"allow some widths only; use `kopt.prune.channels`, which follows channels from layer to layer."
+            f"The model {teacher.name!r} has no form with {factor:.2f} times the channels, because of "
+            f"{reached.name!r} ({type(reached).__name__}): {words_of(error)} Layers that name sizes, as Reshape "
+            f"does, or that count heads or groups allow some widths only; use `kopt.prune.channels`, which follows "
+            f"channels from layer to layer."
         ) from error
     return student
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import keras
 
-from kopt.core.errors import KoptError, UnsupportedModelError
+from kopt.core.errors import KoptError, UnsupportedModelError, words_of
 from kopt.graph.internals import serializing_in_memory
 
 
@@ -26,11 +26,10 @@ def rebuilding(layer: keras.layers.Layer, path: str = "") -> Iterator[None]:
     except KoptError:
         raise
     except Exception as error:  # A custom `__init__` or `from_config` raises what it likes.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         kind = f"{type(layer).__module__}.{type(layer).__qualname__}"
         what = f"{'Model' if isinstance(layer, keras.Model) else 'Layer'} {(path or layer.name)!r}"
         raise UnsupportedModelError(
-            f"{what} ({kind}) cannot be copied: it does not rebuild from its config ({reason}). "
+            f"{what} ({kind}) cannot be copied: it does not rebuild from its config ({words_of(error)}). "
             f"Give a custom layer or model a `get_config` that returns all arguments of its `__init__`; write a lambda "
             f"as a function registered with `@keras.saving.register_keras_serializable()`, or as `keras.ops`; take a "
             f"subclass that builds its graph in `__init__` as `keras.Model(model.inputs, model.outputs)`."

@@ -299,7 +299,10 @@ def clone_layer(layer: keras.layers.Layer, path: str) -> keras.layers.Layer:
     """
     classes = {type(inner).__name__: type(inner) for inner in flatten_layers(layer)}
     with rebuilding(layer, path), keras.saving.custom_object_scope(classes):
-        return type(layer).from_config(layer.get_config())
+        copy = type(layer).from_config(layer.get_config())
+    if copy.name != layer.name:  # a config that Keras derives from `__init__(self, ..., **kwargs)` has no name
+        copy.name = layer.name
+    return copy
 
 
 def _accepted(twin: Any, operation: keras.Operation, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kopt.core.errors import ConfigError, DataError, MeasurementError, nearest
+from kopt.core.errors import ConfigError, DataError, MeasurementError, nearest, words_of
 from kopt.core.records.measurements import Evaluation
 from kopt.measure.loading import load
 from kopt.measure.runner import Runner
@@ -223,10 +223,9 @@ class _Tracker:
         try:
             self._metric.update_state(labels, predicted, sample_weight=weight)
         except Exception as error:  # Keras and TensorFlow raise many kinds for one mistake.
-            first = str(error).strip().splitlines()[0]
             raise ConfigError(
                 f"The metric {self.key!r} cannot be computed of labels of shape {labels.shape} and outputs of shape "
-                f"{predicted.shape}: {first} Name one that fits, e.g. 'accuracy' for classes."
+                f"{predicted.shape}: {words_of(error)} Name one that fits, e.g. 'accuracy' for classes."
             ) from error
 
     def result(self) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from kopt.core.environment import machine
-from kopt.core.errors import ConfigError, DataError, KoptError, nearest
+from kopt.core.errors import ConfigError, DataError, KoptError, nearest, words_of
 from kopt.core.files import atomic_write
 from kopt.core.progress import Progress, Silent
 from kopt.core.records.profiles.full import PARTS, FullProfile
@@ -162,7 +162,7 @@ def _made(
             except KoptError as error:  # One part that cannot be made does not take the others away.
                 skipped[part] = str(error)
             except Exception as error:  # noqa: BLE001 - whatever Keras and TensorFlow raise of a model
-                skipped[part] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+                skipped[part] = f"{type(error).__name__}: {words_of(error)}"
     finally:
         progress.finish()
     return made, skipped

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kopt.core.errors import ConfigError, DataError, InputError, UnsupportedModelError
+from kopt.core.errors import ConfigError, DataError, InputError, UnsupportedModelError, words_of
 from kopt.graph import require_built, signature
 from kopt.graph.internals import graph_of
 from kopt.measure.feeding import match, random_inputs
@@ -117,10 +117,9 @@ def make_step(model: keras.Model, batch: tuple[Any, Any, Any], *, training: bool
         shapes = ", ".join(
             f"{part.dtype.name} {tuple(part.shape)}" for part in tf.nest.flatten(batch[:2]) if part is not None
         )
-        words = next((line for line in str(error).splitlines() if line.strip()), "")
         raise DataError(
-            f"The model {model.name!r} cannot run on a batch of {shapes}: {type(error).__name__}: {words[:300]} "
-            f"`kopt.train.check_inputs(model, x, y)` says more."
+            f"The model {model.name!r} cannot run on a batch of {shapes}: {type(error).__name__}: "
+            f"{words_of(error)[:300]} `kopt.train.check_inputs(model, x, y)` says more."
         ) from error
 
     def run() -> None:

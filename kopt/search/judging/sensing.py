@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from kopt import profile
-from kopt.core.errors import KoptError
+from kopt.core.errors import KoptError, words_of
 from kopt.core.records.profiles.cost import ModelProfile
 from kopt.core.records.profiles.sensitivity import SensitivityProfile
 from kopt.graph.checks import input_structure
@@ -51,7 +51,7 @@ def sensed(model: Any, examiner: Examiner, costs: ModelProfile | None, trials: T
             model, (inputs, examiner.labels[:_EXAMPLES]), perturbations=_PERTURBATIONS, loss=known, estimate_examples=0
         )
     except (KoptError, ValueError, TypeError, AttributeError, tf.errors.OpError) as error:
-        return Sensed(reason=f"The sensitivity of layers could not be measured: {str(error).splitlines()[0]}")
+        return Sensed(reason=f"The sensitivity of layers could not be measured: {words_of(error)}")
     record = SensitivityProfile.from_json(found.to_json())
     trials.finish_sensitivity(record)
     return Sensed(record)

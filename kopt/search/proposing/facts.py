@@ -6,7 +6,7 @@ from pathlib import Path
 
 import keras
 
-from kopt.core.errors import KoptError
+from kopt.core.errors import KoptError, words_of
 from kopt.core.records.profiles.cost import LayerCost, ModelProfile
 from kopt.graph import channel_graph, owned_variables
 from kopt.profile import model as profile_of
@@ -51,7 +51,7 @@ def facts_of(model: keras.Model | Path) -> Facts:
     try:
         graph = channel_graph(model)
     except KoptError as error:
-        return Facts(unreadable=str(error).splitlines()[0])
+        return Facts(unreadable=words_of(error))
     profile = profile_of(model)
     free = {path for group in graph.groups if not group.reason and group.kind != "heads" for path in group.layers}
     wide = {one.layer_path for one in owned_variables(model) if _is_wide(one.layer)}

@@ -90,7 +90,8 @@ def label_scores(outputs: Arrays, labels: Any, score: str) -> list[float]:
         score: `"accuracy"` or `"absolute error"`.
 
     Raises:
-        DataError: as many labels as examples are needed, and such that fit.
+        DataError: as many labels as examples are needed, and such that fit; or a single number that accuracy would cut
+            at 0.5 is no probability.
     """
     predicted, wanted = judged_output(outputs), np.asarray(labels)
     if predicted is None:
@@ -103,7 +104,18 @@ def label_scores(outputs: Arrays, labels: Any, score: str) -> list[float]:
     if np.isnan(predicted).any():
         raise DataError("The answer was NaN, which has no score.")
     if score == "accuracy":
+        _require_probabilities(predicted)
         return [float(one) for one in correct_share(wanted, predicted)]
     if wanted.size != predicted.size:
         raise DataError(f"Labels of shape {wanted.shape} do not fit the output of shape {predicted.shape}.")
     return [float(one) for one in np.abs(wanted.reshape(predicted.shape) - predicted).reshape(len(wanted), -1).mean(1)]
+
+
+def _require_probabilities(predicted: np.ndarray) -> None:
+    single = predicted.ndim == 1 or predicted.shape[-1] == 1
+    least, most = predicted.min(), predicted.max()
+    if single and not 0 <= least <= most <= 1:
+        raise DataError(
+            f"Accuracy cuts a single number at 0.5, and the answers go from {least:.3g} to {most:.3g}, as logits do. "
+            'End the model with a sigmoid, other scores with a clip to [0, 1], or score by "absolute error".'
+        )

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kopt.core.errors import ConfigError, DataError
+from kopt.core.errors import ConfigError, DataError, words_of
 from kopt.core.records.training.finders import BatchSizeSearch, BatchTrial
 from kopt.core.settings import choice, number, whole
 from kopt.graph.internals import graph_of
@@ -166,9 +166,8 @@ class _Trials:
         except _FAILURES as error:
             if not _is_out_of_memory(error):
                 raise
-            words = str(error).strip().splitlines() or [type(error).__name__]
             gc.collect()  # The traceback held on to the tensors of the step.
-            return BatchTrial(size, False, True, None, reason=f"out of memory ({words[0][:120]}).")
+            return BatchTrial(size, False, True, None, reason=f"out of memory ({words_of(error)[:120]}).")
         self._grown[size] = max(0, peak - before)
         needed = self._meter.needed(peak)
         fits = not self._meter.exceeds(needed)

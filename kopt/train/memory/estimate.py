@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kopt.core.errors import ConfigError, InputError, OutOfMemoryError, UnsupportedModelError
+from kopt.core.errors import ConfigError, InputError, OutOfMemoryError, UnsupportedModelError, words_of
 from kopt.core.randomness import preserved_random_state
 from kopt.core.records.training.finders import LayerMemory, MemoryEstimate, MemoryRemedy
 from kopt.core.records.training.steps import StepConfig
@@ -107,15 +107,14 @@ def explain_out_of_memory(
     """
     model = _inner(model)
     size = batch if isinstance(batch, int) else _examples(batch)
-    first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
     head = (
-        f"A training step of {model.name!r} with a batch of {size} does not fit into memory ({first}). What was "
-        f"trained so far is kept in the model."
+        f"A training step of {model.name!r} with a batch of {size} does not fit into memory ({words_of(error)[:200]}). "
+        f"What was trained so far is kept in the model."
     )
     try:
         estimate = estimate_memory(model, size, data=None if isinstance(batch, int) else batch)
-    except InputError as reason:
-        return OutOfMemoryError(f"{head} There is no estimate: {reason}\n{_REMEDIES}")
+    except InputError as refusal:
+        return OutOfMemoryError(f"{head} There is no estimate: {refusal}\n{_REMEDIES}")
     lines = [head, _needs(estimate), "What needs less:"]
     data = None if isinstance(batch, int) else batch
     remedies = memory_remedies(model, estimate, data=data, accumulate_steps=accumulate_steps)

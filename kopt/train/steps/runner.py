@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from kopt.core.errors import words_of
 from kopt.core.records.training.steps import JitDecision
 from kopt.train.steps.jit import JitTrial, refusal
 from kopt.train.steps.label_checks import named_labels
@@ -154,7 +155,7 @@ class Runner:
         except _COMPILER_ERRORS as error:
             if self.update.config.jit_compile is True:
                 raise
-            self.trial.decline(f"XLA cannot compile this model: {str(error).splitlines()[0][:200]}")
+            self.trial.decline(f"XLA cannot compile this model: {words_of(error)[:200]}")
             self._plain(batch)
         else:
             self.trial.compiled(time.perf_counter() - start)

@@ -136,6 +136,14 @@ def test_what_cannot_be_is_said(make, error, message):
         make()
 
 
+def test_the_layer_that_allows_no_other_width_is_named_with_its_reason():
+    network = keras.Sequential(
+        [keras.Input((4,)), L.Dense(8), L.Reshape((4, 2), name="pairs"), L.Flatten(), L.Dense(2)]
+    )
+    with pytest.raises(UnsupportedModelError, match=r"because of 'pairs' \(Reshape\): The total size of the tensor"):
+        smaller_student(network, width=0.5, round_to=1)
+
+
 def test_statistics_of_adapted_inputs_go_along(tmp_path):
     x = np.random.default_rng(0).normal(50, 5, (200, 6)).astype("float32")
     scale = L.Normalization(name="scale")

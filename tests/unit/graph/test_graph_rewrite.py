@@ -301,6 +301,22 @@ def test_a_layer_without_config_is_refused_by_name():
         rewrite(model, lambda layer: None)
 
 
+def test_a_layer_whose_derived_config_has_no_name_keeps_its_name():
+    class Scaled(L.Layer):  # in the config that Keras derives, a name comes from `**kwargs` of that very name only
+        def __init__(self, units, **options):
+            super().__init__(**options)
+            self.dense = L.Dense(units)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    scaled = Scaled(3, name="mine")
+    assert "name" not in scaled.get_config()
+    model = keras.Sequential([keras.Input((4,)), scaled])
+    twin, _ = rewrite(model, lambda layer: None)
+    assert [layer.name for layer in twin.layers[1:]] == ["mine"]
+
+
 def test_as_functional_shares_the_layers_of_a_sequential():
     model = mlp()
     functional = as_functional(model)

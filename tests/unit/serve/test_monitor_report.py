@@ -229,8 +229,8 @@ def test_versions_answer_the_labelled_examples_of_a_log(tmp_path, half_plus):
 
 def test_the_profile_holds_distributions_and_the_score(tmp_path, half_plus):
     half_plus(tmp_path / "3", 0.25)
-    x = np.arange(100, dtype=np.float32) / 50  # y = x / 2 + 0.25 is above 0.5 from x = 0.5 on, which is number 25
-    labels = (np.arange(100) > 25).astype(int)
+    x = np.arange(100, dtype=np.float32) / 80  # y = x / 2 + 0.25 is above 0.5 from x = 0.5 on, which is number 40
+    labels = (np.arange(100) > 40).astype(int)
     labels[:5] = 1  # so that 5 of 100 are wrong
     made = kopt.serve.write_profile(tmp_path, (x, labels), labelled=True)
     assert read_profile(tmp_path / "3") == made

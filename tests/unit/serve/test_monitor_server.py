@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import kopt
-from kopt.core.errors import ConfigError, NotServedError, RequestError
+from kopt.core.errors import ConfigError, DataError, NotServedError, RequestError
 from kopt.core.records.shipping.monitoring import AlertRule, Monitoring, Traffic
 from kopt.serve.metrics import Metrics
 from kopt.serve.monitoring.lines import decoded, unpacked
@@ -121,6 +121,23 @@ def test_labels_that_do_not_fit_are_the_requests_fault(argmax, watched, http_to,
     assert call(label, {"labels": {"2": [1]}}) == (200, {"labelled": 1, "unknown": []})
     status, answer = http_to(serve(argmax()))(label, {"labels": {"2": [1]}})
     assert (status, "without monitoring" in answer["error"]) == (400, True)
+
+
+@pytest.mark.slow
+def test_a_logit_is_not_cut_at_one_half(function_runner, tmp_path, watched, http_to):
+    server = watched(function_runner(lambda x: x - 3.0))
+    call = http_to(server)
+    call(PREDICT.format("function"), {"instances": [[1.0]]}, headers={"X-Request-Id": "a"})
+    status, answer = call("/v1/models/function:label", {"labels": {"a": [0]}})
+    assert status == 400
+    assert "the answers go from -2 to -2, as logits" in answer["error"]
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, keras.layers.Dense(1, kernel_initializer="ones")(inputs))
+    path = kopt.export.tflite(model, tmp_path / "model.tflite").path
+    x = np.linspace(-2, 2, 40, dtype=np.float32)[:, None]
+    with pytest.raises(DataError, match="from -2 to 2, as logits"):
+        kopt.serve.write_profile(path, (x, x[:, 0] > 0), labelled=True)
+    assert kopt.serve.write_profile(path, (x, x[:, 0]), labelled=True, score="absolute error").score < 1e-6
 
 
 def test_the_client_labels_what_it_asked_in_parts(argmax, watched):

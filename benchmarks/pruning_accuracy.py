@@ -22,6 +22,9 @@ DENSE, TUNED = "dense", "dense, tuned as long"
 HALF = {criterion: f"half the MACs ({criterion})" for criterion in ("l2", "taylor")}
 TAUGHT = "half the MACs (taylor), taught by the dense network"
 SINGLE = "half the MACs (taylor), single channels, taught by the dense network"
+# Fine-tuning for as long as the dense network was trained.
+LONG = "half the MACs (taylor), single channels, taught with features, long"
+LONG_ZEROS = "80 % zeros of all kernels together, taught with features, long"
 ZEROS = {
     "80 % zeros of all kernels together": {"scope": "global"},
     "80 % zeros, first and last layer dense": {"policy": "keep_first_last"},
@@ -57,21 +60,43 @@ def smaller(images: ImageSet, seed: int, criterion: str, epochs: int | None = No
     return points(tuned(halved(images, seed, criterion), images, seed, epochs=epochs), images)
 
 
-def taught(images: ImageSet, seed: int, round_to: int = 8) -> float:
-    """Return the same after fine-tuning on the answers of the dense network, too."""
-    student = halved(images, seed, "taylor", round_to)
-    model = kopt.DistillationModel(student, dense(images, seed), temperature=4.0, alpha=0.7)
-    return points(tuned(model, images, seed).student, images)
+def taught(student: Any, images: ImageSet, seed: int, epochs: int | None = None, **settings: Any) -> Any:
+    """Return the student after fine-tuning on the answers of the dense network, too."""
+    model = kopt.DistillationModel(student, dense(images, seed), temperature=4.0, alpha=0.7, **settings)
+    return tuned(model, images, seed, epochs=epochs).student
+
+
+def masked(images: ImageSet, seed: int, epochs: int, **settings: Any) -> Any:
+    """Return the dense network on its way to 80 % zeros, which are reached in the middle of the epochs."""
+    schedule = kopt.prune.schedules.Polynomial(0.8, begin=1, end=epochs * images.steps // 2, frequency=20)
+    return kopt.prune.magnitude(dense(images, seed), schedule, **settings)[0]
 
 
 def zeroed(images: ImageSet, seed: int, settings: Any) -> float:
     """Return the accuracy with 80 % zeros."""
-    steps = images.epochs[1] * images.steps
-    schedule = kopt.prune.schedules.Polynomial(0.8, begin=1, end=steps // 2, frequency=20)
-    masked, _ = kopt.prune.magnitude(dense(images, seed), schedule, **settings)
     library = tf_keras if "backend" in settings else keras
-    plain, _ = kopt.prune.finalize(tuned(masked, images, seed, library))
-    return points(plain, images)
+    model = tuned(masked(images, seed, images.epochs[1], **settings), images, seed, library)
+    return points(kopt.prune.finalize(model)[0], images)
+
+
+def taught_ways(images: ImageSet, seed: int) -> dict[str, Any]:
+    """Return what makes the rows in which the dense network teaches."""
+    long = images.epochs[0]
+
+    def half(round_to: int, epochs: int | None = None, **settings: Any) -> float:
+        student = halved(images, seed, "taylor", round_to)
+        return points(taught(student, images, seed, epochs, **settings), images)
+
+    def zeros() -> float:
+        student = masked(images, seed, long, scope="global")
+        return points(kopt.prune.finalize(taught(student, images, seed, long, features="auto"))[0], images)
+
+    return {
+        TAUGHT: lambda: half(8),
+        SINGLE: lambda: half(1),
+        LONG: lambda: half(1, long, features="auto"),
+        LONG_ZEROS: zeros,
+    }
 
 
 def ways(images: ImageSet, seed: int) -> dict[str, Any]:
@@ -82,7 +107,7 @@ def ways(images: ImageSet, seed: int) -> dict[str, Any]:
     }
     rows |= {name: functools.partial(zeroed, images, seed, settings) for name, settings in ZEROS.items()}
     rows |= {name: functools.partial(smaller, images, seed, criterion) for criterion, name in HALF.items()}
-    return rows | {name: functools.partial(taught, images, seed, step) for name, step in ((TAUGHT, 8), (SINGLE, 1))}
+    return rows | taught_ways(images, seed)
 
 
 def short_ways(images: ImageSet, seed: int) -> dict[str, Any]:
@@ -99,10 +124,11 @@ def claims(table: Table, name: str) -> list[Claim]:
     layers, tfmot = table.mean(name, LAYERS), table.values(name, TFMOT)
     behind, spread = statistics.mean(tfmot) - layers, statistics.stdev(tfmot)
     return [
-        Claim(f"{name}: {HALF['taylor']}, loss", best - table.mean(name, HALF["taylor"]), 0.5, unit="points"),
-        Claim(f"{name}: {TAUGHT}, loss", best - table.mean(name, TAUGHT), 0.5, unit="points"),
-        Claim(f"{name}: {SINGLE}, loss", best - table.mean(name, SINGLE), 0.5, unit="points"),
-        Claim(f"{name}: {GLOBAL}, loss", best - table.mean(name, GLOBAL), 0.3, unit="points"),
+        *(
+            Claim(f"{name}: {way}, loss", best - table.mean(name, way), bound, unit="points")
+            for ways, bound in (((HALF["taylor"], TAUGHT, SINGLE, LONG), 0.5), ((GLOBAL, LONG_ZEROS), 0.3))
+            for way in ways
+        ),
         Claim(f"{name}: {LAYERS}, behind tfmot", behind, spread, unit="points"),
     ]
 

@@ -9,6 +9,7 @@ import numpy as np
 from kopt.core.environment import machine
 from kopt.core.errors import ConfigError
 from kopt.core.records.measurements import Latency, Measurement
+from kopt.core.settings import number
 from kopt.measure.feeding import Arrays, match, random_inputs, take
 from kopt.measure.loading import load
 from kopt.measure.runner import Runner, check_positive
@@ -19,6 +20,10 @@ _MOST_WARMUP_RUNS = 200
 _TURN_MS = 10.0
 _MOST_RUNS_A_TURN = 100
 _LEAST_ROUNDS = 20
+# Before so many calls the slowest hundredth is a matter of chance, however well the median is known.
+_LEAST_RUNS = 100
+# How well a time must be known that is not to be told from another, as a fraction of it.
+_APART = 0.1
 
 
 def latency(
@@ -29,6 +34,7 @@ def latency(
     threads: int | None = None,
     min_runs: int = 30,
     max_seconds: float = 2.0,
+    precision: float = 0.0,
     seed: int = 0,
 ) -> Measurement | list[Measurement]:
     """Time single calls of one or several models or files.
@@ -45,6 +51,9 @@ def latency(
         threads: for targets that are loaded here; see `kopt.measure.load`.
         min_runs: timed calls of every target at least, whatever they take.
         max_seconds: go on until this much time has been spent on every target on average.
+        precision: end before that, after 20 turns and 100 calls of each at least, when the median of every target is
+            known to this fraction of it, or to a tenth of it and apart from those of all others. Known is what the 95 %
+            interval of the medians of turns says, by order statistics. By default all the time is used.
         seed: of the made-up inputs.
 
     Returns:
@@ -61,12 +70,14 @@ def latency(
         raise ConfigError(
             f"Latency needs a batch size and time. Received: batch_sizes={batch_sizes!r}, max_seconds={max_seconds!r}."
         )
+    number("precision", precision, least=0.0, most=1.0)
     several = isinstance(targets, (list, tuple))
     runners = [load(target, threads=threads) for target in (targets if several else [targets])]
     measured: list[list[Latency]] = [[] for _ in runners]
     for batch_size in batch_sizes:
         feeds = [batch(runner, data, batch_size, seed) for runner in runners]
-        for entries, entry in zip(measured, _time(runners, feeds, batch_size, min_runs, max_seconds), strict=True):
+        timed = _time(runners, feeds, batch_size, min_runs, max_seconds, precision)
+        for entries, entry in zip(measured, timed, strict=True):
             entries.append(entry)
     measurements = [
         Measurement(runner.name, runner.runtime, runner.threads, tuple(entries), machine())
@@ -150,14 +161,51 @@ def _time(
     batch_size: int,
     min_runs: int,
     max_seconds: float,
+    precision: float,
 ) -> list[Latency]:
     warmups = [_warm_up(runner, feed, max_seconds) for runner, feed in zip(runners, feeds, strict=True)]
     samples: list[list[float]] = [[] for _ in runners]
+    turns: list[list[float]] = [[] for _ in runners]
     deadline = time.perf_counter() + max_seconds * len(runners)
     while min(map(len, samples)) < min_runs or time.perf_counter() < deadline:
-        for runner, feed, taken in zip(runners, feeds, samples, strict=True):
-            taken.extend(_turn(runner, feed, alone=len(runners) == 1))
+        for runner, feed, taken, medians in zip(runners, feeds, samples, turns, strict=True):
+            turn = _turn(runner, feed, alone=len(runners) == 1)
+            taken.extend(turn)
+            medians.append(float(np.median(turn)))
+        enough = min(map(len, samples)) >= max(min_runs, _LEAST_RUNS) and len(turns[0]) % _LEAST_ROUNDS == 0
+        if precision and enough and are_known([median_interval(medians) for medians in turns], precision):
+            break
     return [summarize(taken, batch_size, warmup) for taken, warmup in zip(samples, warmups, strict=True)]
+
+
+def median_interval(samples: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of the median; no form of distribution is assumed.
+
+    Args:
+        samples: independent of each other; of fewer than 6, the interval is from the least to the largest.
+
+    Source: the number of samples below the median is binomial; W. J. Conover, "Practical Nonparametric Statistics".
+    """
+    ordered = np.sort(samples)
+    below = max(0, int(np.floor(len(ordered) / 2 - 0.98 * np.sqrt(len(ordered)) - 0.5)))
+    return float(ordered[below]), float(ordered[-1 - below])
+
+
+def are_known(intervals: Sequence[tuple[float, float]], precision: float) -> bool:
+    """Return whether each interval is that narrow, half of its width to its middle, or narrow and apart from others."""
+
+    def is_within(interval: tuple[float, float], fraction: float) -> bool:
+        low, high = interval
+        return high - low <= fraction * (low + high)
+
+    ordered = sorted(intervals)
+    for place, one in enumerate(ordered):
+        is_apart = all(other[1] < one[0] for other in ordered[:place]) and all(
+            one[1] < other[0] for other in ordered[place + 1 :]
+        )
+        if not is_within(one, max(precision, _APART) if is_apart and len(ordered) > 1 else precision):
+            return False
+    return True
 
 
 def _turn(runner: Runner, feeds: Mapping[str, np.ndarray], *, alone: bool) -> list[float]:

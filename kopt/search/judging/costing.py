@@ -26,6 +26,8 @@ EXTRA_COSTS = ("throughput_per_s", "peak_memory_bytes", "millijoules")
 # TFLite operators with nearly all products of a network.
 _MULTIPLYING = ("CONV_2D", "CONV_3D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL")
 _GZIP_LEVEL = 6
+# To which latencies are known; times that differ by as little count as equal.
+_PRECISION = 0.02
 # Throughput is that of the best batch size.
 _THROUGHPUT_BATCHES = (1, 32)
 
@@ -63,7 +65,7 @@ class Costs:
         files = [None, *(candidate.artifact for candidate in candidates)]
         runners = [self._runner(file) for file in files]
         sizes = batch_sizes(self.budget, runners, self.examiner.count)
-        timed = measure.latency(runners, self.examiner.inputs, batch_sizes=sizes)
+        timed = measure.latency(runners, self.examiner.inputs, batch_sizes=sizes, precision=_PRECISION)
         assert isinstance(timed, list)
         each = zip(names, timed, runners, files, self._works(files), strict=True)
         measured = {

@@ -6,7 +6,7 @@ import pytest
 from kopt.core.environment import machine
 from kopt.core.errors import ConfigError, DataError
 from kopt.measure import latency, summarize
-from kopt.measure.timing import is_steady
+from kopt.measure.timing import are_known, is_steady, median_interval
 
 
 def test_summary_by_arithmetic():
@@ -97,6 +97,48 @@ def test_goes_on_until_the_time_is_spent(function_runner):
     assert found.latencies[0].runs > 100
 
 
+@pytest.mark.parametrize(
+    ("spread_us", "precision", "turns"), [(0, 0.01, 20), (100, 0.01, 20), (2000, 0.01, 200), (0, 0.0, 200)]
+)
+def test_ends_when_the_median_is_known_well_enough(function_runner, clock, spread_us, precision, turns):
+    generator = np.random.default_rng(0)
+
+    def run(x):
+        clock.take(2000 + spread_us * (generator.random() - 0.5))
+        return x
+
+    (entry,) = latency(function_runner(run, 3), max_seconds=2.0, precision=precision).latencies
+    assert entry.runs == pytest.approx(5 * turns, rel=0.1)  # five calls of 2 ms a turn
+    assert entry.p50_ms == pytest.approx(2.0, rel=0.05)
+
+
+def test_the_interval_of_a_median_holds_it():
+    # Of 100 tosses at most 39 are heads with a probability of 1.8 %, at most 40 of 2.8 %.
+    assert median_interval(list(range(1, 101))) == (40, 61)
+    assert median_interval([5.0] * 30) == (5.0, 5.0)
+    assert median_interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
+    intervals = np.array([median_interval(row) for row in np.random.default_rng(0).lognormal(size=(2000, 41))])
+    covered = (intervals[:, 0] <= 1) & (intervals[:, 1] >= 1)  # the median of the distribution
+    assert 0.95 < covered.mean() < 0.985
+
+
+@pytest.mark.parametrize(
+    ("intervals", "known"),
+    [
+        ([(0.99, 1.01)], True),
+        ([(0.95, 1.05)], False),
+        ([(0.95, 1.05), (1.06, 1.08)], True),  # wide, but apart
+        ([(0.95, 1.05), (1.04, 1.06)], False),
+        ([(0.99, 1.01), (0.99, 1.01)], True),  # equal, and known to be
+        ([(0.8, 1.2), (5.0, 5.1)], False),  # apart, but so wide that no ratio can be told
+        ([(5.0, 5.1), (0.95, 1.05), (3.0, 3.3)], True),
+        ([(0.95, 1.30), (1.0, 1.01), (1.2, 1.21)], False),  # one spans others
+    ],
+)
+def test_what_is_apart_need_not_be_known_so_well(intervals, known):
+    assert are_known(intervals, 0.02) == known
+
+
 def test_every_batch_size_from_the_given_data(function_runner):
     seen = []
     runner = function_runner(lambda x: seen.append(x.copy()) or x, 2)
@@ -119,7 +161,13 @@ def test_real_files(models):
 
 def test_wrong_settings(function_runner, models):
     runner = function_runner(lambda x: x, 2)
-    for settings in ({"batch_sizes": ()}, {"batch_sizes": (0,)}, {"min_runs": 0}, {"max_seconds": 0}):
+    for settings in (
+        {"batch_sizes": ()},
+        {"batch_sizes": (0,)},
+        {"min_runs": 0},
+        {"max_seconds": 0},
+        {"precision": -1},
+    ):
         with pytest.raises(ConfigError):
             latency(runner, **settings)
     with pytest.raises(ConfigError, match=r"batches of exactly 4. Received: batch size 1"):

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from kopt.core.environment import git_commit, versions
@@ -19,6 +20,7 @@ from kopt.export.manifest import manifest_text
 from kopt.export.reference import write_reference
 from kopt.export.source import Source
 from kopt.export.verification import open_exported, parity_with_source, require_parity, require_same_signature
+from kopt.graph.checks import input_structure
 from kopt.measure.runner import in_order_of
 
 
@@ -107,7 +109,7 @@ def assemble(
             options=options,
             versions=versions(),
             parity=parity,
-            notes=(*notes, *converted.notes),
+            notes=(*notes, *_note_of_batch(source), *converted.notes),
             quantization=converted.quantization,
             parameters_sha256=parameters_sha256(staged, format),
             examples_sha256=_sha256_of(examples),
@@ -126,6 +128,18 @@ def assemble(
         if artifact.external is not None:
             shutil.move(data, after_the_file.enter_context(atomic_path(artifact.external_path, overwrite=True)))
     return artifact
+
+
+def _note_of_batch(source: Source) -> tuple[str, ...]:
+    """Return what is to be said of a batch size that nobody may have asked for."""
+    if not isinstance(source.model, keras.Sequential) or source.batch_size is None:
+        return ()
+    if input_structure(source.model).shape[0] is None:  # the caller asked for it
+        return ()
+    return (
+        f"Every call takes {source.batch_size} example(s), as the `keras.Input` does that the Sequential begins with, "
+        f"or as the call had that built it. For any number begin it with `keras.Input(shape)`.",
+    )
 
 
 def _sha256_of(arrays: Mapping[str, np.ndarray]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from kopt.export import arrays_file
@@ -16,8 +17,8 @@ _BATCH = 32
 class _Examples(CalibrationDataReader):
     """Feeds of the calibration, in batches."""
 
-    def __init__(self, arrays: dict[str, np.ndarray]):
-        self._batches = _batches(arrays)
+    def __init__(self, arrays: dict[str, np.ndarray], batch_size: int | None):
+        self._batches = _batches(arrays, batch_size)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """Return the next feeds; `None` at the end."""
@@ -42,7 +43,7 @@ def calibrate(path: str, examples: str, runtime: str) -> None:
     quantize_static(
         path,
         path,
-        _Examples(arrays),
+        _Examples(arrays, _fixed_batch(path)),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=_OPERATORS,
         per_channel=True,
@@ -52,7 +53,15 @@ def calibrate(path: str, examples: str, runtime: str) -> None:
     )
 
 
-def _batches(arrays: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-    count = len(next(iter(arrays.values())))
-    for start in range(0, count, _BATCH):
-        yield {name: array[start : start + _BATCH] for name, array in arrays.items()}
+def _fixed_batch(path: str) -> int | None:
+    """Return how many examples every call of a file takes; `None` for any number."""
+    first = onnx.load(path, load_external_data=False).graph.input[0].type.tensor_type.shape.dim
+    return first[0].dim_value or None if first else None
+
+
+def _batches(arrays: dict[str, np.ndarray], fixed: int | None) -> Iterator[dict[str, np.ndarray]]:
+    """Yield batches; where their size is fixed, the last one is filled up from the beginning, which adds no range."""
+    count, size = len(next(iter(arrays.values()))), fixed or _BATCH
+    for start in range(0, count, size):
+        rows = np.arange(start, start + size) % count if fixed else np.arange(start, min(start + size, count))
+        yield {name: array[rows] for name, array in arrays.items()}

@@ -92,6 +92,7 @@ def convert(
     signature: str,
     output: str,
     opset: int,
+    inputs: list[str],
     scheme: str = "float32",
     runtime: str = "onnxruntime",
     calibration: str | None = None,
@@ -105,6 +106,7 @@ def convert(
         signature: key of the signature to convert.
         output: path to write.
         opset: ONNX operator set version.
+        inputs: names of the signature's inputs, which TensorFlow hands over in small letters.
         scheme: `"float32"`, `"float16"` or `"int8"`.
         runtime: `"onnxruntime"` or `"tensorrt"`: whose form of int8.
         calibration: path of an `.npz` with arrays by input name, for int8 of a graph without ranges.
@@ -119,9 +121,11 @@ def convert(
         with renamed, mock.patch.object(sys, "argv", ["tf2onnx", *arguments]):
             tf2onnx.convert.main()
     if external:
-        _write_weights_beside(Path(output))
+        _write_weights_beside(Path(output), inputs)
         return
     model = onnx.load(output)
+    _name_inputs(model.graph, inputs)
+    onnx.save(model, output)
     if scheme == "float16":
         halved = OnnxModel(convert_float_to_float16(model, keep_io_types=True))
         halved.topological_sort()  # the casts of inputs are put at the end of the graph
@@ -138,13 +142,32 @@ def convert(
         onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
 
 
-def _write_weights_beside(output: Path) -> None:
+def _name_inputs(graph: Any, names: list[str]) -> None:
+    """Give the inputs of a graph their names."""
+    wanted = {name.lower(): name for name in names}
+    renamed = {value.name: wanted[value.name] for value in graph.input if value.name not in names}
+    for value in graph.input:
+        value.name = renamed.get(value.name, value.name)
+    if renamed:
+        _rename_uses(graph, renamed)
+
+
+def _rename_uses(graph: Any, renamed: dict[str, str]) -> None:
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        for attribute in node.attribute:  # branches and bodies of loops see the tensors around them
+            for inner in (attribute.g, *attribute.graphs):
+                _rename_uses(inner, renamed)
+
+
+def _write_weights_beside(output: Path, inputs: list[str]) -> None:
     """Turn the archive that tf2onnx writes of a large model into a file and one with its weights beside it."""
     with tempfile.TemporaryDirectory(dir=output.parent) as directory:
         with zipfile.ZipFile(output) as archive:
             archive.extractall(directory)
         output.unlink()
         model = onnx.load(Path(directory, _LARGE_GRAPH), load_external_data=False)
+        _name_inputs(model.graph, inputs)
         model = onnx.shape_inference.infer_shapes(model)  # by shapes alone: with the weights it could not be passed on
         onnx.load_external_data_for_model(model, directory)
         onnx.save(

@@ -14,6 +14,7 @@ from kopt.export.file_parameters import parameters_sha256
 from kopt.export.manifest import is_sealed, read_manifest, require_intact, require_reference
 from kopt.export.reference import answers, read_reference
 from kopt.measure import Runner, compare_outputs, load
+from kopt.measure.runner import in_order_of
 
 # Another machine has other kernels, whose sums have another order. A tenth of what tells a broken file from a coarse
 # one.
@@ -112,7 +113,7 @@ def _signature(artifact: Artifact, runner: Runner) -> str:
         ("inputs", runner.inputs, artifact.inputs),
         ("outputs", runner.outputs, artifact.outputs),
     ):
-        if found != expected:
+        if in_order_of(expected, found) != expected:
             raise LoadError(f"The runtime finds other {kind} than the manifest has: {found}, expected {expected}.")
     return f"{len(runner.inputs)} input(s), {len(runner.outputs)} output(s)"
 

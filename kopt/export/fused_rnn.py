@@ -35,6 +35,11 @@ def fused_source(source: Source, scheme: Scheme) -> Source:
         raise UnsupportedModelError(
             f"{source.name} holds a loop, which crashes the int8 calibrator (tensorflow#75140). {_ACCEPTED}"
         )
+    if source.batch_size not in (None, 1):
+        raise UnsupportedModelError(
+            f"{source.name} holds an LSTM, whose integer operator takes one example a call here. Received a batch of "
+            f"{source.batch_size}. Leave `batch_size` out, build the model with an open batch, or unroll the LSTM."
+        )
     _require_fusible(source)
     try:
         twin = to_tf_keras(source.model, batch_size=1)

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from kopt.core.records.artifacts import OperatorCount, TensorQuantization
 _OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
 _TYPES = {code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
 _EDGE_OPERATORS = frozenset(("QUANTIZE", "DEQUANTIZE"))
+_ONNX_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+_LARGE_WEIGHTS = 1024
 _PLUMBING = frozenset(("Const", "Identity", "NoOp", "Placeholder", "IdentityN", "ReadVariableOp"))
 
 
@@ -113,6 +116,17 @@ def onnx_grids(path: Path) -> tuple[TensorQuantization, ...]:
             node.input[0], dtype, len(steps), float(steps.min()), float(steps.max()), int(zero[0])
         )
     return tuple(found.values())
+
+
+def onnx_float_weights(path: Path) -> tuple[str, ...]:
+    """Return the types of operators of an `.onnx` file that read weights in float, of 1,024 numbers or more."""
+    graph = onnx.load(path).graph
+    large = {
+        tensor.name
+        for tensor in graph.initializer
+        if tensor.data_type in _ONNX_FLOATS and math.prod(tensor.dims) >= _LARGE_WEIGHTS
+    }
+    return tuple(sorted({node.op_type for node in graph.node if large & set(node.input)}))
 
 
 def inspect_saved_model(directory: Path) -> tuple[OperatorCount, ...]:

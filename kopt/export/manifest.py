@@ -14,6 +14,7 @@ from kopt.core.errors import ConfigError, LoadError, OutputExistsError
 from kopt.core.files import check_output, sha256
 from kopt.core.pointers import pointer
 from kopt.core.records.artifacts import Artifact, FileHash
+from kopt.measure.loading import FORMATS
 
 _SEALED = re.compile(r'(.*),\n  "seal": "([0-9a-f]{64})"\n}\n', re.DOTALL)
 
@@ -30,10 +31,17 @@ def check_target(path: str | os.PathLike[str], *, format: str, overwrite: bool) 
     `overwrite` replaces an older export, never a directory that holds something else.
 
     Raises:
+        ConfigError: the suffix is that of another format, or none.
         OutputExistsError: `path` is taken, or the manifest's place by a file that is no manifest.
         OutputError: the place cannot be written.
     """
     target, manifest = Path(path), Path(f"{Path(path)}.json")
+    suffixes = [suffix for suffix, known in FORMATS.items() if known == format]
+    if suffixes and target.suffix.lower() not in suffixes:
+        raise ConfigError(
+            f"The name of a file of this format ends in {' or '.join(suffixes)}, by which runtimes and tools know it. "
+            f"Received: {target.name!r}, in place of e.g. {target.stem + suffixes[0]!r}."
+        )
     if target.is_dir():
         if format != "saved_model":
             raise OutputExistsError(f"{target} is a directory. Name a file, e.g. {target / f'model.{format}'}.")

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import errno
 import functools
+import keyword
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -27,10 +28,14 @@ from kopt.export import arrays_file
 from kopt.export.twins import float32_twin
 from kopt.graph import fingerprint, load_model, require_built, require_finite, signature
 from kopt.graph.checks import input_structure, require_finite_values
-from kopt.graph.internals import flatten_layers
+from kopt.graph.internals import flatten_layers, losses_kept, plain_argmax
+from kopt.measure import feeding
+from kopt.measure.runner import batch_of
 from kopt.measure.saved_model_runner import open_saved_model
 
 SIGNATURE = "serving_default"
+# What TensorFlow takes as the name of an argument as it is.
+_PARAMETER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _LOOP_OPERATORS = frozenset(("While", "StatelessWhile", "TensorListReserve"))
 # Constants convert several times faster than variables (MobileNetV2: 0.8 s against 2.8 s), but freezing copies them,
 # and a graph of more than 2 GB cannot be written at all.
@@ -79,19 +84,20 @@ class Source:
     @property
     def batch_size(self) -> int | None:
         """Number of examples in every call; `None` if it is free."""
-        return self.inputs[0].shape[0]
+        return batch_of(self.inputs)
 
     def compute(self, arrays: Arrays) -> dict[str, np.ndarray]:
         """Run the reference on arrays by input name, in calls of the batch size it was traced with."""
-        count = len(next(iter(arrays.values())))
+        count = feeding.examples(self.inputs, arrays)
         _, specs = self.reference.structured_input_signature
-        size = next(iter(specs.values())).shape[0] or count
+        size = next((spec.shape[0] for spec in specs.values() if spec.shape.rank), None) or count
         parts = []
         for start in range(0, count, size):
             # A last batch that is not full is filled up with its first example; the rest is cut off below.
             rows = [row if row < count else start for row in range(start, start + size)]
-            feeds = {name: tf.constant(array[rows]) for name, array in arrays.items()}
-            parts.append({name: tensor.numpy() for name, tensor in self.reference(**feeds).items()})
+            feeds = {name: tf.constant(array[rows] if array.ndim else array) for name, array in arrays.items()}
+            with _as_traced():
+                parts.append({name: tensor.numpy() for name, tensor in self.reference(**feeds).items()})
         return {name: _joined([part[name] for part in parts], count) for name in parts[0]}
 
     @contextlib.contextmanager
@@ -136,11 +142,14 @@ class Source:
 
     def _endpoint(self) -> Any:
         """Return the function to save: one input may also be passed by position, as Keras' TFSMLayer does."""
-        if len(self.inputs) > 1:
-            return self.function
-        (info,) = self.inputs
-        spec = tf.TensorSpec(info.shape, info.dtype, name=info.name)
-        return tf.function(lambda x: self.function(**{info.name: x}), input_signature=[spec], autograph=False)
+        names = [info.name for info in self.inputs]
+
+        def serve(*tensors: Any) -> Any:
+            return self.function(**dict(zip(names, tensors, strict=True)))
+
+        # By position, since of keywords TensorFlow saves the names in small letters.
+        specs = [tf.TensorSpec(info.shape, info.dtype, name=info.name) for info in self.inputs]
+        return tf.function(serve, input_signature=specs, autograph=False)
 
 
 def _joined(parts: list[np.ndarray], count: int) -> np.ndarray:
@@ -245,7 +254,8 @@ def _with_batch(model: Any, info: TensorInfo, batch_size: int | None) -> TensorI
     if fixed is not None and batch_size not in (None, fixed):
         raise ConfigError(
             f"Model {model.name!r} takes batches of exactly {fixed} at its input {info.name!r}. Received: "
-            f"`batch_size={batch_size}`. Leave it out, or build the model with an open batch."
+            f"`batch_size={batch_size}`. Leave it out, or build the model with an open batch: a Sequential that was "
+            f"built by calling it has the batch of that call, unless it begins with `keras.Input`."
         )
     return dataclasses.replace(info, shape=(fixed if batch_size is None else batch_size, *info.shape[1:]))
 
@@ -257,24 +267,26 @@ def _require_names(model: Any, inputs: tuple[TensorInfo, ...]) -> None:
         UnsupportedModelError: names it.
     """
     for info in inputs:
-        if not info.name.isidentifier() or info.name == "self":
+        if not _PARAMETER.fullmatch(info.name) or keyword.iskeyword(info.name) or info.name == "self":
             raise UnsupportedModelError(
                 f"Input {info.name!r} of model {model.name!r} cannot be named so in a signature, whose names are like "
-                f"those of Python's variables. Name it e.g. `keras.Input(..., name={_identifier(info.name)!r})`; a "
+                f"those of Python's arguments: letters from a to z, digits and underscores after a letter. Name it "
+                f"e.g. `keras.Input(..., name={_identifier(info.name)!r})`; a "
                 f"trained model keeps its weights as `keras.Model(new_inputs, model(new_inputs))`."
             )
 
 
 def _identifier(name: str) -> str:
-    plain = re.sub(r"\W", "_", name)
-    return f"x_{plain}" if not plain.isidentifier() or plain == "self" else plain
+    plain = re.sub(r"\W", "_", name, flags=re.ASCII).strip("_")
+    return plain if _PARAMETER.fullmatch(plain) and not keyword.iskeyword(plain) and plain != "self" else f"x_{plain}"
 
 
 def trace_function(serve: Callable[..., dict[str, Any]], inputs: tuple[TensorInfo, ...]) -> tuple[Any, Any]:
     """Return `serve` as a `tf.function` of keyword tensors, and its trace for `inputs`."""
     function = tf.function(serve, autograph=False)
     specs = {info.name: tf.TensorSpec(info.shape, info.dtype, name=info.name) for info in inputs}
-    return function, function.get_concrete_function(**specs)
+    with plain_argmax():
+        return function, function.get_concrete_function(**specs)
 
 
 def save_arrays(arrays: Arrays, directory: Path) -> str:
@@ -296,10 +308,26 @@ def _with_batch_size(source: Source, batch_size: int | None) -> Source:
     return dataclasses.replace(trace(source.model, batch_size=batch_size), sha256=source.sha256)
 
 
+@contextlib.contextmanager
+def _as_traced() -> Iterator[None]:
+    """Run graphs as they are: for the few calls here TensorFlow would rewrite them longer than it runs them.
+
+    DenseNet121 with the rounding of integers takes 15 s for the first call with that, and 2 s without.
+    """
+    key = "disable_meta_optimizer"
+    before = tf.config.optimizer.get_experimental_options().get(key, False)
+    tf.config.optimizer.set_experimental_options({key: True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({key: before})
+
+
 def _serving_function(model: Any, inputs: list[str], outputs: list[str]) -> Callable[..., dict[str, Any]]:
     def serve(**tensors: Any) -> dict[str, Any]:
         flat = [tensors[name] for name in inputs]
-        result = model(keras.tree.pack_sequence_as(input_structure(model), flat), training=False)
+        with losses_kept(model):
+            result = model(keras.tree.pack_sequence_as(input_structure(model), flat), training=False)
         # `tf.identity` gives an output that is an input, or another output, a tensor of its own.
         return {name: tf.identity(tensor) for name, tensor in zip(outputs, keras.tree.flatten(result), strict=True)}
 
@@ -366,4 +394,9 @@ def _frozen(concrete: Any) -> Any:
     def serve(**tensors: Any) -> dict[str, Any]:
         return dict(zip(names, frozen(**tensors), strict=True))
 
-    return serve.get_concrete_function(**concrete.structured_input_signature[1])
+    # Named anew: in the specs of a trace TensorFlow writes names of arguments in small letters.
+    specs = {
+        name: tf.TensorSpec(spec.shape, spec.dtype, name=name)
+        for name, spec in concrete.structured_input_signature[1].items()
+    }
+    return serve.get_concrete_function(**specs)

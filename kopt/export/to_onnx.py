@@ -14,7 +14,7 @@ from kopt.core.records.artifacts import Artifact
 from kopt.core.schemes import Scheme, get_scheme
 from kopt.data import calibration as sample
 from kopt.export.assembly import Converted, assemble
-from kopt.export.inspection import inspect_onnx, onnx_grids
+from kopt.export.inspection import inspect_onnx, onnx_float_weights, onnx_grids
 from kopt.export.integers import few_examples_note
 from kopt.export.manifest import check_target
 from kopt.export.process import converter
@@ -27,6 +27,7 @@ OPSETS = range(13, 19)  # what tf2onnx 1.17 writes and both ends were tested wit
 SCHEMES = ("float32", "float16", "int8")
 RUNTIMES = ("onnxruntime", "tensorrt")
 _LARGEST_BYTES = 2**31 - 2**20  # protobuf writes no message of 2 GB; the graph itself takes some of them
+FLOAT_WEIGHTS_NOTE = "Weights of {} stayed in float, for which the runtime has no integer operator."
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -92,7 +93,16 @@ def onnx(
 
     def convert(staged: Path) -> Converted:
         write_onnx(source, staged, scheme=scheme, runtime=runtime, opset=opset, ranges=ranges)
-        return Converted(inspect_onnx(staged), quantization=onnx_grids(staged) if scheme == "int8" else ())
+        if scheme != "int8":
+            return Converted(inspect_onnx(staged))
+        grids, in_float = onnx_grids(staged), onnx_float_weights(staged)
+        if not grids:
+            raise UnsupportedModelError(
+                f"{source.name} has nothing that {runtime} computes in integers: it would be float32. Its weights are "
+                f"of {', '.join(in_float) or 'no operator'}. Export it as float32 or float16, or to TFLite."
+            )
+        notes = (FLOAT_WEIGHTS_NOTE.format(", ".join(in_float)),) if in_float else ()
+        return Converted(inspect_onnx(staged), notes=notes, quantization=grids)
 
     options = {"opset": str(opset)}
     if scheme == "int8":
@@ -114,16 +124,25 @@ def onnx(
 
 
 def require_distinct_names(source: Source) -> None:
-    """Raise if an output has the name of an input: in ONNX both are one tensor.
+    """Raise if an output has the name of an input, or two inputs one name: in ONNX both are one tensor.
+
+    On the way there names of inputs are in small letters.
 
     Raises:
         UnsupportedModelError: names it.
     """
-    both = {info.name for info in source.inputs} & {info.name for info in source.outputs}
+    inputs = [info.name.lower() for info in source.inputs]
+    both = set(inputs) & {info.name for info in source.outputs}
     if both:
         raise UnsupportedModelError(
             f"{source.name} has an input and an output of one name, {', '.join(sorted(map(repr, both)))}, which are "
             f"one tensor in ONNX. Give the output another key or layer name."
+        )
+    twice = sorted({name for name in inputs if inputs.count(name) > 1})
+    if twice:
+        raise UnsupportedModelError(
+            f"{source.name} has inputs that differ in capital letters alone, {', '.join(map(repr, twice))}, which the "
+            f"converter takes for one. Give one another name."
         )
 
 
@@ -196,6 +215,7 @@ def write_onnx(source: Source, output: Path, *, scheme: str, runtime: str, opset
             signature=SIGNATURE,
             output=str(output),
             opset=opset,
+            inputs=[info.name for info in source.inputs],
             scheme=scheme,
             runtime=runtime,
             calibration=None if ranges is None else save_arrays(ranges, scratch),

@@ -27,7 +27,7 @@ from kopt.export.manifest import check_target
 from kopt.export.process import converter
 from kopt.export.source import SIGNATURE, Source, prepare, save_arrays, trace
 from kopt.export.trained import trained_for, with_function_of
-from kopt.export.twins import integer_twin, is_trained_for_integers, trained_twin
+from kopt.export.twins import has_normalization, integer_normalization, is_trained_for_integers, trained_twin
 from kopt.export.verification import examples
 from kopt.graph import GraphView, signature
 from kopt.graph.checks import require_unquantized
@@ -114,7 +114,7 @@ def tflite(
     _check_request(kind, calibration, fallback, trained is not None)
     _check_blocks(block_size, kind)
     ranges = None if calibration is None else sample(calibration, samples=samples, seed=seed, inputs=inputs)
-    compared = examples(ranges, inputs, seed)
+    compared = examples(ranges, inputs, seed, name="calibration")
     keep_float = _tensor_patterns(model, fallback) if trained is None else _patterns_of_float_layers(trained)
     may_be_float = [""] if trained is not None and _has_float_operations(trained) else keep_float
     check_target(path, format="tflite", overwrite=overwrite)
@@ -239,9 +239,9 @@ def _convertible(source: Source, scheme: Scheme) -> tuple[Source, bool]:
         return fused_source(source, scheme), True
     if source.has_loop and source.batch_size is None:
         return trace(source, batch_size=1), False
-    twin = source.model and integer_twin(source.model)
-    if scheme.needs_calibration and twin is not source.model:
-        return with_function_of(source, twin), False
+    if scheme.needs_calibration and source.model is not None and has_normalization(source.model):
+        with integer_normalization():
+            return with_function_of(source, source.model), False
     return source, False
 
 

@@ -1,41 +1,56 @@
 """Copies of a model that compute the same function in a way that converters take."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 from keras import ops
 
-from kopt.graph import copy_weights, rewrite
+from kopt.graph import copy_subclassed, copy_weights, rewrite
 from kopt.graph.internals import flatten_layers, graph_of
 
 _OTHER_FLOATS = ("float16", "bfloat16", "float64")
 
 
-class IntegerLayerNormalization(keras.layers.LayerNormalization):
-    """`gamma * (x - mean) / sqrt(variance + epsilon) + beta`, written without a negation.
+def has_normalization(model: Any) -> bool:
+    """Return whether a model holds a layer that `integer_normalization` computes otherwise, at any depth."""
+    return any(map(_is_normalization, flatten_layers(model)))
+
+
+@contextlib.contextmanager
+def integer_normalization() -> Iterator[None]:
+    """Trace every `LayerNormalization` as `gamma * (x - mean) / sqrt(variance + epsilon) + beta`, without a negation.
 
     Keras computes `x * s + (beta - mean * s)`; TFLite has no integer kernel for its NEG.
     """
+    kind = keras.layers.LayerNormalization
+    original = kind.call
 
-    def call(self, inputs: Any) -> Any:
-        """Normalize `inputs` over the layer's axes."""
-        centered = inputs - ops.mean(inputs, axis=self.axis, keepdims=True)
-        # As a product: of a square of a difference the converter makes an operator that has no 16 bits.
-        variance = ops.mean(centered * centered, axis=self.axis, keepdims=True)
-        outputs = centered * ops.rsqrt(variance + self.epsilon)
-        axes = [axis % inputs.ndim for axis in ([self.axis] if isinstance(self.axis, int) else self.axis)]
-        shape = [inputs.shape[axis] if axis in axes else 1 for axis in range(inputs.ndim)]
-        if self.gamma is not None:
-            outputs = outputs * ops.reshape(self.gamma, shape)
-        return outputs if self.beta is None else outputs + ops.reshape(self.beta, shape)
+    def call(layer: Any, inputs: Any) -> Any:
+        return _normalized(layer, inputs) if _is_normalization(layer) else original(layer, inputs)
+
+    kind.call = call
+    try:
+        yield
+    finally:
+        kind.call = original
 
 
-def integer_twin(model: Any) -> Any:
-    """Return a copy of `model` whose layers all have integer kernels in TFLite; `model` itself if they have anyway."""
-    if graph_of(model) is None or not any(map(_integer_layer, flatten_layers(model))):
-        return model
-    return _rebuilt(model, _integer_layer)
+def _is_normalization(layer: Any) -> bool:
+    return type(layer) is keras.layers.LayerNormalization and not layer.rms_scaling
+
+
+def _normalized(layer: Any, inputs: Any) -> Any:
+    centered = inputs - ops.mean(inputs, axis=layer.axis, keepdims=True)
+    # As a product: of a square of a difference the converter makes an operator that has no 16 bits.
+    variance = ops.mean(centered * centered, axis=layer.axis, keepdims=True)
+    outputs = centered * ops.rsqrt(variance + layer.epsilon)
+    axes = [axis % inputs.ndim for axis in ([layer.axis] if isinstance(layer.axis, int) else layer.axis)]
+    shape = [inputs.shape[axis] if axis in axes else 1 for axis in range(inputs.ndim)]
+    if layer.gamma is not None:
+        outputs = outputs * ops.reshape(layer.gamma, shape)
+    return outputs if layer.beta is None else outputs + ops.reshape(layer.beta, shape)
 
 
 def is_trained_for_integers(model: Any) -> bool:
@@ -62,19 +77,30 @@ def float32_twin(model: Any) -> Any:
     """
     if not any(layer.compute_dtype in _OTHER_FLOATS for layer in flatten_layers(model)):
         return model
-    return _rebuilt(model, _in_float32)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")  # for layers that a user's own one makes
+    try:
+        twin = copy_subclassed(model) if graph_of(model) is None else _rebuilt_in_float32(model)
+    finally:
+        keras.config.set_dtype_policy(before)
+    for layer in flatten_layers(twin):
+        _set_float32(layer)
+    return twin
 
 
-def _integer_layer(layer: Any) -> Any:
-    if type(layer) is keras.layers.LayerNormalization and not layer.rms_scaling:
-        return IntegerLayerNormalization.from_config(layer.get_config())
-    return None
+def _set_float32(layer: Any) -> None:
+    if layer.compute_dtype in _OTHER_FLOATS:
+        layer.dtype_policy = "float32"
 
 
 def _in_float32(layer: Any) -> Any:
     """Return a copy of a layer that computes in another type of reals, or has such a layer inside."""
-    computes = any(one.compute_dtype in _OTHER_FLOATS for one in flatten_layers(layer))
-    return type(layer).from_config(_with_float32(layer.get_config())) if computes else None
+    if not any(one.compute_dtype in _OTHER_FLOATS for one in flatten_layers(layer)):
+        return None
+    twin = type(layer).from_config(_with_float32(layer.get_config()))
+    for inner in flatten_layers(twin):
+        _set_float32(inner)
+    return twin
 
 
 def _with_float32(config: Any) -> Any:
@@ -92,17 +118,16 @@ def _is_real(dtype: Any) -> bool:
     return "float" in name
 
 
-def _rebuilt(model: Any, make: Callable[[Any], Any]) -> Any:
-    """Return a copy of `model` with the layers that `make` returns in place of the given ones, weights copied."""
+def _rebuilt_in_float32(model: Any) -> Any:
     pairs: list[tuple[Any, Any]] = []
 
     def replace(layer: Any) -> Any:
-        twin = make(layer)
+        twin = _in_float32(layer)
         if twin is not None:
             pairs.append((layer, twin))
         return twin
 
-    twin_model, _ = rewrite(model, replace)
+    twin_model, _ = rewrite(model, replace, inner_dtypes=dict.fromkeys(_OTHER_FLOATS, "float32"))
     for layer, twin in pairs:
         copy_weights(layer, twin)
     return twin_model

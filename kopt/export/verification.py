@@ -15,15 +15,15 @@ from kopt.core.records.artifacts import Parity, TensorInfo
 from kopt.core.schemes import Scheme
 from kopt.data import calibration
 from kopt.export.source import Source
-from kopt.measure import Runner, compare_outputs, load, random_inputs
+from kopt.measure import Runner, compare_outputs, feeding, load, random_inputs
 
 _EXAMPLES = 16
 
 
-def examples(data: Any, inputs: tuple[TensorInfo, ...], seed: int) -> Mapping[str, np.ndarray]:
+def examples(data: Any, inputs: tuple[TensorInfo, ...], seed: int, *, name: str = "data") -> Mapping[str, np.ndarray]:
     """Return the inputs on which file and model are compared: some of `data`, or seeded random ones if it is `None`."""
     if data is None:
-        return random_inputs(inputs, _EXAMPLES, seed=seed)
+        return random_inputs(inputs, _EXAMPLES, seed=seed, name=name)
     return calibration(data, samples=_EXAMPLES, seed=seed, inputs=inputs)
 
 
@@ -62,7 +62,7 @@ def parity_with_source(runner: Runner, source: Source, arrays: Mapping[str, np.n
     return Parity(
         a=runner.runtime,
         b=f"Keras model {source.name}" if source.model is not None else f"SavedModel {source.name}",
-        examples=len(next(iter(arrays.values()))),
+        examples=feeding.examples(source.inputs, arrays),
         outputs=tuple(compare_outputs(info.name, found[info.name], expected[info.name]) for info in source.outputs),
     )
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras.src.models.functional import Functional
 from keras.src.saving.serialization_lib import SafeModeScope
 
@@ -50,6 +51,36 @@ def call_arguments(node: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def mask_of(tensor: keras.KerasTensor) -> Any:
     """Return the mask that Keras attached to `tensor`, or `None`."""
     return getattr(tensor, "_keras_mask", None)
+
+
+@contextlib.contextmanager
+def plain_argmax() -> Iterator[None]:
+    """Trace `keras.ops.argmax` and `argmin` as the operators themselves, which runtimes have.
+
+    Keras tells -0.0 from 0.0 by the bits of a number, for which TFLite and ONNX have no operator.
+    """
+    backend = keras.src.backend.numpy
+    originals = {name: getattr(backend, name) for name in ("argmax", "argmin")}
+
+    def traced(name: str) -> Any:
+        def find(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+            x = tf.convert_to_tensor(x)
+            if not x.dtype.is_floating or not x.shape.rank:
+                return originals[name](x, axis=axis, keepdims=keepdims)
+            found = getattr(tf, name)(tf.reshape(x, [-1]) if axis is None else x, axis=axis or 0, output_type=tf.int32)
+            if not keepdims:
+                return found
+            return tf.reshape(found, [1] * x.shape.rank) if axis is None else tf.expand_dims(found, axis)
+
+        return find
+
+    for name in originals:
+        setattr(backend, name, traced(name))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(backend, name, original)
 
 
 def copy_stateless(operation: keras.Operation) -> keras.Operation:

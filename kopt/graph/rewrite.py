@@ -2,7 +2,7 @@
 
 import inspect
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -25,6 +25,7 @@ def rewrite(
     replace: Callable[[keras.layers.Layer], Replacement | None],
     *,
     name: str | None = None,
+    inner_dtypes: Mapping[str, str] | None = None,
 ) -> tuple[keras.Model, TransformReport]:
     """Return a copy of `model` in which some layers are replaced, and the list of them.
 
@@ -38,6 +39,7 @@ def rewrite(
             what is called in its place: a new layer, or a function of the layer's inputs. New layers bring their own
             weights.
         name: of the new model; that of `model` by default.
+        inner_dtypes: what types of the inputs of nested models become, e.g. `{"float16": "float32"}`.
 
     Raises:
         UnsupportedModelError: a subclassed model, or a layer that cannot be cloned.
@@ -51,7 +53,7 @@ def rewrite(
         >>> [(action.layer, action.detail) for action in report.applied]
         [('relu1', "replaced by Activation 'relu1'")]
     """
-    rewriter = _Rewriter(replace)
+    rewriter = _Rewriter(replace, inner_dtypes or {})
     twin = rewriter.copy(model, GraphView.of(model), name or model.name, "")
     shared = {id(variable) for variable in model.variables} & {id(variable) for variable in twin.variables}
     if shared:
@@ -98,7 +100,7 @@ def copy_model(
     view = GraphView.of(twin)
     parts: Any = view.input_structure, view.output_structure
     if is_sequence:
-        parts = ([_new_input(twin.inputs[0]), *twin.layers[1:]],)
+        parts = ([_new_input(twin.inputs[0], {}), *twin.layers[1:]],)
     with rebuilding(model):
         copy = make(*parts, name=model.name)
     copy_model_settings(twin, copy)
@@ -190,7 +192,9 @@ def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
     Keras gives layers that `__init__` makes without a name another number each time.
     """
     for one, other in zip(flatten_layers(source), flatten_layers(target), strict=True):
-        _copy_assets(one, other)
+        _copy_vocabulary(one, other)
+        if hasattr(other, "finalize_state") and not hasattr(other, "save_assets") and other.variables:
+            other.finalize_state()  # what follows from variables; bins of a `Discretization` are in its config
         if one is not source and other.name != one.name:
             other.name = one.name
         if other.trainable != one.trainable:
@@ -200,14 +204,16 @@ def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
 class _Rewriter:
     """Holds what one rewrite knows: the twin of every operation, and the replacements made."""
 
-    def __init__(self, replace: Callable[[keras.layers.Layer], Replacement | None]):
+    def __init__(self, replace: Callable[[keras.layers.Layer], Replacement | None], inner_dtypes: Mapping[str, str]):
         self.applied: list[LayerAction] = []
         self._replace = replace
+        self._inner_dtypes = inner_dtypes
         self._twins: dict[int, Any] = {}
         self._clones: set[int] = set()
 
     def copy(self, model: keras.Model, view: GraphView, name: str, prefix: str) -> keras.Model:
-        tensors: dict[int, Any] = {id(tensor): _new_input(tensor) for tensor in view.inputs}
+        dtypes = self._inner_dtypes if prefix else {}
+        tensors: dict[int, Any] = {id(tensor): _new_input(tensor, dtypes) for tensor in view.inputs}
         for call in view.calls:
             self._retrace(call, tensors, prefix)
         inputs = keras.tree.map_structure(lambda tensor: tensors[id(tensor)], view.input_structure)
@@ -270,16 +276,17 @@ class _Rewriter:
             operation.name = wanted
             self._clones.add(id(operation))
             return new
-        return keras.layers.Identity(name=wanted)(new)
+        dtype = new.dtype if "float" in new.dtype else None  # others are passed on whatever the policy
+        return keras.layers.Identity(name=wanted, dtype=dtype)(new)
 
 
 def _distinct(tensors: tuple[keras.KerasTensor, ...]) -> list[keras.KerasTensor]:
     return list({id(tensor): tensor for tensor in tensors}.values())
 
 
-def _new_input(tensor: keras.KerasTensor) -> keras.KerasTensor:
-    layer = node_of(tensor).operation
-    return keras.layers.InputLayer.from_config(layer.get_config()).output
+def _new_input(tensor: keras.KerasTensor, dtypes: Mapping[str, str]) -> keras.KerasTensor:
+    config = node_of(tensor).operation.get_config()
+    return keras.layers.InputLayer.from_config({**config, "dtype": dtypes.get(tensor.dtype, config["dtype"])}).output
 
 
 def clone_layer(layer: keras.layers.Layer, path: str) -> keras.layers.Layer:
@@ -300,6 +307,8 @@ def clone_layer(layer: keras.layers.Layer, path: str) -> keras.layers.Layer:
     classes = {type(inner).__name__: type(inner) for inner in flatten_layers(layer)}
     with rebuilding(layer, path), keras.saving.custom_object_scope(classes):
         copy = type(layer).from_config(layer.get_config())
+    for one, other in zip(flatten_layers(layer), flatten_layers(copy), strict=False):
+        _copy_vocabulary(one, other)  # without one some cannot be called
     if copy.name != layer.name:  # a config that Keras derives from `__init__(self, ..., **kwargs)` has no name
         copy.name = layer.name
     return copy
@@ -325,13 +334,17 @@ def _accepted(twin: Any, operation: keras.Operation, kwargs: dict[str, Any]) -> 
     return {key: value for key, value in kwargs.items() if key not in unused}
 
 
-def _copy_assets(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
-    if hasattr(source, "save_assets"):
-        with tempfile.TemporaryDirectory() as directory:
-            source.save_assets(directory)
-            target.load_assets(directory)
-    elif hasattr(target, "finalize_state"):
-        target.finalize_state()
+def _copy_vocabulary(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+    if not hasattr(source, "save_assets"):
+        return
+    store: dict[str, Any] = {}
+    if not source.variables:  # weights of `"tf_idf"`, which are none of Keras' variables
+        source.save_own_variables(store)
+    if store:
+        target.load_own_variables(store)
+    with tempfile.TemporaryDirectory() as directory:
+        source.save_assets(directory)
+        target.load_assets(directory)
 
 
 def copy_model_settings(source: keras.Model, target: keras.Model) -> None:

@@ -46,7 +46,6 @@ def evaluate(target: Any, data: Any, *, metrics: Any = ("accuracy",), batch_size
     runner = load(target)
     wanted = _wanted(metrics, [info.name for info in runner.outputs])
     trackers: dict[str, list[_Tracker]] = {}
-    shift = 0.5 if gives_binary_logits(getattr(runner, "model", None)) else 0.0
     count = 0
     for x, y, weight in labelled_batches(data):
         predictions = runner.predict(x, batch_size=batch_size)
@@ -57,6 +56,7 @@ def evaluate(target: Any, data: Any, *, metrics: Any = ("accuracy",), batch_size
             prefix = f"{name}_" if isinstance(predictions, dict) else ""
             own = weight.get(name) if isinstance(weight, Mapping) else weight
             if prefix not in trackers:
+                shift = logit_shift(runner, name)
                 trackers[prefix] = [_Tracker(one, labels, predicted, shift) for one in wanted[name]]
             for tracker in trackers[prefix]:
                 tracker.update(labels, predicted, own)
@@ -126,7 +126,7 @@ def correct_share(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
     Args:
         labels: class numbers, one-hot rows or 0/1, examples first; see `evaluate`.
-        predicted: an output; a single number an example is cut at 0.5.
+        predicted: an output; a single number an example is cut at 0.5, an integer is a class number.
 
     Raises:
         DataError: labels do not fit the output.
@@ -135,7 +135,9 @@ def correct_share(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         >>> kopt.measure.correct_share(np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]]))
         array([1., 1., 0.])
     """
-    if _is_binary(predicted):
+    if _are_classes(labels, predicted):
+        right = predicted.reshape(labels.shape) == labels
+    elif _is_binary(predicted):
         _check_classes(labels, 2)
         right = (predicted.reshape(_label_shape(labels, predicted)) > 0.5) == (
             labels.reshape(_label_shape(labels, predicted)) > 0.5
@@ -155,23 +157,39 @@ def correct_share(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     return np.asarray(right.reshape(len(right), -1).mean(axis=1))
 
 
-def gives_binary_logits(model: Any) -> bool:
-    """Return whether a Keras model is compiled with a binary loss that takes logits: its classes part at 0."""
+def logit_shift(runner: Runner, output: str | None = None) -> float:
+    """Return what has to be added to an output, the only one by default, for its classes to part at 0.5."""
+    return 0.5 if gives_binary_logits(getattr(runner, "model", None), output) else 0.0
+
+
+def gives_binary_logits(model: Any, output: str | None = None) -> bool:
+    """Return whether a Keras model is compiled with a binary loss that takes logits: its classes part at 0.
+
+    Args:
+        model: or `None`, of a file.
+        output: which of several; the only one by default.
+    """
     if model is None or not getattr(model, "compiled", False):
         return False
     from kopt.train.steps.label_checks import LossKind, only_loss  # noqa: PLC0415 - loads Keras, which files do without
 
-    kind = LossKind.of(only_loss(model.loss))
+    losses = model.loss
+    names = getattr(model, "output_names", None) or ()
+    if isinstance(losses, (list, tuple)) and len(losses) == len(names):
+        losses = dict(zip(names, losses, strict=True))
+    if isinstance(losses, Mapping) and len(losses) > 1:
+        losses = losses.get(output)
+    kind = LossKind.of(only_loss(losses))
     return kind.family == "binary" and kind.from_logits
 
 
-def require_probabilities(model: Any) -> None:
+def require_probabilities(model: Any, output: str | None = None) -> None:
     """Refuse to judge files of a model by accuracy whose single number is a logit, which a file does not say.
 
     Raises:
         ConfigError: it is one.
     """
-    if gives_binary_logits(model):
+    if gives_binary_logits(model, output):
         raise ConfigError(
             f"{model.name} gives logits, as the loss says that it is compiled with, and accuracy cuts at 0.5. End it "
             "with a sigmoid, `keras.Model(model.inputs, keras.ops.sigmoid(model.output))`, or judge by 'auc'."
@@ -269,6 +287,8 @@ def _keras_metric(metric: Any) -> Any:
 def _accuracy_metric(labels: np.ndarray, predicted: np.ndarray) -> Any:
     """Return the accuracy that `compile(metrics=["accuracy"])` would take for these shapes."""
     metrics = _keras().metrics
+    if _are_classes(labels, predicted):
+        return metrics.Accuracy(name="accuracy")
     if _is_binary(predicted):
         return metrics.BinaryAccuracy(name="accuracy")
     if _is_sparse(labels, predicted):
@@ -283,6 +303,11 @@ def _misfit(labels: np.ndarray, predicted: np.ndarray) -> DataError:
         f"Labels of shape {labels.shape} do not fit outputs of shape {predicted.shape}: one-hot labels need the width "
         f"{predicted.shape[-1]}, class numbers the shape {predicted.shape[:-1]}."
     )
+
+
+def _are_classes(labels: np.ndarray, predicted: np.ndarray) -> bool:
+    """Return whether an output is class numbers in the types that `argmax` gives, and the labels are too."""
+    return predicted.dtype in (np.int32, np.int64) and labels.size == predicted.size
 
 
 def _is_binary(predicted: np.ndarray) -> bool:

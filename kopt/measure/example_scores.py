@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kopt.core.errors import ConfigError, DataError, nearest
-from kopt.measure.accuracy import correct_share, labelled_batches, predicted_labels
+from kopt.measure.accuracy import (
+    correct_share,
+    gives_binary_logits,
+    labelled_batches,
+    logit_shift,
+    predicted_labels,
+    require_probabilities,
+)
 from kopt.measure.comparison import pair
 from kopt.measure.runner import Runner
 
@@ -66,10 +73,12 @@ def paired_scores(
 
     Raises:
         DataError: the data does not fit one of the two, is empty, or their outputs cannot be compared.
-        ConfigError: several outputs and none named, or sample weights.
+        ConfigError: several outputs and none named, sample weights, or accuracy of logits beside a file, which does not
+            say what it gives.
         MeasurementError: one of the two answers NaN.
     """
     outputs = _chosen_outputs(a, b, output)
+    shifts = _shifts(a, b, metric, outputs)
     parts = []
     for given, y, weight in labelled_batches(data):
         x = named_inputs(given, a, b)
@@ -84,10 +93,26 @@ def paired_scores(
         ]
         if metric.layout is not None:
             _check_layouts(a, b, metric, answers[0][1], answers[1][1])
-        parts.append([_scores(metric, *answer) for answer in answers])
+        parts.append(
+            [
+                _scores(metric, wanted, predicted + shift if shift else predicted)
+                for (wanted, predicted), shift in zip(answers, shifts, strict=True)
+            ]
+        )
     if not parts:
         raise DataError("The data set is empty. Pass at least one batch of (x, y).")
     return np.concatenate(parts, axis=1)
+
+
+def _shifts(a: Runner, b: Runner, metric: Metric, outputs: tuple[str, str]) -> tuple[float, float]:
+    """Return what is added to the answers of each, so that those of logits part at 0.5."""
+    if metric.score is not correct_share:
+        return 0.0, 0.0
+    models = [getattr(runner, "model", None) for runner in (a, b)]
+    for model, name in zip(models, outputs, strict=True):
+        if None in models and gives_binary_logits(model, name):
+            require_probabilities(model, name)
+    return logit_shift(a, outputs[0]), logit_shift(b, outputs[1])
 
 
 def inputs_of(data: Any, runner: Runner) -> Any:

@@ -156,8 +156,16 @@ def _shapes(named: Mapping[str, np.ndarray]) -> str:
     return ", ".join(f"{name}: {array.shape}" for name, array in named.items())
 
 
-def random_inputs(inputs: tuple[TensorInfo, ...], count: int, seed: int) -> dict[str, np.ndarray]:
+def random_inputs(
+    inputs: tuple[TensorInfo, ...], count: int, seed: int, *, name: str = "data"
+) -> dict[str, np.ndarray]:
     """Return `count` seeded random examples: reals in [0, 1), integers 0 and 1 (valid in any vocabulary), booleans.
+
+    Args:
+        inputs: what is made up.
+        count: of examples.
+        seed: of the numbers.
+        name: of the argument by which a caller could have given real ones, for the message.
 
     Raises:
         DataError: an input takes strings, or has an open dimension besides the batch, whose size only data can say.
@@ -168,7 +176,7 @@ def random_inputs(inputs: tuple[TensorInfo, ...], count: int, seed: int) -> dict
         (4, 8, 8, 1)
     """
     generator = np.random.default_rng(seed)
-    return {info.name: _random_input(info, count, generator) for info in inputs}
+    return {info.name: _random_input(info, count, generator, name) for info in inputs}
 
 
 def take(inputs: tuple[TensorInfo, ...], named: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
@@ -177,10 +185,12 @@ def take(inputs: tuple[TensorInfo, ...], named: Mapping[str, np.ndarray], count:
     return {info.name: named[info.name][order] if info.shape else named[info.name] for info in inputs}
 
 
-def _random_input(info: TensorInfo, count: int, generator: np.random.Generator) -> np.ndarray:
+def _random_input(info: TensorInfo, count: int, generator: np.random.Generator, name: str) -> np.ndarray:
     kind = _numpy(info.dtype).kind
     if None in info.shape[1:] or kind not in "fiub":
-        raise DataError(f"No input can be made up for {info.name!r}, {describe(info)}. Pass `data` with real examples.")
+        raise DataError(
+            f"No input can be made up for {info.name!r}, {describe(info)}. Pass `{name}` with real examples."
+        )
     shape = (count, *(size for size in info.shape[1:] if size is not None)) if info.shape else ()
     if kind == "f" or info.scale is not None:
         values = generator.random(shape, dtype=np.float32)

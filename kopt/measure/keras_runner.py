@@ -13,6 +13,7 @@ from kopt.core.errors import MeasurementError
 from kopt.core.records.artifacts import TensorInfo
 from kopt.graph import load_model, require_built, signature
 from kopt.graph.checks import input_structure
+from kopt.graph.internals import losses_kept
 from kopt.measure.runner import Runner, batch_of
 
 
@@ -44,7 +45,8 @@ class KerasRunner(Runner):
             raise MeasurementError(f"{self.runtime} cannot run {self.name}: {error.message}") from error
 
     def _call(self, feeds: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        with keras.StatelessScope():  # A recurrent layer that keeps its state has the same before and after.
+        # A recurrent layer that keeps its state has the same before and after.
+        with losses_kept(self.model), keras.StatelessScope():
             results = self.model(self._structured(feeds), training=False)
         return dict(zip((info.name for info in self.outputs), keras.tree.flatten(results), strict=True))
 

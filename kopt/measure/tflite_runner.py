@@ -29,6 +29,8 @@ class TFLiteRunner(Runner):
         self.threads = threads
         self.runtime = f"LiteRT {importlib.metadata.version('ai-edge-litert')}"
         self._path = path
+        self._shapes: dict[str, tuple[int, ...]]
+        self._signature_runner: Any = None  # of a signature that is not the file's main one
         self._interpreter = self._open()
         try:
             self._describe(signature)
@@ -37,8 +39,14 @@ class TFLiteRunner(Runner):
         # Names that are no text, indices of tensors that are not there: LiteRT opens such a file and stumbles later.
         except (RuntimeError, ValueError, TypeError, LookupError, OverflowError) as error:
             raise _damaged(path, error) from error
-        self._guard(self._interpreter.allocate_tensors)
         self.fixed_batch = batch_of(self.inputs)
+        if any(None in info.shape[1:] for info in self.inputs):
+            # The file holds a size of 1 where it is open, at which no convolution or pooling need work.
+            self._shapes = {}
+            return
+        if self._signature_runner is not None:
+            return
+        self._guard(self._interpreter.allocate_tensors)
         if self.fixed_batch is None and self._interpreter.num_subgraphs() > 1 and not self._runs_a_batch_of_two():
             self.fixed_batch = 1
 
@@ -55,6 +63,8 @@ class TFLiteRunner(Runner):
         return self._guard(self._run, self._interpreter, feeds)
 
     def _run(self, interpreter: Interpreter, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if self._signature_runner is not None:
+            return dict(self._signature_runner(**feeds))  # it resizes tensors itself
         shapes = {name: feeds[name].shape for name in self._input_indices}
         if shapes != self._shapes:
             for name, index in self._input_indices.items():
@@ -91,10 +101,7 @@ class TFLiteRunner(Runner):
             {d["name"] for d in ours.values()} - {d["name"] for d in theirs}
             for ours, theirs in zip(found, primary, strict=True)
         ):
-            raise ConfigError(
-                f"Signature {key!r} of {self.name} is not its main one, which alone can be run here. Export it to a "
-                "file of its own."
-            )
+            self._signature_runner = runner
         return tuple({name: details[name] for name in sorted(details, key=natural)} for details in found)  # type: ignore[return-value]
 
     def _runs_a_batch_of_two(self) -> bool:

@@ -197,7 +197,9 @@ def _passed_on(norm: Site) -> Substitute:
     view, call = norm.calls[0]
     # The name of an output is that of the layer that gives it.
     is_output = any(output is call.outputs[0] for output in view.outputs)
-    return Substitute((L.Identity(name=norm.layer.name),), ({},)) if is_output else Substitute()
+    if not is_output:
+        return Substitute()
+    return Substitute((L.Identity(name=norm.layer.name, dtype=norm.layer.dtype_policy.name),), ({},))
 
 
 def _host(site: Site) -> _Host:

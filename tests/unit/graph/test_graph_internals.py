@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from kopt.graph import internals
 from kopt.graph.loading import load_model
@@ -87,3 +88,18 @@ def test_safe_mode_scope_lets_a_lambda_through_only_inside(tmp_path):
     config = model.layers[0].get_config()
     with internals.safe_mode_scope(False):
         assert L.Lambda.from_config(dict(config)).function(2) == 6
+
+
+def test_the_place_of_the_largest_is_traced_as_the_operator_alone():
+    def operators(function):
+        graph = tf.function(function, autograph=False).get_concrete_function(tf.TensorSpec((None, 3))).graph
+        return {operation.type for operation in graph.get_operations()}
+
+    assert "Bitcast" in operators(lambda x: keras.ops.argmax(x, axis=-1))
+    with internals.plain_argmax():
+        assert (
+            {"ArgMax"}
+            <= operators(lambda x: keras.ops.argmax(x, axis=-1))
+            <= {"Placeholder", "Const", "ArgMax", "Identity"}
+        )
+    assert "Bitcast" in operators(lambda x: keras.ops.argmax(x, axis=-1))

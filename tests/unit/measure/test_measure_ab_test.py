@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError, MeasurementError
 from kopt.core.records.search.ab_test import ABTest
-from kopt.measure import ab_scores, ab_test, load
+from kopt.measure import ab_scores, ab_test, evaluate, load
 from kopt.measure.ab_inference import verdict
 from kopt.measure.paired import Interval
 
@@ -33,6 +33,35 @@ def test_accuracies_of_two_models_on_the_same_examples():
     assert result.verdict == "better"
     assert str(result).startswith("exact is better than noisy: +")
     assert (result.pairs, result.metric, result.larger_is_better) == (200, "accuracy", True)
+
+
+def test_logits_of_two_classes_part_at_zero(tmp_path):
+    labels = (X[:, 0] > 0).astype(int)
+    models = []
+    for weight in (0.3, 3.0):
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False)])
+        model.set_weights([np.array([[weight], [0], [0]], "float32")])
+        model.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
+        models.append(model)
+    result = ab_test(*models, (X, labels))
+    assert (result.value_a, result.value_b, result.verdict != "better") == (1.0, 1.0, True)
+    models[0].export(tmp_path / "saved", verbose=False)  # does not say whether it gives logits
+    with pytest.raises(ConfigError, match="gives logits"):
+        ab_test(models[1], tmp_path / "saved", (X, labels))
+
+
+@pytest.mark.parametrize("losses", [dict, list])
+def test_logits_of_one_output_of_several_part_at_zero(losses):
+    i = keras.Input((3,))
+    parts = {"a": keras.layers.Dense(1, name="a")(i), "b": keras.layers.Dense(1, name="b")(i)}
+    model = keras.Model(i, parts if losses is dict else list(parts.values()))
+    model.set_weights([np.array([[0.3], [0], [0]], "float32"), np.zeros(1)] * 2)
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    model.compile("sgd", {"a": loss, "b": "mse"} if losses is dict else [loss, "mse"])
+    labels = {"a": (X[:, 0] > 0).astype(int)}
+    assert evaluate(model, (X, labels), metrics={"a": "accuracy"}).metrics == {"a_accuracy": 1.0}
+    labels = {"b": (X[:, 0] * 0.3 > 0.5).astype(int)}
+    assert evaluate(model, (X, labels), metrics={"b": "accuracy"}).metrics == {"b_accuracy": 1.0}
 
 
 def test_models_that_agree_are_not_called_equal_on_few_examples():

@@ -4,12 +4,14 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
 
 import kopt
 from kopt.core.errors import ConfigError, OutputExistsError
+from kopt.core.files import check_output_file
 from kopt.core.progress import Progress, Silent
 from kopt.core.records.search.budget import OBJECTIVES, Budget, Constraint
 
@@ -98,24 +100,24 @@ def check_page(options: argparse.Namespace) -> None:
 
     Raises:
         ConfigError: `--rows` is negative.
-        OutputExistsError: the HTML file exists, and there is no `--force`.
+        OutputExistsError: the HTML file exists, and there is no `--force`; or it is a directory.
+        OutputError: its place cannot be written.
     """
     if options.rows < 0:
         raise ConfigError(f"--rows is a number of rows, or 0 for all. Received: {options.rows}.")
-    if options.html is not None and options.html.exists() and not options.force:
-        raise OutputExistsError(f"{options.html} exists already. Pass --force to replace it.")
+    if options.html is not None:
+        _check_place(options.html, options.force)
 
 
 def show_page(found: Any, table: RenderableType, options: argparse.Namespace) -> None:
     """Print a record as a table or JSON, and write its HTML file where one is asked for."""
+    path = None if options.html is None else found.html(options.html, overwrite=options.force)
     if options.json:
         show_text(found.to_json())
-    else:
-        show(table)
-    if options.html is not None:
-        path = found.html(options.html, overwrite=options.force)
-        if not options.json:
-            show_text(f"\nReport: {path}")
+        return
+    show(table)
+    if path is not None:
+        show_text(f"\nReport: {path}")
 
 
 def check_model_output(options: argparse.Namespace, *suffixes: str) -> None:
@@ -123,12 +125,18 @@ def check_model_output(options: argparse.Namespace, *suffixes: str) -> None:
 
     Raises:
         ConfigError: another ending.
-        OutputExistsError: it exists, and there is no `--force`.
+        OutputExistsError: it exists, and there is no `--force`; or it is a directory.
+        OutputError: its place cannot be written.
     """
     if options.output.suffix not in suffixes:
         raise ConfigError(f"OUTPUT ends in {' or '.join(suffixes)}. Received: {str(options.output)!r}.")
-    if options.output.exists() and not options.force:
-        raise OutputExistsError(f"{options.output} exists already. Pass --force to replace it.")
+    _check_place(options.output, options.force)
+
+
+def _check_place(path: Path, force: bool) -> None:
+    if path.is_file() and not force:
+        raise OutputExistsError(f"{path} exists already. Pass --force to replace it.")
+    check_output_file(path, overwrite=force)
 
 
 def show(*renderables: RenderableType) -> None:

@@ -67,8 +67,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _installation(options: argparse.Namespace) -> int:
-    for name in ("data", "history", "html"):
-        if getattr(options, name) is not None:
+    for name in ("data", "history", "html", "loss", "rows"):
+        if getattr(options, name) not in (None, 0):
             raise ConfigError(f"--{name} belongs to a model: `kopt doctor MODEL --{name} ...`.")
     checks = [*check_installation(), *kopt.measure.check_devices()]
     if options.json:

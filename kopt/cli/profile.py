@@ -11,7 +11,7 @@ from kopt.core.settings import choice
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("model", metavar="MODEL", help=".keras, .h5 (Keras 3 or legacy) or SavedModel directory")
+    parser.add_argument("model", metavar="MODEL", help=".keras or .h5 (Keras 3 or legacy)")
     parser.add_argument(
         "--data",
         help=f"{LABELLED}. Without, gradients and sensitivity are left out",
@@ -28,12 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command."""
+    """Run the command, and return 1 if a part that was asked for by name could not be made."""
     check_page(options)
     kopt.report.check_sort(options.sort)
     for part in options.parts or ():
         choice("part", part, PARTS)
-    model = kopt.export.open_model(options.model, safe_mode=not options.unsafe)
+    model = kopt.load_model(options.model, safe_mode=not options.unsafe)
     data = validation = None
     if options.data:
         splits = splits_from(options, model)
@@ -48,4 +48,4 @@ def run(options: argparse.Namespace) -> int:
         progress=kopt.report.make_progress(quiet=options.json),
     )
     show_page(found, kopt.report.full_profile_table(found, rows=options.rows or None, sort=options.sort), options)
-    return 0
+    return 1 if any(part in found.skipped for part in options.parts or ()) else 0

@@ -80,7 +80,7 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Ite
     `path` is as it was.
 
     Raises:
-        OutputExistsError: `path` exists and `overwrite` is false.
+        OutputExistsError: `path` exists and `overwrite` is false, or it is a directory and what was made is a file.
         OutputError: the disk is full or the place cannot be written.
     """
     path = check_output(path, overwrite=overwrite)
@@ -93,6 +93,7 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Ite
             yield staged
             _flush(staged)
             if path.is_dir():
+                _require_no_directory(path, staged.is_dir())
                 # A directory cannot be replaced in one step: the old one steps aside and goes with the holder.
                 path.rename(holder / "replaced")
             staged.replace(path)
@@ -101,8 +102,22 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Ite
         shutil.rmtree(holder, ignore_errors=True)
 
 
+def check_output_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Make sure, as `check_output` does, that a file can be written to `path`, which must be no directory."""
+    _require_no_directory(Path(path), False)
+    return check_output(path, overwrite=overwrite)
+
+
+def _require_no_directory(path: Path, is_replaced: bool) -> None:
+    if path.is_dir() and not is_replaced:
+        raise OutputExistsError(
+            f"{path} is a directory, which no file takes the place of. Name a file, e.g. {path / 'report.html'}."
+        )
+
+
 def atomic_write(path: str | os.PathLike[str], content: str | bytes, *, overwrite: bool = False) -> Path:
     """Write `content` (text as UTF-8) to `path` in one step. See `atomic_path` for what it raises."""
+    check_output_file(path, overwrite=overwrite)
     data = content.encode() if isinstance(content, str) else content
     with atomic_path(path, overwrite=overwrite) as staged:
         staged.write_bytes(data)

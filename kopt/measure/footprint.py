@@ -1,9 +1,11 @@
 """Memory that loading and running a file takes, in a process of its own."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from kopt.core.errors import InputError, MeasurementError
@@ -17,7 +19,12 @@ _CHILD = "from kopt.measure.footprint import main; main()"
 
 
 def memory(
-    path: str | os.PathLike[str], *, threads: int | None = None, batch_size: int = 1, safe_mode: bool = True
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    batch_size: int = 1,
+    safe_mode: bool = True,
+    modules: Sequence[str] = (),
 ) -> int:
     """Measure the peak resident memory of loading and running a file, in bytes.
 
@@ -31,6 +38,8 @@ def memory(
         threads: see `kopt.measure.load`.
         batch_size: examples a call.
         safe_mode: see `kopt.load_model`.
+        modules: Python modules that the process imports before it opens the file: of layers that are registered with
+            Keras. They are looked up as here.
 
     Raises:
         MeasurementError: the process died or took more than ten minutes; the message has its last lines.
@@ -48,7 +57,14 @@ def memory(
     check_positive("batch_size", batch_size)
     format_of(Path(path))
     request = json.dumps(
-        {"path": os.fspath(path), "threads": threads, "batch_size": batch_size, "safe_mode": safe_mode}
+        {
+            "path": os.fspath(path),
+            "threads": threads,
+            "batch_size": batch_size,
+            "safe_mode": safe_mode,
+            "modules": list(modules),
+            "places": sys.path,
+        }
     )
     try:
         done = subprocess.run(
@@ -65,6 +81,9 @@ def memory(
 def main() -> None:
     """Run in the fresh process: print the growth in bytes as the last line."""
     request = json.loads(sys.argv[1])
+    sys.path[:] = request["places"]
+    for name in request["modules"]:
+        importlib.import_module(name)
     import_runtime(format_of(Path(request["path"])))
     before = start_peak()
     runner = load(request["path"], threads=request["threads"], safe_mode=request["safe_mode"])

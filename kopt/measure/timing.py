@@ -64,6 +64,8 @@ def latency(
         >>> [latency.batch_size for latency in b.latencies], a.latency_ms > b.latency_ms
         ([1, 8], True)
     """
+    if isinstance(batch_sizes, int):
+        raise ConfigError(f"`batch_sizes` is a list of them, e.g. ({batch_sizes},). Received: {batch_sizes!r}.")
     for name, value in (("min_runs", min_runs), *(("batch_sizes", size) for size in batch_sizes)):
         check_positive(name, value)
     if not batch_sizes or not max_seconds > 0:
@@ -72,6 +74,8 @@ def latency(
         )
     number("precision", precision, least=0.0, most=1.0)
     several = isinstance(targets, (list, tuple))
+    if several and not targets:
+        raise ConfigError("Latency needs at least one runner, model or path. Received an empty list.")
     runners = [load(target, threads=threads) for target in (targets if several else [targets])]
     measured: list[list[Latency]] = [[] for _ in runners]
     for batch_size in batch_sizes:

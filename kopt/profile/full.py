@@ -14,6 +14,7 @@ from kopt.core.errors import ConfigError, DataError, KoptError, nearest, words_o
 from kopt.core.files import atomic_write
 from kopt.core.progress import Progress, Silent
 from kopt.core.records.profiles.full import PARTS, FullProfile
+from kopt.core.settings import whole
 from kopt.graph import require_built
 from kopt.profile.cost.profile import model as cost
 from kopt.profile.cost.roofline import roofline
@@ -100,6 +101,7 @@ def full(
     for part in parts:
         if part not in PARTS:
             raise ConfigError(f"Unknown part {part!r}.{nearest(part, PARTS)} Accepted: {', '.join(PARTS)}.")
+    whole("batch_size", batch_size)
     require_known_loss(loss)
     require_built(model)
     begin = time.monotonic()

@@ -82,7 +82,8 @@ def measured(
     models = {"before": _plain(before), "after": _plain(after)}
     with scratch_directory() as scratch:
         files = [shipped(model, scratch, name, runtime) for name, model in models.items()]
-        times: Any = latency([runner for _, runner in files], max_seconds=seconds)
+        size = files[0][1].fixed_batch or 1
+        times: Any = latency([runner for _, runner in files], batch_sizes=(size,), max_seconds=seconds)
     sides = [
         _footprint(model, artifact, time)
         for model, (artifact, _), time in zip(models.values(), files, times, strict=True)

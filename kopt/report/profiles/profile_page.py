@@ -33,7 +33,6 @@ _SECTIONS: tuple[tuple[str, str, Look], ...] = (
     ("Gradients", "gradients", GRADIENTS),
     ("Sensitivity", "sensitivity", SENSITIVITY),
 )
-_ROWS = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +124,7 @@ def _present(profile: FullProfile) -> Iterator[tuple[str, Any, Look]]:
 
 
 def _whole(look: Look, record: Any) -> RenderableType:
-    return look.table(record, rows=_ROWS)
+    return look.table(record, rows=None)
 
 
 def _plot(look: Look, record: Any) -> Markup | None:

@@ -194,7 +194,7 @@ def _trace(model: keras.Model, optimizer: Any, batch: Any, has_targets: bool, re
     marks: list[int] = []
 
     def step(*batch: Any) -> None:
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch if len(batch) > 1 else batch[0])
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         with tf.GradientTape() as tape:
             y_pred = model(x, training=True)
             loss = compute_loss(model, x, y, y_pred, sample_weight) if has_targets else _stand_in(model, y_pred)

@@ -95,3 +95,14 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
     (tmp_path / "kept").write_text("x")
     files.remove_leftovers(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_file_never_takes_the_place_of_a_directory(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "kept").write_text("old")
+    with pytest.raises(OutputExistsError, match="is a directory, which no file takes the place of"):
+        files.atomic_write(tmp_path / "mine", "new", overwrite=True)
+    with pytest.raises(OutputExistsError), files.atomic_path(tmp_path / "mine", overwrite=True) as staged:
+        staged.write_text("new")
+    assert (tmp_path / "mine" / "kept").read_text() == "old"
+    assert [one.name for one in tmp_path.iterdir()] == ["mine"]

@@ -162,6 +162,8 @@ class FitScores(Record):
         examples: of each.
         accuracy, validation_accuracy: `None` for a model without that metric.
         chance_loss: cross-entropy of answering with the shares of the classes; `None` for another loss.
+        cross_entropy: of the training examples, without what the model's loss has beside it (regularization, smoothing,
+            weights of classes), so that it can be held against that; `None` where there is no `chance_loss`.
     """
 
     examples: int
@@ -170,6 +172,7 @@ class FitScores(Record):
     accuracy: float | None
     validation_accuracy: float | None
     chance_loss: float | None
+    cross_entropy: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ import keras
 
 from kopt.advice.facts import Facts
 from kopt.advice.judging import judge
+from kopt.advice.looks.history import trends_of
 from kopt.advice.looks.subject import Subject, given_data
 from kopt.advice.looks.table import LOOKS, Look
 from kopt.advice.result import Advice
@@ -86,6 +87,8 @@ def advise(
     chosen = _chosen(looks)
     model = model.model if isinstance(model, AcceleratedModel) else model
     require_built(model)
+    if history is not None:
+        trends_of(history, model.name)  # raises for what is none, before any look
     subject = Subject(
         model,
         given_data(train, "train"),

@@ -16,7 +16,7 @@ from kopt.data.validation import as_model_inputs
 from kopt.graph import Call, GraphView, signature
 from kopt.graph.internals import graph_of
 from kopt.graph.running import run
-from kopt.train.steps.label_checks import LossKind
+from kopt.train.steps.label_checks import LossKind, only_loss
 
 _ASKED, _WATCHED, _JUDGED = 8, 256, 1024
 _CORRELATED, _LEAST_ACTIVE = 0.99, 10
@@ -28,7 +28,7 @@ _PLAIN = ("linear", "softmax", "sigmoid")
 
 def inference(subject: Subject) -> InferenceFacts:
     """Ask a few examples twice together, and the first one alone."""
-    x = tf.nest.map_structure(lambda leaf: leaf[:_ASKED], subject.examples[0])
+    x = tf.nest.map_structure(lambda leaf: leaf[:_ASKED], subject.inputs)
     alone = tf.nest.map_structure(lambda leaf: leaf[:1], x)
     first, second, single = (_outputs(subject.model, one) for one in (x, x, alone))
     return InferenceFacts(
@@ -50,7 +50,7 @@ def fit_scores(subject: Subject) -> FitScores:
         validation_loss=unseen["loss"],
         accuracy=_accuracy(seen),
         validation_accuracy=_accuracy(unseen),
-        chance_loss=_chance_loss(subject.model, train[1]),
+        **_against_chance(subject, train, size),
     )
 
 
@@ -63,21 +63,22 @@ def channel_activity(subject: Subject) -> ChannelActivity:
     model = subject.model
     if graph_of(model) is None:
         raise UnsupportedModelError(f"The layers of {type(model).__qualname__} are called by Python code.")
-    x = tf.nest.map_structure(lambda leaf: leaf[:_WATCHED], subject.examples[0])
+    x = tf.nest.map_structure(lambda leaf: leaf[:_WATCHED], subject.inputs)
     inputs = list(as_model_inputs(x, signature(model)[0]).values())
     view = GraphView.of(model)
     found: list[LayerActivity] = []
 
     def look(path: str, call: Call, taken: Sequence[Any], given: Sequence[Any]) -> None:
         if _is_activation(call.operation) and given[0].shape.rank >= 2:
-            found.append(_activity(path, type(call.operation).__name__, np.asarray(given[0], np.float32)))
+            axis = 1 if getattr(call.operation, "data_format", None) == "channels_first" else -1
+            found.append(_activity(path, type(call.operation).__name__, np.asarray(given[0], np.float32), axis))
 
     run(view, inputs, look)
     return ChannelActivity(len(inputs[0]), tuple(found))
 
 
-def _activity(path: str, kind: str, values: np.ndarray) -> LayerActivity:
-    rows = values.reshape(-1, values.shape[-1])
+def _activity(path: str, kind: str, values: np.ndarray, axis: int) -> LayerActivity:
+    rows = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
     low, high = rows.min(axis=0), rows.max(axis=0)
     largest = np.abs(rows).max() or 1.0
     varies = np.flatnonzero(high - low > _CONSTANT * largest)
@@ -134,11 +135,35 @@ def _accuracy(scores: dict[str, float]) -> float | None:
     return next((value for name, value in scores.items() if "acc" in name), None)
 
 
-def _chance_loss(model: keras.Model, y: Any) -> float | None:
-    """Return the entropy of the shares of the classes, the loss of always answering with them."""
+def _against_chance(subject: Subject, train: tuple[Any, ...], size: int) -> dict[str, float | None]:
+    """Return the entropy of the shares of the classes, the loss of always answering with them, and the model's own."""
+    x, y = train
+    none: dict[str, float | None] = {"chance_loss": None, "cross_entropy": None}
     ids = class_ids(y) if isinstance(y, np.ndarray) else None
-    if ids is None or LossKind.of(model.loss).family == "other":
-        return None
+    kind = LossKind.of(only_loss(subject.model.loss))
+    if ids is None or kind.family == "other":
+        return none
+    some = tf.nest.map_structure(lambda leaf: leaf[:size], x)
+    outputs = tf.nest.flatten(subject.model.predict(some, batch_size=subject.batch_size, verbose=0))
     shares = np.unique(ids, return_counts=True)[1] / len(ids)
     entropy = -float(sum(share * math.log(share) for share in shares))
-    return entropy or None
+    if len(outputs) > 1 or not entropy:
+        return none
+    own = _cross_entropy(ids[:size], np.asarray(outputs[0], np.float64), kind.from_logits)
+    return none if own is None else {"chance_loss": entropy, "cross_entropy": own}
+
+
+def _cross_entropy(ids: np.ndarray, outputs: np.ndarray, from_logits: bool) -> float | None:
+    """Return the mean of `-log p` of the right classes; `None` where the outputs are of another form."""
+    scores = outputs.reshape(len(ids), -1) if outputs.ndim == 1 else outputs
+    if scores.ndim != 2 or ids.min() < 0 or ids.max() >= max(scores.shape[1], 2):
+        return None
+    if scores.shape[1] == 1:  # of the second of two classes
+        second = 1 / (1 + np.exp(-scores)) if from_logits else scores
+        probabilities = np.concatenate([1 - second, second], axis=1)
+    elif from_logits:
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        probabilities = powers / powers.sum(axis=1, keepdims=True)
+    else:
+        probabilities = scores
+    return float(-np.log(np.clip(probabilities[np.arange(len(ids)), ids], 1e-7, 1)).mean())

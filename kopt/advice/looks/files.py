@@ -16,7 +16,7 @@ _SAMPLES = 64
 
 def deployment(subject: Subject) -> Deployment:
     """Export the model in four schemes, and time it and the files with one thread; float32 also with all cores."""
-    x, cores = subject.examples[0], machine().cores
+    x, cores = subject.inputs, machine().cores
     with tempfile.TemporaryDirectory() as directory, export.traced(subject.model) as source:
         made: list[tuple[str, str, int, Path]] = []
         failed: list[DeployedFile] = []

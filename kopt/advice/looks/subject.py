@@ -45,10 +45,22 @@ class Subject:
         """The training data if it is an input pipeline."""
         return self.train if isinstance(self.train, tf.data.Dataset) else None
 
-    @functools.cached_property
+    @property
     def batches(self) -> tuple[tuple[Any, ...], ...]:
-        """The first batches of training data, of arrays batches of rows from all over them; NumPy arrays."""
-        return _read(self.train, self.batch_size)
+        """The first batches of training data, of arrays batches of rows from all over them; NumPy arrays.
+
+        What reading them raises is raised again, without reading.
+        """
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        return self._outcome
+
+    @functools.cached_property
+    def _outcome(self) -> tuple[tuple[Any, ...], ...] | Exception:
+        try:
+            return _read(self.train, self.batch_size)
+        except Exception as error:  # noqa: BLE001 - whatever a pipeline of the user's raises, each look says it
+            return error
 
     @functools.cached_property
     def has_labels(self) -> bool:
@@ -59,6 +71,12 @@ class Subject:
     def examples(self) -> tuple[Any, ...]:
         """Those of `batches` that have the shape of the first, as `(x, y)` or `(x,)` of arrays, no more than read."""
         return _joined(self.batches)
+
+    @property
+    def inputs(self) -> Any:
+        """The inputs of `examples`; several without names as a list, since a tuple means inputs and targets."""
+        x = self.examples[0]
+        return list(x) if isinstance(x, tuple) else x
 
     @functools.cached_property
     def judged(self) -> tuple[Any, ...]:
@@ -79,8 +97,10 @@ def given_data(data: Any, name: str) -> Any:
         return data[:given]
     if data is None or isinstance(data, tf.data.Dataset):
         return data
-    if isinstance(data, (np.ndarray, tf.Tensor, dict, list)):
+    if isinstance(data, (np.ndarray, tf.Tensor, dict)):
         return (data,)
+    if isinstance(data, list):
+        return (tuple(data),)  # which tf.data does not take for the rows of one array
     raise DataError(
         f"`{name}` must be arrays, (x, y), a kopt.data.Split or a batched tf.data.Dataset. Received: "
         f"{type(data).__module__}.{type(data).__qualname__}."

@@ -57,15 +57,17 @@ class Look:
         """Return why it cannot be taken of this subject; empty if it can."""
         if self.depth == "full" and subject.depth != "full":
             return 'It is taken with `depth="full"` only.'
-        has = {
-            "data": subject.train is not None,
-            "labels": subject.train is not None and subject.has_labels,
-            "validation": subject.validation is not None,
-            "history": subject.history is not None,
-            "pipeline": subject.dataset is not None,
-            "compiled": subject.model.compiled,
-        }
-        return next((NEEDS[need] for need in self.needs if not has[need]), "")
+        return next((NEEDS[need] for need in self.needs if not _HAS[need](subject)), "")
+
+
+_HAS: dict[str, Callable[[Subject], bool]] = {
+    "data": lambda subject: subject.train is not None,
+    "labels": lambda subject: subject.has_labels,  # which reads
+    "validation": lambda subject: subject.validation is not None,
+    "history": lambda subject: subject.history is not None,
+    "pipeline": lambda subject: subject.dataset is not None,
+    "compiled": lambda subject: subject.model.compiled,
+}
 
 
 def _pipeline(subject: Subject) -> Any:
@@ -104,15 +106,15 @@ def _trends(subject: Subject) -> Any:
 
 
 def _cost(subject: Subject) -> Any:
-    return profile.model(subject.model, subject.examples[0] if subject.train is not None else None)
+    return profile.model(subject.model, subject.inputs if subject.train is not None else None)
 
 
 def _roofline(subject: Subject) -> Any:
-    return profile.roofline(subject.model, subject.examples[0] if subject.train is not None else None)
+    return profile.roofline(subject.model, subject.inputs if subject.train is not None else None)
 
 
 def _rounding(subject: Subject) -> Any:
-    return diagnose_rounding(subject.model, subject.examples[0], samples=_ROUNDED_EXAMPLES)
+    return diagnose_rounding(subject.model, subject.inputs, samples=_ROUNDED_EXAMPLES)
 
 
 LOOKS = (

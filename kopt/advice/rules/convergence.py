@@ -33,12 +33,17 @@ def no_convergence(trends: TrainingTrends) -> Iterator[Found]:
 
 def learned_nothing(settings: TrainingSettings, fit: FitScores) -> Iterator[Found]:
     """A trained model answers no better than the shares of the classes."""
-    if settings.iterations and fit.chance_loss and fit.loss >= _NEAR_CHANCE * fit.chance_loss:
+    found = _cross_entropy(fit)
+    if settings.iterations and fit.chance_loss and found >= _NEAR_CHANCE * fit.chance_loss:
         yield Found(
             "loss",
-            f"After {settings.iterations} updates the loss on training examples is {fit.loss:.4g}; always answering "
+            f"After {settings.iterations} updates the loss on training examples is {found:.4g}; always answering "
             f"with the shares of the classes gives {fit.chance_loss:.4g} (threshold {_NEAR_CHANCE:.0%} of it).",
         )
+
+
+def _cross_entropy(fit: FitScores) -> float:
+    return fit.loss if fit.cross_entropy is None else fit.cross_entropy
 
 
 def rate_too_high(settings: TrainingSettings, rates: LearningRateCurve) -> Iterator[Found]:
@@ -140,14 +145,15 @@ def under_fitting(settings: TrainingSettings, fit: FitScores) -> Iterator[Found]
     """A trained model is bad at its own training examples, and no better there than elsewhere."""
     if not settings.iterations or not fit.chance_loss:
         return
-    share = fit.loss / fit.chance_loss
+    share = _cross_entropy(fit) / fit.chance_loss
     level = abs(fit.validation_loss - fit.loss) < _UNDERFIT_GAP * fit.loss
     if _UNDERFIT <= share < _NEAR_CHANCE and level:
         held = f" Dropout holds it back: {places(list(settings.dropouts))}." if settings.dropouts else ""
         yield Found(
             "loss",
-            f"The loss on training examples is {fit.loss:.4g}, {share:.0%} of that of answering with the shares of the "
-            f"classes (threshold {_UNDERFIT:.0%}), and about the same on others, {fit.validation_loss:.4g}.{held}",
+            f"The loss on training examples is {_cross_entropy(fit):.4g}, {share:.0%} of that of answering with the "
+            f"shares of the classes (threshold {_UNDERFIT:.0%}), and the loss about the same on others, "
+            f"{fit.validation_loss:.4g}.{held}",
         )
 
 
@@ -333,7 +339,7 @@ RULES = (
         check=dead_units,
         looks_for="More than a quarter of the units of a ReLU are 0 for every example.",
         remedy="Lower the learning rate, warm up, use LeakyReLU or GELU, and take out what stays dead.",
-        code="smaller, report = kopt.prune.constant_channels(model, data)",
+        code="smaller, report = kopt.prune.constant_channels(model, x)",
         target="quality",
         gain="measured: the share of dead units in the worst layer",
         effort="basic",

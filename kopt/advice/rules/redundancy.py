@@ -12,6 +12,8 @@ _DOMINATES, _LEAST_PARAMETERS = 0.5, 50_000
 _RANK = 0.5
 _ZEROS = 0.3
 _TINY, _CONSTANT, _COPIES = 0.05, 0.25, 0.1
+# Of fewer examples many channels have one value by chance, and of one all.
+_LEAST_EXAMPLES = 32
 _WIDE_KERNEL_SHARE, _LEAST_MACS = 0.5, 1_000_000
 _TOLERANT = "pruned_50"
 
@@ -104,6 +106,8 @@ def tiny_channels(parameters: ParameterProfile) -> Iterator[Found]:
 
 def constant_channels(activity: ChannelActivity) -> Iterator[Found]:
     """Channels that give one number whatever goes in."""
+    if activity.examples < _LEAST_EXAMPLES:
+        return
     seen = f"gave one number for all of {activity.examples} examples"
     yield from _of_channels(activity, [one.constant for one in activity.layers], _CONSTANT, seen)
 
@@ -152,12 +156,15 @@ def _of_channels(activity: ChannelActivity, counts: Sequence[int], threshold: fl
 
 
 def _path(name: str) -> str:
-    return name.partition(" (call ")[0]
+    return "/".join(part.partition(" (call ")[0] for part in name.split("/"))
 
 
 def _separable_share(shape: tuple[int, ...] | None) -> float:
-    """Return what a depthwise separable layer costs of a full one, `1 / filters + 1 / kernel positions`."""
-    return 1.0 if shape is None else 1 / shape[-1] + 1 / (shape[0] * shape[1])
+    """Return what a depthwise separable layer costs of a full one, `1 / filters + 1 / kernel positions`.
+
+    A kernel that reads one channel, of one or of as many groups, has no cheaper form.
+    """
+    return 1.0 if shape is None or shape[2] == 1 else 1 / shape[-1] + 1 / (shape[0] * shape[1])
 
 
 def _low_rank_share(one: VariableParameters) -> float:
@@ -214,7 +221,7 @@ RULES = (
         check=constant_channels,
         looks_for="More than a quarter of the channels give one number for all examples.",
         remedy="Put what they give into biases and take them out; the answers stay.",
-        code="smaller, report = kopt.prune.constant_channels(model, data)",
+        code="smaller, report = kopt.prune.constant_channels(model, x)",
         target="inference time",
         gain="estimated: their share",
         effort="basic",

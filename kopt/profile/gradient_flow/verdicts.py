@@ -45,7 +45,8 @@ def _of_variable(one: VariableGradient, after: float, thresholds: GradientThresh
             f"initializer."
         )
         yield Verdict("vanishing", one.path, share, thresholds.vanishing, words)
-    if one.trainable and one.ratio is not None and one.ratio > thresholds.exploding:
+    # A bias begins at 0, so that beside a small learning rate its gradient is many times as large as itself.
+    if one.trainable and _is_kernel(one) and one.ratio is not None and one.ratio > thresholds.exploding:
         words = (
             f"Its gradient is {one.ratio:.3g} times as large as itself (threshold {thresholds.exploding:g}). Scale the "
             f"inputs, normalize, use a smaller initializer, `global_clip_norm` or warm-up."

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from kopt.core.errors import DataError
 from kopt.profile.layer_sensitivity.examples import Batch, Examples
 from kopt.profile.layer_sensitivity.kernels import Target
 from kopt.profile.layer_sensitivity.suffixes import flat_inputs
@@ -124,6 +125,8 @@ def differentiate(
         step: called with what begins.
     """
     batches = list(_micro_batches(examples, count, batch_size))
+    if not batches:
+        raise DataError("Every example has a weight of 0, so that no layer has a part in the loss. Pass other weights.")
     used = sum(batch.size for batch in batches)
     try:
         gradients = trace.gradients(trace.mean_loss)

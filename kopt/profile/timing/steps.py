@@ -100,7 +100,7 @@ def make_step(model: keras.Model, batch: tuple[Any, Any, Any], *, training: bool
 
     def step(x: Any, y: Any, weight: Any) -> Any:
         if training:
-            return model.train_step((x, y, weight))
+            return model.train_step(keras.utils.pack_x_y_sample_weight(x, y, weight))
         return model(x, training=False) if call_takes_training(model) else model(x)
 
     function = tf.function(step, jit_compile=jit or None, autograph=False)

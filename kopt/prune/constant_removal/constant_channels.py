@@ -81,7 +81,7 @@ def constant_channels(
 
     Raises:
         ConfigError: a setting is out of range, or a name of `protect` is of no layer.
-        DataError: the data does not fit the model, or is empty.
+        DataError: the data does not fit the model, is empty, or one example.
         InputError: the model is not built, or has masks.
         NonFiniteError: a weight is NaN or infinite.
         UnsupportedModelError: a subclassed model, or one that does not rebuild from its config.
@@ -107,6 +107,11 @@ def constant_channels(
     readers = _Readers(graph)
     with preserved(model):
         examples = readers.measure(model, input_batches(data, batches, batch_size), batches)
+        if examples < 2:
+            raise DataError(
+                "Of one example every channel has one value, so that nothing shows which are constant. Pass as many "
+                "different examples as can be had, some hundreds at least."
+            )
         removal = _Removal(model, graph, readers, tolerance)
         before, after = profile(model), _smaller(model, graph, removal)
     report = ConstantChannelRemoval(

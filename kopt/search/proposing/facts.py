@@ -69,7 +69,7 @@ def _is_wide(layer: keras.layers.Layer) -> bool:
 
 
 def _path(row: LayerCost) -> str:
-    return row.name.partition(" (call ")[0]
+    return "/".join(part.partition(" (call ")[0] for part in row.name.split("/"))
 
 
 def _share(profile: ModelProfile, chosen: Callable[[LayerCost], bool]) -> Share:

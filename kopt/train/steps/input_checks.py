@@ -20,6 +20,20 @@ _SCALE = 20.0
 _PROBED = 8  # Examples whose outputs are looked at.
 # Layers that expect numbers of any size.
 _SCALING = ("Rescaling", "Normalization", "BatchNormalization", "LayerNormalization", "Embedding", "Discretization")
+_SCALING_BY_NUMBERS = ("Divide", "TrueDivide", "Multiply")
+# Layers and operations behind which inputs are as large as before.
+_PASSING = (
+    "Dropout",
+    "Identity",
+    "Reshape",
+    "Flatten",
+    "Permute",
+    "Transpose",
+    "Cast",
+    "Subtract",
+    "Add",
+    "ZeroPadding2D",
+)
 
 
 def check_inputs(
@@ -304,14 +318,22 @@ def _expects_any_scale(model: keras.Model, name: str) -> bool:
 def _first_layers_scale(graph: keras.Model, index: int) -> bool:
     """Return whether every layer that takes this input scales it, at once or inside a nested model."""
     view = GraphView.of(graph)
-    tensor, scaled = view.inputs[index], []
+    return _all_scale(view, view.inputs[index])
+
+
+def _all_scale(view: GraphView, tensor: Any) -> bool:
+    scaled = []
     for call in view.consumers(tensor):
-        inner = graph_of(call.operation)
-        if inner is None:
-            scaled.append(type(call.operation).__name__ in _SCALING)
-        else:
+        kind, inner = type(call.operation).__name__, graph_of(call.operation)
+        if kind == "NotEqual":  # the mask of an `Embedding`
+            continue
+        if inner is not None:
             positions = [i for i, one in enumerate(call.inputs) if one is tensor and i < len(inner.inputs)]
             scaled += [_first_layers_scale(inner, i) for i in positions]
+        elif kind in _PASSING:
+            scaled += [_all_scale(view, output) for output in call.outputs]
+        else:
+            scaled.append(kind in _SCALING or (kind in _SCALING_BY_NUMBERS and len(call.inputs) == 1))
     return bool(scaled) and all(scaled)
 
 

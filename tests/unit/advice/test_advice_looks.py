@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import kopt
 from kopt.advice.looks.answers import channel_activity, copies, fit_scores, inference
 from kopt.advice.looks.batches import data_facts, memory_needs
 from kopt.advice.looks.history import trends_of
 from kopt.advice.looks.settings import training_settings
 from kopt.advice.looks.subject import MOST_EXAMPLES, Subject, given_data
+from kopt.advice.rules.convergence import learned_nothing, under_fitting
+from kopt.advice.rules.redundancy import constant_channels
 from kopt.core.errors import DataError, UnsupportedModelError
 from kopt.data.splits import Split
 from kopt.train import precision
@@ -213,3 +216,152 @@ def test_histories_of_all_kinds_are_trends():
         trends_of(3, "net")
     with pytest.raises(DataError, match=r"\[5, 6\]"):
         trends_of({"loss": losses, "val_loss": judged[1:]}, "net")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["sum", "smoothed", "penalty", "logits", "binary"])
+def test_what_a_loss_has_beside_the_cross_entropy_does_not_count_against_chance(loss):
+    x, _ = rows(200)
+    y = (x[:, 0] > 0).astype(int)
+    penalty = "l2" if loss == "penalty" else None
+    width, last = (1, "sigmoid") if loss == "binary" else (2, None if loss == "logits" else "softmax")
+    model = net(L.Dense(256, activation="relu", kernel_regularizer=penalty), L.Dense(width, activation=last))
+    losses = {
+        "sum": keras.losses.SparseCategoricalCrossentropy(reduction="sum"),
+        "smoothed": keras.losses.CategoricalCrossentropy(label_smoothing=0.2),
+        "penalty": "sparse_categorical_crossentropy",
+        "logits": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "binary": keras.losses.BinaryFocalCrossentropy(),
+    }
+    model.compile(keras.optimizers.Adam(3e-3), losses[loss], metrics=["accuracy"])
+    y = np.eye(2)[y] if loss == "smoothed" else y
+    model.fit(x, y, epochs=10, verbose=0)
+    found = fit_scores(subject(model, (x, y), (x, y)))
+    answers = model.predict(x, verbose=0).astype(np.float64)
+    ids = y.argmax(-1) if y.ndim == 2 else y
+    if loss == "logits":
+        answers = np.exp(answers) / np.exp(answers).sum(-1, keepdims=True)
+    right = np.where(ids == 1, answers[:, -1], 1 - answers[:, 0] if loss == "binary" else answers[:, 0])
+    assert found.cross_entropy == pytest.approx(-np.log(right).mean(), rel=1e-3)
+    assert found.cross_entropy < 0.5 * found.chance_loss
+    settings = training_settings(subject(model))
+    assert list(learned_nothing(settings, found)) == list(under_fitting(settings, found)) == []
+
+
+def test_few_examples_say_nothing_of_constant_channels():
+    model = net(L.Dense(32, activation="gelu"), L.Dense(2))
+    for count, says in ((1, 0), (31, 0), (64, 1)):
+        x = np.ones((count, 4), "float32")
+        assert len(list(constant_channels(channel_activity(subject(model, x))))) == says
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+def test_channels_are_counted_on_their_own_axis(layout):
+    random = np.random.default_rng(0)
+    shape = (4, 8, 8) if layout == "channels_first" else (8, 8, 4)
+    model = net(L.Conv2D(6, 3, activation="relu", data_format=layout), inputs=shape)
+    kernel = random.normal(size=(3, 3, 4, 6))
+    kernel[..., :3] = 0
+    model.layers[0].set_weights([kernel, np.zeros(6)])
+    (layer,) = channel_activity(subject(model, random.normal(size=(40, *shape)).astype("float32"))).layers
+    assert (layer.channels, layer.constant) == (6, 3)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_several_inputs_in_a_list_are_no_labels(labelled):
+    user, item = (keras.Input((1,), dtype="int32", name=name) for name in ("user", "item"))
+    parts = [L.Flatten()(L.Embedding(5000, 16)(one)) for one in (user, item)]
+    model = keras.Model([user, item], L.Dot(-1)(parts))
+    model.compile("adam", "mse")
+    x = list(np.random.default_rng(0).integers(0, 5000, (2, 300, 1)))
+    found = kopt.advise(
+        model, (x, np.zeros((300, 1))) if labelled else x, looks=["cost", "inference", "memory", "activity"]
+    )
+    assert [look.reason for look in found.looks if look.name in ("cost", "inference", "memory", "activity")] == [""] * 4
+    assert [one.rule for one in found.items] == ["large-embedding"]
+
+
+def test_data_that_breaks_is_read_once_and_takes_what_needs_it():
+    begun = []
+
+    def batches():
+        begun.append(1)
+        yield np.zeros((32, 4), "float32"), np.zeros(32, int)
+        raise ValueError("the disk is gone")
+
+    signature = (tf.TensorSpec((None, 4)), tf.TensorSpec((None,), tf.int64))
+    found = kopt.advise(compiled(net(L.Dense(2))), tf.data.Dataset.from_generator(batches, output_signature=signature))
+    assert len(begun) == 1
+    taken = {look.name: look for look in found.looks}
+    assert taken["installation"].seconds is not None
+    assert taken["cost"].seconds is None
+    assert "the disk is gone" in taken["data"].reason
+    found = kopt.advise(compiled(net(L.Dense(2))), (rows()[0], rows()[1][:-1]))
+    assert {look.name for look in found.looks if look.seconds is not None} >= {"installation", "runtime", "settings"}
+
+
+@pytest.mark.parametrize(
+    ("scaling", "warns"),
+    [
+        (lambda x: x / 255.0, False),
+        (lambda x: (x - 127.5) * (1 / 127.5), False),
+        (lambda x: L.Rescaling(1 / 255)(L.Dropout(0.1)(x)), False),
+        (lambda x: L.Dropout(0.1)(x), True),
+        (lambda x: x - 127.5, True),
+    ],
+)
+def test_numbers_that_the_graph_scales(scaling, warns):
+    i = keras.Input((4,))
+    model = compiled(keras.Model(i, L.Dense(2, activation="softmax")(scaling(i))))
+    x = 100 * np.abs(rows()[0]) + 1
+    assert bool(data_facts(subject(model, (x, rows(classes=2)[1]))).unscaled) == warns
+
+
+def test_words_with_a_mask_are_no_numbers_to_scale():
+    model = compiled(
+        net(L.Embedding(1000, 8, mask_zero=True), L.LSTM(4), L.Dense(2, activation="softmax"), inputs=(12,))
+    )
+    words = np.random.default_rng(0).integers(0, 1000, (64, 12))
+    assert not data_facts(subject(model, (words, rows(classes=2)[1]))).unscaled
+
+
+def test_wide_convolutions_of_a_shared_backbone_and_none_of_one_channel():
+    i = keras.Input((32, 32, 64))
+    grouped = L.Conv2D(64, 3, groups=64, padding="same")(i)
+    model = keras.Model(i, L.Dense(2)(L.GlobalAveragePooling2D()(grouped)))
+    assert not kopt.advise(model, looks=["cost", "parameters"]).of("wide-convolutions")
+    layers = [L.Conv2D(32, 3, padding="same"), L.Conv2D(32, 3, padding="same"), L.GlobalAveragePooling2D()]
+    backbone = keras.Sequential([keras.Input((32, 32, 16)), *layers], name="backbone")
+    a, b = keras.Input((32, 32, 16)), keras.Input((32, 32, 16))
+    model = keras.Model([a, b], L.Dense(2)(L.Concatenate()([backbone(a), backbone(b)])))
+    assert kopt.advise(model, looks=["cost", "parameters"]).of("wide-convolutions")
+
+
+@pytest.mark.parametrize("history", ["foo", [1, 2], {"loss": [1, 2], "accuracy": [1]}])
+def test_what_is_no_history_is_refused_before_any_look(history):
+    with pytest.raises(DataError, match="`history`"):
+        kopt.advise(net(L.Dense(2)), history=history)
+
+
+@pytest.mark.slow
+def test_weights_of_nothing_but_zeros():
+    x, y = rows()
+    with pytest.raises(DataError, match="Every example has a weight of 0"):
+        kopt.profile.sensitivity(compiled(net(L.Dense(3, activation="softmax"))), (x, y, np.zeros(len(x), "float32")))
+
+
+@pytest.mark.slow
+def test_a_training_step_of_inputs_and_targets_alone_is_timed():
+    class Own(keras.Model):
+        def train_step(self, data):
+            x, y = data  # as the guides of Keras have it
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(x, y, self(x, training=True))
+            gradients = tape.gradient(loss, self.trainable_variables)
+            self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+            return {"loss": loss}
+
+    i = keras.Input((4,))
+    model = compiled(Own(i, L.Dense(3, name="only")(i)), "mse")
+    found = kopt.profile.layer_times(model, (rows()[0], np.zeros((64, 3))), steps=2)
+    assert "only" in [layer.layer for layer in found.layers]

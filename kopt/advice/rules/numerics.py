@@ -7,6 +7,7 @@ from kopt.advice.rules.row import Found, Rule, places
 from kopt.core.records.profiles.circumstances import DataFacts, InferenceFacts, TrainingSettings
 from kopt.core.records.profiles.parameters import ParameterProfile
 from kopt.core.records.profiles.training import TrainingTrends
+from kopt.core.records.training.input_checks import STRETCHED
 
 _DIFFERS = 1e-3
 _IMBALANCE, _LEAST_COUNTED = 10.0, 100
@@ -99,6 +100,9 @@ def wrong_data(data: DataFacts) -> Iterator[Found]:
     is_logits = data.error_type == "ConfigError" and "from_logits" in data.error
     if data.error and not is_logits and data.error_type != "NonFiniteError":
         yield Found("data", data.error, 1.0)
+    for note in data.notes:
+        if STRETCHED in note:
+            yield Found("targets", note, 1.0)
 
 
 def unscaled_inputs(data: DataFacts) -> Iterator[Found]:

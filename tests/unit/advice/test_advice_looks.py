@@ -365,3 +365,14 @@ def test_a_training_step_of_inputs_and_targets_alone_is_timed():
     model = compiled(Own(i, L.Dense(3, name="only")(i)), "mse")
     found = kopt.profile.layer_times(model, (rows()[0], np.zeros((64, 3))), steps=2)
     assert "only" in [layer.layer for layer in found.layers]
+
+
+def test_targets_of_another_shape_are_wrong_data():
+    model = compiled(net(L.Dense(2)), "mse")
+    for targets, says in (
+        (np.zeros(64), "compares number by number"),
+        (np.zeros((64, 1)), "stretches one to the other"),
+    ):
+        found = kopt.advise(model, (rows()[0], targets), looks=["data"])
+        assert says in found.of("wrong-data")[0].evidence
+    assert not kopt.advise(model, (rows()[0], np.zeros((64, 2))), looks=["data"]).of("wrong-data")

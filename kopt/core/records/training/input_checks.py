@@ -4,6 +4,9 @@ import dataclasses
 
 from kopt.core.serialization import Record
 
+# In the note on targets of another shape than the output, which a loss of regression takes all the same.
+STRETCHED = "stretches one to the other"
+
 
 @dataclasses.dataclass(frozen=True)
 class NonFiniteReport(Record):

@@ -36,12 +36,6 @@ def check_target(path: str | os.PathLike[str], *, format: str, overwrite: bool) 
         OutputError: the place cannot be written.
     """
     target, manifest = Path(path), Path(f"{Path(path)}.json")
-    suffixes = [suffix for suffix, known in FORMATS.items() if known == format]
-    if suffixes and target.suffix.lower() not in suffixes:
-        raise ConfigError(
-            f"The name of a file of this format ends in {' or '.join(suffixes)}, by which runtimes and tools know it. "
-            f"Received: {target.name!r}, in place of e.g. {target.stem + suffixes[0]!r}."
-        )
     if target.is_dir():
         if format != "saved_model":
             raise OutputExistsError(f"{target} is a directory. Name a file, e.g. {target / f'model.{format}'}.")
@@ -50,6 +44,12 @@ def check_target(path: str | os.PathLike[str], *, format: str, overwrite: bool) 
                 f"{target} is a directory that holds something else than a SavedModel, so it is not replaced. Name a "
                 f"new directory, e.g. {target / 'model'}."
             )
+    suffixes = [suffix for suffix, known in FORMATS.items() if known == format]
+    if suffixes and target.suffix.lower() not in suffixes:
+        raise ConfigError(
+            f"The name of a file of this format ends in {' or '.join(suffixes)}, by which runtimes and tools know it. "
+            f"Received: {target.name!r}, in place of e.g. {target.stem + suffixes[0]!r}."
+        )
     check_output(target, overwrite=overwrite)
     if manifest.exists() and not overwrite and not is_manifest(manifest):
         raise OutputExistsError(

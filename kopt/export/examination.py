@@ -76,6 +76,8 @@ def _opened(artifact: Artifact) -> list[Verdict]:
     try:
         runner = load(artifact.path)
     except KoptError as error:
+        if artifact.parity is None:  # nor did it run when it was written, as its notes say
+            return [Verdict("runtime", "the file", "absent", f"no runtime here runs it, which its notes say: {error}")]
         return [Verdict("runtime", "the file", "failed", str(error))]
     return [
         Verdict("runtime", "the file", "ok", runner.runtime),

@@ -165,6 +165,9 @@ def test_an_operator_of_tensorflow_is_allowed_when_asked_for_and_said_to_be_unve
     assert artifact.parity is None
     assert "NOT compared with the model" in artifact.notes[0]
     assert [info.name for info in (*artifact.inputs, *artifact.outputs)] == ["volume", "pool"]
+    verified = export.verify(artifact.path)
+    assert verified.ok  # what could not be checked when it was written is not called damaged now
+    assert [one.status for one in verified.verdicts if one.checked == "runtime"] == ["absent"]
 
 
 def test_a_converter_that_crashes_is_an_error_and_the_next_export_works(cnn, tmp_path):

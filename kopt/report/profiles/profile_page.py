@@ -33,6 +33,7 @@ _SECTIONS: tuple[tuple[str, str, Look], ...] = (
     ("Gradients", "gradients", GRADIENTS),
     ("Sensitivity", "sensitivity", SENSITIVITY),
 )
+_ALL = 1_000_000  # rows; not every table takes `None`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +125,7 @@ def _present(profile: FullProfile) -> Iterator[tuple[str, Any, Look]]:
 
 
 def _whole(look: Look, record: Any) -> RenderableType:
-    return look.table(record, rows=None)
+    return look.table(record, rows=_ALL)
 
 
 def _plot(look: Look, record: Any) -> Markup | None:

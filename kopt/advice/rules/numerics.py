@@ -7,7 +7,7 @@ from kopt.advice.rules.row import Found, Rule, places
 from kopt.core.records.profiles.circumstances import DataFacts, InferenceFacts, TrainingSettings
 from kopt.core.records.profiles.parameters import ParameterProfile
 from kopt.core.records.profiles.training import TrainingTrends
-from kopt.core.records.training.input_checks import STRETCHED
+from kopt.core.records.training.input_checks import STRETCHED, UNFIT
 
 _DIFFERS = 1e-3
 _IMBALANCE, _LEAST_COUNTED = 10.0, 100
@@ -101,7 +101,7 @@ def wrong_data(data: DataFacts) -> Iterator[Found]:
     if data.error and not is_logits and data.error_type != "NonFiniteError":
         yield Found("data", data.error, 1.0)
     for note in data.notes:
-        if STRETCHED in note:
+        if STRETCHED in note or UNFIT in note:
             yield Found("targets", note, 1.0)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError
-from kopt.core.records.training.input_checks import STRETCHED
+from kopt.core.records.training.input_checks import STRETCHED, UNFIT
 
 _SPARSE, _CATEGORICAL, _BINARY, _OTHER = "sparse", "categorical", "binary", "other"
 _KINDS = {
@@ -249,17 +249,13 @@ def _check_zero_to_one(y: Any, outputs: tuple[int | None, ...] | None, kind: Los
 def _regression_notes(y: Any, outputs: tuple[int | None, ...] | None, kind: LossKind, what: str) -> list[str]:
     notes = []
     if outputs is not None:
-        if y.ndim == 1 and len(outputs) == 2 and outputs[-1] not in (1, None):
-            raise DataError(
-                f"{what} have shape {y.shape}, the output {('batch', *outputs[1:])}: {kind.name} compares number by "
-                f"number. Give one target for each of the {outputs[-1]} outputs, or the model one output."
-            )
+        is_unfit = y.ndim == 1 and len(outputs) == 2 and outputs[-1] not in (1, None)
         one = y.shape[1:] if y.shape[-1:] != (1,) or y.ndim == 1 else y.shape[1:-1]
         other = outputs[1:-1] if outputs[-1] == 1 else outputs[1:]
         if len(one) != len(other) or any(b not in (None, a) for a, b in zip(one, other, strict=True)):
             notes.append(
-                f"{what} have shape {y.shape}, the output {('batch', *outputs[1:])}: {kind.name} {STRETCHED}. Give "
-                f"both the same shape."
+                f"{what} have shape {y.shape}, the output {('batch', *outputs[1:])}: {kind.name} "
+                f"{UNFIT if is_unfit else STRETCHED}. Give both the same shape."
             )
     values = y.astype(np.float64)
     if max(abs(values.mean()), values.std()) > _SCALE:

@@ -4,8 +4,8 @@ import dataclasses
 
 from kopt.core.serialization import Record
 
-# In the note on targets of another shape than the output, which a loss of regression takes all the same.
-STRETCHED = "stretches one to the other"
+# In notes on targets of another shape than the output: what a loss of regression makes of it.
+STRETCHED, UNFIT = "stretches one to the other", "has no numbers to compare"
 
 
 @dataclasses.dataclass(frozen=True)

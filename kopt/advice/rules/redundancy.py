@@ -23,10 +23,10 @@ def wide_convolutions(cost: ModelProfile, parameters: ParameterProfile) -> Itera
     shapes = {
         one.layer: one.shape for one in parameters.variables if one.layer_type == "Conv2D" and len(one.shape) == 4
     }
-    wide = [layer for layer in cost.layers if layer.macs and _separable_share(shapes.get(_path(layer.name))) < 0.5]
+    wide = [layer for layer in cost.layers if layer.macs and _separable_share(shapes.get(layer.path)) < 0.5]
     work = sum(layer.macs or 0 for layer in wide)
     if cost.macs >= _LEAST_MACS and work > _WIDE_KERNEL_SHARE * cost.macs:
-        left = sum(_separable_share(shapes.get(_path(layer.name))) * (layer.macs or 0) for layer in wide)
+        left = sum(_separable_share(shapes.get(layer.path)) * (layer.macs or 0) for layer in wide)
         yield Found(
             places([layer.name for layer in sorted(wide, key=lambda layer: -(layer.macs or 0))]),
             f"{len(wide)} full convolutions make {work / cost.macs:.0%} of {cost.macs:,} multiply-accumulates "
@@ -153,10 +153,6 @@ def _of_channels(activity: ChannelActivity, counts: Sequence[int], threshold: fl
             share=found / total,
             how="their share of the channels, about that of the work",
         )
-
-
-def _path(name: str) -> str:
-    return "/".join(part.partition(" (call ")[0] for part in name.split("/"))
 
 
 def _separable_share(shape: tuple[int, ...] | None) -> float:

@@ -56,8 +56,8 @@ def facts_of(model: keras.Model | Path) -> Facts:
     free = {path for group in graph.groups if not group.reason and group.kind != "heads" for path in group.layers}
     wide = {one.layer_path for one in owned_variables(model) if _is_wide(one.layer)}
     return Facts(
-        removable=_share(profile, lambda row: _path(row) in free),
-        wide_kernels=_share(profile, lambda row: _path(row) in wide),
+        removable=_share(profile, lambda row: row.path in free),
+        wide_kernels=_share(profile, lambda row: row.path in wide),
         dense=_share(profile, lambda row: row.type in _DENSE),
         attention=_share(profile, lambda row: row.type in _ATTENTION),
         normalizations=sum(row.type == "BatchNormalization" for row in profile.layers),
@@ -66,10 +66,6 @@ def facts_of(model: keras.Model | Path) -> Facts:
 
 def _is_wide(layer: keras.layers.Layer) -> bool:
     return type(layer) is keras.layers.Conv2D and layer.groups == 1 and max(layer.kernel_size) > 1
-
-
-def _path(row: LayerCost) -> str:
-    return "/".join(part.partition(" (call ")[0] for part in row.name.split("/"))
 
 
 def _share(profile: ModelProfile, chosen: Callable[[LayerCost], bool]) -> Share:

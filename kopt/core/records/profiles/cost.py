@@ -42,6 +42,11 @@ class LayerCost(Record):
     reason: str = ""
     read_weight_bytes: int = 0
 
+    @property
+    def path(self) -> str:
+        """The name without the counts of calls, by which the layer is found in the model."""
+        return "/".join(part.partition(" (call ")[0] for part in self.name.split("/"))
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelProfile(Record):

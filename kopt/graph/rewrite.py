@@ -308,7 +308,8 @@ def clone_layer(layer: keras.layers.Layer, path: str) -> keras.layers.Layer:
     with rebuilding(layer, path), keras.saving.custom_object_scope(classes):
         copy = type(layer).from_config(layer.get_config())
     for one, other in zip(flatten_layers(layer), flatten_layers(copy), strict=False):
-        _copy_vocabulary(one, other)  # without one some cannot be called
+        if type(one) is type(other):  # layers that `build` makes are not there yet; `copy_state` comes after it
+            _copy_vocabulary(one, other)  # without one some cannot be called
     if copy.name != layer.name:  # a config that Keras derives from `__init__(self, ..., **kwargs)` has no name
         copy.name = layer.name
     return copy

@@ -13,6 +13,7 @@ from kopt.report.look import Look
 from kopt.report.parts import formats
 from kopt.report.parts.bars import draw_bars
 from kopt.report.parts.columns import Column, FittedTable
+from kopt.report.parts.row_choice import first_rows
 from kopt.report.parts.templating import environment
 
 # Okabe and Ito: told apart by people with the common color-vision deficiencies.
@@ -23,7 +24,7 @@ _Row = tuple[int, AdviceItem]
 
 def _table(advice: ModelAdvice, rows: int | None = None) -> RenderableType:
     """Return the advice in order, each item in full below, then what was not looked at; `rows` limits the items."""
-    shown = list(enumerate(advice.items, 1))[:rows]
+    shown, hidden = first_rows(list(enumerate(advice.items, 1)), rows, "pieces of advice")
     columns = (
         Column[_Row]("", lambda row: f"{row[0]} {row[1].rule}", is_number=False),
         Column[_Row]("Gain", lambda row: gain_text(row[1])),
@@ -35,9 +36,7 @@ def _table(advice: ModelAdvice, rows: int | None = None) -> RenderableType:
     parts: list[RenderableType] = [table] if shown else []
     for place, item in shown:
         parts += [Text(), *_lines(place, item)]
-    if len(advice.items) > len(shown):
-        parts.append(Text(f"{len(advice.items) - len(shown)} more; `rows=None` shows all."))
-    return Group(*parts, Text(), Text(advice_headline(advice)), *map(Text, _left(advice)))
+    return Group(*parts, *map(Text, hidden), Text(), Text(advice_headline(advice)), *map(Text, _left(advice)))
 
 
 def gain_text(item: AdviceItem) -> str:

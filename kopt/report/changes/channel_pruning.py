@@ -14,6 +14,7 @@ from kopt.report.look import Look
 from kopt.report.parts import formats
 from kopt.report.parts.bars import draw_bars
 from kopt.report.parts.columns import Column, FittedTable
+from kopt.report.parts.row_choice import first_rows
 
 _MOST_GROUPS = 40
 # What one channel saves: heading and text.
@@ -38,17 +39,16 @@ def _table(report: ChannelPruningReport, rows: int | None = None) -> RenderableT
         Column[PrunedGroup]("Multiple of", lambda group: str(group.divisor), 4),
         *([_savings(report.per)] if report.per else []),
     )
-    left_out = len(report.groups) - len(report.groups[:rows])
-    caption = [f"{left_out} more groups; `rows=None` shows all."] if left_out else []
+    shown, hidden = first_rows(report.groups, rows, "groups")
     per = f" per {report.per}" if report.per else ""
     widths = FittedTable(
         f"{report.model}: {report.goal}, {report.criterion}{per}, {report.scope}",
-        report.groups[:rows],
+        shown,
         columns,
         lambda group: "dim" if group.frozen else "",
         lambda group: f"stays: {group.frozen}" if group.frozen else group.remark,
         "Remark",
-        caption=[*caption, _words(report), *report.notes],
+        caption=[*hidden, _words(report), *report.notes],
     )
     probes = [Text(), _probes(report)] if report.probes else []
     return Group(widths, *probes, Text(), footprints_table(report.measured))

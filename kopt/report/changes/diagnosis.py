@@ -16,7 +16,7 @@ from kopt.report.parts import formats
 from kopt.report.parts.columns import Column
 from kopt.report.parts.html_tables import html_of
 from kopt.report.parts.paths import PathTable, short_path
-from kopt.report.parts.row_choice import chosen_rows
+from kopt.report.parts.row_choice import chosen_rows, more_rows
 from kopt.report.parts.svg import INK
 from kopt.report.parts.templating import environment
 
@@ -57,7 +57,7 @@ def _table(diagnosis: QuantizationDiagnosis, rows: int | None = 20, sort: str = 
         Column[LayerDiagnosis]("Channels\ndiffer", lambda one: formats.times(one.output_spread), 1),
         Column[LayerDiagnosis]("Dead", lambda one: str(one.dead_channels or ""), 8),
     )
-    caption = [_words(diagnosis), *([f"{len(hidden)} more layers; `rows=None` shows all."] if hidden else [])]
+    caption = [_words(diagnosis), *more_rows(len(hidden), "layers")]
     table = PathTable(f"{diagnosis.model}: {diagnosis.scheme}, layer by layer", shown, columns, caption=caption)
     return Group(table, *map(Text, _lines(diagnosis)), Text(), _examples(diagnosis.worst[:rows]))
 

@@ -10,11 +10,12 @@ from kopt.report.parts import formats
 from kopt.report.parts.bars import draw_bars
 from kopt.report.parts.columns import Column
 from kopt.report.parts.paths import PathTable
+from kopt.report.parts.row_choice import first_rows
 from kopt.report.parts.time_parts import BLUE
 
 
 def _table(report: Quantization, rows: int | None = 20) -> RenderableType:
-    shown = report.kernels[:rows]
+    shown, hidden = first_rows(report.kernels, rows, "kernels")
     columns = (
         Column[QuantizedKernel]("Kernel of", lambda one: one.layer, is_number=False),
         Column[QuantizedKernel]("Type", lambda one: one.type, 2, is_number=False),
@@ -22,8 +23,7 @@ def _table(report: Quantization, rows: int | None = 20) -> RenderableType:
         Column[QuantizedKernel]("Folded", lambda one: one.folded, 1, is_number=False),
         Column[QuantizedKernel]("Kept", _kept, 3, is_number=False),
     )
-    more = len(report.kernels) - len(shown)
-    caption = [*([f"{more} more kernels: `rows=None`."] if more else []), _words(report)]
+    caption = [*hidden, _words(report)]
     table = PathTable(f"{report.model}: {report.scheme}", shown, columns, caption=caption)
     return Group(table, *(Text(f"In float: {one.layer} ({one.type}): {one.detail}") for one in report.left[:rows]))
 

@@ -9,6 +9,7 @@ from kopt.report.look import Look
 from kopt.report.parts import formats
 from kopt.report.parts.columns import Column
 from kopt.report.parts.paths import PathTable
+from kopt.report.parts.row_choice import first_rows
 from kopt.report.parts.svg import INK
 
 _MOST_LEFT = 10
@@ -24,10 +25,8 @@ def _table(report: ReinitializationReport, rows: int | None = None) -> Renderabl
         Column[LayerVariance]("Weights std", lambda layer: _change(layer.weight_std_before, layer.weight_std_after), 1),
         Column[LayerVariance]("Output std", lambda layer: _change(layer.output_std_before, layer.output_std_after)),
     )
-    shown = report.layers[:rows]
-    caption = [_words(report)]
-    if len(shown) < len(report.layers):
-        caption.insert(0, f"{len(report.layers) - len(shown)} more layers; `rows=None` shows all.")
+    shown, hidden = first_rows(report.layers, rows, "layers")
+    caption = [*hidden, _words(report)]
     caption += [f"  left: {action.layer} ({action.type}): {action.detail}" for action in report.left[:_MOST_LEFT]]
     if len(report.left) > _MOST_LEFT:
         caption.append(f"  and {len(report.left) - _MOST_LEFT} more, see `report.left`.")

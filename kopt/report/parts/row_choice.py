@@ -34,7 +34,12 @@ def first_rows(rows: Sequence[T], limit: int | None, what: str) -> tuple[list[T]
         ConfigError: `limit` is no whole number of at least 1.
     """
     shown, others = _parted(list(rows), limit)
-    return shown, [f"{len(others)} more {what}; `rows=None` shows all."] if others else []
+    return shown, more_rows(len(others), what)
+
+
+def more_rows(count: int, what: str) -> list[str]:
+    """Return the lines of a caption that say how many rows are left out, and how all are shown."""
+    return [f"{count:,} more {what}; `rows=None` (`--rows 0`) shows all."] if count else []
 
 
 def _parted(rows: list[T], limit: int | None) -> tuple[list[T], list[T]]:

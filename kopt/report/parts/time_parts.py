@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from kopt.report.parts import formats
+from kopt.report.parts.row_choice import more_rows
 from kopt.report.parts.svg import INK
 
 # Okabe and Ito: told apart by people with the common color-vision deficiencies, visible on white and on black.
@@ -18,7 +19,7 @@ _NAME_LENGTH = 46
 
 def left_out(count: int, what: str, share: float) -> str:
     """Return the sentence about rows that are not shown; empty if there are none."""
-    return f"{count:,} more {what} with {formats.share(max(share, 0.0))} of the time: `rows=None`." if count else ""
+    return "".join(more_rows(count, f"{what} with {formats.share(max(share, 0.0))} of the time"))
 
 
 def with_notes(table: RenderableType, notes: Sequence[str]) -> RenderableType:

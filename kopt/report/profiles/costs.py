@@ -13,15 +13,16 @@ from kopt.report.parts import formats
 from kopt.report.parts.bars import draw_bars
 from kopt.report.parts.columns import Column
 from kopt.report.parts.paths import PathTable
+from kopt.report.parts.row_choice import chosen_rows, more_rows
 
 _MOST_LAYERS, _NAMED = 20, 5
 _PARAMETERS, _MACS = "#0072b2", "#e69f00"
-_SORTS: dict[str, Callable[[LayerCost], float] | None] = {
-    "order": None,
-    "macs": lambda layer: layer.macs or 0,
-    "flops": lambda layer: layer.flops or 0,
-    "parameters": lambda layer: layer.parameters,
-    "activations": lambda layer: layer.activation_bytes or 0,
+_ORDERS: dict[str, Callable[[LayerCost], float]] = {
+    "order": lambda layer: 0,
+    "macs": lambda layer: -(layer.macs or 0),
+    "flops": lambda layer: -(layer.flops or 0),
+    "parameters": lambda layer: -layer.parameters,
+    "activations": lambda layer: -(layer.activation_bytes or 0),
 }
 
 
@@ -43,15 +44,13 @@ def check_sort(sort: str) -> None:
             ...
         kopt.core.errors.ConfigError: Unknown `sort` 'weight'. Accepted: order, macs, flops, parameters, activations.
     """
-    if sort not in _SORTS:
-        raise ConfigError(f"Unknown `sort` {sort!r}.{nearest(sort, _SORTS)} Accepted: {', '.join(_SORTS)}.")
+    if sort not in _ORDERS:
+        raise ConfigError(f"Unknown `sort` {sort!r}.{nearest(sort, _ORDERS)} Accepted: {', '.join(_ORDERS)}.")
 
 
 def _table(profile: ModelProfile, rows: int | None = None, sort: str = "order") -> RenderableType:
     """Return what every layer costs, with its shares; `rows` limits them, `sort` puts the largest first."""
-    check_sort(sort)
-    key = _SORTS[sort]
-    ordered = list(profile.layers) if key is None else sorted(profile.layers, key=key, reverse=True)
+    shown, others = chosen_rows(profile.layers, _ORDERS, sort, rows)
     total, macs = max(profile.parameters, 1), max(profile.macs, 1)
     columns = (
         Column[LayerCost]("Layer", lambda layer: layer.name, is_number=False),
@@ -67,12 +66,11 @@ def _table(profile: ModelProfile, rows: int | None = None, sort: str = "order") 
         Column[LayerCost]("MACs", lambda layer: "?" if layer.macs is None else f"{layer.macs:,}"),
         Column[LayerCost]("", lambda layer: _part(layer.macs, macs), 1),
     )
-    left_out = len(ordered) - len(ordered[:rows])
-    return PathTable(profile.model, ordered[:rows], columns, caption=_caption(profile, left_out))
+    return PathTable(profile.model, shown, columns, caption=_caption(profile, len(others)))
 
 
 def _caption(profile: ModelProfile, left_out: int) -> list[str]:
-    caption = [f"{left_out} more layers; `rows=None` shows all."] if left_out else []
+    caption = more_rows(left_out, "layers")
     caption.append(
         f"{profile.parameters:,} parameters ({profile.trainable_parameters:,} trainable, "
         f"{formats.size(profile.weight_bytes)}), {profile.macs:,} multiply-accumulates and "

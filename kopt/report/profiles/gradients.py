@@ -1,24 +1,24 @@
 """Gradients of a model: a table by variable, and how they flow from the output to the input."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kopt.core.errors import ConfigError, nearest
 from kopt.core.records.profiles.gradients import GradientProfile, VariableGradient, Verdict
 from kopt.report.look import Look
 from kopt.report.parts import formats
 from kopt.report.parts.columns import Column
 from kopt.report.parts.paths import PathTable, short_path
+from kopt.report.parts.row_choice import chosen_rows, more_rows
 from kopt.report.parts.svg import INK
 
 # Okabe and Ito: told apart by people with the common color-vision deficiencies, visible on white and on black.
 _FINE, _BAD, _WEIGHT = "#0072b2", "#d55e00", "#8a8f98"
-_SORTS = {
-    "order": None,
+_ORDERS: dict[str, Callable[[VariableGradient], float]] = {
+    "order": lambda one: 0,
     "norm": lambda one: -one.norm,
     "rms": lambda one: -one.rms,
     "ratio": lambda one: -(one.ratio or 0.0),
@@ -29,11 +29,7 @@ _MOST_NAMES, _NAME_LENGTH = 40, 34
 
 
 def _table(profile: GradientProfile, rows: int | None = 20, sort: str = "order") -> RenderableType:
-    if sort not in _SORTS:
-        raise ConfigError(f"Unknown `sort` {sort!r}.{nearest(sort, _SORTS)} Accepted: {', '.join(_SORTS)}.")
-    key = _SORTS[sort]
-    ordered = list(profile.variables) if key is None else sorted(profile.variables, key=key)
-    shown = ordered[:rows]
+    shown, others = chosen_rows(profile.variables, _ORDERS, sort, rows)
     kinds = {verdict.where: verdict.kind for verdict in reversed(profile.verdicts)}
     columns = (
         Column[VariableGradient]("Variable", lambda one: one.path, is_number=False),
@@ -46,8 +42,7 @@ def _table(profile: GradientProfile, rows: int | None = 20, sort: str = "order")
         Column[VariableGradient]("", lambda one: kinds.get(one.path, ""), is_number=False),
     )
     table = PathTable(f"Gradients of {profile.model}", shown, columns)
-    left_out = len(ordered) - len(shown)
-    lines = [f"{left_out} more variables; `rows=None` shows all."] if left_out > 0 else []
+    lines = more_rows(len(others), "variables")
     lines += [_summary(profile), *(f"{one.kind}: {one.where}. {one.words}" for one in _told(profile.verdicts))]
     return Group(table, *map(Text, [*lines, *profile.notes]))
 

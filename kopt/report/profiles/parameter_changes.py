@@ -18,7 +18,7 @@ from kopt.report.look import Look
 from kopt.report.parts import formats
 from kopt.report.parts.columns import Column
 from kopt.report.parts.paths import PathTable, short_path
-from kopt.report.parts.row_choice import chosen_rows
+from kopt.report.parts.row_choice import chosen_rows, more_rows
 from kopt.report.parts.svg import INK
 from kopt.report.profiles.parameters import short_number
 
@@ -84,7 +84,7 @@ def _value_table(comparison: ParameterComparison, rows: int | None = 20, sort: s
         Column[VariableChange]("Largest", lambda row: short_number(row.max_abs), 2),
         Column[VariableChange]("Changed", lambda row: formats.share(row.fraction_changed), 1),
     )
-    caption = [*_left_out(left), changes_headline(comparison), *_structure(comparison)]
+    caption = [*more_rows(len(left), "variables"), changes_headline(comparison), *_structure(comparison)]
     nonfinite = [row.path for row in comparison.changes if row.nonfinite_a or row.nonfinite_b]
     if nonfinite:
         caption.append(f"With NaN or infinite entries, which are left out of the norms: {_listed(nonfinite)}.")
@@ -93,10 +93,6 @@ def _value_table(comparison: ParameterComparison, rows: int | None = 20, sort: s
 
 def _dtypes(row: VariableChange) -> str:
     return row.dtype_a if row.dtype_a == row.dtype_b else f"{row.dtype_a} > {row.dtype_b}"
-
-
-def _left_out(rows: Sequence[VariableChange] | Sequence[StatisticsChange]) -> list[str]:
-    return [f"{len(rows)} more variables: `rows=None` shows all."] if rows else []
 
 
 def _structure(comparison: ParameterComparison | StatisticsComparison) -> list[str]:
@@ -205,7 +201,7 @@ def _statistics_table(comparison: StatisticsComparison, rows: int | None = 20, s
         Column[StatisticsChange]("Dead", lambda row: _pair(row.dead_a, row.dead_b, str), 3),
         Column[StatisticsChange]("Rank", lambda row: _pair(row.rank_a, row.rank_b, short_number), 4),
     )
-    caption = [*_left_out(left), statistics_headline(comparison), *_structure(comparison)]
+    caption = [*more_rows(len(left), "variables"), statistics_headline(comparison), *_structure(comparison)]
     if comparison.without_statistics:
         caption.append(f"Without statistics on one side: {_listed(comparison.without_statistics)}.")
     caption.append(f"Shifts are in standard deviations of {comparison.a}.")

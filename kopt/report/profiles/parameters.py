@@ -15,7 +15,7 @@ from kopt.report.look import Look
 from kopt.report.parts import formats
 from kopt.report.parts.columns import Column
 from kopt.report.parts.paths import PathTable, short_path
-from kopt.report.parts.row_choice import chosen_rows
+from kopt.report.parts.row_choice import chosen_rows, more_rows
 from kopt.report.parts.svg import INK
 
 # Okabe and Ito: told apart by people with the common color-vision deficiencies, visible on white and on black.
@@ -79,7 +79,7 @@ def _table(
 
 def _left_out(what: str, rows: Sequence[VariableParameters] | Sequence[LayerParameters]) -> list[str]:
     count = sum(row.parameters for row in rows)
-    return [f"{len(rows)} more {what} with {count:,} parameters: `rows=None` shows all."] if rows else []
+    return more_rows(len(rows), f"{what} with {count:,} parameters")
 
 
 def _remarks(profile: ParameterProfile) -> list[str]:

@@ -9,6 +9,7 @@ from kopt.report.look import Look
 from kopt.report.parts import formats
 from kopt.report.parts.columns import Column
 from kopt.report.parts.paths import PathTable
+from kopt.report.parts.row_choice import first_rows
 from kopt.report.parts.svg import INK
 
 # Okabe and Ito: told apart by people with the common color-vision deficiencies, visible on white and on black.
@@ -19,6 +20,7 @@ _MOST_NAMES = 6
 def _table(roofline: RooflineProfile, rows: int | None = 20) -> RenderableType:
     """Return the layers, those that take longest first."""
     ordered = sorted(roofline.layers, key=lambda layer: -layer.least_ms)
+    shown, caption = first_rows(ordered, rows, "layers")
     total = roofline.least_ms or 1.0
     columns = (
         Column[LayerIntensity]("Layer", lambda layer: layer.name, is_number=False),
@@ -30,8 +32,6 @@ def _table(roofline: RooflineProfile, rows: int | None = 20) -> RenderableType:
         Column[LayerIntensity]("Least ms", lambda layer: formats.number(layer.least_ms)),
         Column[LayerIntensity]("", lambda layer: formats.share(layer.least_ms / total), 1),
     )
-    shown = ordered[:rows]
-    caption = [f"{len(ordered) - len(shown)} more layers; `rows=None` shows all."] if len(shown) < len(ordered) else []
     caption += [_summary(roofline), f"{_peaks(roofline)}: {roofline.peaks.method}."]
     caption += [f"Left out: {name}. {reason}" for name, reason in list(roofline.left_out.items())[:5]]
     if len(roofline.left_out) > 5:

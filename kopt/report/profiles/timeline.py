@@ -13,6 +13,7 @@ from kopt.core.records.profiles.time import OpProfile, ThreadTimeline
 from kopt.report.look import Look
 from kopt.report.parts import formats
 from kopt.report.parts.columns import Column, FittedTable
+from kopt.report.parts.row_choice import first_rows
 from kopt.report.parts.svg import INK
 from kopt.report.parts.time_parts import GREY, PHASE_COLORS, ms, short
 
@@ -34,14 +35,15 @@ class _Thread:
 
 def _table(profile: OpProfile, rows: int | None = 20) -> RenderableType:
     threads, start, length = _one_step(profile)
+    shown, hidden = first_rows(threads, rows, "threads")
     columns = (
         Column[_Thread]("Thread", lambda thread: thread.name, is_number=False),
         Column[_Thread]("Calls", lambda thread: str(thread.calls), 2),
         Column[_Thread]("Busy ms", lambda thread: ms(thread.busy_ms)),
         Column[_Thread]("Of the step", lambda thread: formats.share(thread.busy_ms / length)),
     )
-    caption = (f"Step {start + 1} of {profile.steps}: {ms(length)} ms under the profiler.",)
-    return FittedTable(f"{profile.model}: threads of one step", threads[:rows], columns, caption=caption)
+    caption = [*hidden, f"Step {start + 1} of {profile.steps}: {ms(length)} ms under the profiler."]
+    return FittedTable(f"{profile.model}: threads of one step", shown, columns, caption=caption)
 
 
 def _figure(profile: OpProfile) -> Figure:

@@ -12,6 +12,7 @@ from kopt.report.look import Look
 from kopt.report.parts import formats
 from kopt.report.parts.columns import Column
 from kopt.report.parts.paths import PathTable, short_path
+from kopt.report.parts.row_choice import first_rows
 from kopt.report.parts.svg import INK
 
 # Okabe and Ito: told apart by people with the common color-vision deficiencies, visible on white and on black.
@@ -24,6 +25,7 @@ def _table(trends: TrainingTrends, rows: int | None = 20) -> RenderableType:
     if not trends.epochs:
         return Text("No epoch has ended yet.")
     last = trends.epochs[-1]
+    shown, caption = first_rows(last.gradients, rows, "variables")
     updates = dict(zip((one.path for one in last.gradients), last.update_ratios, strict=True))
     columns = (
         Column[VariableGradient]("Variable", lambda one: one.path, is_number=False),
@@ -33,11 +35,9 @@ def _table(trends: TrainingTrends, rows: int | None = 20) -> RenderableType:
         Column[VariableGradient]("Weight\nnorm", lambda one: formats.number(one.weight_norm), 4),
         Column[VariableGradient]("Update to\nweight", lambda one: f"{updates[one.path]:.1e}"),
     )
-    left_out = len(last.gradients) - len(last.gradients[:rows])
-    caption = [f"{left_out} more variables; `rows=None` shows all."] if left_out else []
     caption.append(f"Means over {last.sampled_steps} sampled steps of epoch {last.epoch + 1}.")
     title = f"{trends.run.model} in epoch {last.epoch + 1}"
-    table = PathTable(title, last.gradients[:rows], columns, caption=caption)
+    table = PathTable(title, shown, columns, caption=caption)
     advice = [f"{one.kind}: {one.where}. {one.words}" for one in trends.advice]
     return Group(table, *map(Text, [*(advice or ["No advice: nothing is wrong."]), *trends.notes]))
 

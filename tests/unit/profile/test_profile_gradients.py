@@ -278,12 +278,18 @@ def test_the_record_travels_and_can_be_shown(tmp_path):
         assert found.plot(tmp_path / f"flow.{ending}").stat().st_size > 1000
     with pytest.raises(ConfigError, match=r"Unknown `sort` 'noisy'\. Did you mean 'noise'"):
         found.table(sort="noisy")
+    with pytest.raises(ConfigError, match="`rows` must be a whole number of at least 1"):
+        found.table(rows=0)
 
 
 @pytest.mark.slow
 def test_what_cannot_be_profiled():
     with pytest.raises(ConfigError, match="There is no loss"):
         gradients(stack(L.Dense(3), loss=None), (X, Y))
+    silent = stack(L.Dense(3), loss=None)
+    silent.compile("adam")
+    with pytest.raises(ConfigError, match="was compiled without a loss, and its layers add none"):
+        gradients(silent, (X, Y))
     with pytest.raises(InputError, match="build"):
         gradients(keras.Sequential([L.Dense(3)]), (X, Y), loss="mse")
     with pytest.raises(DataError, match="at least 2 of one size are needed"):

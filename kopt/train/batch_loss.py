@@ -49,13 +49,26 @@ def batch_loss(model: keras.Model, loss: Any, batch: tuple[Any, Any, Any], *, tr
         loss: a loss of Keras; `None` for the compiled one, whose metrics it moves.
         batch: `(x, y, sample_weight)`.
         training: whether layers behave as in training.
+
+    Raises:
+        ConfigError: the model was compiled without a loss, and nothing adds one.
     """
     x, y, weight = batch
     outputs = model(x, training=training) if call_takes_training(model) else model(x)
     if loss is None:
+        _check_any_loss(model)
         return model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=weight, training=training)
     value = _given(keras.losses.get(loss), y, outputs, weight)
     return sum([tf.cast(one, value.dtype) for one in model.losses], value)
+
+
+def _check_any_loss(model: keras.Model) -> None:
+    # Only after a call it is known what layers add; a `compute_loss` of the user's own needs neither.
+    if model.loss is None and not model.losses and type(model).compute_loss is keras.Model.compute_loss:
+        raise ConfigError(
+            f"The model {model.name!r} was compiled without a loss, and its layers add none: compile it with one, or "
+            f"pass `loss`, e.g. `loss='mse'`."
+        )
 
 
 class LossScale:

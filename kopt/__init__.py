@@ -7,6 +7,7 @@ import importlib
 from typing import Any
 
 from kopt.core.errors import KoptError
+from kopt.core.lazy_names import on_first_use
 from kopt.core.records.search.budget import Budget, Constraint
 from kopt.version import __version__
 
@@ -15,26 +16,18 @@ _SUBPACKAGES = (
     *("prune", "quantize", "report", "restructure", "search", "serve", "train"),
 )
 _ATTRIBUTES = {
-    "DistillationModel": "kopt.distill",
-    "Training": "kopt.search",
-    "advise": "kopt.advice",
-    "load_model": "kopt.graph",
-    "optimize": "kopt.search",
-    "tune": "kopt.search",
+    "advice": ("advise",),
+    "distill": ("DistillationModel",),
+    "graph": ("load_model",),
+    "search": ("Training", "optimize", "tune"),
 }
 
-__all__ = ["Budget", "Constraint", "KoptError", "__version__", *_SUBPACKAGES, *_ATTRIBUTES]
+_NAMES = [name for names in _ATTRIBUTES.values() for name in names]
+
+__all__ = ["Budget", "Constraint", "KoptError", "__version__", *_SUBPACKAGES, *_NAMES]
+
+_attribute, __dir__ = on_first_use(__name__, _ATTRIBUTES)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _SUBPACKAGES:
-        return importlib.import_module(f"kopt.{name}")
-    if name in _ATTRIBUTES:
-        value = getattr(importlib.import_module(_ATTRIBUTES[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'kopt' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    return importlib.import_module(f"kopt.{name}") if name in _SUBPACKAGES else _attribute(name)

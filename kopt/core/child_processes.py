@@ -1,7 +1,9 @@
 """What child processes inherit, and how their end is told."""
 
+import importlib
 import os
 import signal
+import sys
 
 # A parent that loaded tfmot has the first one set; it would turn the child's Keras into Keras 2. The second one would
 # keep the child from saying what it died of.
@@ -20,3 +22,18 @@ def environment() -> dict[str, str]:
 def ending(code: int) -> str:
     """Return how a process ended, from its return code: `"SIGSEGV"` or `"exit code 3"`."""
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def import_tensorflow_alone() -> None:
+    """Import TensorFlow without Keras, which it would load as well, for as many seconds again.
+
+    For processes that only run or convert graphs; `import keras` and `tf.keras` load it later, where something asks.
+    """
+    if "keras" in sys.modules:
+        importlib.import_module("tensorflow")
+        return
+    sys.modules["keras"] = None  # type: ignore[assignment]  # TensorFlow takes it for not installed
+    try:
+        importlib.import_module("tensorflow")
+    finally:
+        del sys.modules["keras"]

@@ -12,6 +12,8 @@ import sys
 import traceback
 from typing import Any, TextIO
 
+from kopt.core.child_processes import import_tensorflow_alone
+
 JOBS = {
     "tflite": "kopt.export.convert_tflite",
     "onnx": "kopt.export.convert_onnx",
@@ -37,7 +39,7 @@ def _separate_protocol_from_chatter() -> TextIO:
 def _run(job: dict[str, Any]) -> dict[str, Any]:
     kind = job.pop("job")
     if kind == "warm_up":
-        importlib.import_module("tensorflow")
+        import_tensorflow_alone()
         return {"ok": True}
     try:
         importlib.import_module(JOBS[kind]).convert(**job)

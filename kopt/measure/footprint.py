@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kopt.core.child_processes import import_tensorflow_alone
 from kopt.core.errors import InputError, MeasurementError
 from kopt.core.memory import peak_resident_bytes, start_peak
 from kopt.measure.loading import format_of, import_runtime, load
@@ -84,7 +85,10 @@ def main() -> None:
     sys.path[:] = request["places"]
     for name in request["modules"]:
         importlib.import_module(name)
-    import_runtime(format_of(Path(request["path"])))
+    format_name = format_of(Path(request["path"]))
+    if format_name == "saved_model":
+        import_tensorflow_alone()
+    import_runtime(format_name)
     before = start_peak()
     runner = load(request["path"], threads=request["threads"], safe_mode=request["safe_mode"])
     feeds = batch(runner, None, request["batch_size"])

@@ -7,7 +7,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special, stats
+import scipy  # loads its parts when they are first used
 
 from kopt.report.parts.statistics import paired_interval
 
@@ -43,17 +43,17 @@ def bca_interval(differences: np.ndarray, level: float, resamples: int, seed: in
     mean = differences.mean()
     centered = differences - mean
     below = (np.searchsorted(means, mean, "left") + np.searchsorted(means, mean, "right")) / (2 * resamples)
-    bias = special.ndtri(np.clip(below, 0.5 / resamples, 1 - 0.5 / resamples))
+    bias = scipy.special.ndtri(np.clip(below, 0.5 / resamples, 1 - 0.5 / resamples))
     acceleration = (centered**3).sum() / (6 * (centered**2).sum() ** 1.5)
-    ends = bias + special.ndtri([(1 - level) / 2, (1 + level) / 2])
-    shares = special.ndtr(bias + ends / (1 - acceleration * ends))
+    ends = bias + scipy.special.ndtri([(1 - level) / 2, (1 + level) / 2])
+    shares = scipy.special.ndtr(bias + ends / (1 - acceleration * ends))
     low, high = np.quantile(means, shares)
     return Interval(float(low), float(high))
 
 
 def t_interval(differences: np.ndarray, level: float) -> Interval:
     """Return the interval of the mean by Student's t distribution, for few pairs."""
-    half = stats.t.ppf((1 + level) / 2, len(differences) - 1) * standard_error(differences)
+    half = scipy.stats.t.ppf((1 + level) / 2, len(differences) - 1) * standard_error(differences)
     return Interval(float(differences.mean() - half), float(differences.mean() + half))
 
 
@@ -68,7 +68,7 @@ def fractions_interval(only_a: int, only_b: int, pairs: int, level: float) -> In
 
     Source: see `kopt.report.statistics.paired_interval`.
     """
-    z = float(special.ndtri((1 + level) / 2))
+    z = float(scipy.special.ndtri((1 + level) / 2))
     low, high = paired_interval((only_b - only_a) / pairs, (only_a + only_b) / pairs, pairs, z=z)
     return Interval(max(low, -1.0), min(high, 1.0))
 
@@ -89,7 +89,7 @@ def jackknife_interval(value: float, left_out: np.ndarray, level: float) -> Inte
     """
     groups = len(left_out)
     error = math.sqrt((groups - 1) / groups * ((left_out - left_out.mean()) ** 2).sum())
-    half = float(stats.t.ppf((1 + level) / 2, groups - 1)) * error
+    half = float(scipy.stats.t.ppf((1 + level) / 2, groups - 1)) * error
     return Interval(value - half, value + half)
 
 
@@ -100,7 +100,7 @@ def median_interval(values: np.ndarray, level: float) -> Interval:
     then lower than asked for: `1 - 2 ** (1 - n)`.
     """
     ordered = np.sort(values)
-    place = int(stats.binom.ppf((1 - level) / 2, len(values), 0.5))
+    place = int(scipy.stats.binom.ppf((1 - level) / 2, len(values), 0.5))
     low = max(place - 1, 0)
     return Interval(float(ordered[low]), float(ordered[len(values) - 1 - low]))
 
@@ -125,13 +125,13 @@ def t_test_p(differences: np.ndarray) -> float:
     error = standard_error(differences)
     if error == 0.0:
         return 1.0 if differences.mean() == 0.0 else 0.0
-    return float(2 * stats.t.sf(abs(differences.mean()) / error, len(differences) - 1))
+    return float(2 * scipy.stats.t.sf(abs(differences.mean()) / error, len(differences) - 1))
 
 
 def sign_test_p(differences: np.ndarray) -> float:
     """Return the two-sided p-value of a median of 0: how often the signs would be so uneven. Zeros do not count."""
     up, down = int((differences > 0).sum()), int((differences < 0).sum())
-    return float(stats.binomtest(up, up + down, 0.5).pvalue) if up + down else 1.0
+    return float(scipy.stats.binomtest(up, up + down, 0.5).pvalue) if up + down else 1.0
 
 
 def mcnemar_p(only_a: int, only_b: int) -> float:
@@ -147,13 +147,13 @@ def mcnemar_p(only_a: int, only_b: int) -> float:
     if only_a == only_b:
         return 1.0
     few = min(only_a, only_b)
-    exact = 2 * stats.binom.cdf(few, total, 0.5)
-    return float(exact - stats.binom.pmf(few, total, 0.5))
+    exact = 2 * scipy.stats.binom.cdf(few, total, 0.5)
+    return float(exact - scipy.stats.binom.pmf(few, total, 0.5))
 
 
 def error_of(interval: Interval, level: float) -> float:
     """Return the standard error of which a normal interval would be so wide."""
-    return float((interval.high - interval.low) / (2 * special.ndtri((1 + level) / 2)))
+    return float((interval.high - interval.low) / (2 * scipy.special.ndtri((1 + level) / 2)))
 
 
 def standard_error(differences: np.ndarray) -> float:

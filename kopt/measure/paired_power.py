@@ -5,7 +5,7 @@
 
 import math
 
-from scipy import special
+import scipy  # loads its parts when they are first used
 
 _HALVINGS = 60
 
@@ -98,4 +98,4 @@ def means_detectable(pairs: int, deviation: float, level: float, power: float) -
 
 
 def _deviations(level: float, power: float) -> tuple[float, float]:
-    return float(special.ndtri((1 + level) / 2)), float(special.ndtri(power))
+    return float(scipy.special.ndtri((1 + level) / 2)), float(scipy.special.ndtri(power))

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
+import scipy  # loads its parts when they are first used
 
 from kopt import measure
 from kopt.core.records.search.budget import Budget
@@ -91,7 +91,7 @@ def own_interval(outcomes: Outcomes, level: float) -> Ends | None:
         return None if left_out is None else jackknife_interval(outcomes.value, left_out, level)
     if outcomes.is_right_or_wrong:
         share = float(outcomes.scores.mean())
-        return wilson_interval(share, outcomes.examples, z=float(special.ndtri((1 + level) / 2)))
+        return wilson_interval(share, outcomes.examples, z=float(scipy.special.ndtri((1 + level) / 2)))
     return t_interval(outcomes.scores, level)
 
 

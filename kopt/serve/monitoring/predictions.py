@@ -7,7 +7,7 @@ import numpy as np
 
 from kopt.core.errors import DataError
 from kopt.measure.accuracy import correct_share
-from kopt.measure.drift import drift_features
+from kopt.measure.drifting import drift_features
 
 Arrays = Mapping[str, np.ndarray]
 MOST_FEATURES = 1000

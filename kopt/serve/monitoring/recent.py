@@ -9,7 +9,7 @@ import numpy as np
 from kopt.core.errors import DataError
 from kopt.core.records.shipping.drift import DriftReport
 from kopt.core.records.shipping.monitoring import MonitoringProfile
-from kopt.measure.drift import drift
+from kopt.measure.drifting import drift
 
 # Fewer say too little: the noise of the index alone is 9 * (1 / 100 + 1 / n) = 0.09 + 9 / n with ten bins.
 LEAST_EXAMPLES = 100

@@ -9,7 +9,7 @@ from scipy import stats
 import kopt
 from kopt.core.errors import ConfigError, DataError
 from kopt.core.records.shipping.drift import DriftProfile, DriftReport
-from kopt.measure.drift import ks, psi
+from kopt.measure.drifting import ks, psi
 
 
 def test_psi_by_hand():

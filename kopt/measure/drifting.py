@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from scipy import stats
+import scipy  # loads its parts when they are first used
 
 from kopt.core.blocks import is_number
 from kopt.core.errors import ConfigError, DataError
@@ -169,7 +169,7 @@ def _drift(before: FeatureProfile, values: np.ndarray, level: float) -> FeatureD
     noise = (len(before.counts) - 1) * (1 / before.count + 1 / len(finite))
     distance = ks(np.array(before.quantiles), finite)
     size = before.count * len(finite) / (before.count + len(finite))
-    p_value = float(stats.kstwobign.sf(math.sqrt(size) * distance))
+    p_value = float(scipy.stats.kstwobign.sf(math.sqrt(size) * distance))
     bad, bad_before = len(values) - len(finite), before.nonfinite
     more_bad = bad / len(values) > bad_before / (bad_before + before.count) and _chance(bad, values, before) < level
     status = "same"
@@ -192,4 +192,4 @@ def _drift(before: FeatureProfile, values: np.ndarray, level: float) -> FeatureD
 def _chance(bad: int, values: np.ndarray, before: FeatureProfile) -> float:
     """Return Fisher's exact p-value of so many values that are not finite, or more."""
     table = [[bad, len(values) - bad], [before.nonfinite, before.count]]
-    return float(stats.fisher_exact(table, alternative="greater").pvalue)
+    return float(scipy.stats.fisher_exact(table, alternative="greater").pvalue)

@@ -23,7 +23,11 @@ def wide_convolutions(cost: ModelProfile, parameters: ParameterProfile) -> Itera
     shapes = {
         one.layer: one.shape for one in parameters.variables if one.layer_type == "Conv2D" and len(one.shape) == 4
     }
-    wide = [layer for layer in cost.layers if layer.macs and _separable_share(shapes.get(layer.path)) < 0.5]
+    wide = [
+        layer
+        for layer in cost.layers
+        if layer.macs and layer.groups == 1 and _separable_share(shapes.get(layer.path)) < 0.5
+    ]
     work = sum(layer.macs or 0 for layer in wide)
     if cost.macs >= _LEAST_MACS and work > _WIDE_KERNEL_SHARE * cost.macs:
         left = sum(_separable_share(shapes.get(layer.path)) * (layer.macs or 0) for layer in wide)
@@ -158,7 +162,7 @@ def _of_channels(activity: ChannelActivity, counts: Sequence[int], threshold: fl
 def _separable_share(shape: tuple[int, ...] | None) -> float:
     """Return what a depthwise separable layer costs of a full one, `1 / filters + 1 / kernel positions`.
 
-    A kernel that reads one channel, of one or of as many groups, has no cheaper form.
+    A kernel that reads one channel has no cheaper form.
     """
     return 1.0 if shape is None or shape[2] == 1 else 1 / shape[-1] + 1 / (shape[0] * shape[1])
 

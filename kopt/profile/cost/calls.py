@@ -142,6 +142,7 @@ class Accounts:
             activation_bytes=self._of_one(made),
             reason=reason,
             read_weight_bytes=sum(map(weight_bytes, reads)),
+            groups=operation.groups if isinstance(operation, keras.layers.Conv2D) else 1,
         )
 
     def _of_one(self, total: int | None) -> int | None:

@@ -325,11 +325,15 @@ def test_words_with_a_mask_are_no_numbers_to_scale():
     assert not data_facts(subject(model, (words, rows(classes=2)[1]))).unscaled
 
 
-def test_wide_convolutions_of_a_shared_backbone_and_none_of_one_channel():
+@pytest.mark.parametrize("groups", [64, 8, 2])
+def test_convolutions_in_groups_are_not_too_wide(groups):
     i = keras.Input((32, 32, 64))
-    grouped = L.Conv2D(64, 3, groups=64, padding="same")(i)
+    grouped = L.Conv2D(64, 3, groups=groups, padding="same")(i)
     model = keras.Model(i, L.Dense(2)(L.GlobalAveragePooling2D()(grouped)))
     assert not kopt.advise(model, looks=["cost", "parameters"]).of("wide-convolutions")
+
+
+def test_wide_convolutions_of_a_shared_backbone():
     layers = [L.Conv2D(32, 3, padding="same"), L.Conv2D(32, 3, padding="same"), L.GlobalAveragePooling2D()]
     backbone = keras.Sequential([keras.Input((32, 32, 16)), *layers], name="backbone")
     a, b = keras.Input((32, 32, 16)), keras.Input((32, 32, 16))

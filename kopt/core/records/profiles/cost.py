@@ -28,6 +28,7 @@ class LayerCost(Record):
         reason: why something is not known; empty if all is.
         read_weight_bytes: of all variables that the call reads, also those that an earlier call has; 0 where they
             count as input: the rows that an embedding looks up, and what Python code of the user reads.
+        groups: in which a convolution works.
     """
 
     name: str
@@ -41,6 +42,7 @@ class LayerCost(Record):
     activation_bytes: int | None = None
     reason: str = ""
     read_weight_bytes: int = 0
+    groups: int = 1
 
     @property
     def path(self) -> str:

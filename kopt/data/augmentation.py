@@ -225,8 +225,20 @@ def check_fits(augment: Augmentation, spec: Any) -> None:
             raise ConfigError(
                 f"`saturation` and `hue` need images of 3 channels. Received: {image.shape[-1]}. Leave them out."
             )
+    if augment.moves:
+        _check_targets_of_moved(image, parts[1:])
     if augment.mixes:
         _check_labels(augment, parts)
+
+
+def _check_targets_of_moved(image: tf.TensorSpec, targets: Any) -> None:
+    for leaf in tf.nest.flatten(targets):
+        if leaf.shape.rank in (3, 4) and leaf.shape[1:3] == image.shape[1:3]:
+            raise ConfigError(
+                f"Flips, shifts, rotations and zooms move the pixels of images alone, and the targets of shape "
+                f"{leaf.shape} look like maps of those pixels. Change both in a function of a batch, `augment=lambda "
+                f"x, y: ...`; changes of colour need none."
+            )
 
 
 def _check_labels(augment: Augmentation, parts: tuple[Any, ...]) -> None:

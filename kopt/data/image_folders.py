@@ -58,7 +58,7 @@ def files_by_class(directory: Path, classes: tuple[str, ...]) -> tuple[list[Path
     for label, name in enumerate(classes):
         folder = directory / name
         found = sorted(
-            file for file in folder.glob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "."
+            file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "."
         )
         if not found:
             raise DataError(

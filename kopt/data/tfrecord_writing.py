@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kopt.core.errors import ConfigError, DataError, OutputError, nearest
+from kopt.core.errors import ConfigError, DataError, OutputError, OutputExistsError, nearest
 from kopt.core.files import atomic_path, check_output, sha256
 from kopt.core.progress import Progress, Silent
 from kopt.core.records.training.data import FeatureSchema, Shard, TFRecordManifest
@@ -65,9 +65,10 @@ def write_tfrecords(
         What was written: files with counts and SHA-256, features, compression.
 
     Raises:
-        DataError: no examples, fewer than `shards`, ragged or sparse tensors, or examples of different shapes.
+        DataError: no examples, no end of them, fewer than `shards`, ragged or sparse tensors, or examples of different
+            shapes.
         ConfigError: an impossible setting.
-        OutputExistsError: `directory` exists.
+        OutputExistsError: `directory` exists, or is to be replaced and holds anything but records.
         OutputError: it cannot be written.
 
     Example:
@@ -78,7 +79,10 @@ def write_tfrecords(
     _check_settings(shards, compression, name)
     reporter = _reporter(progress)
     directory = check_output(directory, overwrite=overwrite)
+    _require_records_alone(directory)
     source, batched = _source(dataset, batched)
+    if int(source.cardinality()) == tf.data.INFINITE_CARDINALITY:
+        raise DataError("The data set never ends. Take a part, e.g. `dataset.take(1000)`, or leave out `repeat()`.")
     with atomic_path(directory, overwrite=overwrite) as staged:
         staged.mkdir()
         files = [staged / f"{name}-{number:05d}-of-{shards:05d}.tfrecord" for number in range(shards)]
@@ -91,6 +95,20 @@ def write_tfrecords(
         manifest = TFRecordManifest(written, schemas, compression or "", turn)
         (staged / MANIFEST).write_text(manifest.to_json() + "\n")
     return manifest
+
+
+def _require_records_alone(directory: Path) -> None:
+    """Refuse to replace a directory with anything in it that was not written here."""
+    strangers = (
+        []
+        if not directory.is_dir()
+        else [child.name for child in directory.iterdir() if child.name != MANIFEST and child.suffix != ".tfrecord"]
+    )
+    if strangers:
+        raise OutputExistsError(
+            f"{directory} holds more than records: {', '.join(sorted(strangers)[:3])}. It would be removed with "
+            f"them. Choose another directory."
+        )
 
 
 def _check_settings(shards: Any, compression: Any, name: Any) -> None:

@@ -62,7 +62,7 @@ class EpochData:
         self._epochs = TFEpochIterator(distribute_strategy=strategy, **given)
         self._keeps_iterator = given.get("steps_per_epoch") is not None
         self.created = 0
-        self.dataset = self._epochs._distributed_dataset
+        self.dataset = _without_last_optionals(self._epochs._distributed_dataset)
         self.batches: int | None = self._epochs.num_batches
 
     def iterator(self) -> Any:
@@ -94,6 +94,17 @@ class EpochData:
         self._epochs.data_adapter.on_epoch_end()
 
 
+def _without_last_optionals(dataset: Any) -> Any:
+    """Return `(x, y)` of a generator's `(x, y, None)`, for which Keras has an optional."""
+    spec = getattr(dataset, "element_spec", None)
+    if not isinstance(dataset, tf.data.Dataset) or not isinstance(spec, tuple):
+        return dataset
+    count = len(spec)
+    while count > 1 and isinstance(spec[count - 1], tf.OptionalSpec):
+        count -= 1
+    return dataset if count == len(spec) else dataset.map(lambda *parts: parts[:count])
+
+
 def split_validation(arrays: tuple[Any, ...], fraction: float) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Return training and validation arrays as `fit(validation_split=...)` divides them."""
     return train_validation_split(arrays, validation_split=fraction)
@@ -108,6 +119,33 @@ def track_loss(model: keras.Model, loss: tf.Tensor, examples: tf.Tensor) -> None
     """Add the loss of a batch to the mean that the logs show."""
     if model._loss_tracker is not None:
         model._loss_tracker.update_state(unscale_loss_for_distribution(loss), sample_weight=examples)
+
+
+def variables_of_own_metrics(model: keras.Model) -> list[Any]:
+    """Return the variables of metrics that a forward pass or `compute_loss` moves: all but those of `compile`.
+
+    Those of `compile` get what is accepted, afterwards; but the means of single losses move as the loss is computed.
+    """
+    compiled = [one for one in (model._loss_tracker, model._compile_metrics) if one is not None]
+    own = [metric for metric in model.metrics if not any(metric is one for one in compiled)]
+    found = [variable for metric in own for variable in metric.variables]
+    return list({id(variable): variable for variable in found}.values())
+
+
+def direction_of(model: keras.Model, name: str) -> str | None:
+    """Return `"up"` or `"down"`, as a metric says of itself; `None` where it says nothing, or there is none."""
+    metrics = [one for metric in model.metrics for one in getattr(metric, "metrics", [metric])]
+    return next((one._direction for one in metrics if one.name == name and hasattr(one, "_direction")), None)
+
+
+def without_optionals(batch: Any) -> Any:
+    """Return a batch with `None` where Keras' pipeline of a generator has an optional in its place."""
+    return tf.nest.map_structure(lambda part: None if isinstance(part, tf.experimental.Optional) else part, batch)
+
+
+def in_order_of_metrics(model: keras.Model, logs: dict[str, Any]) -> Any:
+    """Return logs as `train_on_batch` does: a list with the loss first, or its one number."""
+    return model._flatten_metrics_in_order(logs)
 
 
 def compiled_losses(model: keras.Model) -> list[Any]:
@@ -142,7 +180,7 @@ def build_on(model: keras.Model, batch: Any) -> None:
         lambda value: value.values[0] if isinstance(value, tf.distribute.DistributedValues) else value, batch
     )
     with model.distribute_strategy.scope():
-        model._symbolic_build(data_batch=keras.utils.unpack_x_y_sample_weight(local))
+        model._symbolic_build(data_batch=keras.utils.unpack_x_y_sample_weight(without_optionals(local)))
 
 
 def compile_state(model: keras.Model) -> tuple[int, ...]:

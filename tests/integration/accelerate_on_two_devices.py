@@ -52,3 +52,12 @@ def main():
         result["updates"] = [int(model.optimizer.iterations.numpy()) for model in (one, two)]
         results.append(result)
     return results
+
+
+def find_rate():
+    """Return how many steps a look for a learning rate takes of a model that has never been trained."""
+    logical_cpus(2)
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = network(compiled=False, dropout=0, batch_norm=False)
+        compile_network(model, "sgd")
+    return len(kopt.train.find_learning_rate(model, (X, Y), steps=20, batch_size=8).losses)

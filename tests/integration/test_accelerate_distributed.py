@@ -22,3 +22,8 @@ def test_two_replicas_are_as_good_as_one_device():
     assert "val_loss" in history["plain"]
     assert "gradient_norm" in history["loss scaling, gradient norm"]
     assert "skipped_steps" in history["not finite, clipping by value"]
+
+
+@pytest.mark.slow
+def test_the_learning_rate_of_a_fresh_model_on_two_replicas():
+    assert result_of(accelerate_on_two_devices.find_rate) >= 10

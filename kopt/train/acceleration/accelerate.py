@@ -176,7 +176,7 @@ class AcceleratedModel(keras.Model):
             DivergedError: `max_nonfinite_steps` in a row were NaN or infinite.
             OutOfMemoryError: a step does not fit into memory; what was trained so far is kept.
         """
-        self._require_compiled("fit")
+        self.require_compiled("fit")
         fit = Fit(self.engine, x, y, checkpoint=self.checkpoint, fixed_steps=self._fixed_steps, **settings)
         try:
             return fit.run()
@@ -185,7 +185,7 @@ class AcceleratedModel(keras.Model):
 
     def evaluate(self, *args: Any, **settings: Any) -> Any:
         """Evaluate `model`; see `keras.Model.evaluate`."""
-        self._require_compiled("evaluate")
+        self.require_compiled("evaluate")
         return self.model.evaluate(*args, **settings)
 
     def predict(self, *args: Any, **settings: Any) -> Any:
@@ -204,7 +204,7 @@ class AcceleratedModel(keras.Model):
         self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
     ) -> Any:
         """Take one step; see `keras.Model.train_on_batch`. It takes `accumulate_steps` of them for an update."""
-        self._require_compiled("train_on_batch")
+        self.require_compiled("train_on_batch")
         if class_weight is not None:
             if sample_weight is not None:
                 raise ConfigError("`sample_weight` and `class_weight` cannot both be given.")
@@ -213,9 +213,7 @@ class AcceleratedModel(keras.Model):
         runner = self.engine.runner_for_batch(batch)
         self.model.reset_metrics()
         logs = internals.as_numbers(runner.take(batch).logs)
-        if return_dict:
-            return logs
-        return list(logs.values()) if len(logs) > 1 else next(iter(logs.values()))
+        return logs if return_dict else internals.in_order_of_metrics(self.model, logs)
 
     def make_train_function(self, force: bool = False) -> Any:
         """Make the step that `model.fit` takes, for tools that time single steps; `fit` does not use it."""
@@ -313,8 +311,13 @@ class AcceleratedModel(keras.Model):
         self.optimizer, self.loss, self.compiled = model.optimizer, model.loss, True
         self.engine.forget()
 
-    def _require_compiled(self, method: str) -> None:
+    def require_compiled(self, method: str) -> None:
+        """Make sure that `model` is compiled, and take over how it is now.
+
+        Raises:
+            InputError: it is not.
+        """
         if not self.model.compiled:
             raise InputError(f"Compile before `{method}`: `accelerated.compile(optimizer, loss, metrics=[...])`.")
-        if self.optimizer is not self.model.optimizer:
+        if getattr(self, "optimizer", None) is not self.model.optimizer:
             self._adopt()

@@ -1,6 +1,7 @@
 """The loop of `AcceleratedModel.fit`: epochs, callbacks, validation and checkpoints round calls of many steps."""
 
 import functools
+import math
 import sys
 import time
 import warnings
@@ -78,15 +79,15 @@ class Fit:
             sample_weight=sample_weight,
             batch_size=batch_size,
             steps_per_epoch=steps_per_epoch,
-            # A data set brings its own order, and Keras warns when it is asked for one.
-            shuffle=shuffle and not isinstance(x, tf.data.Dataset),
+            # A data set or generator brings its own order, and Keras warns when it is asked for one.
+            shuffle=shuffle and not isinstance(x, tf.data.Dataset) and not hasattr(x, "__next__"),
             class_weight=class_weight,
         )
         self._validation = self._validation_data(validation_data, validation_batch_size or batch_size, validation_steps)
         self._validation_steps, self._validation_freq = validation_steps, validation_freq
         self._steps_per_epoch, self._epochs = steps_per_epoch, epochs
         self._given, self._verbose = x, verbose
-        self._first_epoch = internals.first_epoch(self._model, initial_epoch)
+        self._initial_epoch = initial_epoch
         self._callbacks = keras.callbacks.CallbackList(
             with_own_callbacks(self._model, callbacks),
             add_history=True,
@@ -98,7 +99,7 @@ class Fit:
         )
         self._iterator: Any = None
         self._drawn = 0
-        self._skipped = 0
+        self._taken = self._skipped = 0
         self._saved_at = time.monotonic()
         self._unsaved_steps = 0
 
@@ -121,8 +122,9 @@ class Fit:
     def _train(self) -> None:
         first = self._begin()
         saved = self._checkpoints.newest(self._strategy) if self._checkpoints else None
-        position = Position(self._first_epoch, 0)
         self._callbacks.on_train_begin()
+        self._first_epoch = internals.first_epoch(self._model, self._initial_epoch)
+        position = Position(self._first_epoch, 0)
         if saved is not None:
             first, position = None, self._resume(saved)
         elif int(self._update.pending.numpy()):
@@ -133,7 +135,8 @@ class Fit:
             first = None
             if self._model.stop_training:
                 break
-        self._model.optimizer.finalize_variable_values(self._model.trainable_weights)
+        if self._epochs > 0:  # an average of no step at all would be put in the place of the weights
+            self._model.optimizer.finalize_variable_values(self._model.trainable_weights)
         self._callbacks.on_train_end(logs)
         if self._checkpoints:
             self._checkpoints.discard()
@@ -165,7 +168,7 @@ class Fit:
 
     def _check(self, first: Any) -> None:
         """Hold the first batch against the model; what is worth saying is said and kept in `notes`."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(first)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(internals.without_optionals(first))
         self.notes = check_inputs(
             self._model,
             x,
@@ -250,7 +253,7 @@ class Fit:
                     self._out_of_data(epoch, step, self._steps_per_epoch)
                 break
             step += progress.taken
-            self._skipped = progress.skipped
+            self._taken, self._skipped = step, progress.skipped
             self._callbacks.on_train_batch_end(step - 1, self._with_skipped(progress.logs))
             if progress.in_a_row >= self._engine.config.max_nonfinite_steps:
                 self._diverged(epoch, step, progress.in_a_row)
@@ -290,8 +293,13 @@ class Fit:
         self._new_iterator()
 
     def _with_skipped(self, logs: dict[str, Any]) -> dict[str, Any]:
-        """Add the count of skipped steps, from the first one on; earlier epochs had none."""
+        """Add the count of skipped steps, from the first one on; earlier epochs had none.
+
+        A mean over no step at all is NaN, lest a callback take the 0 of it for the best loss.
+        """
         history = self._model.history.history
+        if self._skipped and self._skipped >= self._taken:
+            logs = dict.fromkeys(logs, math.nan)
         if self._skipped and "skipped_steps" not in history:
             history["skipped_steps"] = [0] * len(self._model.history.epoch)
         return {**logs, "skipped_steps": self._skipped} if "skipped_steps" in history else dict(logs)

@@ -43,7 +43,8 @@ def find_batch_size(
 
     On a GPU, a batch does not fit when TensorFlow runs out of memory, or takes more than `memory_limit_bytes`. On a CPU
     there is no such error: the system ends the process. So resident memory is kept below a limit, and a batch whose
-    memory, as predicted from the smaller ones (`kopt.train.batch_search.predicted_growth`), is above it is not run.
+    memory is above it, as predicted from the smaller ones (`kopt.train.finders.batch_search.predicted_growth`), is not
+    run.
     TensorFlow's CPU allocator keeps what it once had from the system: the process stays as large as the largest trial.
 
     The model comes out as it went in, bit for bit; see `kopt.train.preserved`. What that keeps of weights and optimizer
@@ -204,6 +205,17 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return any(words in str(error).lower() for words in _NO_MEMORY)
 
 
+def _as_arrays(structure: Any) -> Any:
+    """Return the structure of arrays, with tuples for lists of them, which TensorFlow would make one array of."""
+    if isinstance(structure, dict):
+        return {key: _as_arrays(one) for key, one in structure.items()}
+    if isinstance(structure, tuple) or (
+        isinstance(structure, list) and any(hasattr(one, "shape") for one in structure)
+    ):
+        return tuple(_as_arrays(one) for one in structure)
+    return np.asarray(structure)
+
+
 class _Examples:
     """Gives batches of any size from the first examples of the data."""
 
@@ -216,7 +228,12 @@ class _Examples:
             self._dataset = data.unbatch() if _is_batched(model, data) else data
         else:
             parts = tuple(part for part in unpack(data) if part is not None)
-            self._arrays = tf.nest.map_structure(np.asarray, parts)
+            if any(isinstance(part, keras.utils.PyDataset) or hasattr(part, "__next__") for part in parts):
+                raise DataError(
+                    f"Batches of any size are cut of arrays or of a `tf.data.Dataset`. Received: "
+                    f"{type(parts[0]).__module__}.{type(parts[0]).__qualname__}. Pass the arrays."
+                )
+            self._arrays = _as_arrays(parts)
             _check_lengths(self._arrays)
 
     def take(self, size: int) -> Any:

@@ -65,7 +65,7 @@ def find_learning_rate(
     a running average of the loss exceeds `stop_factor` times its lowest value. `suggestion` is `steepest`, the rate at
     which the smoothed loss falls fastest: of the three rules it came closest to the best rate for an MLP and a CNN with
     Adam and SGD. `valley` is the middle of the longest fall, `minimum` a tenth of the rate where the loss is lowest;
-    both are more careful. `kopt.train.rate_curve` states each as a function of arrays.
+    both are more careful. `kopt.train.finders.rate_curve` states each as a function of arrays.
 
     The model comes out as it went in, bit for bit: weights, optimizer (its learning rate or schedule too), metrics,
     compiled functions, random state; see `kopt.train.preserved`. Callbacks are not run. Data sets are another matter:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError, UnsupportedModelError
 from kopt.train.acceleration.accelerate import AcceleratedModel
-from kopt.train.internals import EpochData
+from kopt.train.internals import EpochData, build_on, without_optionals
 from kopt.train.steps.input_checks import check_inputs
 
 
@@ -79,7 +79,10 @@ class TrialSteps:
             return None
         if not self._checked:
             self._checked = True
-            check_inputs(self._inner, *keras.utils.unpack_x_y_sample_weight(batch))
+            check_inputs(self._inner, *keras.utils.unpack_x_y_sample_weight(without_optionals(batch)))
+            if type(self._inner).train_step is keras.Model.train_step:
+                # Not inside the step: a strategy does not let variables be made there.
+                build_on(self._inner, batch)
         self._steps += 1
         self._inner.reset_metrics()  # So that the loss in the logs is this batch's, not a mean over batches.
         # The batch is taken here, not inside the step: at the end of the data a step would still draw dropout seeds.
@@ -134,6 +137,8 @@ def check_compiled(model: Any) -> None:
         raise ConfigError(
             f"A compiled `keras.Model` is needed. Received: {type(model).__module__}.{type(model).__qualname__}."
         )
+    if isinstance(model, AcceleratedModel) and model.model.compiled:
+        model.require_compiled("the test")  # it takes over what the model inside was compiled with
     if not model.compiled or model.optimizer is None:
         raise ConfigError(
             f"Model {model.name!r} is not compiled with an optimizer. Call `model.compile(optimizer, loss)` first: the "

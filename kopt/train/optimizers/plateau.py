@@ -2,18 +2,23 @@
 
 import dataclasses
 import math
+import warnings
 from typing import Any
 
 import keras
 
 from kopt.core.errors import ConfigError, nearest
 from kopt.core.settings import choice, number, whole
+from kopt.train.internals import direction_of
 from kopt.train.optimizers.warmup import ScaledLearningRate
 from kopt.train.optimizers.wrapper import find
 
 _MODES = ("auto", "min", "max")
-# Metrics whose name contains one of these are better when they are higher.
-_HIGHER = ("acc", "auc", "precision", "recall", "f1", "fbeta", "iou", "r2", "score", "similarity")
+# Metrics that Keras does not know, and whose name contains one of these, are better when they are higher.
+_HIGHER = (
+    *("acc", "auc", "precision", "recall", "f1", "fbeta", "iou", "r2", "score", "similarity"),
+    *("io_u", "dice", "sensitivity", "specificity", "correlation", "psnr", "ssim"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +66,14 @@ class ReduceOnPlateau(keras.callbacks.Callback):
         min_delta: at least 0. Default 1e-4.
         cooldown: epochs, at least 0. Default 0.
         minimum: the learning rate, or with the wrapper the scale, that is not gone below. Default 0.
-        mode: `"min"`, `"max"` or `"auto"`: max for names that contain acc, auc, precision, recall, f1, iou, r2, score
-            or similarity. Default `"auto"`.
+        mode: `"min"`, `"max"` or `"auto"`: min for losses, as the metric itself says where it is one of Keras', else
+            max for names that contain acc, auc, precision, recall, f1, iou, r2, score, similarity and the like.
+            Default `"auto"`.
 
     Raises:
         ConfigError: a setting is out of range; when training begins: the learning rate is a schedule; after the first
-            epoch: the logs have no such name.
+            epoch: the logs have no such name. An epoch that was not validated (`validation_freq`) does not count; if
+            the first was not, a warning says so.
 
     Example:
         >>> reduce = kopt.train.callbacks.ReduceOnPlateau(patience=1, min_delta=10.0)  # nothing improves by 10
@@ -114,12 +121,21 @@ class ReduceOnPlateau(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Look at the metric, and reduce if it is time."""
         logs = {} if logs is None else logs
+        is_validated = any(name.startswith("val_") for name in logs)
+        if self.monitor not in logs and self.monitor.startswith("val_") and not is_validated:
+            if epoch == 0:
+                warnings.warn(
+                    f"The logs have no {self.monitor!r} after the first epoch, which was not validated: the learning "
+                    f"rate stays until one is. Pass `validation_data`.",
+                    stacklevel=2,
+                )
+            return
         if self.monitor not in logs:
             raise ConfigError(
                 f"The logs have no {self.monitor!r}.{nearest(self.monitor, logs)} They have: {', '.join(logs)}. "
                 f"Validation metrics need `validation_data`."
             )
-        higher = self.mode == "max" or (self.mode == "auto" and any(part in self.monitor for part in _HIGHER))
+        higher = self.mode == "max" or (self.mode == "auto" and self._is_better_when_higher())
         state, reduce = next_state(
             self.state,
             float(logs[self.monitor]),
@@ -134,6 +150,13 @@ class ReduceOnPlateau(keras.callbacks.Callback):
         scaled = find(self.model.optimizer, ScaledLearningRate)
         scale = float(scaled.scale.numpy()) if scaled is not None else 1.0
         logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)) * scale
+
+    def _is_better_when_higher(self) -> bool:
+        name = self.monitor.removeprefix("val_")
+        if name.endswith("loss"):
+            return False
+        direction = direction_of(self.model, name)
+        return any(part in name for part in _HIGHER) if direction is None else direction == "up"
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""

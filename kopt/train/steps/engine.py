@@ -1,6 +1,6 @@
 """What `fit` of an accelerated model and a training step for loops share: the step of a compiled model, traced once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -12,6 +12,8 @@ from kopt.train import internals
 from kopt.train.memory.rematerialization import Rematerialized, check_blocks, rematerialized
 from kopt.train.steps.runner import Runner
 from kopt.train.steps.update import Update
+
+_MOST_KEPT = 4
 
 Remat = str | int | Sequence[str] | None
 
@@ -43,6 +45,7 @@ class Engine:
         self._config = config
         self._body = body or model
         self._update: Update | None = None
+        self._kept: list[Runner] = []
 
     @property
     def config(self) -> StepConfig:
@@ -63,6 +66,7 @@ class Engine:
     def forget(self) -> None:
         """Drop what was traced and accumulated: the model is compiled anew."""
         self._update = self.runner = None
+        self._kept = []
 
     def runner_for(self, spec: Any, first_batch: Any) -> Runner:
         """Return what runs steps on such batches; traced once for each kind of batch.
@@ -75,10 +79,8 @@ class Engine:
         if self._update is None or not self._update.fits(self.model):
             self.rematerialized = None if self.remat is None else rematerialized(self._body, self.remat)
             forward = self._recomputing if self.rematerialized else None
-            self._update, self.runner = Update(self.model, self._config, forward), None
-        if self.runner is None or not self.runner.accepts(spec, first_batch):
-            self.runner = Runner(self._update, spec, first_batch)
-        return self.runner
+            self._update, self._kept = Update(self.model, self._config, forward), []
+        return self._use(lambda runner: runner.accepts(spec, first_batch), spec, first_batch)
 
     def _recomputing(self, x: Any) -> Any:
         assert self.rematerialized is not None  # for the type checker
@@ -86,8 +88,23 @@ class Engine:
             return call(self.model, x, True)
 
     def runner_for_batch(self, batch: Any) -> Runner:
-        """Return what runs single steps on batches like this one, of any size."""
-        return self.runner_for(tf.nest.map_structure(_any_size, batch), batch)
+        """Return what runs single steps on batches like this one, of any size.
+
+        Another axis that turns out to vary, such as the length of sequences, is open from then on.
+        """
+        spec = tf.nest.map_structure(_any_size, batch)
+        if self._update is None or not self._update.fits(self.model):
+            return self.runner_for(spec, batch)
+        for runner in self._kept:
+            spec = runner.opened(spec) or spec
+        return self._use(lambda runner: runner.spec == spec, spec, batch)
+
+    def _use(self, suits: Callable[[Runner], bool], spec: Any, batch: Any) -> Runner:
+        """Return a runner that was made before and suits, or a new one; the newest few are kept with their graphs."""
+        assert self._update is not None  # for the type checker
+        self.runner = next(filter(suits, self._kept), None) or Runner(self._update, spec, batch)
+        self._kept = [self.runner, *(one for one in self._kept if one is not self.runner)][:_MOST_KEPT]
+        return self.runner
 
 
 def call(model: keras.Model, inputs: Any, training: bool | None) -> Any:
@@ -104,7 +121,7 @@ def packed(x: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, ...]:
     if y is None and sample_weight is not None:
         raise ConfigError("`sample_weight` weights the loss of targets. Pass `y` with it.")
     parts = (part for part in (x, y, sample_weight) if part is not None)
-    return tuple(tf.nest.map_structure(tf.convert_to_tensor, part) for part in parts)
+    return tuple(tf.nest.map_structure(_as_tensor, part) for part in parts)
 
 
 def require_plain_training(model: Any) -> None:
@@ -128,5 +145,13 @@ def require_plain_training(model: Any) -> None:
         )
 
 
-def _any_size(tensor: tf.Tensor) -> tf.TensorSpec:
+def _as_tensor(value: Any) -> Any:
+    return value if isinstance(value, (tf.RaggedTensor, tf.SparseTensor)) else tf.convert_to_tensor(value)
+
+
+def _any_size(tensor: Any) -> tf.TypeSpec:
+    if isinstance(tensor, tf.RaggedTensor):
+        return tf.RaggedTensorSpec([None] * tensor.shape.rank, tensor.dtype, tensor.ragged_rank)
+    if isinstance(tensor, tf.SparseTensor):
+        return tf.SparseTensorSpec([None, *tensor.shape[1:]], tensor.dtype)
     return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype)

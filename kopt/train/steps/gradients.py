@@ -25,13 +25,13 @@ def sum_of_entries(gradients: Sequence[Any]) -> tf.Tensor:
     `tf.nn.l2_loss` 37 and `tf.math.is_finite` 43.
     """
     values = [g.values if isinstance(g, tf.IndexedSlices) else g for g in gradients if g is not None]
-    return tf.add_n([tf.reduce_sum(tf.cast(value, tf.float32)) for value in values])
+    return tf.add_n([tf.constant(0.0), *(tf.reduce_sum(tf.cast(value, tf.float32)) for value in values)])
 
 
 def squared_norm(gradients: Sequence[Any]) -> tf.Tensor:
     """Return the sum of the squares of all entries, float32. The gradients are tensors."""
     values = [tf.cast(g, tf.float32) for g in gradients if g is not None]
-    return tf.add_n([tf.reduce_sum(tf.square(value)) for value in values])
+    return tf.add_n([tf.constant(0.0), *(tf.reduce_sum(tf.square(value)) for value in values)])
 
 
 def clip_by_value(gradients: Sequence[Any], limit: float) -> list[Any]:

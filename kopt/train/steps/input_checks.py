@@ -248,7 +248,7 @@ def _checked_inputs(model: keras.Model, x: Any) -> tuple[dict[str, np.ndarray], 
         for name, array in arrays.items():
             _check_finite(array, f"The first batch, input {name!r},")
         return arrays, notes
-    arrays = tf.nest.map_structure(np.asarray, x)
+    arrays = tf.nest.map_structure(_as_array, x)
     if isinstance(arrays, Mapping):
         names = [info.name for info in infos]
         unused = [key for key in arrays if key not in names]
@@ -259,6 +259,11 @@ def _checked_inputs(model: keras.Model, x: Any) -> tuple[dict[str, np.ndarray], 
         arrays = tf.nest.flatten(arrays)
     arrays = _as_keras_would(arrays, infos, notes)
     return as_model_inputs(arrays, infos, name="The first batch"), notes
+
+
+def _as_array(value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    return array.astype(np.float32) if array.dtype == tf.bfloat16.as_numpy_dtype else array
 
 
 def _infos(model: keras.Model) -> tuple[TensorInfo, ...] | None:
@@ -311,8 +316,8 @@ def _expects_any_scale(model: keras.Model, name: str) -> bool:
     graph = graph_of(model)
     if graph is None:
         return any(type(layer).__name__ in _SCALING for layer in flatten_layers(model))
-    index = [info.name for info in signature(model)[0]].index(name)
-    return _first_layers_scale(graph, index)
+    names = [info.name for info in signature(model)[0]]
+    return name not in names or _first_layers_scale(graph, names.index(name))
 
 
 def _first_layers_scale(graph: keras.Model, index: int) -> bool:
@@ -348,9 +353,9 @@ def _checked_weights(sample_weight: Any, examples: int) -> list[str]:
             )
         if (weights < 0).any():
             first = tuple(map(int, np.argwhere(weights < 0)[0]))
-            raise DataError(
-                f"`sample_weight` has {int((weights < 0).sum())} negative value(s), the first at index {first}: they "
-                f"would make the loss grow without end. Use weights of at least 0."
+            notes.append(
+                f"`sample_weight` has {int((weights < 0).sum())} negative value(s), the first at index {first}: the "
+                f"loss of those examples is made larger, without end, which only gradients of a policy ask for."
             )
         if not weights.any():
             notes.append("All weights of the first batch are 0: nothing is learned from it.")
@@ -411,12 +416,23 @@ def _outputs(model: keras.Model, x: Any) -> list[np.ndarray]:
     ready = graph_of(model) is not None or (not isinstance(model, keras.Sequential) and was_called(model))
     if not ready:
         return []
+    if any(isinstance(leaf, tf.SparseTensor) for leaf in tf.nest.flatten(x)):
+        return []
     count = fixed_batch(model) or _PROBED
     if count > _PROBED and any(len(leaf) < count for leaf in tf.nest.flatten(x)):
         return []  # What does not fill the batch that the model fixes cannot be tried.
     some = tf.nest.map_structure(lambda leaf: leaf[:count], x)
-    with keras.StatelessScope():
-        outputs = model(some, training=False)
+
+    def look() -> Any:
+        with keras.StatelessScope():
+            return model(some, training=False)
+
+    # Step by step in Python, a loop over a sequence takes as many seconds as a step of it in a graph takes hundredths.
+    loops = any(isinstance(layer, keras.layers.RNN) for layer in flatten_layers(model))
+    try:
+        outputs = tf.function(look, autograph=False)() if loops else look()
+    except (tf.errors.InvalidArgumentError, ValueError):
+        return []  # Such as of a layer that parts the batch: training will tell whether that of a batch fits.
     return [np.asarray(tf.cast(one, tf.float32)) for one in tf.nest.flatten(outputs) if one.dtype.is_floating]
 
 

@@ -235,6 +235,7 @@ class _Step:
         return bad.report("gradient", name, what, detail, _OVERFLOW if bad.dtype == "float16" else _GRADIENT)
 
 
+_COMPOSITE = (tf.RaggedTensor, tf.SparseTensor)
 _WEIGHT = (
     "An earlier update made it so: restore an earlier checkpoint, and train with a lower learning rate, warm-up or "
     "`global_clip_norm`."
@@ -313,4 +314,4 @@ def _copied(value: Any) -> Any:
 
 
 def _tensor(value: Any) -> Any:
-    return value if value is None else tf.convert_to_tensor(value)
+    return value if value is None or isinstance(value, _COMPOSITE) else tf.convert_to_tensor(value)

@@ -77,6 +77,14 @@ class Runner:
         """Return whether such batches are of the kind that this runner was made for."""
         return bool(spec == self.spec) and self._fixed_spec == _fixed_spec(spec, first_batch)
 
+    def opened(self, spec: Any) -> Any:
+        """Return the spec of the runner with those axes open that `spec` has otherwise; `None` of another structure."""
+        try:
+            tf.nest.assert_same_structure(self.spec, spec)
+            return tf.nest.map_structure(_most_general, self.spec, spec)
+        except (TypeError, ValueError):
+            return None
+
     def steps_per_call(self) -> int:
         """Return how many steps the next call of `run` should take, from the time of the steps before it."""
         if self._step_s is None:
@@ -167,7 +175,7 @@ class Runner:
 
     def _has_fixed_shape(self, batch: Any) -> bool:
         pairs = zip(tf.nest.flatten(batch), tf.nest.flatten(self._fixed_spec), strict=True)
-        return all(tensor.shape == spec.shape for tensor, spec in pairs if spec is not None)
+        return all(tensor.shape == spec.shape for tensor, spec in pairs if isinstance(spec, tf.TensorSpec))
 
     def _read_state(self) -> tuple[Any, ...]:
         update = self.update
@@ -233,6 +241,12 @@ def _with_shape(tensor: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
     known = tf.identity(tensor)
     known.set_shape(shape)
     return known
+
+
+def _most_general(a: tf.TensorSpec, b: tf.TensorSpec) -> tf.TensorSpec:
+    if a.dtype != b.dtype or a.shape.rank != b.shape.rank:
+        raise ValueError("These are no batches of one kind.")
+    return tf.TensorSpec([m if m == n else None for m, n in zip(a.shape, b.shape, strict=True)], a.dtype)
 
 
 def _fixed_spec(spec: Any, batch: Any) -> Any:

@@ -1,12 +1,13 @@
 """The training step for custom loops: the same that `accelerate` runs inside `fit`."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from kopt.core.errors import ConfigError, DataError
+from kopt.core.errors import ConfigError, DataError, UnsupportedModelError
 from kopt.core.records.training.steps import JitDecision, StepConfig
 from kopt.core.settings import whole
 from kopt.train.numerics.precision import scaled_optimizer
@@ -66,7 +67,8 @@ def make_train_step(
 
     Raises:
         ConfigError: an impossible setting.
-        UnsupportedModelError: `model` is no Keras model or overrides `train_step`.
+        UnsupportedModelError: `model` is no Keras model or overrides `train_step`, or its `compute_loss`,
+            `compute_metrics` or `metrics`, which take loss and metrics from `compile`: `accelerate` has those.
 
     Example:
         >>> step = kopt.train.make_train_step(model, "adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
@@ -89,6 +91,7 @@ def make_train_step(
         jit_compile=jit_compile,
     )
     require_plain_training(model)
+    _require_plain_loss(model)
     with model.distribute_strategy.scope():
         carrier = _Carrier(model)
         optimizer = scaled_optimizer(model, keras.optimizers.get(optimizer))
@@ -116,6 +119,7 @@ class TrainStep:
         self.model, self.optimizer = carrier.model, carrier.optimizer
         self.notes: tuple[str, ...] = ()
         self._engine, self._class_weight = Engine(carrier, config, remat, body=carrier.model), class_weight
+        self._taken = 0  # batches since `reset_metrics`
 
     def __call__(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, tf.Tensor]:
         """Take one batch.
@@ -134,7 +138,7 @@ class TrainStep:
         """
         batch = self._weighted_batch(*packed(x, y, sample_weight))
         self._check(batch)
-        return _logs(self._engine.runner_for_batch(batch).take(batch))
+        return self._logs(self._engine.runner_for_batch(batch).take(batch))
 
     def run(self, data: Any, steps: int | None = None) -> dict[str, tf.Tensor]:
         """Take many batches in calls of one graph, without Python between them.
@@ -177,7 +181,7 @@ class TrainStep:
             progress, taken = following, taken + following.taken
         if progress.in_a_row >= limit:
             raise diverged(self._engine.model, runner.last_batch(), progress.in_a_row, f"step {taken} of this run")
-        return _logs(progress)
+        return self._logs(progress, taken)
 
     def flush(self) -> None:
         """Apply the gradients that are accumulated and not applied yet."""
@@ -187,6 +191,7 @@ class TrainStep:
     def reset_metrics(self) -> None:
         """Begin the means anew."""
         self._engine.model.reset_metrics()
+        self._taken = 0
         if self._engine.runner is not None:
             self._engine.runner.update.reset_counts()
 
@@ -206,6 +211,16 @@ class TrainStep:
             parts = keras.utils.unpack_x_y_sample_weight(batch)
             self.notes = check_inputs(self.model, *parts, loss=self._engine.model.loss).notes
 
+    def _logs(self, progress: Progress, taken: int = 1) -> dict[str, tf.Tensor]:
+        self._taken += taken
+        if not progress.skipped:
+            return dict(progress.logs)
+        # A mean over no batch at all is not 0.
+        means = (
+            dict.fromkeys(progress.logs, tf.constant(math.nan)) if progress.skipped >= self._taken else progress.logs
+        )
+        return {**means, "skipped_steps": tf.constant(progress.skipped)}
+
     def _weighted_batch(self, x: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, ...]:
         if self._class_weight is not None:
             weight = weights_of_classes(y, self._class_weight)
@@ -219,9 +234,14 @@ class TrainStep:
         return dataset.map(weighted, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _logs(progress: Progress) -> dict[str, tf.Tensor]:
-    skipped = {"skipped_steps": tf.constant(progress.skipped)} if progress.skipped else {}
-    return {**progress.logs, **skipped}
+def _require_plain_loss(model: keras.Model) -> None:
+    for name in ("compute_loss", "compute_metrics", "metrics"):
+        if getattr(type(model), name) is not getattr(keras.Model, name):
+            raise UnsupportedModelError(
+                f"{type(model).__module__}.{type(model).__qualname__} overrides `{name}`, which works with what "
+                f"`compile` was given, and a step has a loss of its own. Compile the model and train it with "
+                f"`kopt.train.accelerate`, whose `train_on_batch` takes single steps."
+            )
 
 
 class _Carrier(keras.Model):

@@ -1,15 +1,18 @@
 """One training step of a compiled Keras model as a graph: forward, backward, guard, accumulation, update."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from kopt.core.errors import ConfigError
+from kopt.core.errors import ConfigError, UnsupportedModelError
 from kopt.core.records.training.steps import StepConfig
 from kopt.train import internals
 from kopt.train.steps import gradients as clipping
+
+_HALF = 0.5  # what a loss scale is multiplied with that was too large
 
 
 class _Batch(NamedTuple):
@@ -52,7 +55,9 @@ class Update:
         self._forward = forward or self._call
         self._variables = list(model.trainable_variables)
         self._compiled = internals.compile_state(model)
-        self._statistics = [v for v in model.non_trainable_variables if v.dtype.startswith(("float", "bfloat"))]
+        # What a forward pass may write. Not the states of random generators, which move on with every draw.
+        written = [*model.non_trainable_variables, *internals.variables_of_own_metrics(model)]
+        self._statistics = [v for v in written if not v.dtype.startswith("uint")]
         self._weighting = weighting_of(model) if config.accumulate_steps > 1 else None
         self.nonfinite_steps, self.nonfinite_in_a_row, self.pending = (_counter() for _ in range(3))
         with self.strategy.scope():
@@ -109,7 +114,7 @@ class Update:
 
     def _differentiate(self, data: Any) -> _Batch:
         """Run in a replica: forward and backward."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(internals.without_optionals(data))
         statistics = [v.value.read_value() for v in self._statistics] if self.config.skip_nonfinite else []
         with tf.GradientTape() as tape:
             y_pred = self._forward(x)
@@ -117,7 +122,7 @@ class Update:
             scaled = self.model.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, self._variables)
         size = tf.shape(next(leaf for leaf in tf.nest.flatten(x) if leaf is not None))[0]
-        weight = self._weighting(size, y_pred, sample_weight) if self._weighting else tf.constant(1.0)
+        weight = self._weighting(size, y, y_pred, sample_weight) if self._weighting else tf.constant(1.0)
         return _Batch(x, y, sample_weight, y_pred, loss, gradients, size, weight, statistics)
 
     def _accept(self, batch: _Batch) -> None:
@@ -129,18 +134,24 @@ class Update:
         self.strategy.run(self._track, args=(batch,))
 
     def _reject(self, batch: _Batch) -> None:
-        """Leave the batch out: of weights, of metrics and, since the forward pass wrote them, of moving statistics."""
+        """Leave the batch out: of weights, of metrics and, since the forward pass wrote them, of what layers keep."""
         self.nonfinite_steps.assign_add(1)
         optimizer = self.model.optimizer
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             # As the optimizer itself does. Its scale was too large, which is no reason to give up while it can fall.
             searching = optimizer.dynamic_scale.value > 1.0
             optimizer.step_counter.assign(0)
-            optimizer.dynamic_scale.assign(optimizer.dynamic_scale.value * 0.5)
+            optimizer.dynamic_scale.assign(optimizer.dynamic_scale.value * _HALF)
+            self.strategy.run(self._scale_accumulated, args=(_HALF,))
             self.nonfinite_in_a_row.assign_add(tf.where(searching, 0, 1))
         else:
             self.nonfinite_in_a_row.assign_add(1)
         self.strategy.run(self._restore, args=(batch.statistics,))
+
+    def _scale_accumulated(self, factor: float) -> None:
+        """Run in a replica: follow the loss scale with what was accumulated under another one."""
+        for accumulator in self._accumulators:
+            accumulator.assign(accumulator.read_value() * tf.cast(factor, accumulator.dtype))
 
     def _restore(self, statistics: list[tf.Tensor]) -> None:
         for variable, value in zip(self._statistics, statistics, strict=True):
@@ -148,7 +159,14 @@ class Update:
 
     def _track(self, batch: _Batch) -> None:
         internals.track_loss(self.model, batch.loss, batch.size)
-        self.model.compute_metrics(batch.x, batch.y, batch.y_pred, batch.sample_weight)
+        found = self.model.compute_metrics(batch.x, batch.y, batch.y_pred, batch.sample_weight)
+        unknown = sorted(set(found or ()) - set(self.model.get_metrics_result()))
+        if unknown:
+            raise UnsupportedModelError(
+                f"`compute_metrics` of {type(self.model).__qualname__} returns {', '.join(unknown)}, of which there is "
+                f"no metric, and steps in one call of a graph hand over nothing else. Make each a "
+                f"`keras.metrics.Mean` of the model, updated there."
+            )
 
     def _accumulate(self, batch: _Batch) -> None:
         total = self._sum(batch.weight)
@@ -165,7 +183,8 @@ class Update:
                 accumulator.assign_add(clipping.dense(gradient) * tf.cast(weight, gradient.dtype))
 
     def _apply_accumulated(self) -> None:
-        divisor = tf.constant(1.0) if self._weighting is _sum_of_losses else self._accumulated_weight.read_value()
+        is_sum = self._weighting is _WEIGHTINGS["sum"]
+        divisor = tf.constant(1.0) if is_sum else self._accumulated_weight.read_value()
         self.strategy.run(self._apply_divided, args=(divisor,))
         self._accumulated_weight.assign(0.0)
         self.pending.assign(0)
@@ -225,16 +244,23 @@ def weighting_of(model: keras.Model) -> Callable[..., tf.Tensor]:
     sum of the weights, `sum` by nothing. A model that overrides `compute_loss` is taken to give a mean over examples.
 
     Raises:
-        ConfigError: losses with different reductions, or one without.
+        ConfigError: losses with different reductions, or one without. What is returned raises it where outputs are
+            averaged over different numbers of entries, so that no one divisor is right.
     """
     found = {_reduction(loss) for loss in internals.compiled_losses(model)}
-    reductions = set(found) or {"sum_over_batch_size"}
+    if not found:
+        return lambda size, y, y_pred, sample_weight: tf.cast(size, tf.float32)
+    reductions = set(found)
     reduction = reductions.pop() if len(reductions) == 1 else None
     if reduction is None:
         raise ConfigError(
             f"Gradients of several batches can be added up when all losses reduce alike. Received reductions: "
             f"{', '.join(sorted(map(str, found)))}. Give every loss the same `reduction`."
         )
+    classes = (getattr(loss, "ignore_class", None) for loss in internals.compiled_losses(model))
+    ignored = [one for one in classes if one is not None]
+    if ignored and reduction == "sum_over_batch_size":
+        return functools.partial(_by_kept_labels, frozenset(ignored))
     return _WEIGHTINGS[reduction]
 
 
@@ -243,18 +269,39 @@ def _reduction(loss: Any) -> str | None:
     return {"mean": "sum_over_batch_size", "none": None}.get(reduction, reduction)
 
 
-def _by_examples(size: tf.Tensor, y_pred: Any, sample_weight: Any) -> tf.Tensor:
-    mask = None if tf.nest.is_nested(y_pred) else internals.mask_of(y_pred)
+def _by_examples(size: tf.Tensor, y: Any, y_pred: Any, sample_weight: Any) -> tf.Tensor:
+    mask = _only([internals.mask_of(one) for one in tf.nest.flatten(y_pred)], "masks of outputs")
     return tf.cast(size, tf.float32) if mask is None else tf.reduce_sum(tf.cast(mask, tf.float32))
 
 
-def _by_weights(size: tf.Tensor, y_pred: Any, sample_weight: Any) -> tf.Tensor:
-    if sample_weight is None:
-        return _by_examples(size, y_pred, sample_weight)
-    return tf.reduce_sum(tf.cast(tf.nest.flatten(sample_weight)[0], tf.float32))
+def _by_weights(size: tf.Tensor, y: Any, y_pred: Any, sample_weight: Any) -> tf.Tensor:
+    weight = _only(tf.nest.flatten(sample_weight), "sample weights of outputs")
+    if weight is None:
+        return _by_examples(size, y, y_pred, sample_weight)
+    return tf.reduce_sum(tf.cast(weight, tf.float32))
 
 
-def _sum_of_losses(size: tf.Tensor, y_pred: Any, sample_weight: Any) -> tf.Tensor:
+def _by_kept_labels(ignored: frozenset[int], size: tf.Tensor, y: Any, y_pred: Any, sample_weight: Any) -> tf.Tensor:
+    """Count the labels that a loss with `ignore_class` averages over."""
+    labels = _only(tf.nest.flatten(y), "targets, of which some ignore a class")
+    kept = tf.reduce_all([labels != tf.cast(one, labels.dtype) for one in ignored], axis=0)
+    mask = internals.mask_of(tf.nest.flatten(y_pred)[0])
+    if mask is not None:
+        kept &= tf.reshape(mask, tf.shape(kept))
+    return tf.reduce_sum(tf.cast(kept, tf.float32))
+
+
+def _only(values: list[Any], what: str) -> Any:
+    """Return the value that all outputs share, perhaps `None`."""
+    if all(value is values[0] for value in values):
+        return values[0]
+    raise ConfigError(
+        f"Gradients of several batches can be added up when all outputs are averaged over as many entries. Received "
+        f"{len(values)} {what}. Train with larger batches, or with losses whose `reduction` is 'sum'."
+    )
+
+
+def _sum_of_losses(size: tf.Tensor, y: Any, y_pred: Any, sample_weight: Any) -> tf.Tensor:
     # Sums add up as they are; Keras divides them by the number of replicas too, and so they stay divided.
     return tf.constant(1.0 / tf.distribute.get_strategy().num_replicas_in_sync)
 
@@ -272,9 +319,12 @@ def _size_of_gradients(batch: _Batch) -> tf.Tensor:
 
 
 def _unscaled(gradients: list[Any], optimizer: Any) -> tuple[list[Any], tf.Tensor]:
-    if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        scale = tf.convert_to_tensor(optimizer.dynamic_scale)
+    elif optimizer.loss_scale_factor is not None:
+        scale = tf.constant(optimizer.loss_scale_factor, tf.float32)
+    else:
         return gradients, tf.constant(1.0)
-    scale = tf.convert_to_tensor(optimizer.dynamic_scale)
     return [None if g is None else g / tf.cast(scale, g.dtype) for g in gradients], scale
 
 

@@ -270,3 +270,12 @@ def test_data_that_does_not_suit(settings, element, error, message):
 def test_an_augment_that_is_no_function():
     with pytest.raises(ConfigError, match=r"'flip' \(str\)"):
         from_arrays(IMAGES, batch_size=2, augment="flip")
+
+
+@pytest.mark.parametrize("targets", [IMAGES[..., :1], IMAGES[..., 0]])
+def test_maps_of_pixels_are_not_left_where_pixels_were(targets):
+    with pytest.raises(ConfigError, match="look like maps of those pixels"):
+        from_arrays(IMAGES, targets, batch_size=3, augment=Augmentation(flip="horizontal"))
+    brighter = Augmentation(brightness=0.1, value_range=(0.0, 1.0))
+    _, kept = next(iter(from_arrays(IMAGES, targets, batch_size=3, augment=brighter)))
+    np.testing.assert_array_equal(kept, targets)

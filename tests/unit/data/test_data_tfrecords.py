@@ -465,3 +465,18 @@ def test_data_sets_that_do_not_come_back_as_they_were(tmp_path):
     with pytest.raises(DataError, match="The data set is empty"):
         write_tfrecords(tf.data.Dataset.range(0), tmp_path / "set", shards=1, progress=None)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_record_is_not_replaced(tmp_path):
+    place = tmp_path / "records"
+    place.mkdir()
+    (place / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputExistsError, match=r"holds more than records: thesis\.txt"):
+        write_tfrecords((X[:5], Y[:5]), place, shards=1, overwrite=True, progress=None)
+    assert (place / "thesis.txt").read_text() == "years of work"
+
+
+def test_data_without_an_end_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"never ends.*`dataset.take\(1000\)`"):
+        write_tfrecords(tf.data.Dataset.range(9).repeat(), tmp_path / "a", shards=2, progress=None)
+    assert not list(tmp_path.iterdir())

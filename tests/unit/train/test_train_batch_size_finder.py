@@ -341,3 +341,14 @@ def test_data_that_cannot_be_used():
         find_batch_size(make_model(), tf.data.Dataset.from_tensors((np.zeros((1, 2, 3, 6), "float32"), Y)))
     with pytest.raises(ConfigError, match="not compiled"):
         find_batch_size(keras.Sequential([keras.Input((6,)), keras.layers.Dense(1)]), (X, Y))
+
+
+@pytest.mark.slow
+def test_inputs_in_a_list_and_data_that_cannot_be_cut():
+    a, b = keras.Input((6,)), keras.Input((3,))
+    model = keras.Model([a, b], keras.layers.Dense(1)(keras.layers.Concatenate()([a, b])))
+    model.compile("sgd", "mse")
+    found = find_batch_size(model, ([X, X[:, :3]], X[:, :1]), start=4, max_batch_size=16)
+    assert found.chosen in (4, 8, 16)
+    with pytest.raises(DataError, match=r"Batches of any size are cut of arrays .*generator"):
+        find_batch_size(make_model(), ((X, Y) for _ in range(3)), start=4)

@@ -181,7 +181,9 @@ def test_a_schedule_without_the_wrapper_is_refused_before_training():
     model = linear(keras.optimizers.SGD(schedules.Warmup(0.1, 10)))
     with pytest.raises(ConfigError, match=r"follows a schedule, .*ScaledLearningRate"):
         model.fit(DATA, shuffle=False, verbose=0, callbacks=[callbacks.ReduceOnPlateau()])
-    with pytest.raises(ConfigError, match=r"The logs have no 'val_loss'. Did you mean 'loss'\?"):
+    with pytest.raises(ConfigError, match=r"The logs have no 'los'. Did you mean 'loss'\?"):
+        linear("sgd").fit(DATA, shuffle=False, verbose=0, callbacks=[callbacks.ReduceOnPlateau("los")])
+    with pytest.warns(UserWarning, match=r"no 'val_loss' after the first epoch, which was not validated"):
         linear("sgd").fit(DATA, shuffle=False, verbose=0, callbacks=[callbacks.ReduceOnPlateau()])
     with pytest.raises(ConfigError, match=r"`factor` must be"):
         callbacks.ReduceOnPlateau(factor=1.0)

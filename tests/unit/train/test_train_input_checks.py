@@ -212,8 +212,8 @@ def test_targets_of_a_regression():
 
 def test_sample_weights():
     model = model_of()
-    with pytest.raises(DataError, match=r"1 negative value\(s\), the first at index \(2,\)"):
-        check_inputs(model, X, None, np.array([1, 0, -1, 1]))
+    (note,) = check_inputs(model, X, None, np.array([1, 0, -1, 1])).notes
+    assert "1 negative value(s), the first at index (2,): the loss of those examples is made larger" in note
     with pytest.raises(DataError, match=r"shape \(3,\), but the first batch has 4 examples"):
         check_inputs(model, X, None, np.ones(3))
     assert "nothing is learned" in check_inputs(model, X, None, np.zeros(4)).notes[0]

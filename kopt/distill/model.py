@@ -1,6 +1,7 @@
 """A Keras model in which teachers teach a student."""
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from kopt.distill.cache import TeacherCache
 from kopt.distill.cache_files import holds_cache
 from kopt.distill.exporting import Exporting
 from kopt.distill.features import Feature, FeatureTerm
-from kopt.distill.forms import declared, require_fitting
+from kopt.distill.forms import declared, independent_labels, require_fitting
 from kopt.distill.inputs import input_places
 from kopt.distill.joined import split
 from kopt.distill.matching import matched
@@ -92,8 +93,9 @@ class DistillationModel(Exporting, keras.Model):
                 as Keras' and kopt's learning-rate schedules are. Default 3.
             alpha: share of the teachers' outputs against that of the labels, in [0, 1]; a number or a function of the
                 number of updates. Default 0.7.
-            losses: of the outputs: `"auto"` (`kl` for classes, `binary_kl` for sigmoids, `mse` for a single number), a
-                kind or `OutputLoss` for all, a list by position, a dict by output name; `None` learns from labels.
+            losses: of the outputs: `"auto"` (`kl` for classes, `binary_kl` for sigmoids and where `compile` gets a
+                binary loss, `mse` for a single number), a kind or `OutputLoss` for all, a list by position, a dict by
+                output name; `None` learns from labels.
             output_weights: of the soft losses, in the same forms. Default 1.
             features: `"auto"`, or a list of layer names, pairs `(student layer, teacher layer)` and `Feature`. Of
                 several teachers layers are those of the first, unless `Feature.teacher_index` names another.
@@ -148,14 +150,22 @@ class DistillationModel(Exporting, keras.Model):
         self._evaluating = False
         self.built = True
 
-    def _planned_outputs(self, infos: Any, losses: Any, weights: Any, student_form: Any, teacher_form: Any) -> Any:
+    def _planned_outputs(
+        self,
+        infos: Any,
+        losses: Any,
+        output_weights: Any,
+        student_form: Any,
+        teacher_form: Any,
+        teacher_weights: Any = None,
+    ) -> Any:
         given = declared("student_form", student_form, len(infos))
         ours = [(form, "as declared") for form in given] if given else model_forms(self.student)
         theirs = []
         for one in self.teachers:
             stated = declared("teacher_form", teacher_form, len(one.outputs))
             theirs.append([(form, "as declared") for form in stated] if stated else one.forms)
-        return plan_outputs(infos, ours, self.teachers, theirs, losses, weights)
+        return plan_outputs(infos, ours, self.teachers, theirs, losses, output_weights)
 
     def _plan_features(self, given: Any) -> None:
         pairs = self._pairs(given)
@@ -210,6 +220,7 @@ class DistillationModel(Exporting, keras.Model):
             ConfigError: `jit_compile=True` with a teacher that runs outside the graph; or a loss that takes logits for
                 probabilities, or the other way round.
         """
+        self._follow(loss)
         require_fitting(loss, self.report.outputs)
         outside = [one.name for one in self.teachers if not one.in_graph]
         if settings.get("jit_compile") is True and outside:
@@ -220,12 +231,31 @@ class DistillationModel(Exporting, keras.Model):
         super().compile(optimizer, loss, *args, **settings)
         self.optimizer: Any = scaled_optimizer(self, self.optimizer)
 
+    def _follow(self, loss: Any) -> None:
+        """Choose soft losses by what the loss says of labels, which the outputs do not tell, where they are chosen."""
+        if self._given["losses"] != "auto":
+            return
+        independent = independent_labels(loss, self.report.outputs)
+        losses = {one.name: "binary_kl" if one.name in independent else "auto" for one in self.report.outputs}
+        given = {**self._given, "losses": losses}
+        self._outputs = _Plain(self._planned_outputs(signature(self.student)[1], **given))
+        self.report = dataclasses.replace(self.report, outputs=tuple(term.match for term in self._outputs.items))
+
     def fit(self, *args: Any, callbacks: Any = None, **settings: Any) -> Any:
-        """See `keras.Model.fit`."""
+        """See `keras.Model.fit`.
+
+        Raises:
+            InputError: the student shares weights with a teacher, which training would change.
+        """
         return super().fit(*args, callbacks=with_own_callbacks(self, callbacks), **settings)
 
     def own_callbacks(self) -> list[keras.callbacks.Callback]:
-        """Return the callbacks that the student wants in every `fit`, and a look at schedules and teachers."""
+        """Return the callbacks that the student wants in every `fit`, and a look at schedules and teachers.
+
+        Raises:
+            InputError: the student shares weights with a teacher, which training would change.
+        """
+        _require_apart(self.student, self.teachers)
         own: list[keras.callbacks.Callback] = getattr(self.student, "own_callbacks", list)()
         return [*own, TeachingCheck(self._finite, ", ".join(one.name for one in self.teachers))]
 
@@ -451,6 +481,19 @@ class _Plain:
 
     def __init__(self, items: Any):
         self.items: tuple[Any, ...] = tuple(items)
+
+
+def _require_apart(student: keras.Model, teachers: Sequence[Teacher]) -> None:
+    """Refuse a teacher that training the student would change."""
+    trained = {id(one) for one in student.trainable_variables}
+    for teacher in teachers:
+        shared = trained & {id(one) for one in teacher.model.variables} if isinstance(teacher, KerasTeacher) else ()
+        if shared:
+            raise InputError(
+                f"The student {student.name!r} shares {len(shared)} variables with the teacher {teacher.name!r}, which "
+                f"training would change. Pass a copy of the teacher, e.g. `kopt.load_model` of its file, or freeze "
+                f"what they share, `layer.trainable = False`."
+            )
 
 
 def _scheduled(name: str, value: Any, **limits: Any) -> Any:

@@ -183,6 +183,7 @@ def _narrow(config: dict[str, Any], factor: float, round_to: int) -> None:
             config[key] = _width(config[key], factor, round_to, groups)
     for key in ("layer", "backward_layer"):
         if isinstance(config.get(key), dict):
+            config[key].pop("build_config", None)  # of the shapes that were there before
             _narrow(config[key]["config"], factor, round_to)
 
 
@@ -211,6 +212,11 @@ def _searched(
     """Return the largest width found by bisection whose cost is at most the target."""
     number(name, target, least=0.0, open_below=True)
     limit = target * whole if target < 1 else target
+    if most == 1.0 and limit >= whole:
+        raise ConfigError(
+            f"`{name}` is not below what the teacher has, {whole:,}. Received: {target!r}. Name a smaller number, or a "
+            f"share below 1."
+        )
     best, low, high = None, 0.0, most
     for _ in range(_TRIES):
         middle = high if best is None and low == 0.0 and high == most else (low + high) / 2

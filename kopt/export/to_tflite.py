@@ -181,9 +181,9 @@ def _patterns_of_float_layers(trained: Any) -> list[str]:
 
 
 def _patterns_of(trained: Any, layers: Sequence[str]) -> list[str]:
-    """Return regular expressions for the tensors that layers of a trained copy write."""
+    """Return regular expressions for the tensors that layers of a trained copy write; see `_tensor_patterns`."""
     model = re.escape(trained.name)
-    return [f"(^|[; ]){model}(_[0-9]+)?/{re.escape(name)}(_[0-9]+)?(/|$)" for name in layers]
+    return [f"(^|[; ]){model}(_[0-9]+)?/{re.escape(name)}_[0-9]+(/|$)" for name in layers]
 
 
 def _narrow_layers(trained: Any) -> list[str]:

@@ -12,6 +12,12 @@ from kopt.measure.loading import load
 from kopt.measure.runner import Runner
 
 _ACCURACY = ("accuracy", "acc")
+# Metrics of Keras whose names stand for the ones that take probabilities.
+_OF_PROBABILITIES = (
+    *("AUC", "BinaryAccuracy", "BinaryCrossentropy", "BinaryFocalCrossentropy", "BinaryIoU", "F1Score", "FBetaScore"),
+    *("FalseNegatives", "FalsePositives", "Precision", "PrecisionAtRecall", "Recall", "RecallAtPrecision"),
+    *("SensitivityAtSpecificity", "SpecificityAtSensitivity", "TrueNegatives", "TruePositives"),
+)
 _INFINITE = -1
 
 
@@ -24,9 +30,10 @@ def evaluate(target: Any, data: Any, *, metrics: Any = ("accuracy",), batch_size
             class numbers, one-hot rows or 0/1, for several outputs a dict by output name.
         metrics: names or `keras.metrics.Metric` objects (which are reset), one or several. `"accuracy"` becomes the
             binary, categorical or sparse one by the shapes of labels and outputs, as in `compile`; a binary output is
-            cut at 0.5, that of a Keras model compiled with a binary loss `from_logits=True` at 0. Of several outputs a
-            dict gives each its own, `{"species": "accuracy", "age": ("mae", "mse")}`; one that it leaves out is not
-            judged.
+            cut at 0.5. Logits of a Keras model compiled with a binary loss `from_logits=True` become probabilities for
+            names of metrics that take those (`"auc"`, `"precision"`); objects get what the model gives. Of several
+            outputs a dict gives each its own, `{"species": "accuracy", "age": ("mae", "mse")}`; one that it leaves out
+            is not judged.
         batch_size: examples a call; see `Runner.predict`.
 
     Returns:
@@ -36,7 +43,7 @@ def evaluate(target: Any, data: Any, *, metrics: Any = ("accuracy",), batch_size
     Raises:
         DataError: labels do not fit the examples or the output: count, shape or class numbers out of range.
         MeasurementError: the file answers with NaN, of which no metric can be computed.
-        ConfigError: no such metric.
+        ConfigError: no such metric, or one that gives several numbers.
 
     Example:
         >>> found = kopt.measure.evaluate("model.tflite", (x_val, y_val))
@@ -56,8 +63,8 @@ def evaluate(target: Any, data: Any, *, metrics: Any = ("accuracy",), batch_size
             prefix = f"{name}_" if isinstance(predictions, dict) else ""
             own = weight.get(name) if isinstance(weight, Mapping) else weight
             if prefix not in trackers:
-                shift = logit_shift(runner, name)
-                trackers[prefix] = [_Tracker(one, labels, predicted, shift) for one in wanted[name]]
+                is_logit = gives_binary_logits(getattr(runner, "model", None), name)
+                trackers[prefix] = [_Tracker(one, labels, predicted, is_logit) for one in wanted[name]]
             for tracker in trackers[prefix]:
                 tracker.update(labels, predicted, own)
         count += len(pairs[0][1])
@@ -135,6 +142,7 @@ def correct_share(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         >>> kopt.measure.correct_share(np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]]))
         array([1., 1., 0.])
     """
+    labels = _labels(labels)
     if _are_classes(labels, predicted):
         right = predicted.reshape(labels.shape) == labels
     elif _is_binary(predicted):
@@ -183,17 +191,27 @@ def gives_binary_logits(model: Any, output: str | None = None) -> bool:
     return kind.family == "binary" and kind.from_logits
 
 
-def require_probabilities(model: Any, output: str | None = None) -> None:
-    """Refuse to judge files of a model by accuracy whose single number is a logit, which a file does not say.
+def takes_probabilities(metric: Any) -> bool:
+    """Return whether a metric, by name, cuts probabilities at a threshold or otherwise takes them for such."""
+    return metric in _ACCURACY or type(_keras_metric(metric)).__name__ in _OF_PROBABILITIES
+
+
+def require_probabilities(model: Any, output: str | None = None, metric: str = "accuracy") -> None:
+    """Refuse to judge files of a model by such a metric whose numbers are logits, which a file does not say.
 
     Raises:
-        ConfigError: it is one.
+        ConfigError: they are.
     """
     if gives_binary_logits(model, output):
         raise ConfigError(
-            f"{model.name} gives logits, as the loss says that it is compiled with, and accuracy cuts at 0.5. End it "
-            "with a sigmoid, `keras.Model(model.inputs, keras.ops.sigmoid(model.output))`, or judge by 'auc'."
+            f"{model.name} gives logits, as the loss says that it is compiled with, and {metric} takes probabilities. "
+            "End it with a sigmoid, `keras.Model(model.inputs, keras.ops.sigmoid(model.output))`, and compile it with "
+            "`from_logits=False`."
         )
+
+
+def _sigmoid(values: np.ndarray) -> np.ndarray:
+    return (0.5 + 0.5 * np.tanh(0.5 * values.astype(np.float64))).astype(np.float32)
 
 
 def predicted_labels(
@@ -220,8 +238,9 @@ def predicted_labels(
 class _Tracker:
     """A Keras metric and the name it was asked for."""
 
-    def __init__(self, metric: Any, labels: np.ndarray, predicted: np.ndarray, shift: float = 0.0):
-        self._shift = shift  # of logits, so that what Keras cuts at 0.5 is cut at 0
+    def __init__(self, metric: Any, labels: np.ndarray, predicted: np.ndarray, is_logit: bool = False):
+        # A metric object knows what it takes; a name stands for the one of probabilities.
+        self._is_logit = is_logit and isinstance(metric, str) and takes_probabilities(metric)
         self._is_accuracy = metric in _ACCURACY if isinstance(metric, str) else False
         self._metric = _accuracy_metric(labels, predicted) if self._is_accuracy else _keras_metric(metric)
         self._metric.reset_state()
@@ -232,7 +251,8 @@ class _Tracker:
             _check_classes(labels, predicted.shape[-1])
         if type(self._metric).__name__ == "BinaryAccuracy" and self._is_accuracy:
             _check_classes(labels, 2)
-            predicted = predicted + self._shift
+        if self._is_logit:
+            predicted = _sigmoid(predicted)
         if self._is_accuracy:
             labels = labels.reshape(_label_shape(labels, predicted))
             predicted = predicted.reshape(len(predicted), -1) if predicted.ndim == 1 else predicted
@@ -247,7 +267,13 @@ class _Tracker:
             ) from error
 
     def result(self) -> float:
-        return float(self._metric.result())
+        value = np.asarray(self._metric.result())
+        if value.ndim:
+            raise ConfigError(
+                f"The metric {self.key!r} gives {value.size} numbers, of which none can be the one to judge by. Pass "
+                f"one that averages, e.g. `keras.metrics.F1Score(average='macro')`."
+            )
+        return float(value)
 
 
 def is_loss(metric: Any) -> bool:

@@ -14,17 +14,44 @@ class Affine(keras.layers.Layer):
     A kernel of one weight a channel has no rounding error: the weight is the largest of its channel.
     """
 
-    def __init__(self, use_bias: bool = True, **settings: Any):
-        """Take whether there is a bias."""
+    def __init__(
+        self,
+        use_bias: bool = True,
+        *,
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        **settings: Any,
+    ):
+        """Take whether there is a bias, and what holds in training; see `keras.layers.Dense`."""
         super().__init__(**settings)
         self.use_bias = use_bias
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
         self.activation = keras.activations.linear
 
     def build(self, input_shape: Any) -> None:
         """Create a kernel of ones and a bias of zeros, which training leaves alone unless it is made trainable."""
         shape = (input_shape[-1],)
-        self.kernel = self.add_weight(name="kernel", shape=shape, initializer="ones")
-        self.bias = self.add_weight(name="bias", shape=shape, initializer="zeros") if self.use_bias else None
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=shape,
+            initializer="ones",
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=shape,
+                initializer="zeros",
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
 
     def call(self, inputs: Any) -> Any:
         """Return `kernel * inputs + bias`."""
@@ -37,7 +64,14 @@ class Affine(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Return what `__init__` takes."""
-        return {**super().get_config(), "use_bias": self.use_bias}
+        return {
+            **super().get_config(),
+            "use_bias": self.use_bias,
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+        }
 
 
 def unfit(rank: int) -> str:

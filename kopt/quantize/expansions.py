@@ -53,7 +53,7 @@ def _read_normalization(reader: Any, call: FlatCall) -> None:
     square = reader.operation(call, "square", [centered], function="square")
     variance = reader.operation(call, "variance", [square], function="mean")
     shifted = reader.operation(call, "epsilon", [variance], function="add", setting=layer.epsilon)
-    root = reader.operation(call, "root", [shifted], function="rsqrt")
+    root = reader.operation(call, "root", [shifted], function="rsqrt", setting=layer.epsilon)
     plain = layer.gamma is None and layer.beta is None
     scaled = reader.operation(call, "scaled", [centered, root], made if plain else None, function="multiply")
     if not plain:
@@ -63,7 +63,14 @@ def _read_normalization(reader: Any, call: FlatCall) -> None:
 def _gamma_and_beta(layer: Any) -> tuple[Any, Fill]:
     channels = (layer.gamma if layer.gamma is not None else layer.beta).shape
     gamma = np.ones(channels, "float32") if layer.gamma is None else layer.gamma.numpy()
-    return Affine(use_bias=layer.beta is not None), Fill(gamma, None if layer.beta is None else layer.beta.numpy())
+    kept = {
+        "kernel_regularizer": layer.gamma_regularizer,
+        "kernel_constraint": layer.gamma_constraint,
+        "bias_regularizer": layer.beta_regularizer,
+        "bias_constraint": layer.beta_constraint,
+    }
+    affine = Affine(use_bias=layer.beta is not None, **kept)
+    return affine, Fill(gamma, None if layer.beta is None else layer.beta.numpy())
 
 
 def _unfit_attention(call: FlatCall, bits: int) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-# No square is smaller than that; of 0, a reciprocal root and its gradient would be infinite.
+# No square is smaller than that, or than what the layer adds to it, of which rounding may have made 0: a reciprocal
+# root of 0 and its gradient are infinite.
 _LEAST = 1e-12
 
 
@@ -31,7 +32,7 @@ def _add(x: Any, setting: float) -> Any:
 
 
 def _reciprocal_root(x: Any, setting: Any) -> Any:
-    return tf.math.rsqrt(tf.maximum(x, _LEAST))
+    return tf.math.rsqrt(tf.maximum(x, _LEAST if setting is None else setting))
 
 
 def _plain_reciprocal_root(x: Any, setting: Any) -> Any:

@@ -142,13 +142,20 @@ class Quantizer(keras.layers.Layer):
         old = tf.convert_to_tensor(self.ranges.value)
         seen = tf.convert_to_tensor(self.seen.value)
         found = tf.stack([low, high])
-        mean = old[site] + (found - old[site]) * (1.0 - self.rule.momentum)
-        new = tf.where(seen[site] == 0, found, mean)
+        new = tf.where(seen[site] == 0, found, self._joined(old[site], found, seen[site]))
         if self.rule.freeze is not None:
             new = tf.where(seen[site] >= self.rule.freeze, old[site], new)
         here = tf.range(self.sites) == site
         self.ranges.assign(tf.where(here[:, None], new[None], old))
         self.seen.assign(seen + tf.cast(here, tf.int64))
+
+    def _joined(self, old: tf.Tensor, found: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
+        """Return the range after another batch: of calibration as much as of those before, in training a little."""
+        if not modes.observes():
+            return old + (found - old) * (1.0 - self.rule.momentum)
+        if self.rule.kind == "percentile":
+            return old + (found - old) / tf.cast(seen + 1, tf.float32)
+        return tf.stack([tf.minimum(old[0], found[0]), tf.maximum(old[1], found[1])])
 
     def _extremes(self, inputs: tf.Tensor, positive: bool) -> tuple[tf.Tensor, tf.Tensor]:
         if self.rule.kind != "percentile":

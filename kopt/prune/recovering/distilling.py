@@ -23,11 +23,22 @@ class Distilled(keras.Model):
             ConfigError: the outputs are not alike.
         """
         super().__init__(name=f"distilled_{student.name}")
-        shapes = [[info.shape for info in signature(model)[1]] for model in (student, teacher)]
-        if shapes[0] != shapes[1]:
+        ours, theirs = ({info.name: info.shape for info in signature(model)[1]} for model in (student, teacher))
+        by_name = set(ours) == set(theirs)
+        if by_name:
+            theirs = {name: theirs[name] for name in ours}
+        if list(ours.values()) != list(theirs.values()):
             raise ConfigError(
-                f"Student and teacher must have outputs of the same shapes. Received: {shapes[0]} and {shapes[1]}."
+                f"Student and teacher must have outputs of the same shapes. Received: {ours} and {theirs}."
             )
+        shared = {id(one) for one in student.trainable_variables} & {id(one) for one in teacher.variables}
+        if shared:
+            raise ConfigError(
+                f"Student and teacher share {len(shared)} variables, so that training the one would change the other. "
+                f"Pass a copy of the teacher: `kopt.load_model` of its file, or `keras.models.clone_model`."
+            )
+        names = [info.name for info in signature(teacher)[1]]
+        self._order = [names.index(name) for name in ours] if by_name else list(range(len(names)))
         self.student = student
         # Past Keras, which would train the teacher, too.
         object.__setattr__(self, "_teacher", teacher)
@@ -56,7 +67,8 @@ class Distilled(keras.Model):
         """Return the loss on the targets plus the weighted mean divergence of the batch."""
         total = super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
         weights = _by_output(sample_weight, self.output_names)
-        pairs = zip(keras.tree.flatten(self._teacher(x, training=False)), keras.tree.flatten(y_pred), strict=True)
+        answers = keras.tree.flatten(self._teacher(x, training=False))
+        pairs = zip([answers[place] for place in self._order], keras.tree.flatten(y_pred), strict=True)
         for (theirs, ours), kind, share, weight in zip(pairs, self._kinds, self._shares, weights, strict=True):
             if kind is not None:
                 apart = _apart(kind, theirs, ours, self._temperature)

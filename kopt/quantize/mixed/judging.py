@@ -1,7 +1,7 @@
 """How good a rounded model or its file is: against the float model, or on labels."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -101,6 +101,8 @@ def labelled_inputs(evaluate: Any, inputs: tuple[TensorInfo, ...]) -> list[np.nd
     if not isinstance(evaluate, tuple) or len(evaluate) != 2:
         raise DataError(f"`evaluate` is a tuple `(x, y)` of arrays. Received: {type(evaluate).__qualname__}.")
     arrays = list(as_model_inputs(evaluate[0], inputs, name="`evaluate`").values())
+    if isinstance(evaluate[1], Mapping):
+        raise DataError("`evaluate` judges the one output of a model by its labels. Pass them as an array, not a dict.")
     if len(arrays[0]) != len(evaluate[1]):
         raise DataError(f"`evaluate` has {len(arrays[0])} inputs and {len(evaluate[1])} labels. Pass the same rows.")
     return arrays

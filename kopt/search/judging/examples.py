@@ -10,7 +10,7 @@ from kopt import data as kopt_data
 from kopt import measure
 from kopt.core.errors import ConfigError, DataError, InputError, UnsupportedModelError
 from kopt.core.records.search.budget import AGREEMENT, Budget
-from kopt.measure.accuracy import require_probabilities
+from kopt.measure.accuracy import require_probabilities, takes_probabilities
 from kopt.search.judging.examining import Examiner, agreement_budget, output_of
 
 _FEW = 8
@@ -61,8 +61,9 @@ def examiner_of(data: Any, runner: measure.Runner, budget: Budget, name: str = "
         InputError: the examples do not fit the model, or the budget asks for what they do not have.
     """
     split = read_split(data, name)
-    if "accuracy" in budget.metrics:
-        require_probabilities(getattr(runner, "model", None))
+    for metric in budget.metrics:
+        if metric != AGREEMENT and takes_probabilities(metric):
+            require_probabilities(getattr(runner, "model", None), metric=metric)
     if split.y is None:
         inputs, labels = kopt_data.check(split.x, runner.inputs, name=name), None
     else:

@@ -27,7 +27,7 @@ _PROBED = 8
 # Soft losses of classes, and losses of labels that are numbers.
 _OF_CLASSES = ("kl", "jensen_shannon", "decoupled", "dist")
 _OF_NUMBERS = ("MeanSquaredError", "MeanAbsoluteError", "MeanAbsolutePercentageError", "MeanSquaredLogarithmicError",
-               "Huber", "LogCosh")  # fmt: skip
+               "Huber", "LogCosh", "CosineSimilarity", "Poisson")  # fmt: skip
 
 
 def forms_of(

@@ -48,6 +48,15 @@ def input_places(inputs: Sequence[TensorInfo], teacher: Teacher, adapt: Any) -> 
             raise InputError(
                 f"The student takes {one.name!r} as {one.dtype}, the teacher {teacher.name} {other.name!r} as "
                 f"{other.dtype}: what lies between whole numbers would be lost. Pass what turns one into the other, "
-                f"e.g. `adapt=lambda x: tf.cast(255 * x, 'uint8')`."
+                f"e.g. `adapt=lambda x: {_rounding(other)}`."
             )
     return places
+
+
+def _rounding(info: TensorInfo) -> str:
+    """Return the code that turns numbers into those of a quantized input."""
+    if info.scale is None:
+        return f"tf.cast(255 * x, {info.dtype!r})"
+    low, high = (0, 255) if info.dtype == "uint8" else (-128, 127)
+    steps = f"tf.round(x / {info.scale!r}) + {info.zero_point}"
+    return f"tf.cast(tf.clip_by_value({steps}, {low}, {high}), {info.dtype!r})"

@@ -117,6 +117,8 @@ def _find(model: keras.Model, name: str, whose: str) -> tuple[keras.layers.Layer
         raise ConfigError(f"Behind the colon of {name!r} stands which tensor of the layer is meant, from 0.")
     paths = layer_paths(model)
     layers = {paths[id(layer)]: layer for layer in flatten_layers(model) if layer is not model}
+    # In a copy that rounds, an activation stands behind its layer: what the layer gave is what its last part gives.
+    path = ([part for part, source in getattr(model, "sources", {}).items() if source == path] or [path])[-1]
     if path in layers:
         return layers[path], int(position or 0)
     named = [one for one, layer in layers.items() if layer.name == path]

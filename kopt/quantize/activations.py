@@ -37,6 +37,7 @@ def _symmetric_range(bits: int) -> tuple[float, float]:
     return (-1.0, 127 / 128) if bits == 8 else (-32767 / 32768, 32767 / 32768)
 
 
+_NOT_OF_16 = "the TFLite converter has no such activation of 16 bits"
 _ENDINGS: dict[Any, Callable[[int], Ending]] = {
     A.relu: lambda bits: Ending(fuses=True),
     A.relu6: lambda bits: Ending(fuses=True),
@@ -44,9 +45,9 @@ _ENDINGS: dict[Any, Callable[[int], Ending]] = {
     A.softmax: lambda bits: Ending(range=_unit_range(bits)),
     A.tanh: lambda bits: Ending(range=_symmetric_range(bits)),
     A.silu: lambda bits: Ending(computed="silu"),
-    A.hard_sigmoid: lambda bits: Ending(computed="hard_sigmoid"),
-    A.hard_silu: lambda bits: Ending(),
-    A.gelu: lambda bits: Ending(),
+    A.hard_sigmoid: lambda bits: Ending(computed="hard_sigmoid") if bits == 8 else Ending(unfit=_NOT_OF_16),
+    A.hard_silu: lambda bits: Ending() if bits == 8 else Ending(unfit=_NOT_OF_16),
+    A.gelu: lambda bits: Ending() if bits == 8 else Ending(unfit=_NOT_OF_16),
     A.leaky_relu: lambda bits: Ending(),
     A.elu: lambda bits: Ending(unfit="TFLite has no integer ELU"),
     A.selu: lambda bits: Ending(unfit="TFLite has no integer SELU"),

@@ -41,6 +41,8 @@ def _unfit_normalization(call: FlatCall, bits: int) -> str:
         return f"it normalizes the axes {axes}, not the last one"
     if getattr(layer, "rms_scaling", False):
         return "it scales by the root mean square"
+    if bits == 16:
+        return "the TFLite converter has no reciprocal root of 16 bits"
     return "" if rank <= 4 else f"TFLite has no depthwise convolution over {rank - 2} axes"
 
 

@@ -16,10 +16,10 @@ _MOVING = (
     *("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "GaussianNoise"),
     *("AlphaDropout", "StochasticDepth"),
 )
-_ONE_OPERATOR = ("LeakyReLU", "PReLU", "Embedding", "GlobalAveragePooling1D", "GlobalAveragePooling2D")
+_ONE_OPERATOR = ("LeakyReLU", "Embedding", "GlobalAveragePooling1D", "GlobalAveragePooling2D")
 _OPERATIONS = {
     **dict.fromkeys(("Add", "Subtract", "Multiply"), ARITHMETIC),
-    **dict.fromkeys(("Reshape", "Transpose", "Squeeze", "ExpandDims", "GetItem", "Pad", "Flip", "Repeat"), SAME),
+    **dict.fromkeys(("Reshape", "Transpose", "Squeeze", "ExpandDims", "GetItem", "Pad", "Repeat"), SAME),
     **dict.fromkeys(("Concatenate", "Maximum", "Minimum", "Stack"), TIED),
     **dict.fromkeys(("Mean", "Matmul"), OBSERVED),
 }
@@ -41,6 +41,8 @@ def _role_of(operation: Any, bits: int) -> Role:
             return left("no rule says how TFLite computes it")
         return row(operation, bits) if callable(row) else row
     name = _name(operation)
+    if name == "Flip":
+        return left("TFLite reverses no integers") if bits == 8 else SAME
     if name in _OPERATIONS:
         return _OPERATIONS[name]
     function = activation_of(operation)
@@ -76,11 +78,24 @@ def activation_role(function: Any, bits: int) -> Role:
 def _activation(operation: Any, bits: int) -> Role:
     function = activation_of(operation)
     if function is None:
-        return OBSERVED if type(operation) is L.ReLU else left("TFLite computes it in several operators")
+        return _bent_line(operation) if type(operation) is L.ReLU else left("TFLite computes it in several operators")
     return activation_role(function, bits)
 
 
+def _bent_line(operation: Any) -> Role:
+    """Return the role of a ReLU with settings: of a slope or a threshold there are integers, of another end not."""
+    if operation.max_value is None:
+        return OBSERVED
+    return left(f"TFLite has no integer ReLU that ends at {operation.max_value:g}, or of 6 with a slope")
+
+
+def _prelu(operation: Any, bits: int) -> Role:
+    return OBSERVED if bits == 8 else left("the TFLite converter has no PReLU of 16 bits")
+
+
 def _enlarging(operation: Any, bits: int) -> Role:
+    if bits == 16 and operation.interpolation == "nearest":
+        return left("the TFLite converter has no repetition of 16 bits")
     return SAME if operation.interpolation == "nearest" else INTERPOLATED
 
 
@@ -103,6 +118,7 @@ _LAYERS: dict[Any, Any] = {
     **dict.fromkeys(("Concatenate", "Maximum", "Minimum"), TIED),
     **dict.fromkeys(("Add", "Subtract", "Multiply"), ARITHMETIC),
     **{name: SAME for name in dir(L) if name.startswith("Random")},
+    "PReLU": _prelu,
     "UpSampling2D": _enlarging,
     "Resizing": INTERPOLATED,
     "Activation": _activation,

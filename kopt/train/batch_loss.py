@@ -1,6 +1,6 @@
 """The loss of one batch, compiled or given, for those who look at gradients without training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -26,11 +26,15 @@ def require_loss(model: keras.Model, loss: Any) -> None:
 
 
 def require_known_loss(loss: Any) -> None:
-    """Make sure that a loss is `None`, an object or function, or a name that Keras knows.
+    """Make sure that a loss is `None`, an object or function, a name that Keras knows, or such by output.
 
     Raises:
         ConfigError: it is not.
     """
+    if isinstance(loss, (Mapping, list, tuple)):  # by output
+        for one in loss.values() if isinstance(loss, Mapping) else loss:
+            require_known_loss(one)
+        return
     try:
         keras.losses.get(loss)
     except (ValueError, TypeError) as error:
@@ -46,7 +50,7 @@ def batch_loss(model: keras.Model, loss: Any, batch: tuple[Any, Any, Any], *, tr
 
     Args:
         model: built.
-        loss: a loss of Keras; `None` for the compiled one, whose metrics it moves.
+        loss: a loss of Keras, or one by output; `None` for the compiled one, whose metrics it moves.
         batch: `(x, y, sample_weight)`.
         training: whether layers behave as in training.
 
@@ -58,7 +62,7 @@ def batch_loss(model: keras.Model, loss: Any, batch: tuple[Any, Any, Any], *, tr
     if loss is None:
         _check_any_loss(model)
         return model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=weight, training=training)
-    value = _given(keras.losses.get(loss), y, outputs, weight)
+    value = _of_outputs(model, loss, y, outputs, weight)
     return sum([tf.cast(one, value.dtype) for one in model.losses], value)
 
 
@@ -113,6 +117,34 @@ def scaled_gradients(
     found = tape.gradient(value, values, unconnected_gradients="zero")
     dense = [tf.cast(tf.convert_to_tensor(one), tf.float32) / scale for one in found]
     return dense, tf.reduce_all([tf.reduce_all(tf.math.is_finite(one)) for one in dense])
+
+
+def _of_outputs(model: keras.Model, loss: Any, y: Any, outputs: Any, weight: Any) -> tf.Tensor:
+    if not isinstance(loss, (Mapping, list, tuple)):
+        return _given(keras.losses.get(loss), y, outputs, weight)
+    names = list(outputs) if isinstance(outputs, Mapping) else list(model.output_names)
+    losses, targets, predicted, weights = (
+        _by_name(part, names) for part in (loss, y, outputs, [weight] * len(names) if _is_one(weight) else weight)
+    )
+    known = [name for name in names if losses[name] is not None]
+    if not known:
+        raise ConfigError(f"`loss` names none of the outputs {', '.join(names)}. Received: {loss!r}.")
+    values = [_given(keras.losses.get(losses[one]), targets[one], predicted[one], weights[one]) for one in known]
+    return sum(values[1:], values[0])
+
+
+def _is_one(weight: Any) -> bool:
+    return not isinstance(weight, (Mapping, list, tuple))
+
+
+def _by_name(part: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Return what is given by output name or by position, by name; `None` where nothing is."""
+    if isinstance(part, Mapping):
+        return {name: part.get(name) for name in names}
+    values = list(part) if isinstance(part, (list, tuple)) else [part]
+    if len(values) != len(names):
+        raise ConfigError(f"There are {len(names)} outputs, {', '.join(names)}. Received: {len(values)} of them.")
+    return dict(zip(names, values, strict=True))
 
 
 def _given(loss: Any, y: Any, outputs: Any, weight: Any) -> tf.Tensor:

@@ -3,9 +3,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import kopt
-from kopt.core.errors import ConfigError, DataError, InputError
+from kopt.core.errors import ConfigError, DataError, InputError, UnsupportedModelError
 
 L = keras.layers
 GENERATOR = np.random.default_rng(0)
@@ -226,3 +227,95 @@ def test_labels_that_are_no_numbers_are_refused_where_layers_fall_back():
         kopt.quantize.fallback(model, x, evaluate=(x, np.array(["0", "1", "2", "1"] * 8)))
     with pytest.raises(DataError, match="Pass them as an array, not a dict"):
         kopt.quantize.fallback(model, x, evaluate=(x, {"a": np.zeros(32, int)}))
+
+
+def image_model(layer):
+    inputs = keras.Input((8, 8, 3))
+    return keras.Model(inputs, L.Dense(2)(L.Flatten()(layer(L.Conv2D(4, 3)(inputs)))))
+
+
+IMAGES = GENERATOR.normal(size=(40, 8, 8, 3)).astype("float32")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda h: L.ReLU(1.0)(h),
+        lambda h: L.ReLU(max_value=6.0, negative_slope=0.1)(h),
+        lambda h: keras.ops.flip(h, axis=1),
+    ],
+    ids=["another end", "slope and end", "flip"],
+)
+def test_what_has_no_integers_is_left_and_said(layer, tmp_path):
+    copy, report = kopt.quantize.aware(image_model(layer), calibration=IMAGES)
+    assert len(report.left) == 1
+    kopt.export.tflite(copy, tmp_path / "model.tflite", scheme="int8")
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda h: L.Activation("gelu")(h),
+        lambda h: L.Activation("hard_silu")(h),
+        lambda h: L.Activation("hard_sigmoid")(h),
+        lambda h: L.PReLU(shared_axes=[1, 2])(h),
+        lambda h: L.UpSampling2D()(h),
+        lambda h: L.LayerNormalization()(h),
+    ],
+    ids=["gelu", "hard_silu", "hard_sigmoid", "prelu", "upsampling", "layer normalization"],
+)
+def test_what_has_no_16_bits_is_refused_before_training(layer):
+    with pytest.raises(UnsupportedModelError, match="A file of 16-bit activations cannot hold float layers"):
+        kopt.quantize.aware(image_model(layer), scheme="int16x8")
+
+
+@pytest.mark.slow
+def test_features_of_a_rounding_student_are_those_behind_its_activations():
+    layers = [L.Conv2D(8, 3, activation="relu", name="c"), L.Flatten(), L.Dense(3, activation="softmax")]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    copy, _ = kopt.quantize.aware(model, calibration=IMAGES)
+    distilled = kopt.DistillationModel(copy, model, features=["c"])
+    distilled.compile(keras.optimizers.SGD(0.0))
+    assert distilled.fit(IMAGES, verbose=0).history["c_fitnet"][0] < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by_name", [True, False])
+def test_losses_by_output_rank_channels(by_name):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    hidden = L.Dense(16, activation="relu", name="hidden")(inputs)
+    heads = {name: L.Dense(3, activation="softmax", name=name)(hidden) for name in "pq"}
+    model = keras.Model(inputs, heads if by_name else list(heads.values()))
+    x = GENERATOR.normal(size=(64, 6)).astype("float32")
+    y = {name: GENERATOR.integers(0, 3, 64) for name in "pq"}
+    loss = dict.fromkeys("pq", "sparse_categorical_crossentropy")
+    y, loss = (y, loss) if by_name else (list(y.values()), list(loss.values()))
+    settings = {"criterion": "taylor", "data": (x, y), "round_to": 1}
+    _, given = kopt.prune.channels(model, target_macs=0.5, loss=loss, **settings)
+    model.compile("sgd", loss)
+    _, compiled = kopt.prune.channels(model, target_macs=0.5, **settings)
+    assert given.groups == compiled.groups
+    with pytest.raises(ConfigError, match=r"Unknown loss 'mze'"):
+        kopt.prune.channels(model, target_macs=0.5, loss={"p": "mze"}, **settings)
+
+
+@pytest.mark.slow
+def test_what_a_quantized_teacher_takes_is_said_in_code_that_works(tmp_path):
+    inputs = keras.Input((4,))
+    teacher = keras.Model(inputs, L.Dense(3, activation="softmax")(inputs))
+    x = GENERATOR.normal(size=(64, 4)).astype("float32")
+    file = kopt.export.tflite(teacher, tmp_path / "t.tflite", scheme="int8", calibration=x, io_dtype="int8").path
+    student = keras.models.clone_model(teacher)
+    with pytest.raises(InputError, match=r"`adapt=lambda x: .*`\.") as refused:
+        kopt.DistillationModel(student, file)
+    code = str(refused.value).partition("`adapt=")[2].rpartition("`")[0]
+    adapt = eval(code, {"tf": tf})
+    found = kopt.measure.load(file).run({kopt.measure.load(file).inputs[0].name: adapt(x).numpy()})
+    runner = kopt.measure.load(file)
+    expected = runner.predict(x)
+    info = runner.outputs[0]
+    values = (next(iter(found.values())).astype("float32") - info.zero_point) * info.scale
+    np.testing.assert_allclose(values, expected, atol=1e-6)
+    kopt.DistillationModel(student, file, adapt=adapt)

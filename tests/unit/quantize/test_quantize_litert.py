@@ -128,7 +128,7 @@ def test_a_skipped_layer_is_float_in_the_file(tmp_path):
 
 def steps_apart(name, path):
     layers, shape = OPERATORS[name]
-    # Of some seeds one case in twenty has an output so close to the middle of two steps that float32 rounds it otherwise.
+    # Of other seeds one case in twenty has an output so near to the middle of two steps that float32 rounds it wrongly.
     x = np.random.default_rng(6).uniform(-1, 1, (COUNT, *shape)).astype(np.float32)
     copy, report = kopt.quantize.aware(model_of(layers, shape), calibration=x, samples=COUNT)
     assert not report.left

@@ -6,14 +6,18 @@ STAMP := $(VENV)/.installed
 DOCS_VENV := .venv-docs
 DOCS_STAMP := $(DOCS_VENV)/.installed
 
-.PHONY: demo test check docs bench sweep savedmodels lock clean
+.PHONY: demo test test-long check docs bench sweep savedmodels lock clean
 
 demo: $(STAMP)
 	$(BIN)/kopt demo
 
 test: $(STAMP)
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadgroup
-	$(BIN)/pytest -m slow -n 2 --dist loadgroup
+	$(BIN)/pytest -m "slow and not long" -n 2 --dist loadgroup
+
+# What takes minutes apiece: whole searches, kills, trainings, every layer in every scheme. Continuous integration has it, too.
+test-long: $(STAMP)
+	$(BIN)/pytest -m "slow and long" -n 2 --dist loadgroup
 
 check: $(STAMP)
 	$(BIN)/ruff check .

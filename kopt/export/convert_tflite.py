@@ -1,5 +1,6 @@
 """SavedModel to `.tflite`. Runs in the conversion child process only."""
 
+import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -73,6 +74,14 @@ def convert(
     Path(output).write_bytes(content)
 
 
+# Operators whose first input meets a kernel, the second one.
+_WITH_KERNELS = (
+    schema.BuiltinOperator.FULLY_CONNECTED,
+    schema.BuiltinOperator.CONV_2D,
+    schema.BuiltinOperator.DEPTHWISE_CONV_2D,
+)
+
+
 def _configure(converter: Any, scheme: str, io_dtype: str, select_ops: bool, trained: bool) -> None:
     operators = [_OPS.TFLITE_BUILTINS]
     if scheme != "float32":
@@ -125,13 +134,63 @@ def _convert_with_fallback(
         is_known = pattern in (float_outputs or ()) or any(re.search(pattern, name) for name in names)
         if not trained and not is_known:
             raise ValueError(f"no operator of the converted model matches {pattern!r}; it has {names}")
-    return tf_convert.mlir_quantize(
+    content = tf_convert.mlir_quantize(
         ranged,
         inference_type=_types_pb2(tf.int16 if scheme == "int16x8" else tf.int8),
         input_data_type=input_type,
         output_data_type=output_type,
         denylisted_nodes=sorted(kept),
     )
+    return _with_float_inputs(content)
+
+
+def _with_float_inputs(content: bytes) -> bytes:
+    """Return the file with numbers made of the integers that float operators with a kernel are given.
+
+    The converter leaves that out in front of some, such as a projection of an attention, and LiteRT refuses the file.
+    """
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    mended = 0
+    for graph in model.subgraphs:
+        operators = []
+        for operator in graph.operators:
+            if builtin_of(model, operator) in _WITH_KERNELS and _meets_float(graph, operator):
+                operators.append(_dequantizing(model, graph, operator))
+                mended += 1
+            operators.append(operator)
+        graph.operators = operators
+    return packed(model, len(content)) if mended else content
+
+
+def _meets_float(graph: Any, operator: Any) -> bool:
+    taken, kernel = (input_at(graph, operator, place) for place in (0, 1))
+    return kernel.type == schema.TensorType.FLOAT32 and taken.type in (schema.TensorType.INT8, schema.TensorType.INT16)
+
+
+def _dequantizing(model: Any, graph: Any, operator: Any) -> Any:
+    """Return an operator that makes numbers of the first input of another one, which takes these from then on."""
+    integers = graph.tensors[operator.inputs[0]]
+    numbers = copy.copy(integers)
+    numbers.type, numbers.quantization, numbers.buffer = schema.TensorType.FLOAT32, None, 0
+    numbers.name = integers.name + b"_numbers"
+    graph.tensors.append(numbers)
+    made = schema.OperatorT()
+    made.inputs, made.outputs = [operator.inputs[0]], [len(graph.tensors) - 1]
+    made.opcodeIndex = _code_of_dequantize(model)
+    operator.inputs = [len(graph.tensors) - 1, *list(operator.inputs)[1:]]
+    return made
+
+
+def _code_of_dequantize(model: Any) -> int:
+    kind = schema.BuiltinOperator.DEQUANTIZE
+    for place, code in enumerate(model.operatorCodes):
+        if max(code.builtinCode, code.deprecatedBuiltinCode) == kind:
+            return place
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = kind
+    code.version = 3  # takes 8 and 16 bits
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
 
 
 def _for_kernels_of_16_bits(content: bytes) -> bytes:

@@ -12,7 +12,7 @@ FAMILIES = (
     *("InceptionV3", "Xception", "VGG16", "ConvNeXtTiny", "NASNetMobile"),
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.mark.parametrize("name", FAMILIES)

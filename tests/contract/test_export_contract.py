@@ -12,6 +12,8 @@ from kopt.core.errors import ExportError, UnsupportedModelError
 from kopt.core.files import sha256
 from kopt.core.schemes import SCHEMES
 
+pytestmark = pytest.mark.long
+
 COUNT = 32  # examples; all of them calibrate, so that no range is exceeded and only rounding is left
 FORMATS = [*SCHEMES, "onnx", "onnx-float16", "onnx-int8", "saved_model"]
 

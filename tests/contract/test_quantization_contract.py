@@ -8,6 +8,8 @@ import zoo
 import kopt
 from kopt.core.errors import UnsupportedModelError
 
+pytestmark = pytest.mark.long
+
 COUNT = 32
 # Classes of the layers that compute in float.
 FLOAT = {

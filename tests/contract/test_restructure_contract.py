@@ -10,6 +10,8 @@ from kopt import export, restructure
 from kopt.core.errors import UnsupportedModelError
 from kopt.graph import signature
 
+pytestmark = pytest.mark.long
+
 TRANSFORMS = {
     "fold_batch_norm": lambda model: restructure.fold_batch_norm(model),
     "low_rank_tucker": lambda model: restructure.low_rank(model, rank=2, layers=_wide),

@@ -18,6 +18,8 @@ from kopt.search.techniques.recipes import why_illegal
 from kopt.search.techniques.work import Work
 from kopt.search.training import Training
 
+pytestmark = pytest.mark.long
+
 COUNT = 32
 TRANSFORMS = [row for row in CATALOG.values() if not row.ships]
 # Settings that treat a model of a few thousand weights; the defaults are for larger ones.

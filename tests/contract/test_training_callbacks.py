@@ -19,7 +19,7 @@ from kopt.train import (
     schedules,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 L = keras.layers
 X = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
 Y = (X @ np.ones((4, 2))).astype(np.float32)

@@ -10,7 +10,7 @@ import tensorflow as tf
 import kopt
 
 L = keras.layers
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

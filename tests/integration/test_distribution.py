@@ -13,7 +13,7 @@ from processes import result_of, start_forked
 
 TIMEOUT_S = 150
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def start(job, *arguments, cluster=None, kind="worker", index=0):

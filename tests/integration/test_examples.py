@@ -10,6 +10,8 @@ import pytest
 
 import kopt
 
+pytestmark = pytest.mark.long
+
 _FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 

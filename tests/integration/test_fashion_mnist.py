@@ -5,7 +5,7 @@ import pytest
 import kopt
 from kopt.core.errors import DataError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 TRAINED_ON = 10_000
 
 

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 nbclient = pytest.importorskip("nbclient", reason="pip install 'keras-kopt[notebooks]'")
 nbformat = pytest.importorskip("nbformat")
 

@@ -6,6 +6,8 @@ import pytest
 
 import kopt
 
+pytestmark = pytest.mark.long
+
 # The contract test has MobileNetV2, EfficientNetB0 and ResNet50, `make sweep` all others.
 NAMES = ("MobileNetV3Small", "EfficientNetV2B0", "DenseNet121", "ConvNeXtTiny")
 

@@ -11,6 +11,8 @@ import pytest
 import kopt
 from kopt.core.environment import machine, versions
 
+pytestmark = pytest.mark.long
+
 HERE = Path(__file__).parents[2] / "savedmodels"
 MADE = json.loads((HERE / "accuracy.json").read_text())
 FILES = {

@@ -16,7 +16,7 @@ from kopt import data
 from kopt.core.files import size_bytes
 from kopt.core.records.candidates import OptimizationResult
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 KILLS = 20
 # What a run leaves on disk as it goes on, each written in one step.
 MARKS = ("supplies-*", "baseline-*.npz", "candidates/*/candidate.json", "models/*/made.json", "measurements-*.json")

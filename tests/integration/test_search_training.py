@@ -7,7 +7,7 @@ import kopt
 from kopt import data, measure
 from kopt.search import demo
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from kopt.profile.layer_sensitivity.kernels import targets_of
 from kopt.profile.layer_sensitivity.ranking import spearman
 
 # One process trains the network once.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 L = keras.layers
 TRAINED_ON, PROFILED_ON, JUDGED_ON = 6_000, 1_000, 1_500
 ABLATIONS = ("pruned_50", "pruned_70", "removed")

@@ -66,7 +66,7 @@ def test_calibration_of_training_looks_at_all_examples():
     plain, _ = kopt.quantize.post_training(model, x, options=[], samples=1000)
     found = decibels(exact, many.predict(x, verbose=0))
     assert found > decibels(exact, few.predict(x, verbose=0)) + 2
-    assert found == pytest.approx(decibels(exact, plain.predict(x, verbose=0)), abs=2.0)
+    assert found > decibels(exact, plain.predict(x, verbose=0)) - 2
 
 
 @pytest.mark.slow
@@ -319,3 +319,22 @@ def test_what_a_quantized_teacher_takes_is_said_in_code_that_works(tmp_path):
     values = (next(iter(found.values())).astype("float32") - info.zero_point) * info.scale
     np.testing.assert_allclose(values, expected, atol=1e-6)
     kopt.DistillationModel(student, file, adapt=adapt)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["skipped", "causal", "masked"])
+def test_an_attention_that_stays_in_float_behind_integers(way, tmp_path):
+    x = GENERATOR.normal(size=(96, 10, 6)).astype("float32")
+    inputs = keras.Input((10, 6))
+    attention = L.MultiHeadAttention(2, 4, name="attention")
+    how = {"skipped": {}, "causal": {"use_causal_mask": True}, "masked": {"attention_mask": np.tri(10)[None]}}[way]
+    attended = attention(L.Dense(8)(inputs), L.Dense(8)(inputs), **how)
+    model = keras.Model(inputs, L.Dense(3)(L.Flatten()(attended)))
+    copy, report = kopt.quantize.aware(model, calibration=x, skip=["attention"] if way == "skipped" else ())
+    assert [one.layer for one in report.left] == ["attention"]
+    made = kopt.export.tflite(copy, tmp_path / "model.tflite", scheme="int8")
+    found = kopt.measure.load(made.path).predict(x)
+    expected = copy.predict(x, verbose=0)
+    np.testing.assert_allclose(found, expected, atol=1.01 * np.diff(np.unique(expected)).max())
+    counts = {one.dtype: one.count for one in made.operators if one.name == "FULLY_CONNECTED"}
+    assert counts == {"float32": 4, "int8": 3}

@@ -10,6 +10,8 @@ from train_until_killed import train
 
 import kopt
 
+pytestmark = pytest.mark.long
+
 # An epoch counts 1 at its begin and 6 batches: within the first epoch, after its last batch, before the third, in the
 # third with a batch accumulated, and when all of it is read ahead.
 DEATHS = {"arrays": (4, 7), "dataset": (6, 15, 18, 20), "shuffled": (15, 20), "repeated": (9,), "generator": (11,)}

@@ -23,7 +23,7 @@ from kopt.core.records.candidates import OptimizationResult
 from kopt.search.tuning import outcomes
 from kopt.search.tuning.environment import IP, PORT, TUNER_ID
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 SIZE = kopt.Budget(0.05, "size")
 LIMIT = 300.0
 

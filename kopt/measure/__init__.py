@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kopt.measure.operation_energy import Work
     from kopt.measure.power import energy
     from kopt.measure.runner import Runner
-    from kopt.measure.tensorrt_facts import tensorrt_facts, tensorrt_support
+    from kopt.measure.tensorrt_probe import tensorrt_facts, tensorrt_support
     from kopt.measure.timing import latency, summarize
 
 __all__ = [
@@ -59,7 +59,7 @@ __getattr__, __dir__ = on_first_use(
         "operation_energy": ("Work",),
         "power": ("energy",),
         "runner": ("Runner",),
-        "tensorrt_facts": ("tensorrt_facts", "tensorrt_support"),
+        "tensorrt_probe": ("tensorrt_facts", "tensorrt_support"),
         "timing": ("latency", "summarize"),
     },
 )

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from kopt.core.records.checks import Check
-from kopt.measure.tensorrt_facts import tensorrt_support
+from kopt.measure.tensorrt_probe import tensorrt_support
 
 _POWERCAP = Path("/sys/class/powercap")
 

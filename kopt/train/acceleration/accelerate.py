@@ -17,6 +17,11 @@ from kopt.train.optimizers.wrapper import chain
 from kopt.train.steps.class_weights import weights_of_classes
 from kopt.train.steps.engine import Engine, Remat, call, packed, require_plain_training
 
+_EAGER = (
+    "`run_eagerly` and acceleration exclude each other. Call `fit` of the model itself, or compile it with "
+    "`run_eagerly=False`."
+)
+
 
 def accelerate(
     model: keras.Model,
@@ -157,7 +162,7 @@ class AcceleratedModel(keras.Model):
             **settings: other arguments of `keras.Model.compile`.
         """
         if settings.get("run_eagerly"):
-            raise ConfigError("`run_eagerly` and acceleration exclude each other. Call `fit` of the model itself.")
+            raise ConfigError(_EAGER)
         if jit_compile is not None:
             self.engine.config = dataclasses.replace(self.config, jit_compile=jit_compile)
         automatic = steps_per_execution == "auto"
@@ -299,6 +304,8 @@ class AcceleratedModel(keras.Model):
         model = self.model
         if model.optimizer is None:
             raise ConfigError("Training needs an optimizer. Compile with one, e.g. `compile('adam', ...)`.")
+        if model.run_eagerly:
+            raise ConfigError(_EAGER)
         accumulates = chain(model.optimizer)[-1].gradient_accumulation_steps
         if accumulates and self.config.accumulate_steps > 1:
             raise ConfigError(

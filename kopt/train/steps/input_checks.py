@@ -351,6 +351,11 @@ def _checked_weights(sample_weight: Any, examples: int) -> list[str]:
                 f"`sample_weight` has shape {weights.shape}, but the first batch has {examples} examples. Pass one "
                 f"weight an example."
             )
+        if weights.size and weights.max() < 0 and np.ptp(weights) == 0:
+            raise DataError(
+                f"Every `sample_weight` of the first batch is negative, {weights.flat[0]:g}: the loss would grow "
+                f"without end. Use weights of at least 0."
+            )
         if (weights < 0).any():
             first = tuple(map(int, np.argwhere(weights < 0)[0]))
             notes.append(

@@ -166,6 +166,8 @@ class TrainStep:
             )
         if isinstance(data, tf.data.Iterator) and self._class_weight is not None:
             raise ConfigError("`class_weight` cannot be applied to an iterator. Pass the data set, or weights in it.")
+        if steps is None and isinstance(data, tf.data.Dataset) and data.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise ConfigError("The data set never ends. Pass `steps`, or leave out `repeat()`.")
         iterator = data if isinstance(data, tf.data.Iterator) else iter(self._weighted(data))
         first = next(iterator, None)
         if first is None:

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -74,6 +75,8 @@ def test_names_that_load_late_are_those_that_are_declared(room):
     assert sorted(names) == sorted(package.__all__) == dir(package)
     for name, module in names.items():
         assert getattr(package, name) is getattr(importlib.import_module(module), name)
+    modules = {path.stem for path in Path(package.__file__).parent.glob("*.py")}
+    assert not modules & set(names), "a module that is imported first would stand in the place of the name"
     with pytest.raises(AttributeError, match=f"module 'kopt.{room}' has no attribute 'nothing'"):
         _ = package.nothing
 

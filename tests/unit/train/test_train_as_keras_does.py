@@ -391,3 +391,13 @@ def test_a_model_without_trainable_weights_adapts_its_statistics():
     before = model.layers[0].moving_mean.numpy()
     accelerate(model, jit_compile=False).fit(X, Y, verbose=0)
     assert np.abs(model.layers[0].moving_mean.numpy() - before).max() > 0
+
+
+def test_what_cannot_be_accelerated_is_said():
+    model = mlp()
+    model.compile("sgd", CE, run_eagerly=True)
+    with pytest.raises(ConfigError, match="`run_eagerly` and acceleration exclude each other"):
+        accelerate(model)
+    step = make_train_step(mlp(), "sgd", CE)
+    with pytest.raises(ConfigError, match=r"never ends. Pass `steps`"):
+        step.run(tf.data.Dataset.from_tensors((X, Y)).repeat())

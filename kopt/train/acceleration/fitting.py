@@ -22,6 +22,7 @@ from kopt.train.steps.engine import Engine
 from kopt.train.steps.input_checks import check_inputs
 from kopt.train.steps.label_checks import require_numbers
 from kopt.train.steps.nonfinite import diverged
+from kopt.train.steps.runner import Progress
 
 _VALIDATION_STEPS = 32
 
@@ -244,7 +245,7 @@ class Fit:
             self._callbacks.on_train_batch_begin(step)
             ahead = None if total is None else (self._epochs - epoch) * total - step
             if first is not None:
-                progress, first = self._runner.take(first, ahead), None
+                progress, first = self._first_call(first, total, step, ahead), None
             else:
                 progress = self._runner.run(self._iterator, self._call(total, step), ahead)
                 self._drawn += progress.taken
@@ -260,6 +261,16 @@ class Fit:
             if self._model.stop_training:
                 break
             self._save_now_and_then(Position(epoch, step), progress.taken)
+
+    def _first_call(self, first: Any, total: int | None, step: int, ahead: int | None) -> Progress:
+        """Take the batch that was looked at, and as many more as a call has where that is fixed."""
+        progress = self._runner.take(first, ahead)
+        more = self._call(total, step) - 1 if self._given_steps else 0
+        following = self._runner.run(self._iterator, more, ahead) if more > 0 else None
+        if following is None or not following.taken:
+            return progress
+        self._drawn += following.taken
+        return following._replace(taken=following.taken + 1)
 
     def _call(self, total: int | None, step: int) -> int:
         if total is None and self._runner.distributed:
@@ -364,10 +375,15 @@ def observes_batches(callback: keras.callbacks.Callback) -> bool:
     """
     if type(callback).__module__.startswith("kopt."):
         return False
-    if type(callback).__module__.startswith("keras."):
-        frequency = getattr(callback, "save_freq", getattr(callback, "update_freq", "epoch"))
-        if not isinstance(callback, keras.callbacks.LambdaCallback):
-            return frequency != "epoch"
+    frequency = getattr(callback, "save_freq", getattr(callback, "update_freq", "epoch"))
+    is_of_keras = type(callback).__module__.startswith("keras.")
+    if is_of_keras and not isinstance(callback, keras.callbacks.LambdaCallback):
+        return frequency != "epoch"
+    if (
+        isinstance(callback, (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore))
+        and frequency != "epoch"
+    ):
+        return True  # a class of the user's own that inherits from these
     hooks = [
         getattr(callback, name)
         for name in ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")

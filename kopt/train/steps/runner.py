@@ -66,7 +66,7 @@ class Runner:
         self._step_s: float | None = None
         self._taken_singly = False
         self._state = _traced(self._read_state)
-        self._flush = _traced(update.flush)
+        self._flush: Any = None
 
     @property
     def decision(self) -> JitDecision:
@@ -152,6 +152,8 @@ class Runner:
 
     def flush(self) -> dict[str, Any]:
         """Apply what is accumulated and return the metrics as they stand."""
+        if self._flush is None:  # after the step, which shows what has gradients
+            self._flush = _traced(self.update.flush)
         self._flush()
         return dict(self._state()[2])
 
@@ -243,7 +245,11 @@ def _with_shape(tensor: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
     return known
 
 
-def _most_general(a: tf.TensorSpec, b: tf.TensorSpec) -> tf.TensorSpec:
+def _most_general(a: tf.TypeSpec, b: tf.TypeSpec) -> tf.TypeSpec:
+    if a == b:  # also of ragged and sparse tensors
+        return a
+    if not (isinstance(a, tf.TensorSpec) and isinstance(b, tf.TensorSpec)):
+        raise ValueError("These are no batches of one kind.")
     if a.dtype != b.dtype or a.shape.rank != b.shape.rank:
         raise ValueError("These are no batches of one kind.")
     return tf.TensorSpec([m if m == n else None for m, n in zip(a.shape, b.shape, strict=True)], a.dtype)

@@ -63,6 +63,7 @@ class Update:
         with self.strategy.scope():
             self._accumulators = [_accumulator(v) for v in self._variables] if config.accumulate_steps > 1 else []
             self._norm = keras.metrics.Mean(name="gradient_norm") if config.log_gradient_norm else None
+        self._with_gradient: set[int] = set()  # accumulators of those that had one as the step was traced
         self._accumulated_weight = tf.Variable(0.0, trainable=False)
 
     def fits(self, model: keras.Model) -> bool:
@@ -180,17 +181,19 @@ class Update:
         weight = batch.weight * self.strategy.num_replicas_in_sync
         for accumulator, gradient in zip(self._accumulators, batch.gradients, strict=True):
             if gradient is not None:
+                self._with_gradient.add(id(accumulator))
                 accumulator.assign_add(clipping.dense(gradient) * tf.cast(weight, gradient.dtype))
 
     def _apply_accumulated(self) -> None:
-        is_sum = self._weighting is _WEIGHTINGS["sum"]
-        divisor = tf.constant(1.0) if is_sum else self._accumulated_weight.read_value()
+        divisor = tf.constant(1.0) if self._weighting is _sum_of_losses else self._accumulated_weight.read_value()
         self.strategy.run(self._apply_divided, args=(divisor,))
         self._accumulated_weight.assign(0.0)
         self.pending.assign(0)
 
     def _apply_divided(self, divisor: tf.Tensor) -> None:
-        self._apply([a.read_value() / tf.cast(divisor, a.dtype) for a in self._accumulators])
+        # No gradient is not one of zeros: an optimizer would decay the weight.
+        known = [a if id(a) in self._with_gradient else None for a in self._accumulators]
+        self._apply([None if a is None else a.read_value() / tf.cast(divisor, a.dtype) for a in known])
         for accumulator in self._accumulators:
             accumulator.assign(tf.zeros_like(accumulator))
 

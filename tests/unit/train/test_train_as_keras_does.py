@@ -332,6 +332,11 @@ def test_a_layer_that_parts_the_batch_is_trained():
     assert accelerate(model, jit_compile=False).fit(X, Y, batch_size=16, verbose=0).history["loss"]
 
 
+class Pooled(L.Layer):
+    def call(self, x):
+        return tf.reduce_mean(x, axis=1) if isinstance(x, tf.RaggedTensor) else keras.ops.mean(x, axis=1)
+
+
 @pytest.mark.slow
 def test_sparse_and_ragged_inputs_of_single_steps():
     inputs = keras.Input((4,), sparse=True)
@@ -341,7 +346,15 @@ def test_sparse_and_ragged_inputs_of_single_steps():
     data = tf.data.Dataset.from_tensors((sparse, X[:, :1])).repeat(2)
     assert np.isfinite(accelerate(model, jit_compile=False).fit(data, verbose=0).history["loss"]).all()
     step = make_train_step(model, "sgd", "mse", jit_compile=False)
-    assert np.isfinite(step(sparse, X[:, :1])["loss"])
+    for rows in (64, 32, 64):
+        assert np.isfinite(step(tf.sparse.slice(sparse, [0, 0], [rows, 4]), X[:rows, :1])["loss"])
+    words = keras.Sequential(
+        [keras.Input((None,), dtype="int32", ragged=True), L.Embedding(9, 4), Pooled(), L.Dense(1)]
+    )
+    step = make_train_step(words, "sgd", "mse", jit_compile=False)
+    for lengths in ([1, 2, 3], [4, 1], [2, 2, 2]):
+        ragged = tf.RaggedTensor.from_row_lengths(np.arange(sum(lengths), dtype="int32") % 9, lengths)
+        assert np.isfinite(step(ragged, X[: len(lengths), :1])["loss"])
 
 
 @pytest.mark.slow
@@ -401,3 +414,51 @@ def test_what_cannot_be_accelerated_is_said():
     step = make_train_step(mlp(), "sgd", CE)
     with pytest.raises(ConfigError, match=r"never ends. Pass `steps`"):
         step.run(tf.data.Dataset.from_tensors((X, Y)).repeat())
+
+
+@pytest.mark.slow
+def test_a_fixed_number_of_steps_is_that_of_the_first_call_too():
+    class Ends(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.seen = []
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.seen.append(batch)
+
+    ends = Ends()
+    fast = accelerate(mlp(), jit_compile=False)
+    fast.compile("sgd", CE, steps_per_execution=4)
+    fast.fit(X[:56], Y[:56], batch_size=8, epochs=2, verbose=0, callbacks=[ends])
+    assert ends.seen == [3, 6, 3, 6]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_ones_own_class_is_written_as_often_as_it_says(tmp_path):
+    class Counting(keras.callbacks.ModelCheckpoint):
+        count = 0
+
+        def _save_model(self, *args, **kwargs):
+            self.count += 1
+            return super()._save_model(*args, **kwargs)
+
+    checkpoint = Counting(tmp_path / "model.keras", save_freq=16)
+    accelerate(compiled(), jit_compile=False).fit(X, Y, batch_size=2, epochs=2, verbose=0, callbacks=[checkpoint])
+    assert checkpoint.count == 4
+
+
+@pytest.mark.slow
+def test_a_weight_without_gradient_does_not_decay():
+    class Unused(L.Layer):
+        def build(self, shape):
+            self.unused = self.add_weight(shape=(3,), initializer="ones")
+
+        def call(self, x):
+            return x
+
+    unused = Unused()
+    model = keras.Sequential([keras.Input((4,)), unused, L.Dense(3, "softmax")])
+    model.compile(keras.optimizers.AdamW(0.1, weight_decay=0.5), CE)
+    with pytest.warns(UserWarning, match="Gradients do not exist"):
+        accelerate(model, accumulate_steps=2, jit_compile=False).fit(X, Y, batch_size=8, verbose=0)
+    np.testing.assert_array_equal(unused.unused, 1.0)

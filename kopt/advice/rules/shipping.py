@@ -6,6 +6,7 @@ from kopt.advice.rules.row import Found, Rule, places
 from kopt.core.records.changes.quantization_diagnosis import QuantizationDiagnosis
 from kopt.core.records.profiles.circumstances import DeployedFile, Deployment
 from kopt.core.records.profiles.cost import RooflineProfile
+from kopt.report.parts.statistics import wilson_interval
 
 _SLOWER, _NO_GAIN, _FASTER, _MORE_THREADS = 1.1, 0.95, 3.0, 0.25
 _LEAST_CALL_MS = 0.05  # below, a call is what the runtime takes for any model
@@ -127,7 +128,8 @@ def memory_bound(roofline: RooflineProfile) -> Iterator[Found]:
 def hostile_layers(quantization: QuantizationDiagnosis) -> Iterator[Found]:
     """Layers that lose their accuracy in integers, where the answers show it."""
     agreement = quantization.agreement
-    if quantization.output_db >= _HOSTILE_DB and (agreement is None or agreement >= _AGREEMENT):
+    is_same = agreement is None or wilson_interval(agreement, quantization.examples)[1] >= _AGREEMENT
+    if quantization.output_db >= _HOSTILE_DB and is_same:
         return
     gravest = [one for one in quantization.findings if one.kind != "most of the error"] or quantization.findings
     answers = "" if agreement is None else f" and {quantization.flips} of {quantization.examples} answers are others"
@@ -237,7 +239,7 @@ RULES = (
         symptoms=("int8 loses accuracy", "quantization breaks MobileNet"),
         needs=("quantization",),
         check=hostile_layers,
-        looks_for="Rounded as int8 the outputs have less than 20 dB, or 2 % of the answers change.",
+        looks_for="Rounded as int8 the outputs have less than 20 dB, or surely more than 2 % of the answers change.",
         remedy="Choose ranges and weights after training, keep the worst layers in float, or train with the rounding.",
         code="copy, report = kopt.quantize.post_training(model, data)  # or kopt.quantize.fallback(model, data)",
         target="quality",

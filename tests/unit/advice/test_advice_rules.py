@@ -133,3 +133,17 @@ def test_calls_of_microseconds_are_not_compared():
     slow = tuple(dataclasses.replace(one, latency_ms=0.02) if "int8" in one.name else one for one in short)
     deployment = dataclasses.replace(HEALTHY.deployment, files=slow)  # int8 twice as slow, of 10 microseconds
     assert items_of(dataclasses.replace(HEALTHY, deployment=deployment)) == ()
+
+
+@pytest.mark.parametrize(("flips", "examples", "speaks"), [(3, 100, False), (7, 100, True), (30, 1000, True)])
+def test_a_few_other_answers_of_few_may_be_chance(flips, examples, speaks):
+    """The Wilson interval of 3 in 100 begins at 1.0 % (allowed are 2), that of 7 at 3.4, of 30 in 1,000 at 2.1."""
+    quantization = dataclasses.replace(
+        FAULTS["hostile-layers"].quantization,
+        output_db=30.0,
+        agreement=1 - flips / examples,
+        flips=flips,
+        examples=examples,
+    )
+    found = {item.rule for item in items_of(dataclasses.replace(HEALTHY, quantization=quantization))}
+    assert ("hostile-layers" in found) == speaks

@@ -16,7 +16,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="nee
 
 # What sticks out: tables and figures that need scrolling, and words of a plot beyond its border.
 PROBE = """<script>
-const out = [...document.querySelectorAll(".scroll, figure")].filter(box => box.scrollWidth > box.clientWidth);
+const boxes = document.querySelectorAll(".scroll, figure, .tile .value");
+const out = [...boxes].filter(box => box.scrollWidth > box.clientWidth);
 const cut = [...document.querySelectorAll("svg text")].filter(
   text => text.getBoundingClientRect().right > text.ownerSVGElement.getBoundingClientRect().right + 1);
 document.title = JSON.stringify([out.map(box => box.className), cut.map(text => text.textContent)]);
@@ -56,6 +57,13 @@ def sticking_out(text, folder, width):
 @pytest.mark.parametrize("width", [1280, 800])
 def test_everything_fits_beside_each_other(tmp_path, width):
     assert sticking_out(html(with_long_names(make_result())), tmp_path, width) == [[], []]
+
+
+@pytest.mark.parametrize("width", [1280, 1000, 900])
+def test_numbers_fit_into_their_tiles(tmp_path, width):
+    text, count = re.subn(r'(<dd class="value[^>]*>)[^<]*', r"\g<1>-0.00 points", html(make_result()))
+    assert count >= 3
+    assert "value" not in sticking_out(text, tmp_path, width)[0]
 
 
 def test_the_probe_would_have_told(tmp_path):

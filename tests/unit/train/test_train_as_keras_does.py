@@ -136,8 +136,8 @@ def test_backup_and_restore_goes_on(tmp_path, save_freq):
     assert len(history.epoch) <= 3  # Keras begins anew with the epoch that a backup in the middle of it belongs to
 
 
-@pytest.mark.slow
-def test_a_step_is_traced_once_for_batches_of_all_sizes():
+def watched():
+    """Return a model and the list of the shapes that it was traced with."""
     traces = []
 
     class Watched(L.Dense):
@@ -145,7 +145,12 @@ def test_a_step_is_traced_once_for_batches_of_all_sizes():
             traces.append(x.shape)
             return super().call(x)
 
-    model = keras.Sequential([keras.Input((4,)), Watched(3, "softmax")])
+    return keras.Sequential([keras.Input((4,)), Watched(3, "softmax")]), traces
+
+
+@pytest.mark.slow
+def test_a_step_is_traced_once_for_batches_of_all_sizes():
+    model, traces = watched()
     step = make_train_step(model, "sgd", CE, jit_compile=False)
     seen = []
     for _ in range(3):
@@ -176,14 +181,7 @@ def test_another_length_opens_the_axis_once():
 
 @pytest.mark.slow
 def test_fits_with_two_batch_sizes_in_turns_trace_twice():
-    traces = []
-
-    class Watched(L.Dense):
-        def call(self, x):
-            traces.append(x.shape)
-            return super().call(x)
-
-    model = keras.Sequential([keras.Input((4,)), Watched(3, "softmax")])
+    model, traces = watched()
     model.compile("sgd", CE)
     fast = accelerate(model, jit_compile=False)
     for turn in range(3):

@@ -17,14 +17,11 @@ from kopt.distill import labels as label_values
 from kopt.distill.cache import TeacherCache
 from kopt.distill.cache_files import holds_cache
 from kopt.distill.exporting import Exporting
-from kopt.distill.features import Feature, FeatureTerm
-from kopt.distill.forms import declared, independent_labels, require_fitting
+from kopt.distill.forms import independent_labels, require_fitting
 from kopt.distill.inputs import input_places
 from kopt.distill.joined import split
-from kopt.distill.matching import matched
-from kopt.distill.outputs import plan_outputs
-from kopt.distill.tapping import Tap, tapped_shapes
-from kopt.distill.teachers import Answer, KerasTeacher, Teacher, model_forms, teacher_of
+from kopt.distill.planning import planned_features, planned_outputs, teacher_shares
+from kopt.distill.teachers import Answer, KerasTeacher, Teacher, teacher_of
 from kopt.distill.watching import LEAST_TEMPERATURE, FiniteAnswers, TeachingCheck
 from kopt.graph import fingerprint, signature
 from kopt.train import internals, scaled_optimizer
@@ -114,7 +111,7 @@ class DistillationModel(Exporting, keras.Model):
             InputError: models that are not built, or whose inputs or outputs do not match.
             NonFiniteError: a weight of a teacher is NaN or infinite.
         """
-        inputs, outputs = signature(student)
+        inputs, _ = signature(student)
         name = name or f"distilled_{student.name}"
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
         self.student = student
@@ -137,9 +134,11 @@ class DistillationModel(Exporting, keras.Model):
         self._input_places = _Plain(input_places(inputs, one, adapt) for one in self.teachers)
         self._finite, self._known_teachers = FiniteAnswers(), _Plain(())
         self.supports_jit = all(one.supports_jit for one in self.teachers)
-        self._shares = _shares(teacher_weights, len(self.teachers))
-        self._outputs = _Plain(self._planned_outputs(outputs, losses, output_weights, student_form, teacher_form))
-        self._plan_features(features)
+        self._shares = teacher_shares(teacher_weights, len(self.teachers))
+        self._outputs = _Plain(self._planned_outputs(losses))
+        self._tap, terms = planned_features(student, self.teachers, features)
+        self._features = _Plain(terms)
+        self.projectors = [term.projector for term in terms if term.projector is not None]
         self.report = DistillationReport(
             student.name,
             tuple(one.name for one in self.teachers),
@@ -150,50 +149,9 @@ class DistillationModel(Exporting, keras.Model):
         self._evaluating = False
         self.built = True
 
-    def _planned_outputs(
-        self,
-        infos: Any,
-        losses: Any,
-        output_weights: Any,
-        student_form: Any,
-        teacher_form: Any,
-        teacher_weights: Any = None,
-    ) -> Any:
-        given = declared("student_form", student_form, len(infos))
-        ours = [(form, "as declared") for form in given] if given else model_forms(self.student)
-        theirs = []
-        for one in self.teachers:
-            stated = declared("teacher_form", teacher_form, len(one.outputs))
-            theirs.append([(form, "as declared") for form in stated] if stated else one.forms)
-        return plan_outputs(infos, ours, self.teachers, theirs, losses, output_weights)
-
-    def _plan_features(self, given: Any) -> None:
-        pairs = self._pairs(given)
-        names = list(dict.fromkeys(one.student for one in pairs))
-        # Found first, so that a layer that is not there is said before the models are traced.
-        self._tap = Tap(self.student, names, "student") if pairs else None
-        theirs = [teacher.tap(_taught_by(pairs, index)) for index, teacher in enumerate(self.teachers)]
-        ours = tapped_shapes(self.student, self._tap) if self._tap else {}
-        terms = [FeatureTerm(one, ours[one.student], theirs[one.teacher_index][one.teacher]) for one in pairs]
-        self._features = _Plain(terms)
-        self.projectors = [term.projector for term in terms if term.projector is not None]
-
-    def _pairs(self, given: Any) -> list[Feature]:
-        if given != "auto":
-            if isinstance(given, str):
-                raise ConfigError(f"`features` is 'auto' or a list, e.g. [{given!r}]. Received: {given!r}.")
-            pairs = [Feature.of(one) for one in given]
-            for one in pairs:
-                if one.teacher_index >= len(self.teachers):
-                    raise ConfigError(
-                        f"There are {len(self.teachers)} teacher(s), counted from 0. Received: "
-                        f"teacher_index={one.teacher_index} for the feature {one.student!r}."
-                    )
-            return pairs
-        teacher = self.teachers[0]
-        if not isinstance(teacher, KerasTeacher):
-            raise ConfigError(f"`features='auto'` looks at the teacher's layers; {teacher.name} shows none. Name them.")
-        return list(matched(self.student, teacher.model))
+    def _planned_outputs(self, losses: Any) -> Any:
+        given = {key: self._given[key] for key in ("output_weights", "student_form", "teacher_form")}
+        return planned_outputs(self.student, self.teachers, losses, **given)
 
     def _term_names(self) -> list[str]:
         outputs = [term.match.name for term in self._outputs.items if term.loss is not None]
@@ -237,8 +195,7 @@ class DistillationModel(Exporting, keras.Model):
             return
         independent = independent_labels(loss, self.report.outputs)
         losses = {one.name: "binary_kl" if one.name in independent else "auto" for one in self.report.outputs}
-        given = {**self._given, "losses": losses}
-        self._outputs = _Plain(self._planned_outputs(signature(self.student)[1], **given))
+        self._outputs = _Plain(self._planned_outputs(losses))
         self.report = dataclasses.replace(self.report, outputs=tuple(term.match for term in self._outputs.items))
 
     def fit(self, *args: Any, callbacks: Any = None, **settings: Any) -> Any:
@@ -502,22 +459,6 @@ def _scheduled(name: str, value: Any, **limits: Any) -> Any:
         return number(name, value, **limits)
     number(f"{name}(0)", float(value(tf.constant(0, tf.int64))), **limits)
     return value
-
-
-def _taught_by(pairs: Sequence[Feature], index: int) -> list[str]:
-    """Return the layers of a teacher that students' layers learn from, each once."""
-    return list(dict.fromkeys(one.teacher for one in pairs if one.teacher_index == index))
-
-
-def _shares(given: Sequence[float] | str, count: int) -> tuple[float, ...] | str:
-    if isinstance(given, str) and given in ("mean", "confidence"):
-        return "confidence" if given == "confidence" else (1.0 / count,) * count
-    if isinstance(given, str) or len(given) != count:
-        raise ConfigError(
-            f"`teacher_weights` is 'mean', 'confidence' or {count} numbers, one a teacher. Received: {given!r}."
-        )
-    numbers = [number("teacher weight", float(one), least=0.0, open_below=True) for one in given]
-    return tuple(one / sum(numbers) for one in numbers)
 
 
 def _teacher_config(teacher: Teacher) -> Any:

@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 from tensorflow.lite.python import convert as tf_convert
 
 from kopt.export import arrays_file
-from kopt.export.layout import KERNELS, builtin_of, input_at, packed
+from kopt.export.layout import KERNELS, builtin_of, builtin_of_code, input_at, packed
 from kopt.export.narrow_kernels import with_narrow_kernels
 
 _IO_TYPES = {"float32": tf.float32, "int8": tf.int8, "uint8": tf.uint8, "int16": tf.int16}
@@ -184,7 +184,7 @@ def _dequantizing(model: Any, graph: Any, operator: Any) -> Any:
 def _code_of_dequantize(model: Any) -> int:
     kind = schema.BuiltinOperator.DEQUANTIZE
     for place, code in enumerate(model.operatorCodes):
-        if max(code.builtinCode, code.deprecatedBuiltinCode) == kind:
+        if builtin_of_code(code) == kind:
             return place
     code = schema.OperatorCodeT()
     code.builtinCode = code.deprecatedBuiltinCode = kind

@@ -13,8 +13,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.framework import dtypes
 
 from kopt.core.records.artifacts import OperatorCount, TensorQuantization
+from kopt.export.layout import operator_name
 
-_OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
 _TYPES = {code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
 _EDGE_OPERATORS = frozenset(("QUANTIZE", "DEQUANTIZE"))
 _ONNX_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
@@ -77,7 +77,7 @@ def dense_operators(path: Path) -> list[DenseOperator]:
         [graph.tensors[index] for index in (operator.outputs[0], operator.inputs[1])]
         for graph in model.subgraphs
         for operator in graph.operators
-        if _operator_name(model, operator) == "FULLY_CONNECTED"
+        if operator_name(model, operator) == "FULLY_CONNECTED"
     ]
     return [
         DenseOperator(output.name.decode(), kernel.name.decode(), int(kernel.shape[-1]))
@@ -149,7 +149,7 @@ def inspect_saved_model(directory: Path) -> tuple[OperatorCount, ...]:
 
 
 def _tflite_operator(model: Any, graph: Any, operator: Any) -> tuple[str, str]:
-    name = _operator_name(model, operator)
+    name = operator_name(model, operator)
     tensors = [graph.tensors[index] for index in operator.outputs if index >= 0]
     result = _TYPES[tensors[0].type] if tensors else ""
     weights = {
@@ -159,12 +159,6 @@ def _tflite_operator(model: Any, graph: Any, operator: Any) -> tuple[str, str]:
     }
     stored = sorted(weights - {result, "int32", "int64", "bool"}) if result.startswith("float") else []
     return name, f"{result}, {' and '.join(stored)} weights" if stored and name not in _EDGE_OPERATORS else result
-
-
-def _operator_name(model: Any, operator: Any) -> str:
-    code = model.operatorCodes[operator.opcodeIndex]
-    builtin = max(code.builtinCode, code.deprecatedBuiltinCode)  # files of old converters fill only the second
-    return code.customCode.decode() if code.customCode else _OPERATORS[builtin]
 
 
 def _steps(model: Any, graph: Any, tensor: Any) -> np.ndarray:
@@ -192,7 +186,7 @@ def _grid(tensor: Any, steps: np.ndarray) -> TensorQuantization:
 
 def _output_step(model: Any, graph: Any) -> float:
     # A float output of an integer file comes from a DEQUANTIZE, whose input carries the step.
-    dequantized = {o.outputs[0]: o.inputs[0] for o in graph.operators if _operator_name(model, o) == "DEQUANTIZE"}
+    dequantized = {o.outputs[0]: o.inputs[0] for o in graph.operators if operator_name(model, o) == "DEQUANTIZE"}
     tensors = [graph.tensors[dequantized.get(index, index)] for index in graph.outputs]
     scales = [t.quantization.scale for t in tensors if t.quantization is not None and t.quantization.scale is not None]
     return max((float(max(scale)) for scale in scales), default=0.0)

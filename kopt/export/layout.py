@@ -6,6 +6,7 @@ import flatbuffers
 from ai_edge_litert import schema_py_generated as schema
 
 _OPERATORS = schema.BuiltinOperator
+_NAMES = {code: name for name, code in vars(_OPERATORS).items() if isinstance(code, int)}
 # From operators with a kernel to the places of kernel and bias among their inputs.
 KERNELS = {
     _OPERATORS.CONV_2D: (1, 2),
@@ -16,8 +17,18 @@ KERNELS = {
 
 
 def builtin_of(model: Any, operator: Any) -> int:
-    """Return the code of an operator; files of old converters fill only the second field."""
+    """Return the code of an operator."""
+    return builtin_of_code(model.operatorCodes[operator.opcodeIndex])
+
+
+def operator_name(model: Any, operator: Any) -> str:
+    """Return the name of an operator in the schema, or the one that its maker gave it."""
     code = model.operatorCodes[operator.opcodeIndex]
+    return code.customCode.decode() if code.customCode else _NAMES[builtin_of_code(code)]
+
+
+def builtin_of_code(code: Any) -> int:
+    """Return what an entry of the list of codes stands for; files of old converters fill only the second field."""
     return int(max(code.builtinCode, code.deprecatedBuiltinCode))
 
 

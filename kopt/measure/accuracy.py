@@ -165,11 +165,6 @@ def correct_share(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     return np.asarray(right.reshape(len(right), -1).mean(axis=1))
 
 
-def logit_shift(runner: Runner, output: str | None = None) -> float:
-    """Return what has to be added to an output, the only one by default, for its classes to part at 0.5."""
-    return 0.5 if gives_binary_logits(getattr(runner, "model", None), output) else 0.0
-
-
 def gives_binary_logits(model: Any, output: str | None = None) -> bool:
     """Return whether a Keras model is compiled with a binary loss that takes logits: its classes part at 0.
 
@@ -210,8 +205,9 @@ def require_probabilities(model: Any, output: str | None = None, metric: str = "
         )
 
 
-def _sigmoid(values: np.ndarray) -> np.ndarray:
-    return (0.5 + 0.5 * np.tanh(0.5 * values.astype(np.float64))).astype(np.float32)
+def probabilities_of(logits: np.ndarray) -> np.ndarray:
+    """Return the sigmoids of numbers that part at 0, which then part at 0.5."""
+    return (0.5 + 0.5 * np.tanh(0.5 * logits.astype(np.float64))).astype(np.float32)
 
 
 def predicted_labels(
@@ -252,7 +248,7 @@ class _Tracker:
         if type(self._metric).__name__ == "BinaryAccuracy" and self._is_accuracy:
             _check_classes(labels, 2)
         if self._is_logit:
-            predicted = _sigmoid(predicted)
+            predicted = probabilities_of(predicted)
         if self._is_accuracy:
             labels = labels.reshape(_label_shape(labels, predicted))
             predicted = predicted.reshape(len(predicted), -1) if predicted.ndim == 1 else predicted

@@ -12,8 +12,8 @@ from kopt.measure.accuracy import (
     correct_share,
     gives_binary_logits,
     labelled_batches,
-    logit_shift,
     predicted_labels,
+    probabilities_of,
     require_probabilities,
 )
 from kopt.measure.comparison import pair
@@ -78,7 +78,7 @@ def paired_scores(
         MeasurementError: one of the two answers NaN.
     """
     outputs = _chosen_outputs(a, b, output)
-    shifts = _shifts(a, b, metric, outputs)
+    logits = _give_logits(a, b, metric, outputs)
     parts = []
     for given, y, weight in labelled_batches(data):
         x = named_inputs(given, a, b)
@@ -95,8 +95,8 @@ def paired_scores(
             _check_layouts(a, b, metric, answers[0][1], answers[1][1])
         parts.append(
             [
-                _scores(metric, wanted, predicted + shift if shift else predicted)
-                for (wanted, predicted), shift in zip(answers, shifts, strict=True)
+                _scores(metric, wanted, probabilities_of(predicted) if are_logits else predicted)
+                for (wanted, predicted), are_logits in zip(answers, logits, strict=True)
             ]
         )
     if not parts:
@@ -104,15 +104,16 @@ def paired_scores(
     return np.concatenate(parts, axis=1)
 
 
-def _shifts(a: Runner, b: Runner, metric: Metric, outputs: tuple[str, str]) -> tuple[float, float]:
-    """Return what is added to the answers of each, so that those of logits part at 0.5."""
+def _give_logits(a: Runner, b: Runner, metric: Metric, outputs: tuple[str, str]) -> list[bool]:
+    """Return of each whether its answers part at 0, where accuracy would cut them at 0.5."""
     if metric.score is not correct_share:
-        return 0.0, 0.0
+        return [False, False]
     models = [getattr(runner, "model", None) for runner in (a, b)]
-    for model, name in zip(models, outputs, strict=True):
-        if None in models and gives_binary_logits(model, name):
+    logits = [gives_binary_logits(model, name) for model, name in zip(models, outputs, strict=True)]
+    if None in models:
+        for model, name in zip(models, outputs, strict=True):
             require_probabilities(model, name)
-    return logit_shift(a, outputs[0]), logit_shift(b, outputs[1])
+    return logits
 
 
 def inputs_of(data: Any, runner: Runner) -> Any:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-_NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
+from kopt.export.layout import operator_name
+
 _TYPES = {code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
 _PRODUCTS = frozenset(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"))
 # Kinds by how the names of their kernels begin, and the operators that are of the kind.
@@ -88,9 +89,7 @@ def _fits(kernel: str, operator: Operator) -> bool:
 
 
 def _operator(model: Any, graph: Any, operator: Any, batch_size: int) -> Operator:
-    code = model.operatorCodes[operator.opcodeIndex]
-    builtin = max(code.builtinCode, code.deprecatedBuiltinCode)  # files of old converters fill only the second
-    name = code.customCode.decode() if code.customCode else _NAMES[builtin]
+    name = operator_name(model, operator)
     tensors = [graph.tensors[index] for index in (() if operator.outputs is None else operator.outputs) if index >= 0]
     sizes = [_bytes(tensor, batch_size) for tensor in tensors]
     known = [size for size in sizes if size is not None]

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kopt.core.errors import ConfigError, DataError, NonFiniteError
+from kopt.core.errors import ConfigError, DataError, NonFiniteError, words_of
 from kopt.core.records.artifacts import TensorInfo
 from kopt.core.records.training.input_checks import InputCheck, InputScale
 from kopt.data.validation import as_model_inputs, fits
@@ -377,7 +377,9 @@ def _checked_targets(model: keras.Model, x: Any, y: Any, examples: int, loss: An
     losses = _losses(model, loss, len(targets))
     if not targets or not losses:
         return notes
-    outputs = _outputs(model, x) if look_at_outputs else []
+    outputs: list[np.ndarray] = []
+    if look_at_outputs:
+        outputs, notes = _outputs(model, x)
     for index, ((what, array), one) in enumerate(zip(targets, losses, strict=True)):
         kind, output = LossKind.of(one), outputs[index] if len(outputs) == len(targets) else None
         notes += check_targets(array, None if output is None else (None, *output.shape[1:]), kind, what)
@@ -416,16 +418,19 @@ def _losses(model: keras.Model, loss: Any, count: int) -> list[Any]:
     return found if len(found) == count else []
 
 
-def _outputs(model: keras.Model, x: Any) -> list[np.ndarray]:
-    """Return the outputs for the first examples; none of a model that has no weights yet. Nothing changes."""
+def _outputs(model: keras.Model, x: Any) -> tuple[list[np.ndarray], list[str]]:
+    """Return the outputs for the first examples, or a note why there are none; nothing changes.
+
+    A model that has no weights yet has no outputs, and no note: training itself makes them.
+    """
     ready = graph_of(model) is not None or (not isinstance(model, keras.Sequential) and was_called(model))
     if not ready:
-        return []
+        return [], []
     if any(isinstance(leaf, tf.SparseTensor) for leaf in tf.nest.flatten(x)):
-        return []
+        return [], [_unseen("sparse inputs are not parted into examples")]
     count = fixed_batch(model) or _PROBED
     if count > _PROBED and any(len(leaf) < count for leaf in tf.nest.flatten(x)):
-        return []  # What does not fill the batch that the model fixes cannot be tried.
+        return [], [_unseen(f"the first batch does not have the {count} examples that the model takes")]
     some = tf.nest.map_structure(lambda leaf: leaf[:count], x)
 
     def look() -> Any:
@@ -436,9 +441,15 @@ def _outputs(model: keras.Model, x: Any) -> list[np.ndarray]:
     loops = any(isinstance(layer, keras.layers.RNN) for layer in flatten_layers(model))
     try:
         outputs = tf.function(look, autograph=False)() if loops else look()
-    except (tf.errors.InvalidArgumentError, ValueError):
-        return []  # Such as of a layer that parts the batch: training will tell whether that of a batch fits.
-    return [np.asarray(tf.cast(one, tf.float32)) for one in tf.nest.flatten(outputs) if one.dtype.is_floating]
+    except (tf.errors.InvalidArgumentError, ValueError) as error:
+        # Such as of a layer that parts the batch: training will tell whether the whole one fits.
+        return [], [_unseen(f"the model cannot compute the first {count} examples alone ({words_of(error)})")]
+    floats = [one for one in tf.nest.flatten(outputs) if one.dtype.is_floating]
+    return [np.asarray(tf.cast(one, tf.float32)) for one in floats], []
+
+
+def _unseen(reason: str) -> str:
+    return f"Outputs were not held against the loss before the first step: {reason}."
 
 
 def fixed_batch(model: keras.Model) -> int | None:

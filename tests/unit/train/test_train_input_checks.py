@@ -265,6 +265,23 @@ def test_what_is_left_out_is_said():
     assert "the last 2 make an update of their own" in note
 
 
+class OfBatchesOf16(keras.layers.Layer):
+    """Joins 16 examples, as a layer does that holds the examples of a batch against each other."""
+
+    def call(self, inputs):
+        return keras.ops.reshape(keras.ops.reshape(inputs, (-1, 16, 6)), (-1, 6))
+
+
+def test_outputs_that_cannot_be_looked_at_are_said():
+    model = model_of(loss="mse", first=[OfBatchesOf16()])
+    x = np.random.default_rng(0).normal(size=(16, 6)).astype("float32")
+    (note,) = check_inputs(model, x, np.arange(48.0).reshape(16, 3) / 48).notes
+    assert note.startswith(
+        "Outputs were not held against the loss before the first step: the model cannot compute the first 8 examples "
+        "alone ("
+    )
+
+
 def test_the_record_travels():
     check = check_inputs(model_of(), X + 50)
     assert InputCheck.from_json(check.to_json()) == check

@@ -100,10 +100,19 @@ def channels(name: str, keep: float) -> Checks:
         folder = Path(directory)
         checks.run("reloaded", lambda: channel_checks.reloaded(smaller, x, folder))
         for kind in ("tflite", "onnx"):
-            checks.run(kind, lambda path=folder / f"smaller.{kind}": channel_checks.exported(smaller, x, path))
+            _exported(checks, kind, smaller, x, folder / f"smaller.{kind}")
     checks.run("trains", lambda: channel_checks.trains(smaller, x))
     checks.run("zeros", lambda: channel_checks.zeros(model, keep, x, settle))
     return checks
+
+
+def _exported(checks: Checks, kind: str, smaller: keras.Model, x: Any, path: Path) -> None:
+    found = checks.run(f"{kind}_export", lambda: channel_checks.from_file(smaller, x, path))
+    if found is None:
+        return
+    checks.numbers[kind] = channel_checks.exported(smaller, x, found)
+    if not checks.numbers[kind] <= channel_checks.BOUNDS[kind]:
+        checks.run(f"{kind}_rounding", lambda: channel_checks.rounding(smaller, x, found))
 
 
 def bridge(name: str, keep: float) -> Checks:

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from bridge_checks import float64
 from channel_cases import outputs, relative_difference, with_zeros
 
 import kopt
@@ -25,6 +26,9 @@ BOUNDS = {
     "reloaded": 1e-6,
     "tflite": 1e-4,
     "onnx": 1e-4,
+    # Where rounding alone is more than that: how much farther the file is from the model in float64 than the model.
+    "tflite_rounding": 1.5,
+    "onnx_rounding": 1.5,
 }
 
 
@@ -81,10 +85,33 @@ def trains(smaller: keras.Model, x: Any) -> None:
     assert any(not np.array_equal(old, new) for old, new in zip(before, smaller.get_weights(), strict=True))
 
 
-def exported(smaller: keras.Model, x: Any, path: Path) -> float:
-    """Return the difference between the file, run by `kopt.measure`, and the model, as `reloaded` does."""
+def from_file(smaller: keras.Model, x: Any, path: Path) -> list[np.ndarray]:
+    """Return the outputs of the exported model in its own runtime, run by `kopt.measure`."""
     artifact = (kopt.export.onnx if path.suffix == ".onnx" else kopt.export.tflite)(smaller, path)
     found = kopt.measure.load(path).predict(x)
-    found = [found[info.name] for info in artifact.outputs] if isinstance(found, dict) else [found]
-    expected = outputs(smaller, x)
+    return [found[info.name] for info in artifact.outputs] if isinstance(found, dict) else [found]
+
+
+def exported(smaller: keras.Model, x: Any, found: list[np.ndarray]) -> float:
+    """Return the difference between outputs of a file and those of the model, as `reloaded` does."""
+    return _difference(found, outputs(smaller, x))
+
+
+def rounding(smaller: keras.Model, x: Any, found: list[np.ndarray]) -> float:
+    """Return the distance of outputs of a file from the model in float64, over the distance of the model from it."""
+    with float64():
+        exact = outputs(_in_double(smaller), keras.tree.map_structure(lambda one: one.astype("float64"), x))
+    return _difference(found, exact) / _difference(outputs(smaller, x), exact)
+
+
+def _in_double(model: keras.Model) -> keras.Model:
+    def layer(one: keras.Layer) -> keras.Layer:
+        return type(one).from_config({**one.get_config(), "dtype": "float64"})
+
+    double = keras.models.clone_model(model, clone_function=layer)
+    double.set_weights(model.get_weights())
+    return double
+
+
+def _difference(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
     return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(found, expected, strict=True))

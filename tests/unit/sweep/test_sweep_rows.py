@@ -2,7 +2,11 @@ import json
 import sys
 import time
 
+import channel_checks
+import keras
+import numpy as np
 import pytest
+from channel_cases import outputs
 
 from sweep import results, table
 from sweep.run import run
@@ -75,8 +79,21 @@ def test_the_table_has_a_line_a_row(tmp_path):
     lines = (tmp_path / "page.md").read_text().splitlines()
     assert "Versions: keras 3.15.1." in lines
     assert "5 rows: 1 ok, 1 refused, 0 skipped, 1 failed, 2 not run yet." in lines
-    assert "| Net | 64 | 0.250 | 0 | 2e-07 | - | - | - | - | 1.5 | 2.5 | 1.2 | ok |" in lines
+    assert "| Net | 64 | 0.250 | 0 | 2e-07 | - | - | - | - | - | - | 1.5 | 2.5 | 1.2 | ok |" in lines
     assert any(
         line.startswith("| zoo/rnn | 64 | - ") and line.endswith("| refused: no \\| channels |") for line in lines
     )
     assert any(line.startswith("| Net | 64 | - | - | - | - | 2: x |") for line in lines)
+
+
+def test_rounding_is_told_from_a_file_that_computes_something_else():
+    keras.utils.set_random_seed(0)
+    i = keras.Input((8, 8, 3))
+    h = keras.layers.BatchNormalization()(keras.layers.Conv2D(8, 3, name="kernel")(i))
+    model = keras.Model(i, keras.layers.Dense(4)(keras.layers.Flatten()(h)))
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32")
+    found = outputs(model, x)
+    assert channel_checks.rounding(model, x, found) == 1
+    assert channel_checks.rounding(model, x, [found[0] * (1 + 1e-5)]) > channel_checks.BOUNDS["tflite_rounding"]
+    assert keras.config.floatx() == "float32"
+    assert model.dtype == "float32"

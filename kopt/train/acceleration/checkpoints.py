@@ -95,6 +95,7 @@ class Saved:
         has_iterator: whether the iterator was saved.
         drawn: batches that were taken from it.
         created: iterators over the data that the training has made.
+        batches: of the data in an epoch; `None` if that was unknown.
     """
 
     path: Path
@@ -103,6 +104,7 @@ class Saved:
     has_iterator: bool
     drawn: int
     created: int
+    batches: int | None
 
 
 class Checkpoints:
@@ -125,7 +127,14 @@ class Checkpoints:
         self._warned = False
 
     def save(
-        self, position: Position, history: dict[str, list[float]], iterator: Any, *, drawn: int, created: int
+        self,
+        position: Position,
+        history: dict[str, list[float]],
+        iterator: Any,
+        *,
+        drawn: int,
+        created: int,
+        batches: int | None,
     ) -> None:
         """Write a checkpoint and remove the oldest ones.
 
@@ -135,6 +144,7 @@ class Checkpoints:
             iterator: over the data; `None` if its state is of no use any more.
             drawn: batches taken from it, in case that it cannot be saved.
             created: iterators over the data that the training has made.
+            batches: of the data in an epoch, if that is known.
 
         Raises:
             OutputError: the directory cannot be written.
@@ -155,6 +165,7 @@ class Checkpoints:
                 "has_iterator": saved,
                 "drawn": drawn,
                 "created": created,
+                "batches": batches,
                 "callbacks": plain,
                 "python_random": random.getstate(),
                 "numpy_random": [
@@ -191,7 +202,7 @@ class Checkpoints:
                 f"{len(self._variables)}). {_difference(state['variables'], self._described())} Use another directory, "
                 f"or remove it to begin anew."
             )
-        numbers = (state["has_iterator"], state["drawn"], state["created"])
+        numbers = (state["has_iterator"], state["drawn"], state["created"], state.get("batches"))
         return Saved(path, position, state["history"], *numbers)
 
     def restore(self, saved: Saved) -> None:

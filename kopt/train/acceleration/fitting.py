@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kopt.core.errors import ConfigError, DataError
+from kopt.core.errors import ConfigError, DataError, LoadError
 from kopt.core.settings import number, whole
 from kopt.train import internals
 from kopt.train.acceleration.checkpoints import Checkpointing, Checkpoints, Position, Saved
@@ -200,6 +200,12 @@ class Fit:
     def _resume(self, saved: Saved) -> Position:
         """Go to where a checkpoint is."""
         assert self._checkpoints is not None
+        if saved.drawn and None not in (saved.batches, self._data.batches) and saved.batches != self._data.batches:
+            raise LoadError(
+                f"{saved.path} stands at batch {saved.drawn} of data that has {saved.batches} batches an epoch, and "
+                f"this data has {self._data.batches}. Go on with the same data in batches of the same size, or remove "
+                f"the checkpoint to begin anew."
+            )
         self._checkpoints.restore(saved)
         self._model.history.history = {key: list(values) for key, values in saved.history.items()}
         self._model.history.epoch = list(range(self._first_epoch, saved.position.epoch))
@@ -364,7 +370,14 @@ class Fit:
         # After the last batch the next epoch begins a new iterator, unless epochs are parts of one stream.
         between = self._steps_per_epoch is None and position.step in (0, self._data.batches)
         iterator, drawn = (None, 0) if between else (self._iterator, self._drawn)
-        self._checkpoints.save(position, self._model.history.history, iterator, drawn=drawn, created=self._data.created)
+        self._checkpoints.save(
+            position,
+            self._model.history.history,
+            iterator,
+            drawn=drawn,
+            created=self._data.created,
+            batches=self._data.batches,
+        )
         self._saved_at, self._unsaved_steps = time.monotonic(), 0
 
 

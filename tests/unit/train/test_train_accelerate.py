@@ -10,6 +10,7 @@ from kopt.core.errors import (
     DataError,
     DivergedError,
     InputError,
+    LoadError,
     OutOfMemoryError,
     UnsupportedModelError,
 )
@@ -396,3 +397,17 @@ def test_gradients_of_a_training_that_was_interrupted_go_into_no_later_one():
     accelerate(other, accumulate_steps=4).fit(X[:64], Y[:64], batch_size=8, shuffle=False, verbose=0)
     assert largest_difference(model, other) < 1e-6
     assert int(model.optimizer.iterations) == 2
+
+
+def test_a_training_does_not_go_on_in_the_middle_of_batches_of_another_size(tmp_path):
+    model = network()
+    compile_network(model)
+    settings = kopt.train.Checkpointing(str(tmp_path), every_steps=1)
+    target = accelerate(model, checkpoint=settings, jit_compile=False)
+    with pytest.raises(KeyboardInterrupt):
+        target.fit(X[:64], Y[:64], batch_size=8, verbose=0, callbacks=[StopsAfter()])
+    before = [variable.numpy() for variable in model.variables]
+    with pytest.raises(LoadError, match=r"of data that has 8 batches an epoch, and this data has 4\. Go on with"):
+        target.fit(X[:64], Y[:64], batch_size=16, verbose=0, callbacks=[StopsAfter()])
+    for one, variable in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(one, variable)

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -215,8 +216,16 @@ class AveragedWeights(keras.callbacks.Callback):
             for variable, value in self._trained:
                 variable.assign(value)
             self._trained = []
-        else:
-            self._put_averages()
+            return
+        self._put_averages()
+        averaging = find(self.model.optimizer, StochasticWeightAveraging)
+        if averaging is not None and not self._pairs():
+            # Known only now: where gradients are accumulated or steps skipped, there are more batches than updates.
+            warnings.warn(
+                f"No average was taken, and the model has the weights that were trained: the optimizer has made "
+                f"{_made(averaging)} updates, and `start_step` is {averaging.start_step}.",
+                stacklevel=2,
+            )
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:

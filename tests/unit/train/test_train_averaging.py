@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import kopt
 from kopt.core.errors import ConfigError
 from kopt.train import callbacks
 from kopt.train.averaging import StochasticWeightAveraging, running_mean
@@ -175,6 +176,16 @@ def test_averages_that_cannot_be_had_are_refused_before_training():
         StochasticWeightAveraging(keras.optimizers.SGD(use_ema=True), start_step=1)
     with pytest.raises(ConfigError, match=r"`start_step` must be a whole number"):
         StochasticWeightAveraging("sgd", start_step=0)
+
+
+def test_training_that_makes_fewer_updates_than_an_average_needs_says_so():
+    model = linear(StochasticWeightAveraging("sgd", start_step=3))
+    four = kopt.train.accelerate(model, accumulate_steps=4, jit_compile=False)
+    with pytest.warns(UserWarning, match=r"optimizer has made 2 updates, and `start_step` is 3\."):
+        four.fit(DATA, epochs=2, verbose=0, callbacks=[callbacks.AveragedWeights()])
+    trained = model.get_weights()
+    four.fit(DATA, epochs=1, verbose=0, callbacks=[callbacks.AveragedWeights()])
+    assert not np.array_equal(trained[0], model.get_weights()[0])
 
 
 class Interrupting(keras.callbacks.Callback):

@@ -32,7 +32,8 @@ def from_arrays(
     Whole batches are gathered from the arrays inside the TensorFlow runtime, so that no Python runs while training.
     Arrays in memory are copied into tensors once. A memory-mapped array (`np.load(path, mmap_mode="r")`) is used where
     it lies and may be larger than memory: the system reads the pages of a batch when it is made and drops them when
-    memory is short. Shuffled rows are then read in random order, which is slow on a spinning disk.
+    memory is short. Shuffled rows are then read in random order, which is slow on a spinning disk. Mapped text is
+    copied as if it were in memory.
 
     `shuffle` costs no memory: row numbers go through a random permutation that is computed, not stored. Its order
     comes from `(seed, epoch)`, that of augmentation from `(seed, epoch, batch)`; an epoch is one iteration over the
@@ -40,7 +41,7 @@ def from_arrays(
     goes on with the same batches and the same epochs after them.
 
     Args:
-        x: array, or a dict, tuple or list of arrays, one an input, all of the same length.
+        x: array, of numbers or text, or a dict, tuple or list of arrays, one an input, all of the same length.
         y: targets in the same forms, or `None`.
         batch_size: examples in a batch, at least 1.
         shuffle: reorder all examples, anew every epoch.
@@ -60,8 +61,8 @@ def from_arrays(
         common order.
 
     Raises:
-        DataError: no examples, arrays of different lengths or of objects, fewer than one full batch, or a mapped array
-            in a layout that cannot be used where it lies.
+        DataError: no examples, arrays of different lengths or of objects other than text, fewer than one full batch,
+            or a mapped array in a layout that cannot be used where it lies.
         ConfigError: an impossible `batch_size`, `cache` together with `shuffle`, or `shuffle` without a `seed` where
             `TF_CONFIG` names several workers.
 
@@ -120,7 +121,11 @@ def _gatherer(elements: Any) -> Callable[[Any], Any]:
     """
     leaves = tf.nest.flatten(elements)
     with tf.device("/cpu:0"):  # A data set larger than the accelerator's memory must still fit.
-        pairs = [over_mapped(leaf) if is_mapped(leaf) else (tf.constant(leaf), 0) for leaf in leaves]
+        # Tensors of text do not hold it in one piece, as files do.
+        in_place = [is_mapped(leaf) and leaf.dtype.kind not in "SU" for leaf in leaves]
+        pairs = [
+            over_mapped(leaf) if lies else (tf.constant(leaf), 0) for leaf, lies in zip(leaves, in_place, strict=True)
+        ]
         held = tf.raw_ops.CompositeTensorVariantFromComponents(components=[tensor for tensor, _ in pairs], metadata="")
     firsts = [first for _, first in pairs]
     dtypes = [tensor.dtype for tensor, _ in pairs]
@@ -192,7 +197,8 @@ def _length(elements: Any) -> int:
                 f"`x` and `y` must be arrays with examples along the first axis. Received: {type(leaf).__module__}."
                 f"{type(leaf).__qualname__} {str(leaf)[:40]!r}. Convert it, e.g. `np.asarray(values)`."
             )
-        if isinstance(leaf, np.ndarray) and leaf.dtype == object:
+        is_object = isinstance(leaf, np.ndarray) and leaf.dtype == object
+        if is_object and not all(isinstance(value, (str, bytes)) for value in leaf.flat):
             raise DataError(
                 f"An array of Python objects of shape {leaf.shape} cannot become a tensor. Bring all rows to one "
                 f"shape and one numeric type, e.g. `np.stack(rows).astype('float32')`."

@@ -1,5 +1,6 @@
 """A small, balanced choice of examples to measure activation ranges on."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -7,14 +8,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kopt.core.errors import ConfigError, DataError, nearest
+from kopt.core.errors import ConfigError, DataError, NonFiniteError, nearest
 from kopt.core.records.artifacts import TensorInfo
+from kopt.data.row_keys import row_keys
 from kopt.data.splits import Array, DataSplits, Split, class_ids
 from kopt.data.validation import as_model_inputs, fits, reshaping_hint
 
 _NAME = "`calibration`"
 _READ_FACTOR = 10
 _READ_AT_LEAST = 1000
+_LOOKED_THROUGH = 100_000
 
 
 def calibration(
@@ -64,6 +67,28 @@ def calibration(
     else:
         chosen = _from_arrays(source, samples, generator, inputs)
     return chosen if inputs is None else as_model_inputs(chosen, inputs, name=_NAME)
+
+
+def holds(dataset: tf.data.Dataset, examples: Mapping[str, Array], inputs: tuple[TensorInfo, ...]) -> bool:
+    """Return whether a data set still has all of these examples, bit for bit.
+
+    It is read until they are found, and no further than 100,000 examples.
+
+    Args:
+        dataset: as `calibration` takes it.
+        examples: arrays by input name, as `calibration` returned them.
+        inputs: what the model accepts.
+    """
+    missing = set(row_keys([examples[info.name] for info in inputs]))
+    left = _LOOKED_THROUGH
+    for x, labels in _batches(dataset.take(left), inputs):
+        with contextlib.suppress(DataError, NonFiniteError):  # None of `examples` is among what does not fit.
+            arrays = as_model_inputs(x, inputs, name=_NAME)
+            missing.difference_update(row_keys([arrays[info.name] for info in inputs]))
+        left -= len(labels)
+        if not missing or left <= 0:
+            break
+    return not missing
 
 
 def balanced_rows(labels: Array, samples: int, generator: np.random.Generator) -> Array:

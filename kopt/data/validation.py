@@ -9,7 +9,7 @@ from kopt.core.errors import DataError, NonFiniteError, nearest
 from kopt.core.records.artifacts import TensorInfo
 from kopt.data.splits import Array, Split
 
-_TEXT = ("string", "object", "str")
+TEXT = ("string", "object", "str")
 _CHUNK_BYTES = 16 << 20
 
 # How far from 1 the sum of a row of probabilities may be.
@@ -131,14 +131,29 @@ def _as_array(value: Any, name: str) -> Array:
 
 def _fit(array: Array, info: TensorInfo, name: str) -> Array:
     """Return `array` in the type of `info`, or raise if its shape or type does not fit."""
-    if info.dtype in _TEXT:
+    if info.dtype in TEXT:
         if array.dtype.kind not in "OSU":
             raise DataError(_mismatch(array, info, name, "Pass text."))
     elif array.dtype.kind in "OSU":
         raise DataError(_mismatch(array, info, name, "Convert it to numbers, e.g. `x.astype('float32')`."))
     if not fits(array.shape[1:], info.shape[1:]) or array.ndim != len(info.shape):
         raise DataError(_mismatch(array, info, name, reshaping_hint(array.shape, info.shape)))
-    return array if info.dtype in _TEXT else _cast(array, info, name)
+    return _text(array, name) if info.dtype in TEXT else _cast(array, info, name)
+
+
+def _text(array: Array, name: str) -> Array:
+    """Return text as an array that holds it, where it holds Python objects, which have no content of their own.
+
+    Raises:
+        DataError: an object is no text.
+    """
+    if array.dtype.kind != "O":
+        return array
+    strange = next((one for one in array.flat if not isinstance(one, (str, bytes))), None)
+    if strange is not None:
+        raise DataError(f"{name} has objects that are no text. Received: {strange!r} ({type(strange).__name__}).")
+    encoded = [one.encode() if isinstance(one, str) else one for one in array.flat]
+    return np.array(encoded, np.bytes_).reshape(array.shape)
 
 
 def _cast(array: Array, info: TensorInfo, name: str) -> Array:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import tensorflow as tf
 
 from kopt import data as kopt_data
 from kopt import export, measure
-from kopt.core.files import sha256
+from kopt.core.files import atomic_path, sha256
 from kopt.core.records.search.budget import Budget
+from kopt.data.sampling import holds
+from kopt.data.validation import TEXT
 from kopt.graph import fingerprint
 from kopt.measure.runner import check_positive
 from kopt.search.judging.examining import Examiner
@@ -30,8 +33,9 @@ from kopt.search.opening import checked_training
 from kopt.search.plan import Plan, plan_of
 from kopt.search.proposing.facts import facts_of
 from kopt.search.settings import Settings
-from kopt.search.streaming import check_stream
+from kopt.search.streaming import check_stream, read_whole
 from kopt.search.techniques.catalog import Technique, select
+from kopt.search.trials import examples
 from kopt.search.trials.limits import Limits
 
 
@@ -44,6 +48,7 @@ class Given:
         runner: that runs it.
         budget: that files are judged by.
         calibration: real inputs by name.
+        drawn: the data set that they were drawn from, which may give others the next time; `None` of arrays.
         examiner: the examples that judge files.
         test: those that the search never touches; `None` without.
         plan: what may be done.
@@ -57,6 +62,7 @@ class Given:
     runner: measure.Runner
     budget: Budget
     calibration: dict[str, np.ndarray]
+    drawn: tf.data.Dataset | None
     examiner: Examiner
     test: Examiner | None
     plan: Plan
@@ -73,6 +79,25 @@ class Given:
             "data": _hash({**self.calibration, **_named(self.examiner, "validation")}),
             "metric": self.budget.metric,
         }
+
+    def with_first_drawn(self, workdir: Path, settings: Settings) -> "Given":
+        """Return the same with the calibration examples of an earlier run in a directory that is held.
+
+        A data set that is shuffled anew whenever it is read gives others, and with them no file of before would be
+        known. Those of before hold as long as the data set still has them; else they are those of now from here on.
+        """
+        if self.drawn is None:
+            return self
+        known = {**self.identity, "data": _hash(_named(self.examiner, "validation"))}
+        asked = [known, str(self.drawn.element_spec), settings.samples, settings.seed]
+        place = workdir / f"calibration-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]}"
+        if place.is_dir():
+            kept = {name: np.asarray(array) for name, array in examples.read(place).items()}
+            if holds(self.drawn, kept, self.runner.inputs):
+                return dataclasses.replace(self, calibration=kept)
+        with atomic_path(place, overwrite=True) as staged:
+            examples.write(self.calibration, staged)
+        return self
 
     @property
     def test_identity(self) -> dict[str, str]:
@@ -105,14 +130,23 @@ def read(
     examiner = examiner_of(judging, runner, budget)
     final = None if test is None else examiner_of(test, runner, budget, "test")
     plan = plan_of(facts_of(model), settings.techniques, budget, checked_training(settings.training), more)
-    stream = train if plan.training and isinstance(train, tf.data.Dataset) else None
+    drawn = train if isinstance(train, tf.data.Dataset) else None
+    has_text = any(info.dtype in TEXT for info in runner.inputs)
+    # Texts are not of one length, as what is read piece by piece has to be.
+    stream = None if has_text or not plan.training else drawn
     lessons = None
     if stream is not None:
         check_stream(stream)
     elif plan.training:
-        lessons = prepare(model, train, plan.training, num_classes=num_classes(runner, budget), seed=settings.seed)
+        lessons = prepare(
+            model,
+            train if drawn is None else read_whole(drawn),
+            plan.training,
+            num_classes=num_classes(runner, budget),
+            seed=settings.seed,
+        )
     notes = (*(() if judging.y is not None else (NO_LABELS,)), *_overlap_note(final, examiner))
-    return Given(model, runner, budget, calibration, examiner, final, plan, lessons, stream, limits, notes)
+    return Given(model, runner, budget, calibration, drawn, examiner, final, plan, lessons, stream, limits, notes)
 
 
 def _without_weights(train: Any) -> Any:

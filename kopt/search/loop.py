@@ -120,6 +120,7 @@ def optimize(
     check_output(workdir / "report.html", overwrite=True)
     # The trace comes first: it refuses weights that are not finite, before anything is written.
     with export.traced(given.model) as source, held(workdir) as dead:
+        given = given.with_first_drawn(workdir, settings)
         reporter.start(len(given.plan.ways) + 4 + (test is not None) + (dead is not None))
         try:
             if dead is not None:

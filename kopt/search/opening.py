@@ -12,6 +12,7 @@ import numpy as np
 
 from kopt.core.environment import versions
 from kopt.core.errors import ConfigError
+from kopt.data.row_keys import row_keys
 from kopt.search.lessons import Lessons
 from kopt.search.plan import Plan
 from kopt.search.training import Training
@@ -67,9 +68,7 @@ def _identity(lessons: Lessons, training: Training) -> dict[str, str]:
     rows: list[bytes] = []
     for split in (lessons.train, lessons.held):
         arrays = keras.tree.flatten(split.arrays)
-        rows += (
-            hashlib.sha256(b"".join(array[row].tobytes() for array in arrays)).digest() for row in range(len(split))
-        )
+        rows += row_keys(arrays)
     digest = hashlib.sha256(json.dumps([f"{array.dtype} {array.shape[1:]}" for array in arrays]).encode())
     for row in sorted(rows):
         digest.update(row)

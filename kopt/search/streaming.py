@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kopt import measure
@@ -28,6 +30,23 @@ def check_stream(data: tf.data.Dataset) -> None:
         raise DataError(f"{_FORMS}. Received elements of {spec}.")
     if data.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise DataError("`train` is infinite. Bound it with `.take(steps)`.")
+
+
+def read_whole(data: tf.data.Dataset) -> Any:
+    """Return what a data set yields as arrays in memory, in the structure of its elements.
+
+    Raises:
+        DataError: see `check_stream`; it is empty, or its batches do not join.
+    """
+    check_stream(data)
+    batches = list(data.as_numpy_iterator())
+    if not batches:
+        raise DataError("`train` is empty: there must be at least one batch.")
+    try:
+        joined = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches)
+    except ValueError as error:
+        raise DataError(f"{_FORMS}, of examples of one shape, which join. Received others ({error}).") from error
+    return joined[0] if isinstance(joined, tuple) and len(joined) == 1 else joined
 
 
 def stream(

@@ -1,4 +1,6 @@
-"""A search over a model of two inputs, that learns from a data set with weights."""
+"""Searches over what data sets give: several inputs and weights, texts, examples in another order every time."""
+
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -53,3 +55,68 @@ def test_inputs_by_name_and_weights_go_all_the_way(tmp_path):
     for one in result.candidates:
         answers = measure.load(one.artifact.path).predict(judged).argmax(axis=1)
         assert one.evaluation.metrics["accuracy"] == pytest.approx(np.mean(answers == y[400:]))
+
+
+def anew(x, y):
+    """Return a data set that is in another order whenever it is read."""
+    return tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(y)).batch(16)
+
+
+def test_data_sets_that_are_shuffled_anew_are_the_same_data(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1600, 6)).astype(np.float32)
+    y = x.argmax(axis=1)
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(6, activation="softmax")])
+
+    def optimized(*data):
+        budget, ways = kopt.Budget(0.5, "size"), ("tflite-float32", "tflite-int8")
+        return kopt.optimize(
+            model, *data, budget=budget, techniques=ways, samples=20, workdir=tmp_path / "run", progress=None
+        )
+
+    first = optimized(anew(x[:1400], y[:1400]), anew(x[1400:], y[1400:]))
+    made = {one.name: Path(one.artifact.path).stat().st_mtime_ns for one in first.candidates}
+    again = optimized(anew(x[:1400], y[:1400]), anew(x[1400:], y[1400:]))
+    assert again.identity == first.identity
+    assert {one.name: Path(one.artifact.path).stat().st_mtime_ns for one in again.candidates} == made
+    assert [one.evaluation for one in again.candidates] == [one.evaluation for one in first.candidates]
+    assert not any("also holds" in note for note in again.notes)
+    # Half of the examples are not there any more, so that those of before are no calibration of this data set.
+    fewer = optimized(anew(x[:700], y[:700]), anew(x[1400:], y[1400:]))
+    assert fewer.identity["data"] != first.identity["data"]
+    assert any("other data or settings" in note for note in fewer.notes)
+
+
+@pytest.mark.long
+def test_texts_of_a_data_set_are_searched_and_learned_from(tmp_path):
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    words = np.array(["good", "bad", "fine", "poor", "film", "très long"])
+    chosen = rng.choice(words, (300, 8))
+    texts = np.array([[" ".join(row)] for row in chosen], object)
+    y = (chosen == "good").any(axis=1).astype(int)
+    layers = keras.layers
+    index = layers.TextVectorization(max_tokens=20, output_sequence_length=10)
+    index.adapt(texts.astype(str))
+    i = keras.Input((1,), dtype="string", name="text")
+    x = layers.GlobalMaxPooling1D()(layers.Embedding(20, 16)(index(i)))
+    x = layers.Dense(64, activation="relu")(layers.Dense(64, activation="relu")(x))
+    model = keras.Model(i, layers.Dense(2, activation="softmax")(x))
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    model.fit(tf.constant(texts), y, epochs=5, verbose=0)
+    result = kopt.optimize(
+        model,
+        anew(texts[:200], y[:200]),
+        anew(texts[200:], y[200:]),
+        techniques=("low_rank", "saved_model"),
+        budget=kopt.Budget(0.5, "size"),
+        training=kopt.Training(epochs=1),
+        trials=2,
+        samples=20,
+        workdir=tmp_path / "run",
+        progress=None,
+    )
+    assert any(one.steps and one.status == "ok" for one in result.candidates), result.notes
+    for one in result.candidates:
+        answers = measure.load(one.artifact.path).predict(texts[200:]).argmax(axis=1)
+        assert one.evaluation.metrics["accuracy"] == pytest.approx(np.mean(answers == y[200:]))

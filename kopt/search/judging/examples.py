@@ -1,6 +1,5 @@
 """The examples that judge files: read and checked before any work, with labels or without."""
 
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from kopt import data as kopt_data
 from kopt import measure
 from kopt.core.errors import ConfigError, DataError, InputError, UnsupportedModelError
 from kopt.core.records.search.budget import AGREEMENT, Budget
+from kopt.data.row_keys import row_keys
 from kopt.measure.accuracy import require_probabilities, takes_probabilities
 from kopt.search.judging.examining import Examiner, agreement_budget, output_of
 
@@ -118,8 +118,8 @@ def overlap(test: Examiner, validation: Examiner) -> int:
     Raises:
         InputError: all of them are, so that it is no untouched test.
     """
-    seen = set(_row_keys(validation))
-    shared = sum(key in seen for key in _row_keys(test))
+    seen = set(row_keys(list(validation.inputs.values())))
+    shared = sum(key in seen for key in row_keys(list(test.inputs.values())))
     if shared == test.count:
         raise InputError(
             f"`test` must hold examples that the search never sees; all {shared} of it are among those of validation. "
@@ -129,7 +129,10 @@ def overlap(test: Examiner, validation: Examiner) -> int:
 
 
 def read_split(data: Any, name: str) -> kopt_data.Split:
-    """Return examples as a `Split`, whose `y` is `None` where there are no labels; a data set is read whole."""
+    """Return examples as a `Split`, whose `y` is `None` where there are no labels; a data set is read whole.
+
+    Its examples come in an order of their own, so that one that is shuffled anew is the same examples every time.
+    """
     if isinstance(data, kopt_data.Split):
         return data
     elements = data.element_spec if isinstance(data, tf.data.Dataset) else data
@@ -145,8 +148,17 @@ def read_split(data: Any, name: str) -> kopt_data.Split:
         return kopt_data.Split(data, None)
     if isinstance(data, tf.data.Dataset) and not isinstance(data.element_spec, tuple):
         numbered = data.map(lambda x: (x, tf.zeros(tf.shape(tf.nest.flatten(x)[0])[:1])))
-        return kopt_data.Split(kopt_data.collect(numbered, name=name).x, None)
-    return kopt_data.collect(data, name=name)
+        return _in_own_order(kopt_data.Split(kopt_data.collect(numbered, name=name).x, None))
+    return _in_own_order(kopt_data.collect(data, name=name))
+
+
+def _in_own_order(split: kopt_data.Split) -> kopt_data.Split:
+    """Return the examples in the order of their hashes."""
+    parts = (split.x,) if split.y is None else (split.x, split.y)
+    keys = row_keys(tf.nest.flatten(parts))
+    order = np.array(sorted(range(len(keys)), key=keys.__getitem__))
+    x, *y = tf.nest.map_structure(lambda leaf: leaf[order], parts)
+    return kopt_data.Split(x, y[0] if y else None)
 
 
 def num_classes(runner: measure.Runner, budget: Budget) -> int | None:
@@ -164,10 +176,3 @@ def _check_metrics(examiner: Examiner) -> None:
     few = {name: array[:_FEW] for name, array in examiner.inputs.items()}
     names = [name for name in examiner.metrics if name != AGREEMENT]
     measure.metric_values(examiner.known[:_FEW], output_of(examiner.given, few), names)
-
-
-def _row_keys(examiner: Examiner) -> list[bytes]:
-    """Return a short hash of every example, since the examples themselves may be large."""
-    arrays = [np.ascontiguousarray(array) for array in examiner.inputs.values()]
-    rows = (b"".join(array[row].tobytes() for array in arrays) for row in range(examiner.count))
-    return [hashlib.blake2b(row, digest_size=16).digest() for row in rows]

@@ -48,8 +48,8 @@ def _why(path: Path, made: tuple[Artifact, ...]) -> str:
         more = ", ..." if len(changed) > _MOST_NAMES else ""
         return f"made with other versions ({', '.join(changed[:_MOST_NAMES])}{more})"
     return (
-        "of this model with other data or settings (a `tf.data.Dataset` that is shuffled anew each time it is read is "
-        "other data: leave the shuffling to the search)"
+        "of this model with other data or settings (a `tf.data.Dataset` whose examples change each time it is read, as "
+        "augmentation changes them, is other data)"
     )
 
 

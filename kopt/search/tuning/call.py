@@ -148,6 +148,7 @@ def tune(
         return None
     check_output(workdir / "report.html", overwrite=True)
     with export.traced(given.model) as source, held(workdir):
+        given = given.with_first_drawn(workdir, settings)
         search = prepared(given, settings, workdir, source, reporter)
         tuning = _checked(search, asked, seed)
         reporter.start(max_trials + _OTHER_STEPS + (test is not None))

@@ -116,7 +116,9 @@ def given_of(job: Job, seconds: float | None) -> tuple[Given, Settings]:
     plan = plan_of(facts_of(model), request.names, job.budget, request.training, request.more)
     examiner = examiner_of(split, runner, job.budget)
     limits = Limits(seconds)
-    return Given(model, runner, job.budget, calibration, examiner, None, plan, lessons, None, limits, ()), settings
+    return Given(
+        model, runner, job.budget, calibration, None, examiner, None, plan, lessons, None, limits, ()
+    ), settings
 
 
 def _supplies(place: Path, search: Search, seed: int) -> Path:

@@ -80,6 +80,18 @@ def test_memory_mapped_arrays(tmp_path):
     assert first_column(shuffled) == first_column(from_arrays(X, Y, batch_size=5, shuffle=True, seed=7))
 
 
+@pytest.mark.parametrize("kind", [object, "S", "U", "mapped"])
+def test_text(tmp_path, kind):
+    texts = np.array([f"très {'long ' * place}text {place}" for place in range(10)], object)
+    given = texts.astype(object if kind == "mapped" else kind) if kind != "S" else np.array([t.encode() for t in texts])
+    if kind == "mapped":
+        np.save(tmp_path / "texts.npy", np.array([text.encode() for text in texts]))
+        given = np.load(tmp_path / "texts.npy", mmap_mode="r")
+    batches = from_arrays(given, Y, batch_size=4, shuffle=True, seed=0)
+    found = {text.decode(): label for x, y in batches.as_numpy_iterator() for text, label in zip(x, y, strict=True)}
+    assert found == dict(zip(texts, Y, strict=True))
+
+
 def test_mapped_arrays_are_not_copied(tmp_path):
     np.save(tmp_path / "x.npy", X)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r+")

@@ -5,7 +5,7 @@ import tensorflow as tf
 from kopt.core.errors import ConfigError, DataError, NonFiniteError
 from kopt.core.records.artifacts import TensorInfo
 from kopt.data import DataSplits, Split, calibration
-from kopt.data.sampling import Reservoir
+from kopt.data.sampling import Reservoir, holds
 
 INPUT = (TensorInfo("image", (None, 2), "float32"),)
 TWO = (TensorInfo("a", (None, 2), "float32"), TensorInfo("b", (None,), "int32"))
@@ -189,3 +189,17 @@ def test_examples_of_different_shapes():
     info = (TensorInfo("sequence", (None, None, 3), "float32"),)
     with pytest.raises(DataError, match="different shapes"):
         calibration(dataset, inputs=info)
+
+
+def test_examples_are_known_again_in_another_order_and_not_among_others():
+    info = (TensorInfo("x", (None, 3), "float32"),)
+    x = np.random.default_rng(0).normal(size=(3000, 3))
+    shuffled = tf.data.Dataset.from_tensor_slices(x).shuffle(3000).batch(7)
+    chosen = calibration(shuffled, samples=20, inputs=info)
+    assert holds(shuffled, chosen, info)
+    assert holds(shuffled.repeat(), chosen, info)
+    assert holds(shuffled.unbatch(), chosen, info), "single examples, too"
+    assert not holds(shuffled, {"x": chosen["x"] + 1e-3}, info)
+    damaged = x.copy()
+    damaged[5:10] = np.nan
+    assert not holds(tf.data.Dataset.from_tensor_slices(damaged[:1500]).batch(5), chosen, info)

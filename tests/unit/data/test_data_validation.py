@@ -143,3 +143,14 @@ def test_labels_that_fit(y):
 def test_labels_that_do_not_fit(y, error, message):
     with pytest.raises(error, match=message):
         check(Split(X, np.asarray(y)), IMAGE, num_classes=3)
+
+
+def test_objects_of_text_become_an_array_that_holds_it():
+    info = TensorInfo("text", (None, 1), "string")
+    found = check(np.array([["long à"], [b"b"]], object), (info,))["text"]
+    assert found.dtype == np.dtype("S7")
+    assert found.tolist() == [["long à".encode()], [b"b"]]
+    texts = np.array([["a"], ["bb"]])
+    assert check(texts, (info,))["text"] is texts
+    with pytest.raises(DataError, match=r"objects that are no text. Received: 3 \(int\)"):
+        check(np.array([["a"], [3]], object), (info,))

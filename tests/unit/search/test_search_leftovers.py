@@ -32,8 +32,8 @@ def test_what_else_lies_there_is_named_with_the_reason(tmp_path):
     assert [text.removeprefix(f"{tmp_path} also holds ") for text in found] == [
         "1 finished candidate made with other versions (tensorflow 2.20, now 2.21); not used and left as it is.",
         "2 finished candidates of another model; not used and left as they are.",
-        "1 finished candidate of this model with other data or settings (a `tf.data.Dataset` that is shuffled anew "
-        "each time it is read is other data: leave the shuffling to the search); not used and left as it is.",
+        "1 finished candidate of this model with other data or settings (a `tf.data.Dataset` whose examples change "
+        "each time it is read, as augmentation changes them, is other data); not used and left as it is.",
         "1 finished candidate that cannot be read; not used and left as it is.",
     ]
 

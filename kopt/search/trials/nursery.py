@@ -8,6 +8,7 @@ A line in is a JSON list of the path of a job and that of its log; lines out are
 ended. The process ends when its standard input is closed, which the system does also when the search is killed.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -24,12 +25,21 @@ def main() -> int:
     warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)
     while line := _line():
         job, log = json.loads(line)
+        begin, known = os.pipe()
         child = os.fork()
         if child == 0:
+            os.close(known)
+            if not os.read(begin, 1):
+                return 1  # the parent died before anybody knew whom to end
+            os.close(begin)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             _write_to(log)
             return worker.main(job)
+        os.close(begin)
         _say(child)
+        with contextlib.suppress(BrokenPipeError):  # it was killed meanwhile
+            os.write(known, b".")
+        os.close(known)
         _say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     return 0
 

@@ -207,14 +207,26 @@ def _join(given: Given, settings: Settings, workdir: Path, asked: Request, role:
                 )
             time.sleep(_LOOK_SECONDS)
         search = prepared(given, settings, workdir, source, reporter)
-        tuning = tuning_of(search, asked, jobs.place_of(workdir, search, asked, settings.seed), settings.seed)
+        place = jobs.place_of(workdir, search, asked, settings.seed)
+        while not jobs.path_of(place).is_file():  # what was seen may be another tuning, of before
+            if time.monotonic() > until:
+                raise ConfigError(
+                    f"This model is tuned on this data in {workdir.absolute()}, but not as this call asks for: all "
+                    f"machines make the same call, with the same budget, tuner, techniques, ways, training, builder "
+                    f"and seed, and the same version of kopt."
+                )
+            time.sleep(_LOOK_SECONDS)
+        tuning = tuning_of(search, asked, place, settings.seed)
         if work(tuning, role) != OVER:
             reporter.step("the time that `seconds` allows was used up")
     reporter.finish()
 
 
 def _is_same(path: Path, identity: dict[str, str]) -> bool:
-    return jobs.Job.from_json(path.read_text()).identity == identity
+    try:
+        return jobs.Job.from_json(path.read_text()).identity == identity
+    except (ConfigError, OSError):  # of another version, or removed meanwhile
+        return False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,10 +18,12 @@ from kopt.search.tuning.environment import Role
 from kopt.search.tuning.internals import Server, forget, quiet_messages
 from kopt.search.tuning.outcomes import Outcome
 from kopt.search.tuning.scores import SCORE
+from kopt.search.tuning.tuner import SINGLE
 from kopt.search.tuning.worker import FAILED, OUT_OF_TIME, OVER, beat_path, failure_of, failure_path, log_path
 
 HERE = "127.0.0.1"
 ANY_PORT = f"{HERE}:0"
+_WORKER = "worker-"
 _ANY_HOST = ("0.0.0.0", "[::]")
 _LOOK_SECONDS = 0.2
 # A worker beats every two seconds; the others' disks and clocks may be slow.
@@ -51,6 +53,9 @@ def run_chief(tuning: Tuning, workers: Workers, bench: Bench, plan: Plan) -> tup
     del plan
     oracle = tuning.oracle()
     oracle.attach(tuning.place)
+    for name in set(oracle.ongoing_trials) | set(oracle.tuner_ids):
+        if _is_of_before(name, workers):
+            oracle.leave(name)
     server = Server(oracle, workers.address)
     chief = _Chief(tuning, oracle, server, workers)
     oracle.closed, oracle.given_up = chief.closed, chief.given_up
@@ -68,6 +73,13 @@ def run_chief(tuning: Tuning, workers: Workers, bench: Bench, plan: Plan) -> tup
     tidy(tuning, 0.0 if workers.address == ANY_PORT else _LOST_SECONDS)  # other machines may still be writing
     fill(bench, tuning)
     return tuning.ended(len(oracle.end_order), chief.closed()), tuning.notes
+
+
+def _is_of_before(name: str, workers: Workers) -> bool:
+    """Return whether a worker of an earlier call has this name, which nobody has now."""
+    number = name.removeprefix(_WORKER)
+    alone = workers.address == ANY_PORT  # others cannot join
+    return name == SINGLE or (alone and not (number.isdigit() and int(number) < workers.count))
 
 
 class _Chief:
@@ -93,7 +105,7 @@ class _Chief:
             KoptError: what a worker raised.
         """
         for number in range(self._workers.count):
-            self._start(f"worker-{number}")
+            self._start(f"{_WORKER}{number}")
         while not self._server.is_over and not self._is_left():
             time.sleep(_LOOK_SECONDS)
             if self._server.failure is not None:
@@ -127,8 +139,9 @@ class _Chief:
         return outcome.metrics
 
     def _is_left(self) -> bool:
-        """Return whether the time is used up and every worker of this machine has stopped."""
-        return bool(self._workers.count and self.closed() and not self._processes)
+        """Return whether the time is used up and nobody works any more, here or on another machine."""
+        working = self._processes or self._oracle.ongoing_trials or self._oracle.tuner_ids
+        return bool(self.closed() and not working)
 
     def _start(self, name: str) -> None:
         host = self._workers.address.rpartition(":")[0]

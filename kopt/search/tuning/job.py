@@ -30,9 +30,11 @@ from kopt.search.plan import plan_of
 from kopt.search.proposing.facts import facts_of
 from kopt.search.searching import Search
 from kopt.search.settings import Settings
+from kopt.search.techniques.building import source_sha256
 from kopt.search.trials import examples, supplies
 from kopt.search.trials.limits import Limits
 from kopt.search.tuning.request import Request
+from kopt.version import __version__
 
 _JOB, _INPUTS, _SUPPLIES = "job.json", "inputs", "supplies"
 _VALIDATION, _CALIBRATION = "validation", "calibration"
@@ -70,7 +72,9 @@ def place_of(workdir: Path, search: Search, request: Request, seed: int) -> Path
     lessons = search.workshop.lessons if search.workshop else {}
     asked = dataclasses.replace(request, max_trials=1, training=None)  # more trials go on with the same tuning
     epochs = request.training.epochs if request.training else 0
-    parts = [search.identity, lessons, search.given.budget.to_dict(), asked.to_dict(), epochs, seed]
+    source = source_sha256(request.builder) if request.builder else ""
+    what = [search.given.budget.to_dict(), asked.to_dict(), source, __version__]
+    parts = [search.identity, lessons, *what, epochs, seed]
     return workdir / f"tuning-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]}"
 
 

@@ -147,8 +147,8 @@ def explored(where: str) -> tuple[keras_tuner.engine.hyperparameters.HyperParame
 
 def _explored(where: str, folder: Path) -> keras_tuner.HyperParameters:
     oracle = keras_tuner.oracles.RandomSearchOracle(seed=1)
-    tuner = keras_tuner.engine.base_tuner.BaseTuner(oracle, building.hypermodel(where), str(folder))
-    return tuner.oracle.get_space()
+    keras_tuner.engine.base_tuner.BaseTuner(oracle, building.hypermodel(where), str(folder))
+    return oracle.get_space()  # The tuner's own may be that of a chief by now, which has another space.
 
 
 def _setting(hp: keras_tuner.HyperParameters, row: Technique, one: Setting, conditions: _Conditions) -> Any:

@@ -6,13 +6,15 @@ import types
 import keras_tuner
 import pytest
 
+import kopt
 from kopt.core.errors import OutputError, WorkerLostError
 from kopt.core.records.candidates import ExportConfig
 from kopt.core.records.search.recipes import Recipe
 from kopt.search.trials.limits import Limits
 from kopt.search.tuning import outcomes
-from kopt.search.tuning.cluster import Workers, run_chief
+from kopt.search.tuning.cluster import ANY_PORT, Workers, _is_of_before, run_chief
 from kopt.search.tuning.course import Tuning
+from kopt.search.tuning.job import place_of
 from kopt.search.tuning.outcomes import Outcome
 from kopt.search.tuning.request import Request
 
@@ -74,6 +76,39 @@ def test_what_a_worker_raised_is_raised(run):
 def test_when_the_time_is_used_up_the_chief_goes_home(run):
     ended, _, _ = run("sys.exit(3)")
     assert ended == "The time that `seconds` allows was used up in the middle of a trial."
+
+
+def test_a_chief_that_nobody_joins_goes_home_too(run):
+    ended, _, lines = run("", seconds=1.0, count=0)
+    assert lines[0].startswith("waits for workers at port")
+    assert ended == "The time that `seconds` allows was used up."
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "count", "is_gone"),
+    [
+        ("tuner0", ANY_PORT, 2, True),
+        ("worker-1", ANY_PORT, 2, False),
+        ("worker-2", ANY_PORT, 2, True),
+        ("machine-2", ANY_PORT, 2, True),
+        ("machine-2", "10.0.0.1:8000", 0, False),
+        ("tuner0", "10.0.0.1:8000", 0, True),
+    ],
+)
+def test_who_of_an_earlier_call_cannot_come_back(name, address, count, is_gone):
+    assert _is_of_before(name, Workers(None, count, address)) == is_gone
+
+
+def test_another_source_of_a_builder_is_another_tuning(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = tmp_path / "shapes_of_two_sources.py"
+    search = types.SimpleNamespace(workshop=None, identity={}, given=types.SimpleNamespace(budget=kopt.Budget()))
+    asked = Request((), ("tflite-int8",), builder="shapes_of_two_sources:build")
+    places = set()
+    for widths in ("[4, 8]", "[4, 8]", "[16, 32]"):
+        source.write_text(f"def build(hp):\n    return hp.Choice('width', {widths})\n")
+        places.add(place_of(tmp_path, search, asked, 0))
+    assert len(places) == 2
 
 
 def test_outcomes_come_back_from_disk_in_order(tmp_path):

@@ -129,6 +129,13 @@ def test_a_builder_brings_its_own_hyperparameters_with_their_conditions():
     assert {deep for _, deep in values} == {True, False}
 
 
+def test_a_worker_asks_the_builder_and_not_its_chief(monkeypatch):
+    for key, value in (("TUNER_ID", "worker-0"), ("ORACLE_IP", "127.0.0.1"), ("ORACLE_PORT", "1")):
+        monkeypatch.setenv(f"KERASTUNER_{key}", value)
+    own = {hp.name for hp in space((), builder=BUILDER).hyperparameters().space if hp.name.startswith("builder/")}
+    assert own == {"builder/width", "builder/deep", "builder/second"}
+
+
 def test_nothing_by_default_takes_part():
     values = space().hyperparameters().values
     assert {values[name] for name in NAMES if name in values} == {NO}

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command; 1 if a copy is damaged, or there is none."""
+    """Run the command; 1 if a copy is damaged, or a place has none."""
     if options.action == "restore":
         report = BackupReport((kopt.export.restore(options.artefact, options.places, overwrite=options.force),))
     elif options.action == "make":
@@ -36,4 +36,4 @@ def run(options: argparse.Namespace) -> int:
         show_text(report.to_json())
     else:
         show(kopt.report.backup_table(report))
-    return 0 if report.copies and not report.damaged else 1
+    return 0 if all(copy.status == "good" for copy in report.copies) else 1

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -16,8 +17,9 @@ from kopt.core.settings import whole
 from kopt.export.copy_places import CONTENT, Place, open_place
 from kopt.export.manifest import is_manifest, require_intact, require_reference
 
-# A number that only grows, the beginning of the hash of the list of files, and what keeps two writers apart.
-_COPY = re.compile(r"(\d{8})-([0-9a-f]{16})-[0-9a-f]{8}")
+# Milliseconds since 1970, or one more than the newest that is there, by which the newest is known across places that
+# were not always written together; the beginning of the hash of the list of files; what keeps two writers apart.
+_COPY = re.compile(r"(\d{8,})-([0-9a-f]{16})-[0-9a-f]{8}")
 _CHUNK = 1 << 20
 _PROFILE = ".profile.json"  # what `kopt.serve.write_profile` keeps of the examples that judged the file
 _OPTIONAL = (".reference.npz", ".data", _PROFILE)
@@ -58,8 +60,8 @@ def backup(path: str | os.PathLike[str], places: Places, *, keep: int = 3) -> Ba
     opened = _opened(places)
     files = _files(artifact)
     content = CopyContent(path.name, artifact.sha256, tuple(_hash(name, file) for name, file in files.items()))
-    numbers = [int(copy[:8]) for place in opened for copy in _names(place, path.name)]
-    copy = _copy_name(max(numbers, default=0) + 1, content)
+    numbers = [_number(copy) for place in opened for copy in _names(place, path.name)]
+    copy = _copy_name(max(max(numbers, default=0) + 1, time.time_ns() // 1_000_000), content)
     written, removed, failures = 0, 0, []
     for place in opened:
         try:
@@ -77,6 +79,8 @@ def backup(path: str | os.PathLike[str], places: Places, *, keep: int = 3) -> Ba
 def check_backup(path: str | os.PathLike[str], places: Places) -> BackupReport:
     """Read every copy of a file in every place and hold it against what was written, to find bits that have rotted.
 
+    A place without any copy, such as a disk that is not mounted, has a row of its own, with the status `"none"`.
+
     Args:
         path: of the file; only its name matters.
         places: see `backup`.
@@ -93,7 +97,8 @@ def check_backup(path: str | os.PathLike[str], places: Places) -> BackupReport:
     copies: list[BackupCopy] = []
     for place in _opened(places):
         with _reading(place):
-            copies += [_looked_at(place, name, copy) for copy in _names(place, name)]
+            found = [_looked_at(place, name, copy) for copy in _names(place, name)]
+        copies += found or [BackupCopy(place.name, name, "", "none", f"{place.name} has no copy of {name}")]
     return BackupReport(tuple(copies))
 
 
@@ -130,7 +135,7 @@ def restore(path: str | os.PathLike[str], places: Places, *, overwrite: bool = F
             found += [(copy, place) for copy in _names(place, path.name)]
         except OSError as error:
             failures.append(f"{place.name}: {error}.")
-    for copy, place in sorted(found, key=lambda one: one[0], reverse=True):
+    for copy, place in sorted(found, key=lambda one: (_number(one[0]), one[0]), reverse=True):
         looked_at = _looked_at(place, path.name, copy)
         if looked_at.status == "good":
             _bring(place, path, copy)
@@ -188,7 +193,16 @@ def _bytes(content: CopyContent) -> bytes:
 
 def _names(place: Place, name: str) -> list[str]:
     """Return the copies of a place, the newest first."""
-    return sorted((copy for copy in place.copies(name) if _COPY.fullmatch(copy)), reverse=True)
+    copies = (copy for copy in place.copies(name) if _COPY.fullmatch(copy))
+    return sorted(copies, key=lambda copy: (_number(copy), copy), reverse=True)
+
+
+def _number(copy: str) -> int:
+    return int(copy.split("-")[0])
+
+
+def _digest(copy: str) -> str:
+    return copy.split("-")[1]
 
 
 def _written(place: Place, copy: str, content: CopyContent, files: dict[str, Path]) -> bool:
@@ -196,7 +210,7 @@ def _written(place: Place, copy: str, content: CopyContent, files: dict[str, Pat
     for older in _names(place, content.name):
         found = _looked_at(place, content.name, older)
         if found.status == "good":
-            if older[9:25] == copy[9:25]:
+            if _digest(older) == _digest(copy):
                 return False
             break
     place.write(content.name, copy, files, _bytes(content))
@@ -233,7 +247,7 @@ def _looked_at(place: Place, name: str, copy: str) -> BackupCopy:
 def _content(place: Place, name: str, copy: str) -> CopyContent:
     with place.open(name, copy, CONTENT) as file:
         data = file.read()
-    if hashlib.sha256(data).hexdigest()[:16] != copy[9:25]:
+    if hashlib.sha256(data).hexdigest()[:16] != _digest(copy):
         raise LoadError(f"{copy}/{CONTENT} is not the one that the copy is named after")
     try:
         content = CopyContent.from_json(data.decode())

@@ -54,7 +54,7 @@ def drift(profile: DriftProfile, data: Arrays, *, level: float = 0.01) -> DriftR
 
     Raises:
         ConfigError: `level` is not in (0, 1).
-        DataError: the features are not those of the profile, or there is no finite value.
+        DataError: the features are not those of the profile.
 
     Example:
         >>> profile = kopt.measure.drift_profile(x_val)
@@ -163,8 +163,10 @@ def _histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 def _drift(before: FeatureProfile, values: np.ndarray, level: float) -> FeatureDrift:
     finite = np.sort(values[np.isfinite(values)])
-    if not len(finite):
-        raise DataError(f"Feature {before.name!r} has no finite value among {len(values)}.")
+    if not len(finite):  # how it is spread says nothing; that it is gone says all
+        was = before.nonfinite / (before.nonfinite + before.count)
+        chance = _chance(len(values), values, before)
+        return FeatureDrift(before.name, 0.0, 0.0, 0.0, chance, 1.0, was, "drifted" if chance < level else "same")
     index = psi(np.array(before.counts), _histogram(finite, np.array(before.edges)))
     noise = (len(before.counts) - 1) * (1 / before.count + 1 / len(finite))
     distance = ks(np.array(before.quantiles), finite)

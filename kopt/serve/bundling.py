@@ -28,8 +28,9 @@ from kopt.measure import latency, load, random_inputs
 from kopt.serve import deployment
 from kopt.serve.batch_planning import batching_parameters_text, plan_batching
 from kopt.serve.endpoints import CLASSIFY_METHOD, Endpoint, default_signature, endpoints
+from kopt.serve.loaded import artefact_in, has_manifest
 from kopt.serve.optimizing import optimized
-from kopt.serve.versions import change_state, claimed, labelled, present, read_state, rolled_back
+from kopt.serve.versions import change_state, claimed, labelled, path_of, present, read_state, rolled_back
 from kopt.serve.warming import require_protos, write_warmup
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -211,7 +212,9 @@ def rollback(directory: str | os.PathLike[str], *, version: int | None = None) -
 
     def change(state: ServingState, found: tuple[int, ...]) -> ServingState:
         changed = rolled_back(state, found, version)
-        require_intact(path / str(max(set(found) - set(changed.withdrawn))))
+        back = path_of(path, max(set(found) - set(changed.withdrawn)))
+        if has_manifest(back):  # of a version that was made elsewhere nothing tells whether it is whole
+            require_intact(artefact_in(back))
         return changed
 
     return change_state(path, change, functools.partial(_write_config, path))

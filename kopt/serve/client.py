@@ -130,16 +130,14 @@ class Client:
         inputs, outputs = self._signature(signature, end)
         named = match(inputs, arrays)
         total = examples(inputs, named)
-        parts = []
+        parts, sizes = [], []
         for start in range(0, total, self._batch_size):
+            sizes.append(min(self._batch_size, total - start))
             part = rows(inputs, named, start, start + self._batch_size)
             feeds = {info.name: convert(info, part[info.name]) for info in inputs}
             identity = self._part_id(request_id, start, total)
             parts.append(self._try(end, self._transport.predict, signature, feeds, outputs, identity))
-        if len(parts) == 1:
-            joined = parts[0]
-        else:
-            joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        joined = parts[0] if len(parts) == 1 else _joined(parts, sizes)
         return next(iter(joined.values())) if len(joined) == 1 else joined
 
     def label(self, request_id: str, labels: Any) -> int:
@@ -252,3 +250,19 @@ class Client:
 def _check_id(request_id: str | None) -> None:
     if request_id is not None and not (isinstance(request_id, str) and _ID.fullmatch(request_id)):
         raise ConfigError(f"A request id has 1 to 60 letters, digits, '_', '.', ':' and '-'. Received: {request_id!r}.")
+
+
+def _joined(parts: Sequence[Mapping[str, np.ndarray]], sizes: Sequence[int]) -> dict[str, np.ndarray]:
+    """Return the answers to parts of a request as one.
+
+    Raises:
+        DataError: an output does not have its examples on the first axis.
+    """
+    for part, size in zip(parts, sizes, strict=True):
+        for name, array in part.items():
+            if not array.ndim or len(array) != size:
+                raise DataError(
+                    f"The output {name!r} of shape {array.shape} for {size} examples does not have them on its first "
+                    f"axis, so that parts cannot be joined. Send at most `batch_size` examples at a time."
+                )
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -9,17 +9,22 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import math
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from kopt.core.errors import LoadError, NotServedError, RequestError
+from kopt.core.errors import KoptError, LoadError, NotServedError, RequestError
 from kopt.core.records.shipping.serving import ServerSettings, VersionStatus
 from kopt.measure import Runner
 from kopt.serve.batcher import Batcher
 from kopt.serve.loaded import Loaded, Signature, fingerprint, from_runner, has_manifest, load_version
 from kopt.serve.metrics import Metrics
-from kopt.serve.versions import present, read_state
+from kopt.serve.versions import path_of, present, read_state
+
+# Until a version is tried again that failed for a reason that may pass, such as want of memory.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
 
 
 @dataclasses.dataclass(eq=False)
@@ -82,6 +87,7 @@ class Host:
         self.labels: dict[str, int] = {}
         self.refused: dict[int, str] = {}
         self.on_load: Callable[[int, Path | None], None] = lambda version, path: None
+        self.on_leave: Callable[[int], None] = lambda version: None
         self._model = model
         self._settings = settings
         self._metrics = metrics
@@ -96,6 +102,9 @@ class Host:
         self._gone: set[int] = set()
         self._stayed: dict[str, int] = {}
         self._file: tuple[int, Any] = (0, None)
+        self._has_versions = False
+        self._hindrance = ""
+        self._pauses: dict[int, tuple[float, float]] = {}
 
     async def start(self) -> None:
         """Load what is to be served.
@@ -106,7 +115,8 @@ class Host:
         await self.refresh(first=True)
         if not self._serving:
             reasons = "; ".join(f"version {version}: {reason}" for version, reason in self.refused.items())
-            raise LoadError(f"{self._model} holds no version that can be served. {reasons or 'It is empty.'}")
+            why = reasons or self._hindrance or "It is empty."
+            raise LoadError(f"{self._model} holds no version that can be served. {why}")
 
     async def refresh(self, *, first: bool = False) -> None:
         """Look once at what is on the disk and follow it.
@@ -114,7 +124,10 @@ class Host:
         Args:
             first: take versions without a manifest at once; later they get one more look to get one.
         """
-        paths, standing, labels = self._wanted()
+        wanted = self._wanted()
+        if wanted is None:
+            return
+        paths, standing, labels = wanted
         chosen = None
         for version in standing:
             if await self._ready(version, paths[version], first):
@@ -187,27 +200,42 @@ class Host:
 
     async def close(self) -> None:
         """Answer what waits and let go of all versions."""
+        self.on_leave = lambda version: None  # what was seen of them is still to be told
         for version in list(self._serving):
             self._retire(version)
         await asyncio.gather(*self._leaving.values())
 
-    def _wanted(self) -> tuple[dict[int, Any], list[int], dict[str, int]]:
-        """Return what could be loaded by version, the order in which to try for the newest, and the labels."""
+    def _wanted(self) -> tuple[dict[int, Any], list[int], dict[str, int]] | None:
+        """Return what could be loaded by version, the order in which to try for the newest, and the labels.
+
+        `None` where the directory does not say: what is in memory then goes on, with the labels that it has.
+        """
         if isinstance(self._model, Runner):
             return {1: self._model}, [1], {}
         versions = present(self._model) if not (self._model / "saved_model.pb").is_file() else ()
-        if not versions and self._model.is_dir() and not (self._model / "saved_model.pb").is_file():
-            return {}, [], {}
-        if not versions:
-            number = self._file_version(self._model)
-            return {number: self._model}, [number], {}
-        try:
-            state = read_state(self._model)
-        except LoadError as error:
-            self.log(str(error))
-            return {}, [], {}
-        standing = [version for version in reversed(versions) if version not in state.withdrawn]
-        return {version: self._model / str(version) for version in versions}, standing, state.labels
+        if versions:
+            self._has_versions = True
+            try:
+                state = read_state(self._model)
+            except LoadError as error:
+                self._hindered(str(error))
+                return None
+            self._hindered("")
+            standing = [version for version in reversed(versions) if version not in state.withdrawn]
+            return {version: path_of(self._model, version) for version in versions}, standing, state.labels
+        if self._has_versions:
+            self._hindered(f"{self._model} holds no version any more; those that are served go on.")
+            return None
+        if self._model.is_dir() and not (self._model / "saved_model.pb").is_file():
+            return None
+        number = self._file_version(self._model)
+        return {number: self._model}, [number], {}
+
+    def _hindered(self, why: str) -> None:
+        """Say what keeps the directory from being followed, once."""
+        if why and why != self._hindrance:
+            self.log(why)
+        self._hindrance = why
 
     def _file_version(self, path: Path) -> int:
         """Return the number of what a single file holds now: one more whenever it was written anew."""
@@ -226,7 +254,7 @@ class Host:
         if isinstance(source, Runner):
             return await self._admit(version, source, lambda: from_runner(source, workers=workers))
         mark = fingerprint(source)
-        if self._refused_as.get(version) == mark:
+        if self._refused_as.get(version) == mark and time.monotonic() < self._pauses.get(version, (0.0, math.inf))[1]:
             return False
         if not first and not has_manifest(source) and version not in self._without_manifest:
             self._without_manifest.add(version)  # its writer may be about to write it
@@ -242,6 +270,7 @@ class Host:
             loaded = await loop.run_in_executor(None, load)
         except Exception as error:  # noqa: BLE001 - a runner of the user may raise anything; the version that serves goes on
             self.refused[version] = str(error) or type(error).__name__
+            self._pause(version, error)
             self._metrics.count("kopt_loads_total", outcome="refused")
             self.log(f"{self.name} version {version} is refused: {error}")
             return False
@@ -252,6 +281,7 @@ class Host:
             for key, one in loaded.signatures.items()
         }
         self.refused.pop(version, None)
+        self._pauses.pop(version, None)
         self._gone.discard(version)
         self._serving[version] = Serving(version, source, loaded, queues)
         self._metrics.count("kopt_loads_total", outcome="loaded")
@@ -260,6 +290,14 @@ class Host:
         checked = "checked against its manifest" if loaded.verified else "without a manifest, so not checked"
         self.log(f"{self.name} version {version} is served by {runtime}, {checked}")
         return True
+
+    def _pause(self, version: int, error: Exception) -> None:
+        """Note when to try a version again: never as it is, if it is at fault, else after a growing pause."""
+        if isinstance(error, KoptError):
+            self._pauses.pop(version, None)
+            return
+        pause = min(2 * self._pauses.get(version, (_FIRST_PAUSE_S / 2, 0.0))[0], _LONGEST_PAUSE_S)
+        self._pauses[version] = (pause, time.monotonic() + pause)
 
     def _retire(self, version: int) -> None:
         """Take a version out of service; it answers what it has taken, then goes."""
@@ -274,6 +312,7 @@ class Host:
             self._leaving.pop(version, None)
             self._gone.add(version)
             self._refused_as.pop(version, None)
+            self.on_leave(version)
             self.log(f"{self.name} version {version} is no longer served")
 
         self._leaving[version] = asyncio.get_running_loop().create_task(leave())
@@ -287,5 +326,6 @@ async def follow(host: Host, poll_s: float, stop: asyncio.Event) -> None:
             return
         try:
             await host.refresh()
-        except OSError as error:  # a disk that is away for a while; what is in memory goes on
-            host.log(f"cannot look for versions: {error}")
+        except Exception as error:  # noqa: BLE001 - such as of a disk that is away; what is in memory goes on
+            what = error if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            host.log(f"cannot look for versions: {what}")

@@ -59,6 +59,8 @@ def load_version(path: Path, *, threads: int | None = None, workers: int = 1, sa
     if not verified and format_of(artefact) in TRIED:
         require_harmless(artefact, threads=threads)
     crews = _crews(artefact, threads, workers, safe_mode)
+    if not crews[0]:
+        raise LoadError(f"{artefact} has no signature that could be called. Export the model with `kopt.export`.")
     for runner in {id(runner): runner for crew in crews for runner in crew.values()}.values():
         run_once(runner)
     methods = _methods(artefact)

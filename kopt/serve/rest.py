@@ -243,12 +243,19 @@ class Handler(tornado.web.RequestHandler):
         if not isinstance(labels, dict) or not labels:
             raise RequestError('Labels come as {"labels": {"<X-Request-Id>": [one an example]}}.')
         coming = {identity: asyncio.wrap_future(monitor.label(identity, values)) for identity, values in labels.items()}
-        found = await asyncio.gather(*coming.values(), return_exceptions=True)
-        for one in found:
-            if isinstance(one, BaseException) and not isinstance(one, LookupError):
+        found = dict(zip(coming, await asyncio.gather(*coming.values(), return_exceptions=True), strict=True))
+        unknown = [identity for identity, one in found.items() if isinstance(one, LookupError)]
+        refused = {identity: one for identity, one in found.items() if isinstance(one, KoptError)}
+        for one in found.values():
+            if isinstance(one, BaseException) and not isinstance(one, (LookupError, KoptError)):
                 raise one
-        unknown = [identity for identity, one in zip(coming, found, strict=True) if isinstance(one, LookupError)]
-        return json.dumps({"labelled": len(coming) - len(unknown), "unknown": unknown}).encode()
+        taken = len(found) - len(unknown) - len(refused)
+        if refused and not taken:
+            raise next(iter(refused.values()))
+        answer: dict[str, Any] = {"labelled": taken, "unknown": unknown}
+        if refused:  # Others were taken, which is not to be told as if none had been.
+            answer["refused"] = {identity: str(one) for identity, one in refused.items()}
+        return json.dumps(answer).encode()
 
     def _serving(self, asked: dict[str, str | None]) -> tuple[Serving, str]:
         if asked["version"] is None and asked["label"] is None:

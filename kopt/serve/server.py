@@ -176,7 +176,7 @@ class Server:
         try:
             if self._monitoring is not None:
                 monitor = Monitor(self.name, self._monitoring, metrics, self._log)
-                host.on_load = monitor.loaded
+                host.on_load, host.on_leave = monitor.loaded, monitor.left
             await host.start()
             self._check_labels(host.labels)
         except BaseException:

@@ -3,8 +3,10 @@
 import abc
 import base64
 import contextlib
+import functools
 import importlib
 import json
+import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -89,8 +91,9 @@ class RestTransport(Transport):
     """
 
     def __init__(self, url: str, model: str, version: int | None, label: str | None):
-        part = f"/labels/{label}" if label is not None else f"/versions/{version}" if version is not None else ""
-        self._model = f"{url.rstrip('/')}/v1/models/{model}{part}"
+        quote = functools.partial(urllib.parse.quote, safe="")
+        part = f"/labels/{quote(label)}" if label is not None else f"/versions/{version}" if version is not None else ""
+        self._model = f"{url.rstrip('/')}/v1/models/{quote(model)}{part}"
         self._url = url
         self._pool = urllib3.PoolManager(maxsize=_POOL, retries=False, cert_reqs="CERT_REQUIRED")
 
@@ -123,7 +126,11 @@ class RestTransport(Transport):
         """Send labels, which TF Serving itself does not know."""
         answer = self._ask("POST", ":label", {"labels": dict(labels)}, timeout_s=timeout_s)
         with _expected_form(self._url):
-            return [str(one) for one in answer["unknown"]]
+            refused, unknown = dict(answer.get("refused", {})), [str(one) for one in answer["unknown"]]
+        if refused:
+            why = "; ".join(f"{identity}: {reason}" for identity, reason in refused.items())
+            raise RequestError(f"Of {len(labels)} parts {len(refused)} were refused, and the others taken: {why}")
+        return unknown
 
     def metadata(self, *, timeout_s: float) -> Signatures:
         """Ask for the signatures."""

@@ -26,7 +26,17 @@ def present(directory: Path) -> tuple[int, ...]:
     """Return the numbers that directories beside each other have as names, ascending, as TF Serving reads them."""
     if not directory.is_dir():
         return ()
-    return tuple(sorted(int(child.name) for child in directory.iterdir() if _is_version(child.name) and child.is_dir()))
+    found = {int(child.name) for child in directory.iterdir() if _is_version(child.name) and child.is_dir()}
+    return tuple(sorted(found))
+
+
+def path_of(directory: Path, version: int) -> Path:
+    """Return where a version lies, whose name may begin with zeros; where it would lie if there is none."""
+    plain = directory / str(version)
+    if plain.is_dir() or not directory.is_dir():
+        return plain
+    named = (child for child in directory.iterdir() if _is_version(child.name) and int(child.name) == version)
+    return next((child for child in named if child.is_dir()), plain)
 
 
 def read_state(directory: Path) -> ServingState:
@@ -48,20 +58,29 @@ def read_state(directory: Path) -> ServingState:
 def claimed(directory: Path, version: int | None) -> Iterator[int]:
     """Yield a version number that no other process gets, the next one unless `version` asks for one.
 
-    The number stays claimed until the block ends, so that writers who take minutes do not meet. The claim of a writer
-    that was killed stays behind and costs one number.
+    A number that was withdrawn is not given again, as no server would take it. A number stays claimed until the block
+    ends, so that writers who take minutes do not meet. The claim of a writer that was killed stays behind and costs one
+    number.
 
     Raises:
         OutputExistsError: `version` is there, or claimed by another writer.
+        ConfigError: it was withdrawn, or is no number of a version.
+        LoadError: `serving.json` is damaged.
     """
     if version is not None and whole("version", version, least=0) > _MOST:
         raise ConfigError(f"TF Serving's versions go up to {_MOST}. Received: version={version}.")
     with writing_to(directory):
         directory.mkdir(parents=True, exist_ok=True)
     with _locked(directory):
+        withdrawn = read_state(directory).withdrawn
         taken = {*present(directory), *_claims(directory), *_manifests(directory)}
         if version is None:
-            version = max(taken, default=0) + 1
+            version = max(taken | set(withdrawn), default=0) + 1
+        elif version in withdrawn and version not in taken:
+            raise ConfigError(
+                f"Version {version} of {directory} was withdrawn by a rollback, so that no server would take it. Leave "
+                f"`version` out for the next one."
+            )
         elif version in taken:
             raise OutputExistsError(
                 f"Version {version} is in {directory}, or another process is writing it; it has {_listed(taken)}. "
@@ -144,7 +163,8 @@ def _claim(directory: Path, version: int) -> Path:
 
 
 def _claims(directory: Path) -> set[int]:
-    return {int(path.name[1 : -len(_CLAIM)]) for path in directory.glob(f".*{_CLAIM}")}
+    names = (path.name[1 : -len(_CLAIM)] for path in directory.glob(f".*{_CLAIM}"))
+    return {int(name) for name in names if _is_version(name)}
 
 
 def _manifests(directory: Path) -> set[int]:

@@ -5,8 +5,8 @@ from rich.console import RenderableType
 from kopt.core.records.shipping.safekeeping import BackupCopy, BackupReport, Verdict, Verification
 from kopt.report.parts.columns import Column, FittedTable
 
-_MARKS = {"ok": "ok", "failed": "FAILED", "absent": "-", "good": "good", "damaged": "DAMAGED"}
-_STYLES = {"ok": "green", "failed": "red", "absent": "dim", "good": "green", "damaged": "red"}
+_MARKS = {"ok": "ok", "failed": "FAILED", "absent": "-", "good": "good", "damaged": "DAMAGED", "none": "NONE"}
+_STYLES = {"ok": "green", "failed": "red", "absent": "dim", "good": "green", "damaged": "red", "none": "red"}
 
 
 def verification_table(verification: Verification) -> RenderableType:
@@ -45,8 +45,8 @@ def backup_table(report: BackupReport) -> RenderableType:
         >>> Console(width=80).print(kopt.report.backup_table(found))
         2 written, 0 removed
         Copy ...
-        00000001-... good   disk-1
-        00000001-... good   disk-2
+        1...-... good   disk-1
+        1...-... good   disk-2
         ...
     """
     columns = (

@@ -10,13 +10,13 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from kopt.core.errors import DataError, LoadError, RequestError
+from kopt.core.errors import DataError, LoadError, OverloadedError, RequestError
 from kopt.core.records.shipping.drift import DriftReport
 from kopt.core.records.shipping.monitoring import Alert, Monitoring, MonitoringProfile
 from kopt.measure.loading import DEFAULT_SIGNATURE
@@ -35,6 +35,7 @@ _MOST_CLASSES = 100  # of a metric, which has a line for each
 _MOST_FEATURES = 20
 _MOST_VERSIONS = 8
 _PAUSE_S = 0.05
+_TURN_S = 0.25
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -71,6 +72,10 @@ class _Labels(NamedTuple):
 class _Loaded(NamedTuple):
     version: int
     path: Path | None
+
+
+class _Left(NamedTuple):
+    version: int
 
 
 class _Answer(NamedTuple):
@@ -125,6 +130,10 @@ class Monitor:
         """Begin with a version anew, and with the profile beside it."""
         self._put(_Loaded(version, path), 0)
 
+    def left(self, version: int) -> None:
+        """Forget a version that is no longer served, so that nothing of it fires any more."""
+        self._put(_Left(version), 0)
+
     def note(self, exchange: Exchange) -> None:
         """Take note of an answer."""
         self._put(exchange, _size(exchange.arrays) + _size(exchange.outputs))
@@ -136,11 +145,12 @@ class Monitor:
     def label(self, identity: str, labels: Any) -> "concurrent.futures.Future[None]":
         """Take the labels of an earlier request.
 
-        The future raises a `RequestError` if they do not fit, and a `LookupError` if the request is not remembered.
+        The future raises a `RequestError` if they do not fit, a `LookupError` if the request is not remembered, and an
+        `OverloadedError` if too much waits.
         """
         done: concurrent.futures.Future[None] = concurrent.futures.Future()
         if not self._put(_Labels(identity, labels, done), 0):
-            done.set_exception(LookupError(identity))
+            done.set_exception(OverloadedError("More waits for the monitor than it can take. Send these labels again."))
         return done
 
     def close(self) -> None:
@@ -172,12 +182,15 @@ class Monitor:
                 if self._log is not None:
                     self._log.write(self._lines)
                 self._lines = []
-            if is_last:
+            if is_last and not self._queue:
                 return
-            self._wake.wait(_PAUSE_S)
+            if not self._queue:
+                self._wake.wait(_PAUSE_S)
 
     def _work_off(self) -> None:
-        while self._queue:
+        """Take what waits, for a while at most: the log is to be written and rules are due under load, too."""
+        until = time.monotonic() + _TURN_S
+        while self._queue and time.monotonic() < until:
             with self._lock:
                 t, up, size, item = self._queue.popleft()
                 self._bytes -= size
@@ -196,6 +209,9 @@ class Monitor:
             self._take_shadow(item, t, up)
         elif isinstance(item, _Labels):
             self._take_labels(item, t, up)
+        elif isinstance(item, _Left):
+            self._recent.pop(item.version, None)
+            self._drift.pop(item.version, None)
         else:
             self._take_version(item, t, up)
 
@@ -230,7 +246,9 @@ class Monitor:
         told: dict[str, Any] = {"id": item.id, "method": item.method, "code": item.code, "ms": round(ms, 3)}
         if item.version is not None and item.arrays is not None and item.outputs is not None:
             told |= {"version": item.version, "role": item.role, "n": _count(item.outputs), "nonfinite": bad}
-            self._measure(item.version, item.arrays, item.outputs, bad, told["n"])
+            # Of other signatures scores may be sorted, and say nothing of classes.
+            shown = item.outputs if item.signature == DEFAULT_SIGNATURE else {}
+            self._measure(item.version, item.arrays, shown, bad, told["n"])
             if item.signature == DEFAULT_SIGNATURE:
                 told |= self._kept(item.id, item.version, item.arrays, item.outputs)
             else:
@@ -262,7 +280,8 @@ class Monitor:
             told["classes"] = found
         judged = predictions.judged_output(outputs)
         if judged is not None and judged.nbytes <= settings.max_example_bytes:
-            _remember(self._answers, identity, _Answer(version, {"y": judged}), settings.remembered)
+            # A copy: rows of a batch would keep all of it.
+            _remember(self._answers, identity, _Answer(version, {"y": judged.copy()}), settings.remembered)
         if is_chosen(identity, "sample", settings.sample):
             recent = self._recent_of(version)
             inputs, answers = predictions.numeric(arrays), predictions.numeric(outputs)
@@ -288,7 +307,7 @@ class Monitor:
         judged = predictions.judged_output(item.outputs)
         told: dict[str, Any] = {}
         if judged is not None and judged.nbytes <= self._settings.max_example_bytes:
-            _remember(self._shadows, item.id, _Answer(item.version, {"y": judged}), self._settings.remembered)
+            _remember(self._shadows, item.id, _Answer(item.version, {"y": judged.copy()}), self._settings.remembered)
             told = {"y": packed({"y": judged})}
         ms = round(item.seconds * 1e3, 3)
         self._line("shadow", t, up, id=item.id, version=item.version, n=n, same=same, ms=ms, **told)
@@ -300,27 +319,26 @@ class Monitor:
             item.done.set_exception(LookupError(item.id))
             return
         try:
-            scores = predictions.label_scores(answer.output, item.labels, self._settings.score)
+            given = predictions.label_array(item.labels)
+            scores = predictions.label_scores(answer.output, given, self._settings.score)
         except DataError as error:
             self._metrics.count("kopt_labels_total", outcome="refused")
             item.done.set_exception(RequestError(f"Labels of request {item.id!r}: {error}"))
             return
         del self._answers[item.id]
-        self._scored(answer.version, scores)
+        self._recent_of(answer.version).scores.extend(scores)
         shadow = self._shadows.pop(item.id, None)
         if shadow is not None:
             try:
-                self._scored(shadow.version, predictions.label_scores(shadow.output, item.labels, self._settings.score))
+                others = predictions.label_scores(shadow.output, given, self._settings.score)
+                self._recent_of(shadow.version).shadow_scores.extend(others)
             except DataError:  # labels fit the one that answered, not of need its shadow
                 self._metrics.count("kopt_labels_total", outcome="unfit for the shadow")
         self._metrics.count("kopt_labels_total", outcome="taken")
         is_class = self._settings.score == "accuracy"
-        labels = predictions.class_numbers(answer.output, item.labels) if is_class else np.asarray(item.labels)
+        labels = predictions.class_numbers(answer.output, given) if is_class else given
         self._line("label", t, up, id=item.id, labels=labels.tolist())
         item.done.set_result(None)
-
-    def _scored(self, version: int, scores: Sequence[float]) -> None:
-        self._recent_of(version).scores.extend(scores)
 
     def _look(self) -> None:
         """Work out drift, and hold the rules against everything."""

@@ -70,12 +70,24 @@ def confidence(outputs: Arrays) -> list[float] | None:
     return [float(one) for one in best]
 
 
-def class_numbers(outputs: Arrays, labels: Any) -> Any:
-    """Return one-hot labels as class numbers, other labels as they are."""
+def label_array(labels: Any) -> np.ndarray:
+    """Return labels as they come in a request as an array: booleans as 0 and 1, and a single column as no axis.
+
+    Raises:
+        DataError: they are not of one length, or not finite.
+    """
     try:
         wanted = np.asarray(labels)
     except ValueError as error:
         raise DataError(f"Labels are a list of numbers, or of lists of one length. Received: {error}") from error
+    if wanted.dtype.kind == "f" and not np.isfinite(wanted).all():
+        raise DataError("Labels are finite. Received NaN or infinity.")
+    wanted = wanted.astype(np.int64) if wanted.dtype.kind == "b" else wanted
+    return wanted[:, 0] if wanted.ndim == 2 and wanted.shape[1] == 1 else wanted
+
+
+def class_numbers(outputs: Arrays, wanted: np.ndarray) -> np.ndarray:
+    """Return one-hot labels as class numbers, other labels as they are."""
     predicted = judged_output(outputs)
     is_one_hot = predicted is not None and wanted.shape == predicted.shape and wanted.ndim == 2 and wanted.shape[1] > 1
     return wanted.argmax(axis=1) if is_one_hot else wanted

@@ -15,7 +15,7 @@ from kopt.measure.accuracy import labelled_batches
 from kopt.measure.feeding import convert, match
 from kopt.serve.loaded import artefact_in
 from kopt.serve.monitoring.predictions import MOST_FEATURES, features, label_scores, numeric
-from kopt.serve.versions import present
+from kopt.serve.versions import path_of, present
 
 
 def write_profile(
@@ -136,7 +136,7 @@ def _artefact(path: Path, version: int | None) -> Path:
         return artefact_in(path)
     if version is not None and version not in versions:
         raise ConfigError(f"There is no version {version!r} in {path}; there are {', '.join(map(str, versions))}.")
-    return artefact_in(path / str(versions[-1] if version is None else version))
+    return artefact_in(path_of(path, versions[-1] if version is None else version))
 
 
 def _batches(data: Any, labelled: bool) -> Any:

@@ -108,6 +108,7 @@ class Log:
 
     def _add_start(self, event: Event) -> None:
         self.model = event["model"]
+        self.alerts.clear()  # A server begins with all of them quiet, and writes what changes.
 
     def _add_version(self, event: Event) -> None:
         self.version(event["version"]).path = event["path"]

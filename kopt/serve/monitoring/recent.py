@@ -61,6 +61,7 @@ class Recent:
         self.inputs = Table(length)
         self.outputs = Table(length)
         self.scores: collections.deque[float] = collections.deque(maxlen=length)
+        self.shadow_scores: collections.deque[float] = collections.deque(maxlen=length)
 
     def drift(self) -> tuple[DriftReport | None, DriftReport | None]:
         """Return inputs and outputs against the profile; `None` where there is nothing to say yet."""
@@ -73,12 +74,13 @@ class Recent:
 
     @property
     def score(self) -> float | None:
-        """The mean score; `None` without labels."""
-        return float(np.mean(self.scores)) if self.scores else None
+        """The mean score, as the one that answers and as the shadow; `None` without labels."""
+        scores = [*self.scores, *self.shadow_scores]
+        return float(np.mean(scores)) if scores else None
 
 
 def held_against(profile: Any, columns: Mapping[str, np.ndarray]) -> DriftReport | None:
-    """Return the drift; `None` for too few examples, other features, or one without any finite value."""
+    """Return the drift; `None` for too few examples, or other features."""
     count = len(next(iter(columns.values()))) if columns else 0
     if count < LEAST_EXAMPLES:
         return None

@@ -29,7 +29,7 @@ from kopt.serve.monitoring.advice import advice_about, advice_for, advice_on
 from kopt.serve.monitoring.profiles import read_profile
 from kopt.serve.monitoring.reading import Log, VersionLines, logged_arrays
 from kopt.serve.monitoring.recent import LEAST_EXAMPLES, held_against
-from kopt.serve.versions import present
+from kopt.serve.versions import path_of, present
 
 _LATEST, _UNSURE = 500, 100
 
@@ -204,7 +204,7 @@ def compare_versions(
         >>> kopt.serve.compare_versions("serve.jsonl", "models/digits", 1, 2).verdict
         'undecided'
     """
-    paths = [Path(models) / str(version) for version in (a, b)]
+    paths = [path_of(Path(models), version) for version in (a, b)]
     for path in paths:
         if not path.exists():
             raise ConfigError(f"There is no version {path.name} in {models}.")
@@ -221,7 +221,7 @@ def _profiles(
     for number, lines in read.versions.items():
         place = Path(lines.path) if lines.path else None
         if models is not None:
-            inside = Path(models) / str(number)
+            inside = path_of(Path(models), number)
             place = inside if inside.exists() else None if present(Path(models)) else Path(models)
         profiles[number], notes[number] = None, "no profile beside the version"
         if place is not None:

@@ -298,3 +298,21 @@ def test_a_url_is_a_place_like_any_other(path, places):
     assert path.read_bytes() == b"version 2"
     with pytest.raises(ConfigError, match="no place that fsspec knows"):
         kopt.export.backup(path, ["nowhere://x"])
+
+
+def test_the_newest_is_the_newest_of_all_places_also_where_one_was_away(path, tmp_path):
+    near, far = tmp_path / "near", tmp_path / "far"
+    for number, place in ((1, near), (2, near), (3, far)):
+        write(path, f"version {number}".encode())
+        kopt.export.backup(path, [place])
+    kopt.export.restore(path, [near, far], overwrite=True)
+    assert path.read_bytes() == b"version 3"
+
+
+def test_a_place_without_a_copy_is_a_row_and_an_exit_code(path, places, capsys):
+    kopt.export.backup(path, places[:1])
+    report = kopt.export.check_backup(path, places)
+    assert [(one.status, one.copy == "") for one in report.copies] == [("good", False), ("none", True)]
+    assert main(["backup", "check", str(path), *map(str, places)]) == 1
+    assert "NONE" in capsys.readouterr().out
+    assert main(["backup", "check", str(path), str(places[0])]) == 0

@@ -83,12 +83,23 @@ def test_records_travel():
     assert DriftReport.from_json(report.to_json()) == report
 
 
+def test_a_feature_of_nothing_finite_has_drifted_and_hides_no_other():
+    rng = np.random.default_rng(0)
+    profile = kopt.measure.drift_profile(rng.normal(size=(500, 3)))
+    now = rng.normal((0.0, 0.0, 3.0), size=(300, 3))
+    now[:, 1] = np.nan
+    report = kopt.measure.drift(profile, now)
+    assert [one.status for one in report.features] == ["same", "drifted", "drifted"]
+    gone = report.features[1]
+    assert (gone.nonfinite_share, gone.psi) == (1.0, 0.0)
+    assert gone.p_value < 1e-9
+    assert DriftReport.from_json(report.to_json()) == report
+
+
 def test_what_cannot_be_compared_is_said():
     profile = kopt.measure.drift_profile(np.arange(20.0))
     with pytest.raises(DataError, match=r"has the features input. Received: input\[0\], input\[1\]"):
         kopt.measure.drift(profile, np.zeros((20, 2)))
-    with pytest.raises(DataError, match="no finite value among 3"):
-        kopt.measure.drift(profile, np.full(3, np.nan))
     with pytest.raises(DataError, match="has 3 finite values; 10 bins"):
         kopt.measure.drift_profile(np.arange(3.0))
     with pytest.raises(DataError, match="must hold numbers"):

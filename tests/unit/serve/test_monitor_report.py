@@ -282,3 +282,12 @@ def test_an_id_that_is_used_again_has_labels_of_its_own_each_time(tmp_path):
         log("label", id="again", labels=[label])
     x, y = kopt.serve.logged_examples(log.write(tmp_path / "log"))
     assert (x[:, 0].tolist(), y.tolist()) == ([0.0, 1.0], [1, 2])
+
+
+def test_alerts_of_a_run_that_ended_are_not_those_of_the_next(tmp_path):
+    log = LogText()
+    log("alert", name="slow", state="firing", value=9.0)
+    assert [one.state for one in kopt.serve.monitoring_report(log.write(tmp_path / "log")).alerts] == ["firing"]
+    log("start", model="m")
+    report = kopt.serve.monitoring_report(log.write(tmp_path / "log"))
+    assert [one.state for one in report.alerts] != ["firing"]

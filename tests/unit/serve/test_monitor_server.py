@@ -100,6 +100,15 @@ def test_metrics_of_inputs_predictions_and_labels(argmax, watched, http_to, unti
     assert 'kopt_labels_total{outcome="unknown"} 2\n' in text
 
 
+def test_labels_that_were_taken_are_told_where_others_are_refused(argmax, watched, http_to):
+    call = http_to(watched(argmax()))
+    for identity in "ab":
+        call(PREDICT.format("function"), {"instances": [[1.0]]}, headers={"X-Request-Id": identity})
+    code, answer = call("/v1/models/function:label", {"labels": {"a": [1], "b": [7], "c": [1]}})
+    assert (code, answer["labelled"], answer["unknown"], list(answer["refused"])) == (200, 1, ["c"], ["b"])
+    assert "class numbers from 0 to 2" in answer["refused"]["b"]
+
+
 def test_labels_that_do_not_fit_are_the_requests_fault(argmax, watched, http_to, serve):
     call = http_to(watched(argmax(), remembered=2))
     for number in range(3):

@@ -45,7 +45,7 @@ class FeatureDrift(Record):
         psi: population stability index, in nats.
         psi_noise: what it comes to on average although nothing changed, from the numbers of values alone.
         ks: largest distance of the two distribution functions, in [0, 1].
-        p_value: of a `ks` as large although nothing changed.
+        p_value: of a `ks` as large although nothing changed; where no value is finite, of so many of those.
         nonfinite_share, nonfinite_share_before: NaN and infinite values as a share of all.
         status: `"same"`, `"watch"` or `"drifted"`.
     """

@@ -7,7 +7,7 @@ from kopt.core.serialization import Record
 from kopt.core.settings import choice
 
 VERDICTS = ("ok", "failed", "absent")
-COPY_STATES = ("good", "damaged")
+COPY_STATES = ("good", "damaged", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +71,8 @@ class BackupCopy(Record):
     Attributes:
         place: directory or URL.
         name: of the file or directory that was copied.
-        copy: its own name; the newest is the last in the alphabet.
-        status: `"good"` or `"damaged"`.
+        copy: its own name, which begins with a number that grows; empty where there is none.
+        status: `"good"`, `"damaged"`, or `"none"` of a place without any.
         found: what is wrong with it, in words; empty if nothing is.
         sha256: of the content it should have; empty if that is not known.
     """

@@ -67,9 +67,13 @@ def built(model: keras.Model, config: BuildConfig, work: Work) -> Outcome:
     """Build an architecture and train it."""
     hyperparameters = keras_tuner.HyperParameters()
     hyperparameters.values = json.loads(config.values)
-    made = hypermodel(config.builder).build(hyperparameters)
+    builder = hypermodel(config.builder)
+    made = builder.build(hyperparameters)
     _check(made, model, config.builder)
+    own = "what it was compiled with" if made.compiled else ""
+    own = "its own `fit`" if type(builder).fit is not keras_tuner.HyperModel.fit else own
     trained = work.fit(made, epochs=config.epochs, rate=config.rate)
+    trained += f" ({own} is not used: all architectures are trained alike)" if own else ""
     return Outcome(made, f"{made.count_params():,} parameters in place of {model.count_params():,}; {trained}")
 
 

@@ -94,7 +94,9 @@ def tune(
         max_trials: most recipes to try. Of Hyperband, too: its brackets follow each other until then.
         builder: a function `build(hp)` that returns a Keras model of the same inputs and outputs, a
             `keras_tuner.HyperModel` class, or an instance with a name in its module, so that architecture and
-            compression are tuned together. Other processes import it: it must not be of the script itself.
+            compression are tuned together. All architectures are trained alike, as `training` says and by the model
+            as given: what they are compiled with, and a `fit` of the class, is not used. Other processes import it: it
+            must not be of the script itself.
         training: lets models be trained, and says how; `epochs` is the most of one training.
         budget: see `kopt.optimize`.
         test: likewise.

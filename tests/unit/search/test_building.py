@@ -31,6 +31,21 @@ def config(**values):
 
 
 @pytest.mark.slow
+def test_a_builder_hears_that_its_own_training_is_not_used(monkeypatch):
+    def build(hp):
+        model = digits_model()
+        model.compile(keras.optimizers.SGD(0.5), "mse")
+        return model
+
+    monkeypatch.setattr(tuning_architectures, "build", build)
+    x, y = np.zeros((24, 8, 8, 1), np.float32), np.arange(24) % 10
+    training = Training(epochs=1, batch_size=8)
+    work = Work(digits_model(), {"image": x}, training, Lesson(x[:16], y[:16]), Lesson(x[16:], y[16:]), _loss())
+    said = building.built(work.original, config(), work).summary
+    assert said.endswith("(what it was compiled with is not used: all architectures are trained alike)")
+
+
+@pytest.mark.slow
 def test_it_is_built_of_its_values_and_trained():
     x = np.random.default_rng(0).random((24, 8, 8, 1), np.float32)
     y = np.arange(24) % 10

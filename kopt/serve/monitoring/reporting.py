@@ -154,14 +154,14 @@ def logged_examples(
     """
     path = Path(log)
     labels = Log(path, length=LEAST_EXAMPLES, score=SCORES[0]).labels
-    wanted = None if examples is None else {(one.id, one.row) for one in examples}
+    wanted = None if examples is None else {(one.id, one.ordinal, one.row) for one in examples}
     rows: list[dict[str, np.ndarray]] = []
     found: list[float | None] = []
     for identity, arrays in logged_arrays(path):
         known = labels.get(identity)
         for row in range(len(next(iter(arrays.values())))):
             label = known[row] if known is not None and row < len(known) else None
-            if (label is not None) if wanted is None else ((identity[0], row) in wanted):
+            if (label is not None) if wanted is None else ((*identity, row) in wanted):
                 rows.append({name: array[row] for name, array in arrays.items()})
                 found.append(label)
     forms = {tuple((name, array.shape) for name, array in row.items()) for row in rows}
@@ -313,7 +313,7 @@ def _references(read: Log, lines: VersionLines) -> tuple[list[ExampleReference],
 def _reference(read: Log, identity: tuple[str, int], row: int) -> ExampleReference:
     labels = read.labels.get(identity)
     label = None if labels is None or row >= len(labels) else labels[row]
-    return ExampleReference(identity[0], row, label if isinstance(label, (int, float)) else None)
+    return ExampleReference(identity[0], row, label if isinstance(label, (int, float)) else None, identity[1])
 
 
 def _names(a: int, b: int) -> tuple[str, str]:

@@ -291,3 +291,15 @@ def test_alerts_of_a_run_that_ended_are_not_those_of_the_next(tmp_path):
     log("start", model="m")
     report = kopt.serve.monitoring_report(log.write(tmp_path / "log"))
     assert [one.state for one in report.alerts] != ["firing"]
+
+
+def test_an_id_that_was_used_again_is_two_requests(tmp_path):
+    log = LogText()
+    for x, label in ((1.0, 0), (2.0, 1)):
+        log.request("daily", [[x]], [scores(label)])
+        log("label", id="daily", labels=[label])
+    log.write(tmp_path / "log")
+    first, second = (ExampleReference("daily", 0, float(number - 1), number) for number in (1, 2))
+    for examples, rows in (([second], ([[2.0]], [1])), ([first, second], ([[1.0], [2.0]], [0, 1]))):
+        x, y = kopt.serve.logged_examples(tmp_path / "log", examples)
+        assert (x.tolist(), y.tolist()) == rows

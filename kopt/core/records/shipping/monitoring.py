@@ -202,11 +202,19 @@ class MonitoringProfile(Record):
 
 @dataclasses.dataclass(frozen=True)
 class ExampleReference(Record):
-    """An example in a log: the request's id, its row there, and its label if one came."""
+    """An example in a log.
+
+    Attributes:
+        id: of the request.
+        row: of the example in it, counted from 0.
+        label: if one came.
+        ordinal: which of the requests with this id, counted from 1.
+    """
 
     id: str
     row: int
     label: float | None = None
+    ordinal: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -199,10 +199,13 @@ def _length(elements: Any) -> int:
             )
         is_object = isinstance(leaf, np.ndarray) and leaf.dtype == object
         if is_object and not all(isinstance(value, (str, bytes)) for value in leaf.flat):
-            raise DataError(
-                f"An array of Python objects of shape {leaf.shape} cannot become a tensor. Bring all rows to one "
-                f"shape and one numeric type, e.g. `np.stack(rows).astype('float32')`."
+            texts = sum(isinstance(value, (str, bytes)) for value in leaf.flat)
+            fix = (
+                f"{texts} of its {leaf.size} values are text: fill the others, e.g. with ''."
+                if texts
+                else "Bring all rows to one shape and one numeric type, e.g. `np.stack(rows).astype('float32')`."
             )
+            raise DataError(f"An array of Python objects of shape {leaf.shape} cannot become a tensor. {fix}")
     lengths = sorted({int(leaf.shape[0]) for leaf in leaves})
     if not lengths or lengths == [0]:
         raise DataError("There are no examples. Pass arrays with at least one row.")

@@ -182,7 +182,7 @@ def _from_dataset(
 
 
 def _copy_row(x: Any, row: int) -> Any:
-    return tf.nest.map_structure(lambda leaf: leaf[row].copy(), x)
+    return tf.nest.map_structure(lambda leaf: np.array(leaf[row], leaf.dtype), x)  # of text a row may be no array
 
 
 def _batches(dataset: tf.data.Dataset, inputs: tuple[TensorInfo, ...] | None) -> Iterator[tuple[Any, Array]]:

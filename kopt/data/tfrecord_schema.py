@@ -142,7 +142,7 @@ def _feature(array: Array, encoding: str) -> bytes:
     if encoding == "int64":
         return _field(3, tf.train.Int64List(value=array.ravel().tolist()).SerializeToString())
     if encoding == "bytes":
-        return _field(1, b"".join(_field(1, _bytes(value)) for value in array.ravel()))
+        return _field(1, b"".join(_field(1, _bytes(value)) for value in np.asarray(array).ravel()))
     little = array if array.dtype.byteorder != ">" else array.astype(array.dtype.newbyteorder("<"))
     return _field(1, _field(1, little.tobytes()))
 

@@ -86,5 +86,7 @@ def _why_not(layer: Any) -> str | None:
     if isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional, keras.layers.TimeDistributed)):
         return "its loop crashes the TFLite calibrator (tensorflow#75140), and only LSTM has an integer operator"
     if isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False):
-        return "a masked LSTM is not fused into an integer operator, and its loop crashes the TFLite calibrator"
+        return (
+            "a masked recurrent layer is not fused into an integer operator, and its loop crashes the TFLite calibrator"
+        )
     return None

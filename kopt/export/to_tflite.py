@@ -31,6 +31,8 @@ from kopt.export.twins import has_normalization, integer_normalization, is_train
 from kopt.export.verification import examples
 from kopt.graph import GraphView, signature
 from kopt.graph.checks import require_unquantized
+from kopt.graph.internals import graph_of
+from kopt.graph.masks import masked_attention
 
 LOOP_NOTE = "The model holds a loop (an RNN); the file takes batches of exactly {} because TFLite loops need it fixed."
 SMALL_NOTE = "No weights were quantized: the converter leaves arrays of fewer than 1,024 numbers in float."
@@ -103,7 +105,6 @@ def tflite(
     """
     if isinstance(fallback, FallbackPlan):
         fallback, fallback_dtype = _planned(fallback, scheme)
-    config = ExportConfig("tflite", scheme, io_dtype, tuple(fallback))
     kind = get_scheme(scheme)
     is_half = _is_half(fallback_dtype, kind)
     batch_size = None if batch_size is None else whole("batch_size", batch_size)
@@ -112,6 +113,9 @@ def tflite(
         require_unquantized(model)
     trained = trained_for(model, kind)
     _check_request(kind, calibration, fallback, trained is not None)
+    masked = _masked(model, fallback) if kind.needs_calibration and trained is None else ()
+    fallback = (*fallback, *masked)
+    config = ExportConfig("tflite", scheme, io_dtype, fallback)
     _check_blocks(block_size, kind)
     ranges = None if calibration is None else sample(calibration, samples=samples, seed=seed, inputs=inputs)
     compared = examples(ranges, inputs, seed, name="calibration")
@@ -144,7 +148,7 @@ def tflite(
             convert=lambda staged: _convert(
                 source, staged, kind, {**job, "calibration": saved}, may_be_float, None if ranges is None else compared
             ),
-            notes=few_examples_note(used),
+            notes=(*few_examples_note(used), *_notes_of_masks(masked)),
             examples=compared,
             options=_options(
                 config, fallback_dtype, block_size, batch_size, select_ops, used and len(next(iter(used.values())))
@@ -152,6 +156,27 @@ def tflite(
             overwrite=overwrite,
             calibration=used,
         )
+
+
+def _masked(model: Any, fallback: Sequence[str]) -> tuple[str, ...]:
+    """Return attention layers that are called with a mask, beside those of `fallback`.
+
+    A mask is a large negative number that is added to scores. Their integers would reach to it, and be too coarse to
+    tell the scores from each other, so that every position would count alike.
+    """
+    model = model.model if isinstance(model, Source) else model
+    graph = graph_of(model) if isinstance(model, keras.Model) else None
+    found = [] if graph is None else masked_attention(GraphView.of(graph))
+    return tuple(name for name in found if name not in fallback)
+
+
+def _notes_of_masks(masked: Sequence[str]) -> tuple[str, ...]:
+    if not masked:
+        return ()
+    return (
+        f"{', '.join(masked)}: in float, as if named in `fallback`, because integers of masked scores reach to the "
+        f"number that stands for the mask, and cannot tell the scores apart.",
+    )
 
 
 def _planned(plan: FallbackPlan, scheme: str) -> tuple[tuple[str, ...], str]:
@@ -229,11 +254,12 @@ def _convertible(source: Source, scheme: Scheme) -> tuple[Source, bool]:
     if source.model is not None and is_trained_for_integers(source.model):
         fixed = trace(source, batch_size=1) if source.has_loop and source.batch_size is None else source
         return with_function_of(fixed, trained_twin(source.model)), False
-    integers = [info.name for info in source.inputs if not info.dtype.startswith("float")]
-    if scheme.name == "int16x8" and integers:
+    others = {info.name: info.dtype for info in source.inputs if not info.dtype.startswith("float")}
+    if scheme.name == "int16x8" and others:
+        named = ", ".join(f"{name!r} ({dtype})" for name, dtype in others.items())
         raise UnsupportedModelError(
-            f"Inputs {integers} of {source.name} are integers, for which the converter's 16-bit calibration has no "
-            f"ranges. Choose another scheme, or take the embedding out of the model."
+            f"Inputs of {source.name} are no floats: {named}. The converter's 16-bit calibration has no ranges for "
+            f"them. Choose another scheme, or take the embedding out of the model."
         )
     if source.has_loop and scheme.needs_calibration:
         return fused_source(source, scheme), True

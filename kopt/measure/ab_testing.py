@@ -64,9 +64,10 @@ def ab_test(
         b: what is compared with it.
         data: `(x, y)` arrays or a finite, batched `tf.data.Dataset` of such, which is gone through once. For
             `"latency"` the inputs will do; made up from the signature if `None`.
-        metric: `"accuracy"`; `"loss"`, the one the Keras models were compiled with; the name of a loss in
-            `keras.losses`, e.g. `"mse"`, or a `keras.losses.Loss`, of which less is better; `"latency"`, in rounds that
-            take turns; or a function of labels and predictions that returns one number an example.
+        metric: `"accuracy"`; `"binary_accuracy"`, of several 0/1 labels an example; `"loss"`, the one the Keras models
+            were compiled with; the name of a loss in `keras.losses`, e.g. `"mse"`, or a `keras.losses.Loss`, of which
+            less is better; `"latency"`, in rounds that take turns; or a function of labels and predictions that returns
+            one number an example.
         larger_is_better: direction of a function; `True` if `None`.
         margin: a loss that does not matter, in the unit of the metric (0.005 is half a point of accuracy; of
             `"latency"` a share of the time). With it `b` can be found to be not worse, or equivalent.

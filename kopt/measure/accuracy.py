@@ -165,6 +165,19 @@ def correct_share(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     return np.asarray(right.reshape(len(right), -1).mean(axis=1))
 
 
+def agreeing_share(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Return for each example the share of its 0/1 labels that its outputs, cut at 0.5, agree with.
+
+    Raises:
+        DataError: labels do not fit the output.
+    """
+    labels = _labels(labels)
+    if labels.size != predicted.size:
+        raise _misfit(labels, predicted)
+    agree = (predicted > 0.5) == (labels.reshape(predicted.shape) > 0.5)
+    return np.asarray(agree.reshape(len(agree), -1).mean(axis=1))
+
+
 def gives_binary_logits(model: Any, output: str | None = None) -> bool:
     """Return whether a Keras model is compiled with a binary loss that takes logits: its classes part at 0.
 
@@ -406,6 +419,8 @@ def labelled_batches(data: Any) -> Iterator[tuple[Any, Any, np.ndarray | None]]:
 
 
 def _unpack(element: Any) -> tuple[Any, Any, np.ndarray | None]:
+    if hasattr(element, "x") and getattr(element, "y", None) is not None:  # `kopt.data.Split`, which loads TensorFlow
+        return element.x, element.y, None
     if not isinstance(element, (tuple, list)) or len(element) not in (2, 3):
         raise DataError(
             f"Labelled data is (x, y) or (x, y, sample_weight), or a tf.data.Dataset of such batches. Received: "

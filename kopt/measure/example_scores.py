@@ -9,6 +9,7 @@ import numpy as np
 
 from kopt.core.errors import ConfigError, DataError, nearest
 from kopt.measure.accuracy import (
+    agreeing_share,
     correct_share,
     gives_binary_logits,
     labelled_batches,
@@ -59,6 +60,8 @@ def metric_of(metric: Any, larger_is_better: bool | None, models: Sequence[Any],
         return Metric(metric, "score" if name == "<lambda>" else name, larger_is_better is not False, None)
     if metric in ("accuracy", "acc"):
         return Metric(correct_share, "accuracy", True, _classes)
+    if metric == "binary_accuracy":
+        return Metric(agreeing_share, "binary_accuracy", True, None)
     if metric == "loss":
         return _loss_metric(_compiled_loss(models, output))._replace(name="loss")
     return _loss_metric(metric)
@@ -106,7 +109,7 @@ def paired_scores(
 
 def _give_logits(a: Runner, b: Runner, metric: Metric, outputs: tuple[str, str]) -> list[bool]:
     """Return of each whether its answers part at 0, where accuracy would cut them at 0.5."""
-    if metric.score is not correct_share:
+    if metric.score not in (correct_share, agreeing_share):
         return [False, False]
     models = [getattr(runner, "model", None) for runner in (a, b)]
     logits = [gives_binary_logits(model, name) for model, name in zip(models, outputs, strict=True)]

@@ -96,7 +96,8 @@ def affine_twin(layer: Any, shape: Any, kernel: np.ndarray, bias: np.ndarray) ->
 
 
 def filled(layer: Any, shape: Any, kernel: np.ndarray, bias: np.ndarray) -> Any:
-    """Return a layer built for inputs of `shape` with this kernel and bias."""
+    """Return a layer built for inputs of `shape` with this kernel and bias, which lets masks through."""
+    layer.supports_masking = True
     layer.build(shape)
     layer.kernel.assign(kernel)
     layer.bias.assign(bias)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kopt.graph.internals import mask_of
+from kopt.graph.masks import has_mask
 from kopt.profile.cost.flat import FlatCall
 from kopt.quantize import recurrent
 from kopt.quantize.affine import Affine
@@ -78,8 +78,7 @@ def _gamma_and_beta(layer: Any) -> tuple[Any, Fill]:
 def _unfit_attention(call: FlatCall, bits: int) -> str:
     layer = call.operation
     _, kwargs = call.call.arguments
-    masked = any(value is not None for name, value in kwargs.items() if name.endswith("mask") and "causal" not in name)
-    if masked or kwargs.get("use_causal_mask") or any(mask_of(tensor) is not None for tensor in call.call.inputs):
+    if has_mask(call.call):
         return "it is called with a mask, for which TFLite has no integer operators"
     if kwargs.get("return_attention_scores"):
         return "it gives its scores away"

@@ -107,6 +107,7 @@ class Plain(keras.layers.Layer):
 
     def __init__(self, function: str, setting: Any, name: str):
         super().__init__(name=name, dtype="float32")
+        self.supports_masking = True
         self._function, self._setting = function, setting
 
     def call(self, inputs: Any) -> Any:

@@ -12,6 +12,7 @@ from kopt.core.records.actions import LayerAction
 from kopt.core.records.changes.aware_training import QuantizedKernel
 from kopt.graph import clone_layer, copy_weights
 from kopt.graph.internals import copy_stateless
+from kopt.graph.masks import has_mask
 from kopt.profile.cost.flat import FlatCall, FlatGraph
 from kopt.quantize.activations import Composite, ending_of
 from kopt.quantize.affine import Affine
@@ -126,6 +127,9 @@ class Reader:
         )
 
     def _other(self, call: FlatCall) -> None:
+        if type(call.operation) is L.GlobalAveragePooling1D and has_mask(call.call):
+            self.leave(call, "it averages what a mask lets through, for which TFLite has no integer operators")
+            return
         role = role_of(call.operation, self._request.bits)
         function = activation_of(call.operation)
         if function is not None and ending_of(function, self._request.bits).computed:

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kopt.graph.internals import mask_of
+from kopt.graph.masks import has_mask
 from kopt.profile.cost.flat import FlatCall
 from kopt.quantize.activations import ending_of
 from kopt.quantize.affine import Affine
@@ -26,8 +26,7 @@ _MERGES = {"concat": L.Concatenate, "sum": L.Add, "mul": L.Multiply}
 def unfit(call: FlatCall, bits: int) -> str:
     """Return why a call of a recurrent layer stays in float; empty if it does not."""
     layer, shape = call.operation, call.input_shapes[0]
-    _, kwargs = call.call.arguments
-    if any(mask_of(tensor) is not None for tensor in call.call.inputs) or kwargs.get("mask") is not None:
+    if has_mask(call.call):
         return "it is called with a mask, for which TFLite has no integer operators"
     if shape[1] is None or shape[1] > MOST_STEPS:
         return f"it goes over {shape[1] or 'any number of'} steps; up to {MOST_STEPS} are unrolled for integers"

@@ -12,6 +12,7 @@ from kopt.core.records.shipping.serving import RawImage, SignatureInfo
 from kopt.core.settings import whole
 from kopt.data import decode_image
 from kopt.data.image_decoding import decode_window, resize
+from kopt.data.validation import TEXT
 from kopt.export.source import SIGNATURE, Source
 
 IMAGES, EXAMPLES, CLASSIFY, TOP_K = "serving_images", "serving_examples", "classify", "top_k"
@@ -20,7 +21,7 @@ IMAGE_BYTES = "image_bytes"
 # The names that its Classify API looks for. Source: tensorflow/python/saved_model/signature_constants.py.
 CLASSIFY_METHOD = "tensorflow/serving/classify"
 CLASSIFY_INPUT, CLASSES, SCORES = "inputs", "classes", "scores"
-_STORED = {"float32": tf.float32, "int64": tf.int64, "object": tf.string}
+_STORED = {"float32": tf.float32, "int64": tf.int64, **dict.fromkeys(TEXT, tf.string)}
 Call = Callable[..., dict[str, Any]]
 
 
@@ -138,7 +139,7 @@ def _parser(inputs: tuple[TensorInfo, ...], image: RawImage | None) -> Callable[
     def parse(serialized: Any) -> dict[str, Any]:
         parsed = tf.io.parse_example(serialized, features)
         return {
-            info.name: tf.cast(parsed[info.name], _dtype(info)) if info.dtype != "object" else parsed[info.name]
+            info.name: tf.cast(parsed[info.name], _dtype(info)) if info.dtype not in TEXT else parsed[info.name]
             for info in inputs
         }
 
@@ -150,7 +151,7 @@ def _stored_as(info: TensorInfo) -> Any:
 
 
 def _dtype(info: TensorInfo) -> Any:
-    return tf.string if info.dtype == "object" else tf.as_dtype(info.dtype)
+    return tf.string if info.dtype in TEXT else tf.as_dtype(info.dtype)
 
 
 def _best_classes(outputs: tuple[TensorInfo, ...], class_names: Sequence[str], top_k: int) -> Callable[[Any], Any]:

@@ -42,7 +42,7 @@ REFUSED = {
     ("lstm", "int16x8"): RNN_16,
     ("gru", "int8"): RNN_INT8,
     ("gru", "int16x8"): RNN_16,
-    ("transformer", "int16x8"): (UnsupportedModelError, "are integers, for which the converter's 16-bit calibration"),
+    ("transformer", "int16x8"): (UnsupportedModelError, r"are no floats: 'tokens' \(int32\)"),
     ("conv1d", "int8"): (ExportError, r"1 operator\(s\) of the int8 file still compute in float: ELU"),
     ("conv1d", "int16x8"): (ExportError, "Quantization to 16x8-bit not yet supported for op: 'ELU'"),
     ("conv3d", "int8"): (ExportError, "CONV_3D"),

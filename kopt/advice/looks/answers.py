@@ -126,9 +126,14 @@ def _length(data: tuple[Any, ...]) -> int:
 
 
 def _evaluate(subject: Subject, data: tuple[Any, ...], size: int) -> dict[str, float]:
-    x, y = (tf.nest.map_structure(lambda leaf: leaf[:size], part) for part in data)
+    x, y = (tf.nest.map_structure(lambda leaf: _as_keras_takes(leaf[:size]), part) for part in data)
     found = subject.model.evaluate(x, y, batch_size=subject.batch_size, verbose=0, return_dict=True)
     return {name: float(value) for name, value in found.items()}
+
+
+def _as_keras_takes(values: Any) -> Any:
+    """Return text as a tensor, since Keras takes no arrays of it."""
+    return tf.constant(values) if isinstance(values, np.ndarray) and values.dtype.kind in "OSU" else values
 
 
 def _accuracy(scores: dict[str, float]) -> float | None:
@@ -143,7 +148,7 @@ def _against_chance(subject: Subject, train: tuple[Any, ...], size: int) -> dict
     kind = LossKind.of(only_loss(subject.model.loss))
     if ids is None or kind.family == "other":
         return none
-    some = tf.nest.map_structure(lambda leaf: leaf[:size], x)
+    some = tf.nest.map_structure(lambda leaf: _as_keras_takes(leaf[:size]), x)
     outputs = tf.nest.flatten(subject.model.predict(some, batch_size=subject.batch_size, verbose=0))
     shares = np.unique(ids, return_counts=True)[1] / len(ids)
     entropy = -float(sum(share * math.log(share) for share in shares))

@@ -146,6 +146,8 @@ def read(
             seed=settings.seed,
         )
     notes = (*(() if judging.y is not None else (NO_LABELS,)), *_overlap_note(final, examiner))
+    if plan.training and drawn is not None and stream is None:
+        notes = (*notes, "`train` was read into memory, because texts are not of one length.")
     return Given(model, runner, budget, calibration, drawn, examiner, final, plan, lessons, stream, limits, notes)
 
 

@@ -117,6 +117,7 @@ def test_texts_of_a_data_set_are_searched_and_learned_from(tmp_path):
         progress=None,
     )
     assert any(one.steps and one.status == "ok" for one in result.candidates), result.notes
+    assert "`train` was read into memory, because texts are not of one length." in result.notes
     for one in result.candidates:
         answers = measure.load(one.artifact.path).predict(texts[200:]).argmax(axis=1)
         assert one.evaluation.metrics["accuracy"] == pytest.approx(np.mean(answers == y[200:]))

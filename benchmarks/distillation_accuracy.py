@@ -9,14 +9,12 @@ from claims import Claim, publish
 from image_sets import ImageSet, described, image_sets
 from resumable import MODELS, Table, trained_once
 from training_networks import resnet8
-from trainings import LOSS, points, trained
+from trainings import LOSS, TEACHER, points, teacher, trained
 
 import kopt
 
 SEEDS = 3
-TEACHER, STUDENT = 32, 8  # channels of the first stage
-# Of the teacher; half the time where a processor computes in it.
-PRECISION = {"fashion_mnist": "float32", "cifar10": "mixed_bfloat16"}
+STUDENT = 8  # channels of the first stage
 TEMPERATURE, ALPHA = 4.0, 0.7
 ALONE, DISTILLER, TAUGHT = "student alone", "keras.distillation.Distiller", "taught"
 FEATURES = "taught, with features"
@@ -24,17 +22,6 @@ ALONE_INT8, ALL = "student alone, int8 after training", "half the MACs, rounding
 PATIENT, LONGER = "half the MACs, taught with features twice as long, then as above, int8", "student alone, as long"
 # With half of the work next to nothing is to be lost: augmented images want the longer recipe.
 SMALLEST = {"fashion_mnist": ALL, "cifar10": PATIENT}
-
-
-def teacher(images: ImageSet) -> Any:
-    """Return the large network, trained in an earlier run or now."""
-
-    def make() -> Any:
-        keras.utils.set_random_seed(100)
-        model, _ = kopt.train.to_precision(resnet8(images.shape, TEACHER), PRECISION[images.name])
-        return trained(model, images, images.epochs[0], 4e-3, 100)
-
-    return trained_once(f"resnet8_{TEACHER}_{images.name}", make)
 
 
 def fresh(images: ImageSet, seed: int) -> Any:

@@ -10,7 +10,7 @@ from claims import Claim, publish
 from image_sets import ImageSet, described, image_sets
 from resumable import Table, trained_once
 from training_networks import resnet8
-from trainings import LOSS, points, trained
+from trainings import LOSS, points, teacher, trained
 
 import kopt
 
@@ -25,6 +25,9 @@ SINGLE = "half the MACs (taylor), single channels, taught by the dense network"
 # Fine-tuning for as long as the dense network was trained.
 LONG = "half the MACs (taylor), single channels, taught with features, long"
 LONG_ZEROS = "80 % zeros of all kernels together, taught with features, long"
+# Fine-tuning twice as long, where a network of 32 channels in its first stage is at hand to teach.
+PATIENT = "half the MACs (taylor), single channels, taught with features by a larger network, twice as long"
+PATIENT_ZEROS = "80 % zeros of all kernels together, taught with features by a larger network, twice as long"
 ZEROS = {
     "80 % zeros of all kernels together": {"scope": "global"},
     "80 % zeros, first and last layer dense": {"policy": "keep_first_last"},
@@ -43,9 +46,11 @@ def dense(images: ImageSet, seed: int) -> Any:
     return trained_once(f"resnet8_{images.name}_{seed}", make)
 
 
-def tuned(model: Any, images: ImageSet, seed: int, library: Any = keras, epochs: int | None = None) -> Any:
+def tuned(
+    model: Any, images: ImageSet, seed: int, library: Any = keras, epochs: int | None = None, rate: float = 2e-3
+) -> Any:
     """Return the model after fine-tuning."""
-    return trained(model, images, epochs or images.epochs[1], 2e-3, seed, library)
+    return trained(model, images, epochs or images.epochs[1], rate, seed, library)
 
 
 def halved(images: ImageSet, seed: int, criterion: str, round_to: int = 8) -> Any:
@@ -66,6 +71,12 @@ def taught(student: Any, images: ImageSet, seed: int, epochs: int | None = None,
     return tuned(model, images, seed, epochs=epochs).student
 
 
+def taught_longer(student: Any, images: ImageSet, seed: int) -> Any:
+    """Return the student after learning from the larger network, from its features, too."""
+    model = kopt.DistillationModel(student, teacher(images), temperature=4.0, alpha=0.7, features="auto")
+    return tuned(model, images, seed, epochs=2 * images.epochs[0], rate=4e-3).student
+
+
 def masked(images: ImageSet, seed: int, epochs: int, **settings: Any) -> Any:
     """Return the dense network on its way to 80 % zeros, which are reached in the middle of the epochs."""
     schedule = kopt.prune.schedules.Polynomial(0.8, begin=1, end=epochs * images.steps // 2, frequency=20)
@@ -83,19 +94,26 @@ def taught_ways(images: ImageSet, seed: int) -> dict[str, Any]:
     """Return what makes the rows in which the dense network teaches."""
     long = images.epochs[0]
 
-    def half(round_to: int, epochs: int | None = None, **settings: Any) -> float:
-        student = halved(images, seed, "taylor", round_to)
-        return points(taught(student, images, seed, epochs, **settings), images)
+    def half(round_to: int) -> float:
+        return points(taught(halved(images, seed, "taylor", round_to), images, seed), images)
 
-    def zeros() -> float:
-        student = masked(images, seed, long, scope="global")
-        return points(kopt.prune.finalize(taught(student, images, seed, long, features="auto"))[0], images)
+    def zeros(epochs: int, learn: Any) -> float:
+        student = learn(masked(images, seed, epochs, scope="global"))
+        return points(kopt.prune.finalize(student)[0], images)
+
+    def features(student: Any) -> Any:
+        return taught(student, images, seed, long, features="auto")
+
+    def longer(student: Any) -> Any:
+        return taught_longer(student, images, seed)
 
     return {
         TAUGHT: lambda: half(8),
         SINGLE: lambda: half(1),
-        LONG: lambda: half(1, long, features="auto"),
-        LONG_ZEROS: zeros,
+        LONG: lambda: points(features(halved(images, seed, "taylor", 1)), images),
+        LONG_ZEROS: lambda: zeros(long, features),
+        PATIENT: lambda: points(longer(halved(images, seed, "taylor", 1)), images),
+        PATIENT_ZEROS: lambda: zeros(2 * long, longer),
     }
 
 

@@ -4,10 +4,15 @@ from typing import Any
 
 import keras
 from image_sets import ImageSet
+from resumable import trained_once
+from training_networks import resnet8
 
 import kopt
 
 LOSS = "sparse_categorical_crossentropy"
+TEACHER = 32  # channels of the first stage
+# Of the teacher; half the time where a processor computes in it.
+PRECISION = {"fashion_mnist": "float32", "cifar10": "mixed_bfloat16"}
 
 
 def trained(
@@ -26,6 +31,17 @@ def trained(
     data = (images.batches(seed) if batches is None else batches).repeat()
     model.fit(data, steps_per_epoch=images.steps, epochs=epochs, shuffle=False, verbose=0)
     return model
+
+
+def teacher(images: ImageSet) -> Any:
+    """Return the large network, trained in an earlier run or now."""
+
+    def make() -> Any:
+        keras.utils.set_random_seed(100)
+        model, _ = kopt.train.to_precision(resnet8(images.shape, TEACHER), PRECISION[images.name])
+        return trained(model, images, images.epochs[0], 4e-3, 100)
+
+    return trained_once(f"resnet8_{TEACHER}_{images.name}", make)
 
 
 def points(model: Any, images: ImageSet) -> float:

@@ -56,8 +56,9 @@ def onnx(
         model: a built Keras model, the path of a `.keras`, `.h5` or SavedModel, or what `traced` yields.
         path: file to write.
         scheme: `"float32"`, `"float16"` (weights and arithmetic of half precision, where the runtime has it) or
-            `"int8"` (pairs of QuantizeLinear and DequantizeLinear). A model of `kopt.quantize.aware` or
-            `kopt.quantize.after_training` goes with `"int8"` and brings its own ranges.
+            `"int8"` (pairs of QuantizeLinear and DequantizeLinear; masks on scores and the moments of normalizations
+            stay in float). A model of `kopt.quantize.aware` or `kopt.quantize.after_training` goes with `"int8"` and
+            brings its own ranges.
         calibration: real inputs from which `"int8"` of any other model learns the ranges of activations: arrays,
             `(x, y)` or a `tf.data.Dataset`.
         samples: how many examples of `calibration` are used.

@@ -86,6 +86,25 @@ def test_scores_under_a_mask_keep_their_differences_in_an_int8_file(masked, tmp_
     assert difference.mean() < 0.01
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "tensorrt"])
+def test_scores_under_a_mask_keep_their_differences_in_an_int8_onnx_file(masked, tmp_path, runtime):
+    model, x, _ = masked
+    made = kopt.export.onnx(model, tmp_path / "m.onnx", scheme="int8", calibration=x[:100], runtime=runtime)
+    assert np.abs(load(made.path).predict(x) - model.predict(x, verbose=0)).max() < 0.05
+
+
+def test_positions_of_a_small_variance_are_normalized_in_an_int8_onnx_file(tmp_path):
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    scales = 10 ** rng.uniform(-1, 1, (256, 1, 1))
+    x = (rng.normal(size=(256, 6, 16)) * scales).astype("float32")
+    model = keras.Sequential([keras.Input((6, 16)), L.Dense(16), L.LayerNormalization(), L.Dense(4)])
+    made = kopt.export.onnx(model, tmp_path / "m.onnx", scheme="int8", calibration=x[:100])
+    expected = model.predict(x, verbose=0)
+    # Integers of the inputs alone, of which the largest are 100 times the smallest, cost this much.
+    assert np.abs(load(made.path).predict(x) - expected).mean() < 0.2 * expected.std()
+
+
 def test_an_average_under_a_mask_is_left_in_float_and_said(masked, tmp_path):
     model, x, _ = masked
     copy, report = kopt.quantize.post_training(model, x[:100])

@@ -57,7 +57,7 @@ def onnx(
         path: file to write.
         scheme: `"float32"`, `"float16"` (weights and arithmetic of half precision, where the runtime has it) or
             `"int8"` (pairs of QuantizeLinear and DequantizeLinear; masks on scores and the moments of normalizations
-            stay in float). A model of `kopt.quantize.aware` or `kopt.quantize.after_training` goes with `"int8"` and
+            stay in float). A model of `kopt.quantize.aware` or `kopt.quantize.post_training` goes with `"int8"` and
             brings its own ranges.
         calibration: real inputs from which `"int8"` of any other model learns the ranges of activations: arrays,
             `(x, y)` or a `tf.data.Dataset`.

@@ -66,7 +66,7 @@ def fractions_interval(only_a: int, only_b: int, pairs: int, level: float) -> In
         pairs: all examples.
         level: e.g. 0.95.
 
-    Source: see `kopt.report.statistics.paired_interval`.
+    Source: see `kopt.report.parts.statistics.paired_interval`.
     """
     z = float(scipy.special.ndtri((1 + level) / 2))
     low, high = paired_interval((only_b - only_a) / pairs, (only_a + only_b) / pairs, pairs, z=z)

@@ -14,7 +14,7 @@ class LearningRateCurve(Record):
         rates: learning rate of each step that was run.
         losses: loss of each step's batch, before the step's update; all finite.
         smoothed: weighted means over neighboring steps.
-        steepest, valley, minimum: rates that the curve suggests (`kopt.train.rate_curve` has the formulas); `None` if
+        steepest, valley, minimum: rates that the curve suggests (formulas: `kopt.train.finders.rate_curve`); `None` if
             the loss did not fall.
         stopped: why the test ended: `"completed"`, `"diverged"`, `"non-finite loss"` or `"data ended"`.
         passes: how often the data was begun.

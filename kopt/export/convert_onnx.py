@@ -50,6 +50,34 @@ class Erfc:
         )
 
 
+@tf_op("Bucketize")
+class Bucketize:
+    """The number of boundaries that a number reaches, which `Discretization` uses; tf2onnx 1.17 leaves it as it is."""
+
+    @classmethod
+    def version_13(cls, ctx: Any, node: Any, **_: Any) -> None:
+        """Rewrite one node for opset 13 and later."""
+        source, output = node.input[0], node.output[0]
+        boundaries = np.array(node.get_attr("boundaries").floats, np.float32)
+        shape = ctx.get_shape(output)
+        ctx.remove_node(node.name)
+        last = ctx.make_const(f"{node.name}_axis", np.array([-1]))
+        number = ctx.make_node("Cast", [source], attr={"to": onnx.TensorProto.FLOAT}, name=f"{node.name}_float")
+        column = ctx.make_node("Unsqueeze", [number.output[0], last.output[0]], name=f"{node.name}_column")
+        edges = ctx.make_const(f"{node.name}_boundaries", boundaries)
+        reached = ctx.make_node("GreaterOrEqual", [column.output[0], edges.output[0]], name=f"{node.name}_reached")
+        ones = ctx.make_node("Cast", reached.output, attr={"to": onnx.TensorProto.INT32}, name=f"{node.name}_ones")
+        ctx.make_node(
+            "ReduceSum",
+            [ones.output[0], last.output[0]],
+            attr={"keepdims": 0},
+            name=node.name,
+            outputs=[output],
+            dtypes=[onnx.TensorProto.INT32],
+            shapes=[shape],
+        )
+
+
 @tf_op(["FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars"])
 class FakeQuant:
     """Rounding to a grid of 256 values: a pair of QuantizeLinear and DequantizeLinear in int8, zero where kopt has it.
@@ -124,6 +152,7 @@ def convert(
         _write_weights_beside(Path(output), inputs)
         return
     model = onnx.load(output)
+    _require_operators(model.graph)
     _name_inputs(model.graph, inputs)
     onnx.save(model, output)
     if scheme == "float16":
@@ -140,6 +169,13 @@ def convert(
     onnx.save(model, output)
     if scheme == "int8":  # ONNX Runtime 1.31 can end the process that opens such a file; here that is an error
         onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
+
+
+def _require_operators(graph: Any) -> None:
+    """Raise if TensorFlow's operators are left: tf2onnx writes what it does not know as it is."""
+    left = {node.op_type for node in graph.node if node.domain == "" and not onnx.defs.has(node.op_type)}
+    if left:
+        raise ValueError(f"TensorFlow operators without a counterpart: {', '.join(sorted(left))}")
 
 
 def _name_inputs(graph: Any, names: list[str]) -> None:

@@ -1,13 +1,15 @@
 """Keras model to `.onnx`, in three numeric schemes."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
-from kopt.core.errors import ConfigError, UnsupportedModelError, nearest
+from kopt.core.errors import ConfigError, ExportError, UnsupportedModelError, nearest
 from kopt.core.files import scratch_directory
 from kopt.core.randomness import preserved_random_state
 from kopt.core.records.artifacts import Artifact
@@ -22,6 +24,7 @@ from kopt.export.source import SIGNATURE, Source, prepare, save_arrays, trace
 from kopt.export.trained import trained_for, with_function_of
 from kopt.export.twins import trained_twin
 from kopt.export.verification import examples
+from kopt.graph.internals import flatten_layers
 
 OPSETS = range(13, 19)  # what tf2onnx 1.17 writes and both ends were tested with
 SCHEMES = ("float32", "float16", "int8")
@@ -208,17 +211,53 @@ def write_onnx(source: Source, output: Path, *, scheme: str, runtime: str, opset
 
     Raises:
         ExportError: the converter failed.
+        UnsupportedModelError: ONNX has no counterpart of an operator.
     """
+    _require_unrolled(source)
     with source.as_saved_model() as directory, scratch_directory() as scratch:
-        converter.run(
-            "onnx",
-            saved_model=str(directory),
-            signature=SIGNATURE,
-            output=str(output),
-            opset=opset,
-            inputs=[info.name for info in source.inputs],
-            scheme=scheme,
-            runtime=runtime,
-            calibration=None if ranges is None else save_arrays(ranges, scratch),
-            external=is_large(source),
+        job = {
+            "saved_model": str(directory),
+            "signature": SIGNATURE,
+            "output": str(output),
+            "opset": opset,
+            "inputs": [info.name for info in source.inputs],
+            "scheme": scheme,
+            "runtime": runtime,
+            "calibration": None if ranges is None else save_arrays(ranges, scratch),
+            "external": is_large(source),
+        }
+        try:
+            converter.run("onnx", **job)
+        except ExportError as error:
+            missing = _missing_operators(error.details)
+            if missing is None:
+                raise
+            raise UnsupportedModelError(
+                f"{source.name} needs operators that ONNX does not have: {missing}. Export a SavedModel, or take the "
+                f"layers that use them out, and do their work before the file is called."
+            ) from error
+
+
+def _missing_operators(log: str) -> str | None:
+    """Return the operators that the log of a failed conversion says ONNX has no counterpart for."""
+    named = re.search(r"TensorFlow operators without a counterpart: (.*)", log)
+    if named:
+        return named.group(1).strip()
+    return "LookupTableFindV2" if "Could not determine table shared name" in log else None
+
+
+def _require_unrolled(source: Source) -> None:
+    """Raise if the converter would meet a convolution in a loop, whose shape it does not see.
+
+    Raises:
+        UnsupportedModelError: names the layers.
+    """
+    layers = flatten_layers(source.model) if isinstance(source.model, keras.Model) else []
+    kinds = (keras.layers.ConvLSTM1D, keras.layers.ConvLSTM2D, keras.layers.ConvLSTM3D)
+    looping = [layer.name for layer in layers if isinstance(layer, kinds) and not layer.unroll]
+    if looping:
+        raise UnsupportedModelError(
+            f"{source.name} has convolutions in a loop, {', '.join(looping)}, which the ONNX converter cannot read. "
+            f"Set `unroll` of {'these layers' if len(looping) > 1 else 'this layer'} to True (it changes no weight), "
+            f"or export to TFLite or a SavedModel."
         )

@@ -289,7 +289,7 @@ def _convert(
             _run_tflite(source, staged, {**job, "scheme": scheme.name})
     content = inspect_tflite(staged)
     if scheme.name == "int8" and (job["trained"] or not job["keep_float"]):
-        _require_integers(content, may_be_float)
+        _require_integers(content, may_be_float, trained=job["trained"])
     notes = (*_notes(source, scheme, content), *unblocked)
     runs_here = FLEX_NOTE not in notes
     if scheme.needs_calibration and runs_here:
@@ -346,21 +346,23 @@ def _run_tflite(source: Source, output: Path, job: dict[str, Any]) -> None:
         missing = re.search(r"TF Select ops: (.*)", error.details)
         if missing is None:
             raise
+        operators = missing.group(1).strip()
+        others = "a SavedModel" if re.search("Lookup|String", operators) else "ONNX or SavedModel"  # ONNX has no text
         raise UnsupportedModelError(
-            f"{source.name} needs operators that TFLite does not have: {missing.group(1).strip()}. Replace the layers "
-            f"that use them, export to ONNX or SavedModel, or pass `select_ops=True` if the runtime has TensorFlow's "
+            f"{source.name} needs operators that TFLite does not have: {operators}. Replace the layers "
+            f"that use them, export to {others}, or pass `select_ops=True` if the runtime has TensorFlow's "
             f"operators built in (LiteRT from the package index has not)."
         ) from error
 
 
-def _require_integers(content: TFLiteContent, may_be_float: Sequence[str]) -> None:
+def _require_integers(content: TFLiteContent, may_be_float: Sequence[str], *, trained: bool) -> None:
     """Raise if operators compute in float whose output tensors match none of these patterns."""
     floats = [name for name in content.float_operators if not any(re.search(part, name) for part in may_be_float)]
     if floats:
-        shown = "; ".join(floats[:5])
+        shown, where = "; ".join(floats[:5]), "`skip` of `kopt.quantize.aware`" if trained else "`fallback`"
         raise ExportError(
             f"{len(floats)} operator(s) of the int8 file still compute in float: {shown}. Name their "
-            f"layers in `fallback` if that is acceptable, or choose another scheme."
+            f"layers in {where} if that is acceptable, or choose another scheme."
         )
 
 

@@ -226,3 +226,37 @@ def test_integers_have_no_weights_beside_them(large, tmp_path):
     with pytest.raises(UnsupportedModelError, match="scheme 'float16' is made of weights in the file"):
         export.onnx(large, tmp_path / "m.onnx", scheme="float16")
     assert not list(tmp_path.iterdir())
+
+
+def test_numbers_fall_between_the_same_boundaries(tmp_path):
+    inputs = keras.Input((3,))
+    bins = keras.layers.Discretization([-0.5, 0.0, 0.25])(inputs)
+    model = keras.Model(inputs, keras.layers.Embedding(4, 2)(bins))
+    x = np.array([[-0.5, 0.0, 0.25], [-1.0, 1.0, -0.1]], np.float32)  # a boundary belongs to the bin above
+    made = export.onnx(model, tmp_path / "m.onnx", data=x)
+    np.testing.assert_array_equal(measure.load(made.path).predict(x), model.predict(x, verbose=0))
+
+
+@pytest.mark.parametrize(
+    ("layer", "operator"),
+    [
+        (keras.layers.IntegerLookup(vocabulary=[3, 7]), "LookupTableFindV2"),
+        (keras.layers.Hashing(4), "StringToHashBucketFast"),
+    ],
+    ids=["lookup", "hashing"],
+)
+def test_operators_that_onnx_lacks_are_named(layer, operator, tmp_path):
+    inputs = keras.Input((3,), dtype="int64")
+    model = keras.Model(inputs, keras.layers.Embedding(4, 2)(layer(inputs)))
+    with pytest.raises(UnsupportedModelError, match=f"operators that ONNX does not have: {operator}"):
+        export.onnx(model, tmp_path / "m.onnx")
+    with pytest.raises(UnsupportedModelError, match="export to a SavedModel"):
+        export.tflite(model, tmp_path / "m.tflite")
+
+
+def test_convolutions_in_a_loop_are_unrolled(tmp_path):
+    model = keras.Sequential([keras.Input((3, 4, 4, 1)), keras.layers.ConvLSTM2D(2, 3, name="video")])
+    with pytest.raises(UnsupportedModelError, match=r"a loop, video,.*Set `unroll` of this layer to True"):
+        export.onnx(model, tmp_path / "m.onnx")
+    model.get_layer("video").unroll = True
+    assert export.onnx(model, tmp_path / "m.onnx").parity.argmax_agreement == 1.0

@@ -204,7 +204,7 @@ def _read_arrays(path: Path) -> dict[str, Array]:
         if "allow_pickle" in str(error):
             raise DataError(
                 f"{path} holds pickled Python objects; opening them could run code, so they are refused. Write plain "
-                f"arrays of numbers: `np.savez(path, x_train=..., ...)`."
+                f"arrays of numbers, of texts with `.astype(str)`: `np.savez(path, x_train=..., ...)`."
             ) from error
         raise DataError(f"{path} is not a whole {kind} file ({error}). Write it anew with `{write}`.") from error
 

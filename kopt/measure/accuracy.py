@@ -1,5 +1,6 @@
 """Metrics on labelled data, of the file in its own runtime."""
 
+import contextlib
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -59,14 +60,15 @@ def evaluate(target: Any, data: Any, *, metrics: Any = ("accuracy",), batch_size
         pairs = list(_by_output(runner, y, predictions))
         _require_own_objects({name: wanted[name] for name, *_ in pairs})
         for name, labels, predicted in pairs:
-            _check_predictions(runner, predicted, labels)
             prefix = f"{name}_" if isinstance(predictions, dict) else ""
             own = weight.get(name) if isinstance(weight, Mapping) else weight
-            if prefix not in trackers:
-                is_logit = gives_binary_logits(getattr(runner, "model", None), name)
-                trackers[prefix] = [_Tracker(one, labels, predicted, is_logit) for one in wanted[name]]
-            for tracker in trackers[prefix]:
-                tracker.update(labels, predicted, own)
+            with _saying_of(name if prefix else None):
+                _check_predictions(runner, predicted, labels)
+                if prefix not in trackers:
+                    is_logit = gives_binary_logits(getattr(runner, "model", None), name)
+                    trackers[prefix] = [_Tracker(one, labels, predicted, is_logit) for one in wanted[name]]
+                for tracker in trackers[prefix]:
+                    tracker.update(labels, predicted, own)
         count += len(pairs[0][1])
     if not count:
         raise DataError("The data set is empty. Pass at least one batch of (x, y).")
@@ -75,6 +77,17 @@ def evaluate(target: Any, data: Any, *, metrics: Any = ("accuracy",), batch_size
         judged = [name for name, metrics in wanted.items() if metrics]
         raise DataError(f"There are no labels of what `metrics` names: {', '.join(judged)}. Pass them by output name.")
     return Evaluation(runner.name, runner.runtime, count, results)
+
+
+@contextlib.contextmanager
+def _saying_of(output: str | None) -> Iterator[None]:
+    """Begin what is wrong with labels with the output that they are of, one of several."""
+    try:
+        yield
+    except DataError as error:
+        if output is None:
+            raise
+        raise DataError(f"Output {output!r}: {error}") from error
 
 
 def _wanted(metrics: Any, outputs: Sequence[str]) -> dict[str, tuple[Any, ...]]:
@@ -368,7 +381,7 @@ def _check_classes(labels: np.ndarray, classes: int) -> None:
     if wrong.any():
         raise DataError(
             f"Labels must be class numbers from 0 to {classes - 1}, since the output tells {classes} classes apart. "
-            f"Received: {labels[wrong].flat[0]!r} at position {int(np.flatnonzero(wrong)[0])}, {int(wrong.sum())} such "
+            f"Received: {labels[wrong].flat[0]} at position {int(np.flatnonzero(wrong)[0])}, {int(wrong.sum())} such "
             "label(s) in all. Of a model that gives quantities name another metric, e.g. 'mae'."
         )
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -200,28 +200,38 @@ def _join(given: Given, settings: Settings, workdir: Path, asked: Request, role:
     reporter.step(f"{role.name} works for the chief at {role.address}")
     with export.traced(given.model) as source:
         until, identity = time.monotonic() + _CHIEF_SECONDS, given.identity
-        while not any(_is_same(path, identity) for path in workdir.glob("tuning-*/job.json")):
-            if time.monotonic() > until:
-                raise WorkerLostError(
-                    f"No chief has begun to tune this model on this data in {workdir.absolute()} within "
-                    f"{_CHIEF_SECONDS:g} s. All machines share the directory and make the same call; one has the "
-                    f"name 'chief'."
-                )
-            time.sleep(_LOOK_SECONDS)
+        _wait(
+            lambda: any(_is_same(path, identity) for path in workdir.glob("tuning-*/job.json")),
+            until,
+            WorkerLostError(
+                f"No chief has begun to tune this model on this data in {workdir.absolute()} within "
+                f"{_CHIEF_SECONDS:g} s. All machines share the directory and make the same call; one has the name "
+                f"'chief'."
+            ),
+        )
         search = prepared(given, settings, workdir, source, reporter)
         place = jobs.place_of(workdir, search, asked, settings.seed)
-        while not jobs.path_of(place).is_file():  # what was seen may be another tuning, of before
-            if time.monotonic() > until:
-                raise ConfigError(
-                    f"This model is tuned on this data in {workdir.absolute()}, but not as this call asks for: all "
-                    f"machines make the same call, with the same budget, tuner, techniques, ways, training, builder "
-                    f"and seed, and the same version of kopt."
-                )
-            time.sleep(_LOOK_SECONDS)
+        _wait(
+            jobs.path_of(place).is_file,  # what was seen may be another tuning, of before
+            until,
+            ConfigError(
+                f"This model is tuned on this data in {workdir.absolute()}, but not as this call asks for: all "
+                f"machines make the same call, with the same budget, tuner, techniques, ways, training, builder, "
+                f"threads and seed, and the same version of kopt."
+            ),
+        )
         tuning = tuning_of(search, asked, place, settings.seed)
         if work(tuning, role) != OVER:
             reporter.step("the time that `seconds` allows was used up")
     reporter.finish()
+
+
+def _wait(ready: Callable[[], bool], until: float, error: Exception) -> None:
+    """Look until something is there, and raise the error where it is too late for that."""
+    while not ready():
+        if time.monotonic() > until:
+            raise error
+        time.sleep(_LOOK_SECONDS)
 
 
 def _is_same(path: Path, identity: dict[str, str]) -> bool:

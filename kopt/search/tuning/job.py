@@ -74,7 +74,7 @@ def place_of(workdir: Path, search: Search, request: Request, seed: int) -> Path
     epochs = request.training.epochs if request.training else 0
     source = source_sha256(request.builder) if request.builder else ""
     what = [search.given.budget.to_dict(), asked.to_dict(), source, __version__]
-    parts = [search.identity, lessons, *what, epochs, seed]
+    parts = [search.identity, lessons, *what, epochs, seed, search.files.threads]
     return workdir / f"tuning-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]}"
 
 

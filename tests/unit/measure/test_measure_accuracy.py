@@ -153,6 +153,8 @@ def test_weights_are_those_of_the_output():
     weights = {"a": np.array([1.0, 0, 0, 0]), "b": np.array([0.0, 0, 0, 1])}
     found = evaluate(model, (SCORES, {"a": LABELS, "b": LABELS}, weights)).metrics
     assert found == {"a_accuracy": 1.0, "b_accuracy": 0.0}
+    with pytest.raises(DataError, match=r"^Output 'b': Labels of shape \(4, 4\) do not fit"):
+        evaluate(model, (SCORES, {"a": LABELS, "b": np.eye(4)}))
 
 
 def test_a_loss_of_a_binary_output_takes_labels_without_its_axis(echo):

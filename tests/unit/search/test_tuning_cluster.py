@@ -99,10 +99,22 @@ def test_who_of_an_earlier_call_cannot_come_back(name, address, count, is_gone):
     assert _is_of_before(name, Workers(None, count, address)) == is_gone
 
 
+def searching(threads=None):
+    """What a tuning looks for its directory with."""
+    given, files = types.SimpleNamespace(budget=kopt.Budget()), types.SimpleNamespace(threads=threads)
+    return types.SimpleNamespace(workshop=None, identity={}, given=given, files=files)
+
+
+def test_outcomes_of_other_threads_are_of_another_tuning(tmp_path):
+    asked = Request((), ("tflite-int8",))
+    one, other, again = (place_of(tmp_path, searching(threads), asked, 0) for threads in (1, 2, 1))
+    assert one == again != other
+
+
 def test_another_source_of_a_builder_is_another_tuning(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     source = tmp_path / "shapes_of_two_sources.py"
-    search = types.SimpleNamespace(workshop=None, identity={}, given=types.SimpleNamespace(budget=kopt.Budget()))
+    search = searching()
     asked = Request((), ("tflite-int8",), builder="shapes_of_two_sources:build")
     places = set()
     for widths in ("[4, 8]", "[4, 8]", "[16, 32]"):

@@ -49,6 +49,20 @@ def test_a_bundle_classifies_texts(reader, tmp_path):
     assert max(rows, key=lambda one: one[1])[0] == "good"
 
 
+def test_a_server_that_watches_itself_keeps_texts_and_their_lengths(reader, tmp_path):
+    kopt.export.saved_model(reader, tmp_path / "reader" / "1", data=TEXTS[:8])
+    profile = kopt.serve.write_profile(tmp_path / "reader", (TEXTS, LABELS), labelled=True)
+    assert [one.name for one in profile.inputs.features] == ["text length"]
+    watched = kopt.serve.Monitoring(log=str(tmp_path / "log"))
+    server = kopt.serve.Server(tmp_path / "reader", port=0, monitoring=watched, log=lambda line: None)
+    with server, kopt.serve.Client(server.url, "reader") as client:
+        client.predict(TEXTS[:5].astype(str), request_id="a")
+        client.label("a", LABELS[:5])
+    x, y = kopt.serve.logged_examples(tmp_path / "log")
+    assert (x.tolist(), y.tolist()) == (TEXTS[:5].tolist(), LABELS[:5].tolist())
+    assert kopt.measure.evaluate(reader, (x, y)).metrics["accuracy"] == 1.0
+
+
 def test_advice_looks_at_texts_as_at_everything_else(reader):
     advice = kopt.advise(reader, (TEXTS[:40], LABELS[:40]), (TEXTS[40:], LABELS[40:]))
     assert not any("Invalid dtype" in look.reason for look in advice.looks if look.seconds is None)

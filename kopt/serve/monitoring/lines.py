@@ -50,15 +50,15 @@ def decoded(line: bytes) -> dict[str, Any] | None:
 
 
 def packed(arrays: Arrays) -> dict[str, Any]:
-    """Return numeric arrays as JSON types, bit for bit."""
-    return {
-        name: {
-            "dtype": array.dtype.newbyteorder("<").str,
-            "shape": list(array.shape),
-            "b64": base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode(),
-        }
-        for name, array in arrays.items()
-    }
+    """Return arrays of numbers, bit for bit, and of `str` as JSON types."""
+    return {name: {"shape": list(array.shape), **_content(array)} for name, array in arrays.items()}
+
+
+def _content(array: np.ndarray) -> dict[str, Any]:
+    if array.dtype.kind == "U":
+        return {"text": array.ravel().tolist()}
+    dtype = array.dtype.newbyteorder("<")
+    return {"dtype": dtype.str, "b64": base64.b64encode(array.astype(dtype).tobytes()).decode()}
 
 
 def unpacked(content: Any) -> dict[str, np.ndarray] | None:
@@ -72,12 +72,16 @@ def unpacked(content: Any) -> dict[str, np.ndarray] | None:
 
 
 def _array(one: Mapping[str, Any]) -> np.ndarray:
-    if not _DTYPE.fullmatch(one["dtype"]):
-        raise ValueError(f"no numbers: {one['dtype']}")
-    dtype = np.dtype(one["dtype"])
     shape = tuple(one["shape"])
     if not all(type(size) is int and 0 <= size < _LARGEST_AXIS for size in shape):
         raise ValueError(f"no shape: {shape}")
+    if "text" in one:
+        if not all(isinstance(text, str) for text in one["text"]):
+            raise ValueError("no texts")
+        return np.array(one["text"], str).reshape(shape)
+    if not _DTYPE.fullmatch(one["dtype"]):
+        raise ValueError(f"no numbers: {one['dtype']}")
+    dtype = np.dtype(one["dtype"])
     data = base64.b64decode(one["b64"], validate=True)
     if math.prod(shape) * dtype.itemsize != len(data):
         raise ValueError("as many bytes as the shape needs")

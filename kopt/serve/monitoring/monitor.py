@@ -284,7 +284,7 @@ class Monitor:
             _remember(self._answers, identity, _Answer(version, {"y": judged.copy()}), settings.remembered)
         if is_chosen(identity, "sample", settings.sample):
             recent = self._recent_of(version)
-            inputs, answers = predictions.numeric(arrays), predictions.numeric(outputs)
+            inputs, answers = predictions.kept(arrays), predictions.numeric(outputs)
             columns = predictions.features(inputs)
             recent.inputs.add(columns)
             recent.outputs.add(predictions.features(answers))

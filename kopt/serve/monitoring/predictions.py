@@ -19,14 +19,26 @@ def numeric(arrays: Arrays) -> dict[str, np.ndarray]:
     return {name: array for name, array in arrays.items() if array.dtype.kind in "biuf" and array.ndim and array.size}
 
 
+def kept(arrays: Arrays) -> dict[str, np.ndarray]:
+    """Return the arrays that hold numbers or texts, examples first; texts as `str`."""
+    texts = {name: array for name, array in arrays.items() if array.dtype.kind in "OSU" and array.ndim and array.size}
+    return numeric(arrays) | {name: np.vectorize(_text, otypes=[str])(array) for name, array in texts.items()}
+
+
+def measurable(arrays: Arrays) -> dict[str, np.ndarray]:
+    """Return what drift is told by: numbers, and of texts how many characters they have."""
+    lengths = {f"{name} length": np.char.str_len(one) for name, one in kept(arrays).items() if one.dtype.kind == "U"}
+    return numeric(arrays) | lengths
+
+
 def features(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Return the features of all numeric arrays, one number an example; see `kopt.measure.drift_profile`.
+    """Return the features of all arrays of numbers or texts, one number an example; see `kopt.measure.drift_profile`.
 
     None of arrays with more than `MOST_FEATURES` columns, which take too long to be watched one by one.
     """
-    kept = numeric(arrays)
-    columns = sum(array.shape[-1] if array.ndim > 1 else 1 for array in kept.values())
-    return drift_features(kept) if kept and columns <= MOST_FEATURES else {}
+    found = measurable(arrays)
+    columns = sum(array.shape[-1] if array.ndim > 1 else 1 for array in found.values())
+    return drift_features(found) if found and columns <= MOST_FEATURES else {}
 
 
 def nonfinite(arrays: Arrays) -> int:
@@ -131,3 +143,7 @@ def _require_probabilities(predicted: np.ndarray) -> None:
             f"Accuracy cuts a single number at 0.5, and the answers go from {least:.3g} to {most:.3g}, as logits do. "
             'End the model with a sigmoid, other scores with a clip to [0, 1], or score by "absolute error".'
         )
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

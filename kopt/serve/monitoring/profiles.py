@@ -14,7 +14,7 @@ from kopt.measure import drift_profile, load
 from kopt.measure.accuracy import labelled_batches
 from kopt.measure.feeding import convert, match
 from kopt.serve.loaded import artefact_in
-from kopt.serve.monitoring.predictions import MOST_FEATURES, features, label_scores, numeric
+from kopt.serve.monitoring.predictions import MOST_FEATURES, features, label_scores, measurable, numeric
 from kopt.serve.versions import path_of, present
 
 
@@ -68,11 +68,13 @@ def write_profile(
         }
         found = runner.predict(wire)
         answers = found if isinstance(found, dict) else {runner.outputs[0].name: found}
-        inputs.append(numeric(wire))
+        inputs.append(measurable(wire))
         outputs.append(numeric(answers))
         scores += [] if y is None else label_scores(answers, y, score)
     if not inputs or not inputs[0] or not outputs[0]:
-        raise DataError(f"{artefact} has no inputs or outputs of numbers to describe, or the data is empty.")
+        raise DataError(
+            f"{artefact} has no inputs of numbers or texts or no outputs of numbers to describe, or the data is empty."
+        )
     if not features(inputs[0]) or not features(outputs[0]):
         raise DataError(
             f"{artefact} has inputs or outputs of more than {MOST_FEATURES} columns, which are not watched one by one."

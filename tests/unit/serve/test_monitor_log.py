@@ -170,6 +170,7 @@ def test_arrays_come_back_bit_for_bit():
         "n": np.array([[7]], ">i8"),
         "b": np.array([True, False]),
         "e": np.zeros((0, 3), np.uint8),
+        "t": np.array([["näh", ""], ["c", "two\nlines"]]),
     }
     found = unpacked(json.loads(json.dumps(packed(arrays))))
     for name, array in arrays.items():
@@ -188,6 +189,8 @@ def test_arrays_come_back_bit_for_bit():
         {"x": {"dtype": "<f4", "shape": ["a"], "b64": ""}},
         {"x": {"dtype": "nothing", "shape": [0], "b64": ""}},
         {"x": {"dtype": "<f4", "shape": [0], "b64": "*"}},
+        {"x": {"shape": [1], "text": [3]}},
+        {"x": {"shape": [2], "text": ["a"]}},
     ],
 )
 def test_what_is_no_array_is_none(content):

@@ -1,6 +1,7 @@
 """Checks of single settings, with one form of message."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,18 @@ def whole(name: str, value: Any, *, least: int = 1) -> int:
             f"`{name}` must be a whole number of at least {least}. Received: {value!r} ({type(value).__name__})."
         )
     return int(value)
+
+
+def names(name: str, value: Any) -> tuple[str, ...]:
+    """Return names as a tuple: one, or any number of them.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    found = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
+    if not all(isinstance(one, str) for one in found):
+        raise ConfigError(f"`{name}` must be a name, or a list of names. Received: {value!r} ({type(value).__name__}).")
+    return found
 
 
 def choice(name: str, value: Any, accepted: tuple[str, ...]) -> str:

@@ -5,6 +5,7 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from kopt.core import settings
 from kopt.core.errors import ConfigError, nearest
 from kopt.core.records.actions import LayerAction
 
@@ -55,8 +56,7 @@ def all_named(paths: Iterable[str], names: str | Iterable[str], setting: str) ->
     Raises:
         ConfigError: one stands for none.
     """
-    names = [names] if isinstance(names, str) else names
-    return {path for name in names for path in named(paths, name, setting)}
+    return {path for name in settings.names(setting, names) for path in named(paths, name, setting)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,7 +48,10 @@ def load_legacy_archive(path: Path, *, custom_objects: dict[str, Any], safe_mode
         reference = _open_with_tf_keras(path, custom_objects, safe_mode)
     except _TF_KERAS_REFUSALS as error:
         raise LoadError(f"{path} was written by Keras 2, and tf_keras cannot open it: {error}") from error
-    return _translated(path, reference, custom_objects, safe_mode, verify)
+    try:
+        return _translated(path, reference, custom_objects, safe_mode, verify)
+    except _TF_KERAS_REFUSALS as error:
+        raise LoadError(f"{path} was written by Keras 2, and Keras 3 cannot build it: {error}") from error
 
 
 @preserved_random_state()

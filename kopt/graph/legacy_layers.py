@@ -22,6 +22,7 @@ _DROPPED = (
     "input_spec",
     "renorm_clipping",
     "renorm_momentum",
+    "rng_type",
     "time_major",
     "virtual_batch_size",
 )
@@ -194,6 +195,9 @@ _QUIRKS: dict[str, Callable[[Config], Config]] = {
     "ReLU": _relu,
     "SeparableConv1D": _no_kernel_options,
     "SeparableConv2D": _no_kernel_options,
+    "SpatialDropout1D": _without("trainable", "noise_shape"),
+    "SpatialDropout2D": _without("trainable", "noise_shape"),
+    "SpatialDropout3D": _without("trainable", "noise_shape"),
     "ThresholdedReLU": _renamed("theta", "threshold"),
 }
 

@@ -42,6 +42,8 @@ def finalize(model: keras.Model) -> tuple[keras.Model, Magnitude | ChannelPrunin
         return plain, record_of(plain, origin.method.pattern, origin.method.schedule, rows, left)
     if isinstance(model, PenalizedModel):
         return copy_model(model), penalty_report(model)
+    if not isinstance(model, keras.Model):
+        raise InputError(f"`finalize` takes a model of `magnitude` and the like. Received: {model!r}.")
     masks = masks_of(model)
     if masks is None:
         raise InputError(f"The model {model.name!r} has no masks. Received a {type(model).__name__}; see `magnitude`.")

@@ -19,6 +19,7 @@ __all__ = ["Constant", "Cubic", "Iterative", "OneCycle", "Polynomial", "Schedule
 
 _PACKAGE = "kopt.prune"  # `kopt.train.schedules` has a `OneCycle`, too
 _MOST = 1.0 - 1e-6
+_LATE = 10**9  # a step at which a schedule has come to its end
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -49,8 +50,8 @@ class Schedule:
     frequency: int = dataclasses.field(default=10, kw_only=True)
 
     def __post_init__(self) -> None:
-        self.final_sparsity = number("final_sparsity", self.final_sparsity, least=0.0)
-        if self.final_sparsity >= 1.0:
+        self.final_sparsity = number("final_sparsity", self.final_sparsity)
+        if not 0.0 <= self.final_sparsity < 1.0:
             raise ConfigError(f"`final_sparsity` must be in [0, 1). Received: {self.final_sparsity!r}.")
         for name in ("begin", "end", "frequency"):
             setattr(self, name, whole(name, getattr(self, name)))
@@ -249,7 +250,8 @@ class Foreign(Schedule):
     def __init__(self, schedule: Any):
         self.schedule = schedule
         settings = getattr(schedule, "__dict__", {})
-        self.final_sparsity = float(settings.get("final_sparsity", settings.get("target_sparsity", 0.0)))
+        known = settings.get("final_sparsity", settings.get("target_sparsity"))
+        self.final_sparsity = float(schedule(tf.constant(_LATE, tf.int64))[1] if known is None else known)
         self.begin = self.end = self.frequency = 0
 
     def __call__(self, step: Any) -> tuple[tf.Tensor, tf.Tensor]:

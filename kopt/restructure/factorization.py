@@ -15,7 +15,7 @@ from kopt.graph import GraphView, require_finite
 from kopt.restructure.accounting import Change, Costs, Restructuring, make_report
 from kopt.restructure.factorized_layers import CONVOLUTIONS, Factorization, Ranks, factorization
 from kopt.restructure.kinds import altered
-from kopt.restructure.selection import Layers, chosen, find, require_applied
+from kopt.restructure.selection import Layers, chosen, find, require_applied, require_unconstrained
 from kopt.restructure.sites import Site, sites_of
 from kopt.restructure.substitution import Substitute, fresh_names, substituted
 from kopt.restructure.trade_off import cheapest, least_cost, spend
@@ -77,6 +77,7 @@ def low_rank(
     request = _request(rank, energy, target_macs, layers, conv, force)
     view = GraphView.of(model)
     require_finite(model)
+    require_unconstrained(model)
     sites, costs = sites_of(view), Costs.of(model)
     named = {site: ranks for name, ranks in request.by_name.items() for site in find(sites, [name], "rank")}
     wanted = list(request.by_name) if request.by_name else layers

@@ -24,7 +24,7 @@ from kopt.restructure.deviations import output_deviations
 from kopt.restructure.initial_values import INITIALIZERS, fans
 from kopt.restructure.kinds import CONV, DEPTHWISE, KINDS, SEPARABLE, altered, kernel_names
 from kopt.restructure.residual_branches import last_layers, residual_branches
-from kopt.restructure.selection import Layers, chosen, require_applied
+from kopt.restructure.selection import Layers, chosen, require_applied, require_unconstrained
 from kopt.restructure.sites import Site, sites_of
 from kopt.restructure.substitution import Substitute, Weights, substituted
 
@@ -97,6 +97,7 @@ def reinitialize(
     choice("initializer", initializer, INITIALIZERS)
     whole("seed", seed, least=0)
     view = GraphView.of(model)
+    require_unconstrained(model)
     sites = sites_of(view)
     inputs, _ = signature(model)
     arrays = _noise(inputs, seed) if data is None else calibration(data, samples=_EXAMPLES, seed=seed, inputs=inputs)

@@ -5,10 +5,12 @@ from typing import Any, TypeAlias
 
 import keras
 
-from kopt.core.errors import ConfigError, UnsupportedModelError
+from kopt.core.errors import ConfigError, InputError, UnsupportedModelError
 from kopt.core.records.actions import LayerAction
+from kopt.core.settings import names
 from kopt.graph.layer_names import named
 from kopt.restructure.sites import Site
+from kopt.train.weight_constraints import constraints_of
 
 # `None`: all that the transform knows; names or paths; or a function of the layer.
 Layers: TypeAlias = Iterable[str] | Callable[[keras.layers.Layer], bool] | None
@@ -33,17 +35,27 @@ def chosen(sites: Iterable[Site], layers: Layers, known: Callable[[keras.layers.
         return tuple(site for site in sites if known(site.layer))
     if callable(layers):
         return tuple(site for site in sites if known(site.layer) and layers(site.layer))
-    wanted = set(find(sites, [layers] if isinstance(layers, str) else layers, "layers"))
+    wanted = set(find(sites, names("layers", layers), "layers"))
     return tuple(site for site in sites if site in wanted)
 
 
-def find(sites: tuple[Site, ...], names: Iterable[Any], setting: str) -> tuple[Site, ...]:
+def find(sites: tuple[Site, ...], wanted: Iterable[Any], setting: str) -> tuple[Site, ...]:
     """Return the site of every name or path.
 
     Raises:
         ConfigError: a name is of no layer, or of several.
     """
-    return tuple(_named(sites, name, setting) for name in names)
+    return tuple(_named(sites, name, setting) for name in wanted)
+
+
+def require_unconstrained(model: keras.Model) -> None:
+    """Raise for a model that carries masks or codebooks, which no new layer would hold.
+
+    Raises:
+        InputError: it does.
+    """
+    if constraints_of(model):
+        raise InputError(f"The model {model.name!r} carries masks or codebooks: take them off with `finalize` first.")
 
 
 def require_applied(transform: str, model: str, applied: int, left: Iterable[LayerAction], kinds: str) -> None:

@@ -11,7 +11,7 @@ from kopt.graph import FreshNames, GraphView, require_finite
 from kopt.restructure import factors
 from kopt.restructure.accounting import Change, Costs, Restructuring, make_report
 from kopt.restructure.kinds import altered
-from kopt.restructure.selection import Layers, chosen, require_applied
+from kopt.restructure.selection import Layers, chosen, require_applied, require_unconstrained
 from kopt.restructure.sites import Site, sites_of
 from kopt.restructure.substitution import Substitute, changed, fresh_names, like, substituted, values
 
@@ -70,6 +70,7 @@ def depthwise_separable(
     number("max_error", max_error, least=0.0, most=1.0, open_below=True)
     view = GraphView.of(model)
     require_finite(model)
+    require_unconstrained(model)
     costs, names = Costs.of(model), fresh_names(model)
     left: dict[str, LayerAction] = {}
     made: dict[Site, tuple[Substitute, float]] = {}

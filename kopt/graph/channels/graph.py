@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kopt.core.settings import names
 from kopt.graph.channels.ledger import Block, Ledger, Passage
 from kopt.graph.channels.maps import ChannelMap, Channels, Fixed
 from kopt.graph.channels.space import Ids, Units
@@ -93,6 +94,7 @@ class ChannelGraph:
         settings: every size in a config that counts channels.
         flows: the calls in order, those of nested models one by one.
         doubled: paths of layers that are called inside a nested model and outside of it.
+        unfollowed: why layers with weights stay whole that kopt cannot follow channels through.
 
     Example:
         >>> graph = kopt.graph.channel_graph(model)
@@ -106,6 +108,7 @@ class ChannelGraph:
     settings: tuple[SizeSetting, ...]
     flows: tuple[Flow, ...]
     doubled: tuple[str, ...]
+    unfollowed: tuple[str, ...] = ()
 
     @property
     def free(self) -> tuple[ChannelGroup, ...]:
@@ -136,7 +139,7 @@ def channel_graph(model: keras.Model, *, protect: Iterable[str] = ()) -> Channel
         ('conv2',) 16 any of them can go
         ('classes',) 10 it is an output of the model
     """
-    ledger = walk(GraphView.of(model), tuple(protect))
+    ledger = walk(GraphView.of(model), names("protect", protect))
     units = ledger.space.resolve()
     return ChannelGraph(
         unit_count=len(units.reasons),
@@ -151,6 +154,7 @@ def channel_graph(model: keras.Model, *, protect: Iterable[str] = ()) -> Channel
         ),
         flows=tuple(_flow(passage, units) for passage in ledger.passages),
         doubled=_doubled(ledger),
+        unfollowed=tuple(ledger.unfollowed.values()),
     )
 
 

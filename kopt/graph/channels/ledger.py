@@ -83,6 +83,7 @@ class Ledger:
         self.settings: dict[tuple[str, str, int | None], Setting] = {}
         self.blocks: dict[tuple[int, str], Block] = {}
         self.passages: list[Passage] = []
+        self.unfollowed: dict[str, str] = {}
 
     def freeze(self, channels: Channels, reason: str, *, first: bool = False) -> None:
         """Make the channels of a tensor stay."""
@@ -97,6 +98,12 @@ class Ledger:
         written += [setting.ids for setting in self.settings.values() if setting.path == path]
         for ids in written:
             self.space.freeze(ids, reason)
+
+    def freeze_made(self, operation: Any, reason: str) -> None:
+        """Make the channels stay that a layer makes, also those that do not leave it, as heads of attention."""
+        for (maker, _), block in self.blocks.items():
+            if maker == id(operation):
+                self.space.freeze(block.ids, reason)
 
     def ids(self, channels: Channels, axis: int, shape: tuple[int | None, ...]) -> Ids:
         """Return the ids of a tensor along `axis`; of a fixed one new ids that stay.

@@ -54,6 +54,7 @@ class _Walker:
             if any(is_named(path, name) for name in self._protect):
                 for channels in given:
                     self.ledger.freeze(channels, "it is protected")
+                self.ledger.freeze_made(call.operation, "it is protected")
             known.update({id(tensor): channels for tensor, channels in zip(call.outputs, given, strict=True)})
         return tuple(known[id(tensor)] for tensor in view.outputs)
 
@@ -82,14 +83,19 @@ class _Walker:
             self._unshrunk.append((operation, visit.path, f"{visit.path!r} takes other tensors, too"))
             return tuple(Fixed(reason) for _ in visit.call.outputs)
         if rule is None:
-            return fixed(visit, f"{visit.path!r} ({kind}) is not known to kopt")
+            return self._unfollowed(visit, f"{visit.path!r} ({kind}) is not known to kopt")
         try:
             found = rule(visit)
         except UnfollowedError as reason:
             text = f"{visit.path!r} ({kind}): {reason}"
             self._unshrunk.append((operation, visit.path, text))
-            return fixed(visit, text)
+            return self._unfollowed(visit, text)
         return (found,) if isinstance(found, (ChannelMap, Fixed)) else tuple(found)
+
+    def _unfollowed(self, visit: Visit, reason: str) -> tuple[Channels, ...]:
+        if getattr(visit.operation, "weights", ()):
+            self.ledger.unfollowed.setdefault(visit.path, reason)
+        return fixed(visit, reason)
 
     def settle(self) -> None:
         """Make a layer stay in all of its calls if it has to in one."""

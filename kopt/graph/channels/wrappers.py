@@ -43,9 +43,9 @@ def bidirectional(visit: Visit) -> Channels:
     forward, backward = (
         recurrent(_inner(visit, part, given, visit.of(given), key))[0] for part, key in zip(parts, keys, strict=True)
     )
+    visit.ledger.space.tie(forward.ids, backward.ids)  # Keras takes both for as wide as the forward layer
     if layer.merge_mode == "concat":
         return ChannelMap(forward.axis, np.concatenate([forward.ids, backward.ids]))
-    visit.ledger.space.tie(forward.ids, backward.ids)
     return forward
 
 

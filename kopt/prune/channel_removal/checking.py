@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import keras
 
 from kopt.core.errors import ConfigError, InputError
-from kopt.core.settings import choice, whole
+from kopt.core.settings import choice, names, whole
 from kopt.graph.channels import ChannelGraph
 from kopt.prune.channel_removal.goals import Goal
 from kopt.prune.channel_removal.savings import PER
@@ -26,7 +26,7 @@ def require_settings(
     choice("runtime", runtime, RUNTIMES)
     whole("round_to", round_to)
     whole("min_channels", min_channels)
-    for kind in kinds:
+    for kind in names("kinds", kinds) or ("",):
         choice("kinds", kind, KINDS)
     if per is None:
         return
@@ -72,7 +72,7 @@ def require_free(model: keras.Model, graph: ChannelGraph) -> None:
     """
     if graph.free:
         return
-    reasons = "; ".join(f"{group.layers[0]}: {group.reason}" for group in graph.groups[:10])
+    reasons = "; ".join([*(f"{group.layers[0]}: {group.reason}" for group in graph.groups[:10]), *graph.unfollowed])
     raise InputError(
         f"Model {model.name!r} has no channels that can be removed. {reasons or 'No layer of it makes channels'}. "
         f"`kopt.graph.channel_graph(model).groups` lists all."

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from kopt.core.records.changes.channel_pruning import ChannelPruningReport
+from kopt.core.settings import names
 from kopt.graph import require_finite
 from kopt.graph.channels import channel_graph
 from kopt.profile import model as profile
@@ -131,7 +132,7 @@ def channels(
     require_criterion(criterion, data, batches, batch_size)
     require_unmasked(model)
     require_settings(goal, runtime=runtime, per=per, round_to=round_to, min_channels=min_channels, kinds=kinds)
-    graph = only(channel_graph(model, protect=(protect,) if isinstance(protect, str) else tuple(protect)), kinds)
+    graph = only(channel_graph(model, protect=names("protect", protect)), names("kinds", kinds))
     require_free(model, graph)
     require_finite(model)
     before = profile(model)

@@ -1,6 +1,6 @@
 """What the report says of groups, and what its reader should know."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -45,10 +45,16 @@ def rows(
 
 
 def notes(
-    graph: ChannelGraph, is_open: bool, groups: Iterable[PrunedGroup], probes: Sequence[LatencyProbe]
+    graph: ChannelGraph, is_open: bool, groups: Sequence[PrunedGroup], probes: Sequence[LatencyProbe]
 ) -> Iterator[str]:
     """Yield what the reader should know; `is_open` says that arithmetic of layers with open sizes is not known."""
-    yield "The smaller model is not compiled. Train it: what it computes has changed."
+    if all(group.after == group.before for group in groups):
+        yield (
+            "Nothing was removed: with these settings every width stays. `round_to=1` takes single channels, and "
+            "`min_channels` and `protect` keep some."
+        )
+    else:
+        yield "The smaller model is not compiled. Train it: what it computes has changed."
     if probes:
         yield f"A latency of at most the target, and no more than {TOLERANCE:.0%} below, ends the search for widths."
     steps = sorted({group.divisor for group in groups if not group.frozen and group.divisor > 1})
@@ -59,6 +65,8 @@ def notes(
         yield f"Widths that fill no tiles of {_TILE}, by which matrix kernels compute: {_listed(odd)}."
     if is_open:
         yield "Multiply-accumulates of layers with open sizes are not known and not counted."
+    if graph.unfollowed:
+        yield f"Layers that stay whole: {'; '.join(graph.unfollowed)}."
     if graph.doubled:
         yield f"Called in several models, each of which has its own copy now: {_listed(graph.doubled)}."
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from kopt.core.errors import DataError
 from kopt.core.records.changes.constant_channels import ConstantChannels, ConstantChannelsReport
-from kopt.core.settings import number, whole
+from kopt.core.settings import names, number, whole
 from kopt.data.validation import as_model_inputs
 from kopt.graph import require_built, require_finite, signature
 from kopt.graph.channels import ChannelGraph, ChannelGroup, Flow, channel_graph, run
@@ -102,7 +102,7 @@ def constant_channels(
     whole("batch_size", batch_size)
     require_built(model)
     require_unmasked(model)
-    graph = channel_graph(model, protect=(protect,) if isinstance(protect, str) else tuple(protect))
+    graph = channel_graph(model, protect=names("protect", protect))
     require_finite(model)
     readers = _Readers(graph)
     with preserved(model):

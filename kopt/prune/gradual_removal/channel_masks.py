@@ -83,6 +83,10 @@ class ChannelMasks(Masks):
                 np.logical_and.at(found, weight.units, mask.numpy().any(axis=others))
         return found
 
+    def removes_nothing(self) -> bool:
+        """Return whether rounding keeps all channels at the sparsity that the schedule leads to."""
+        return all(bool(tf.reduce_all(mask)) for mask in self._new_masks(tf.constant(self.schedule.final_sparsity)))
+
     def divisor(self, group: ChannelGroup) -> int:
         """Return what the units left of a group are a multiple of."""
         return divisor_of(group.units.size, group.channels_per_unit, self.how.round_to) if _is_sized(group) else 1

@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from kopt.core.errors import InputError
+from kopt.core.errors import ConfigError, InputError
 from kopt.core.records.changes.channel_pruning import PrunedGroup
-from kopt.core.settings import choice, whole
+from kopt.core.settings import choice, names, whole
 from kopt.graph import require_built, require_finite
 from kopt.graph.channels import ChannelGraph, ChannelGroup, Flow, channel_graph, run
 from kopt.graph.values import values_of
@@ -95,13 +95,14 @@ def channels_gradually(
     choice("scope", scope, SCOPES)
     whole("round_to", round_to)
     whole("min_channels", min_channels)
-    for kind in kinds:
+    kinds = names("kinds", kinds)
+    for kind in kinds or ("",):
         choice("kinds", kind, KINDS)
     schedule = as_schedule(schedule_or_sparsity)
     require_built(model)
     require_plain(model)
     require_finite(model)
-    protected = (protect,) if isinstance(protect, str) else tuple(protect)
+    protected = names("protect", protect)
     graph = _with_reasons(model, channel_graph(model, protect=protected), criterion, kinds)
     places = tuple(place for place, group in enumerate(graph.groups) if not group.reason)
     if not places:
@@ -109,6 +110,12 @@ def channels_gradually(
         raise InputError(f"Model {model.name!r} has no channels that can be masked. {reasons}.")
     copy = constrainable(model)
     masks = ChannelMasks(copy, MaskedChannels(places, protected, criterion, round_to, min_channels, scope), schedule)
+    if scope == "layer" and masks.removes_nothing():
+        widths = sorted({group.width for group in graph.groups if not group.reason})
+        raise ConfigError(
+            f"A sparsity of {schedule.final_sparsity:g} removes nothing of groups of {', '.join(map(str, widths))} "
+            f"channels in steps of {round_to}, with {min_channels} left at least. Lower `round_to`, or ask for more."
+        )
     copy.constrain_by(masks)
     masks.start()
     note = "Nothing is removed yet: compile it, train it, then `kopt.prune.finalize`. What is left then is given here."

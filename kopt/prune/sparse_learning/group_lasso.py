@@ -9,7 +9,7 @@ import numpy as np
 
 from kopt.core.errors import ConfigError, InputError
 from kopt.core.records.changes.group_lasso import GroupLassoReport, PenalizedGroup
-from kopt.core.settings import number
+from kopt.core.settings import names, number
 from kopt.graph import copy_model, require_built, require_finite
 from kopt.prune.plain import require_plain
 from kopt.prune.sparse_learning.penalties import GroupNorms, PenalizedFunctional, PenalizedSequential, PenaltySettings
@@ -81,7 +81,7 @@ def group_lasso(
     require_built(model)
     require_plain(model)
     require_finite(model)
-    protected = (protect,) if isinstance(protect, str) else tuple(protect)
+    protected = names("protect", protect)
     copy = copy_model(model, functional=PenalizedFunctional, sequential=PenalizedSequential)
     copy.penalize(PenaltySettings(float(strength), float(scale_strength), protected))
     if not copy.penalties.groups:

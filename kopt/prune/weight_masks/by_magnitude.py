@@ -10,8 +10,8 @@ import numpy as np
 from kopt.core.errors import ConfigError, InputError
 from kopt.core.records.actions import LayerAction
 from kopt.core.records.changes.magnitude_pruning import MagnitudePruning, Pattern, PrunedVariable
-from kopt.core.settings import choice
-from kopt.graph import from_tf_keras, require_built, require_finite
+from kopt.core.settings import choice, whole
+from kopt.graph import OwnedVariable, from_tf_keras, require_built, require_finite
 from kopt.graph.naming import input_axis
 from kopt.graph.wrapped_twin import is_wrapped
 from kopt.prune.plain import require_plain
@@ -113,8 +113,9 @@ def magnitude(
     require_built(model)
     require_finite(model)
     require_plain(model)
-    pattern = _pattern(granularity, tuple(block_size), block_pooling, tuple(n_m), scope)
-    schedule = _schedule(schedule_or_sparsity, pattern, n_m)
+    sizes = _pair("block_size", block_size), _pair("n_m", n_m)
+    pattern = _pattern(granularity, sizes[0], block_pooling, sizes[1], scope)
+    schedule = _schedule(schedule_or_sparsity, pattern, sizes[1])
     if pattern.scope == "global" and sparsity_by_layer is not None:
         raise ConfigError('`sparsity_by_layer` and `scope="global"` exclude each other.')
     chosen, left = choose(
@@ -126,6 +127,8 @@ def magnitude(
         policy=policy,
         pattern=pattern,
     )
+    if schedule.final_sparsity == 0.0:
+        schedule = _of_layers_alone(schedule, chosen)
     if choice("backend", backend, ("keras", "tfmot")) == "tfmot":
         twin, origin, left = pruned_twin(model, chosen, left, pattern, schedule)
         return twin, record_of(model, pattern, schedule, rows_of(origin), left)
@@ -135,6 +138,17 @@ def magnitude(
     copy.constrain_by(masks)
     masks.start()
     return copy, report_of(copy, left, _rests(masks))
+
+
+def _of_layers_alone(schedule: Schedule, chosen: Sequence[tuple[OwnedVariable, float]]) -> Schedule:
+    """Return the schedule of single layers' sparsity where the others stay dense."""
+    if not isinstance(schedule, Constant):
+        raise ConfigError(
+            f"{schedule!r} leads to a sparsity of 0, so that `sparsity_by_layer` has no course to follow. Give it the "
+            f"largest of these numbers, and 0 to the layers that stay dense."
+        )
+    most = max(target for _, target in chosen)
+    return Constant(most, schedule.begin, schedule.end, schedule.frequency)
 
 
 def _rests(masks: Masks) -> tuple[str, ...]:
@@ -157,6 +171,12 @@ def _rests(masks: Masks) -> tuple[str, ...]:
 def masks_of(model: keras.Model) -> Masks | None:
     """Return the masks that a model carries; `None` without."""
     return next((one for one in constraints_of(model) if isinstance(one, Masks)), None)
+
+
+def _pair(name: str, value: Any) -> tuple[int, int]:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise ConfigError(f"`{name}` must be two whole numbers, such as (4, 1). Received: {value!r}.")
+    return whole(f"{name}[0]", value[0]), whole(f"{name}[1]", value[1])
 
 
 def _pattern(granularity: str, block: Any, pooling: str, n_m: Any, scope: str) -> Pattern:

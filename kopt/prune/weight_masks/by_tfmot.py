@@ -1,7 +1,7 @@
 """Pruning by tensorflow-model-optimization itself, on the tf_keras twin of a Keras 3 model, and the way back."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -49,8 +49,8 @@ def pruned_twin(
         target = _target(one.path, wanted)
         if target is None:
             return None
-        if not _is_supported(tfmot, one.twin):
-            return "tfmot does not prune this kind of layer"
+        if not _is_supported(tfmot, one.twin, settings):
+            return "tfmot does not prune this kind of layer" + (" in blocks" if "block_size" in settings else "")
         method.targets[one.path] = target
         follows = _as_tfmot(tfmot, schedule, target)
         return tfmot.sparsity.keras.prune_low_magnitude(one.twin, pruning_schedule=follows, **settings)
@@ -116,12 +116,15 @@ def _settings(pattern: Pattern) -> dict[str, Any]:
     return {}
 
 
-def _is_supported(tfmot: Any, layer: Any) -> bool:
+def _is_supported(tfmot: Any, layer: Any, settings: Mapping[str, Any]) -> bool:
     try:
-        wrapper = tfmot.sparsity.keras.prune_low_magnitude(layer, tfmot.sparsity.keras.ConstantSparsity(0.5, 0))
+        schedule = tfmot.sparsity.keras.ConstantSparsity(0.5, 0)
+        wrapper = tfmot.sparsity.keras.prune_low_magnitude(layer, schedule, **settings)
     except (ValueError, TypeError):
         return False
-    return bool(wrapper.layer.get_prunable_weights())
+    kernels = wrapper.layer.get_prunable_weights()
+    # tfmot finds out in the first step that its blocks are of matrices alone.
+    return bool(kernels) and ("block_size" not in settings or all(len(one.shape) == 2 for one in kernels))
 
 
 def _reason(one: OwnedVariable, reasons: dict[str, str]) -> str:

@@ -149,13 +149,16 @@ class Masks(WeightConstraint):
 
     def _new_masks(self, sparsity: tf.Tensor) -> list[tf.Tensor]:
         weights = [self.constrained_before(place, one.variable) for place, one in enumerate(self.owned)]
+        now = [value_of(mask) for mask in self.masks]
+        frozen = [not one.variable.trainable for one in self.owned]  # since: nothing applies a mask to these
         if self.pattern.scope == "global":
-            return patterns.global_masks(weights, sparsity)
+            found = patterns.global_masks(weights, sparsity)
+            return [mask if stays else new for mask, new, stays in zip(now, found, frozen, strict=True)]
         final = self.schedule.final_sparsity
-        shares = [1.0 if final == 0 or target == final else target / final for target in self.targets]
+        shares = [1.0 if target == final else target / final for target in self.targets]
         return [
-            self._mask(one, value, sparsity if share == 1.0 else sparsity * share)
-            for one, value, share in zip(self.owned, weights, shares, strict=True)
+            mask if stays else self._mask(one, value, sparsity if share == 1.0 else sparsity * share)
+            for one, value, share, mask, stays in zip(self.owned, weights, shares, now, frozen, strict=True)
         ]
 
     def _mask(self, one: Any, weights: tf.Tensor, sparsity: tf.Tensor) -> tf.Tensor:

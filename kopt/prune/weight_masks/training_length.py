@@ -16,19 +16,38 @@ class LengthCheck(keras.callbacks.Callback):
     def __init__(self, masks: Any):
         super().__init__()
         self._masks = masks
+        self._begins = False
 
     def on_train_begin(self, logs: Any = None) -> None:
+        """Look where the training begins."""
+        self._masks.follow(getattr(self.model, "optimizer", None))
+        self._begins = self._masks.pattern.granularity != "n:m"
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Refuse a training in which nothing would be pruned, and warn of one that ends too early."""
-        steps, masks, optimizer = self.params.get("steps"), self._masks, getattr(self.model, "optimizer", None)
-        masks.follow(optimizer)
-        if steps is None or masks.pattern.granularity == "n:m":
-            return
-        total = steps * self.params["epochs"] // accumulated_steps(optimizer)
+        steps, begins, self._begins = self.params.get("steps"), self._begins, False
+        if begins and steps is not None:
+            self._look(steps * (self.params["epochs"] - epoch) // accumulated_steps(self.model.optimizer))
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Warn if the training was of unknown length, and pruned nothing."""
+        masks = self._masks
+        if self.params.get("steps") is None and not self._is_pruned() and masks.schedule.final_sparsity > 0:
+            warnings.warn(
+                f"This training pruned nothing: {masks.schedule!r} is at step {int(masks.step.numpy())}. Let it begin "
+                f"earlier, with a smaller `frequency`, or train longer.",
+                stacklevel=2,
+            )
+
+    def _is_pruned(self) -> bool:
+        return any(not mask.numpy().all() for mask in self._masks.masks)
+
+    def _look(self, total: int) -> None:
+        masks = self._masks
         done = int(masks.step.numpy())
         final = masks.schedule.final_sparsity
-        pruned = any(not mask.numpy().all() for mask in masks.masks)
         reached = highest_sparsity(masks.schedule, done + 1, done + total + 1)
-        if reached == 0.0 and not pruned and final > 0:
+        if reached == 0.0 and not self._is_pruned() and final > 0:
             raise ConfigError(
                 f"The schedule {masks.schedule!r} prunes nothing in this training, which takes {total} steps from step "
                 f"{done + 1} on. Let it begin earlier, with a smaller `frequency`, or train longer."

@@ -392,3 +392,17 @@ def test_a_missing_weight_is_named(tmp_path):
 def test_functions_take_the_names_of_tensorflow(name, arguments, expected):
     arguments = {key: np.float32(value) for key, value in arguments.items()}
     assert float(get_operation(name, "layer")(**arguments)) == expected
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_layers_that_augment_or_drop_while_training_do_nothing_else(tmp_path, suffix):
+    x = Input((8, 8, 3))
+    y = K.RandomZoom(0.1)(K.RandomRotation(0.1)(K.RandomFlip("horizontal")(x)))
+    y = K.GlobalAveragePooling2D()(K.SpatialDropout2D(0.2)(K.Conv2D(4, 3)(y)))
+    old = Model(x, K.Dense(2)(y))
+    path = tmp_path / f"old{suffix}"
+    old.save(path)
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+    new = load_model(path)
+    np.testing.assert_allclose(new(images, training=False), old(images, training=False), atol=1e-6)

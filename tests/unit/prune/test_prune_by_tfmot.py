@@ -141,3 +141,18 @@ def test_what_tfmot_cannot_do():
         magnitude(model, 0.5, backend="torch")
     with pytest.raises(UnsupportedModelError, match="its way back to Keras 3 is not known"):
         finalize(tf_keras.Sequential([tf_keras.layers.Dense(1, input_shape=(2,))]))
+
+
+def test_blocks_are_of_matrices_alone():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    x = L.GlobalAveragePooling2D()(L.Conv2D(8, 3, name="conv")(inputs))
+    model = keras.Model(inputs, L.Dense(4, name="classes")(x))
+    twin, report = magnitude(model, 0.5, granularity="block", block_size=(4, 1), backend="tfmot")
+    assert [(one.layer, one.detail) for one in report.skipped] == [
+        ("conv", "tfmot does not prune this kind of layer in blocks")
+    ]
+    twin.compile("sgd", "sparse_categorical_crossentropy")
+    twin.fit(X, Y, verbose=0)
+    plain, _ = finalize(twin)
+    assert np.mean(plain.get_layer("classes").kernel.numpy() == 0) == 0.5

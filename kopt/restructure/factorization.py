@@ -13,7 +13,7 @@ from kopt.core.records.actions import LayerAction
 from kopt.core.settings import choice, number, whole
 from kopt.graph import GraphView, require_finite
 from kopt.restructure.accounting import Change, Costs, Restructuring, make_report
-from kopt.restructure.factorized_layers import CONVOLUTIONS, Factorization, Ranks, factorization
+from kopt.restructure.factorized_layers import CONVOLUTIONS, KINDS, Factorization, Ranks, factorization
 from kopt.restructure.kinds import altered
 from kopt.restructure.selection import Layers, chosen, find, require_applied, require_unconstrained
 from kopt.restructure.sites import Site, sites_of
@@ -36,7 +36,7 @@ def low_rank(
     conv: str = "tucker",
     force: bool = False,
 ) -> tuple[keras.Model, Restructuring]:
-    """Return a copy of `model` whose Dense and Conv2D layers are products of smaller ones.
+    """Return a copy of `model` whose Dense and convolution layers are products of smaller ones.
 
     Use it on trained models with wide layers, and fine-tune afterwards. A dense kernel becomes two by a truncated
     singular value decomposition, a convolution two or three, see `conv`. Bias and activation stay with the last, which
@@ -52,9 +52,9 @@ def low_rank(
         energy: share of the squared norm of each kernel to keep, in (0, 1]; of the ranks that do, the cheapest.
         target_macs: most multiply-accumulates an example that the whole model may take; below 1, a fraction of what it
             takes now. Ranks fall first where `-log(kept)` grows least for each multiply-accumulate saved.
-        layers: names or paths, or a function of the layer; all Dense and Conv2D layers by default.
-        conv: what a convolution becomes: `"tucker"` (1x1, kxk, 1x1), `"channel"` (kxk, 1x1) or `"spatial"` (kx1, 1xk).
-            One of 1x1 becomes two of 1x1.
+        layers: names or paths, or a function of the layer; all Dense, Conv1D, Conv2D and Conv3D layers by default.
+        conv: what a convolution becomes: `"tucker"` (1x1, kxk, 1x1), `"channel"` (kxk, 1x1) or `"spatial"` (kx1, 1xk;
+            Conv1D and Conv3D get `"channel"`). One of 1x1 becomes two of 1x1.
         force: also replace layers whose factors are not smaller.
 
     Returns:
@@ -82,14 +82,14 @@ def low_rank(
     named = {site: ranks for name, ranks in request.by_name.items() for site in find(sites, [name], "rank")}
     wanted = list(request.by_name) if request.by_name else layers
     work = _Work({}, {})
-    for site in chosen(sites, wanted, lambda layer: type(layer) in (L.Dense, L.Conv2D)):
+    for site in chosen(sites, wanted, lambda layer: type(layer) in KINDS):
         reason = _unfit(site)
         if reason:
             work.leave(site, reason)
         else:
             work.ways[site] = factorization(site, conv, costs.macs([site.path]))
     ranks = _ranks(request, work, named, costs.total.macs)
-    require_applied("low_rank", model.name, len(ranks), work.left.values(), "Dense or Conv2D")
+    require_applied("low_rank", model.name, len(ranks), work.left.values(), "Dense, Conv1D, Conv2D or Conv3D")
     names = fresh_names(model)
     substitutes = {site: work.ways[site].substitute(chosen_ranks, names) for site, chosen_ranks in ranks.items()}
     smaller = substituted(model, {id(site.layer): new for site, new in substitutes.items()})
@@ -228,8 +228,8 @@ def _not_smaller(way: Factorization, ranks: Ranks) -> str:
 
 def _unfit(site: Site) -> str:
     layer = site.layer
-    if type(layer) not in (L.Dense, L.Conv2D):
-        return "it is no Dense or Conv2D layer"
+    if type(layer) not in KINDS:
+        return "it is no Dense, Conv1D, Conv2D or Conv3D layer"
     if reason := altered(layer):
         return reason
     if getattr(layer, "groups", 1) != 1:

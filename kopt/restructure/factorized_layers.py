@@ -1,4 +1,4 @@
-"""Dense and Conv2D layers as several smaller ones: the shell round `factors`."""
+"""Dense and convolution layers as several smaller ones: the shell round `factors`."""
 
 import abc
 import dataclasses
@@ -133,7 +133,7 @@ class DenseFactors(Factorization):
 
 
 class ChannelFactors(Factorization):
-    """`Conv2D(o, k)` as `Conv2D(r, k)`, `Conv2D(o, 1)`."""
+    """`Conv(o, k)` as `Conv(r, k)`, `Conv(o, 1)`, in one, two or three dimensions."""
 
     @functools.cached_property
     def parts(self) -> factors.Decomposition:
@@ -142,11 +142,11 @@ class ChannelFactors(Factorization):
 
     def work(self, ranks: np.ndarray, sizes: Sizes) -> np.ndarray:
         """Both at the positions of the output."""
-        height, width, inputs, outputs = self.kernel.shape
-        return sizes.outputs * ranks[:, 0] * (height * width * inputs + outputs)
+        *size, inputs, outputs = self.kernel.shape
+        return sizes.outputs * ranks[:, 0] * (math.prod(size) * inputs + outputs)
 
     def substitute(self, ranks: Ranks, names: FreshNames) -> Substitute:
-        """A convolution of the same size, then one of 1x1."""
+        """A convolution of the same size, then one of size 1."""
         layer = self.site.layer
         left, right = factors.cut_channel(self.parts, ranks[0], self.kernel.shape)
         first = _convolution(layer, names(f"{layer.name}_in"), ranks[0], layer.kernel_size)
@@ -183,7 +183,7 @@ class SpatialFactors(Factorization):
 
 
 class TuckerFactors(Factorization):
-    """`Conv2D(o, k)` as `Conv2D(r1, 1)`, `Conv2D(r2, k)`, `Conv2D(o, 1)`."""
+    """`Conv(o, k)` as `Conv(r1, 1)`, `Conv(r2, k)`, `Conv(o, 1)`, in one, two or three dimensions."""
 
     @functools.cached_property
     def parts(self) -> factors.Decomposition:
@@ -192,13 +192,13 @@ class TuckerFactors(Factorization):
 
     def work(self, ranks: np.ndarray, sizes: Sizes) -> np.ndarray:
         """The first at the positions of the input, the others at those of the output."""
-        height, width, inputs, outputs = self.kernel.shape
+        *size, inputs, outputs = self.kernel.shape
         first, second = ranks[:, 0], ranks[:, 1]
-        core = height * width * first * second
+        core = math.prod(size) * first * second
         return sizes.inputs * inputs * first + sizes.outputs * (core + second * outputs)
 
     def substitute(self, ranks: Ranks, names: FreshNames) -> Substitute:
-        """1x1, the size of the layer, 1x1."""
+        """Size 1, the size of the layer, size 1."""
         layer = self.site.layer
         kernels = factors.cut_tucker(self.parts, (ranks[0], ranks[1]))
         first = _convolution(layer, names(f"{layer.name}_in"), ranks[0], 1, 1, 1)
@@ -207,6 +207,7 @@ class TuckerFactors(Factorization):
         return Substitute((first, core, _pointwise_last(layer)), weights)
 
 
+KINDS = (L.Dense, L.Conv1D, L.Conv2D, L.Conv3D)
 CONVOLUTIONS: dict[str, type[Factorization]] = {
     "tucker": TuckerFactors,
     "channel": ChannelFactors,
@@ -215,10 +216,15 @@ CONVOLUTIONS: dict[str, type[Factorization]] = {
 
 
 def factorization(site: Site, conv: str, macs: int | None) -> Factorization:
-    """Return how a Dense or Conv2D layer is factorized; a convolution of 1x1 has channels only."""
+    """Return how a layer of `KINDS` is factorized.
+
+    A convolution of size 1 has channels only, and rows and columns are of images alone.
+    """
     if type(site.layer) is L.Dense:
         return DenseFactors(site, macs)
     kind = ChannelFactors if all(size == 1 for size in site.layer.kernel_size) else CONVOLUTIONS[conv]
+    if kind is SpatialFactors and type(site.layer) is not L.Conv2D:
+        kind = ChannelFactors
     return kind(site, macs)
 
 
@@ -226,16 +232,16 @@ def _sizes(layer: keras.layers.Layer, inputs: tuple[Any, ...], outputs: tuple[An
     if isinstance(layer, L.Dense):
         positions = math.prod(outputs[1:-1])
         return Sizes(positions, positions, positions)
-    start = 2 if layer.data_format == "channels_first" else 1
-    before, after = inputs[start : start + 2], outputs[start : start + 2]
-    return Sizes(math.prod(before), math.prod(after), after[0] * before[1])
+    start, rank = 2 if layer.data_format == "channels_first" else 1, len(layer.kernel_size)
+    before, after = inputs[start : start + rank], outputs[start : start + rank]
+    return Sizes(math.prod(before), math.prod(after), after[0] * math.prod(before[1:]))
 
 
 def _convolution(layer: Any, name: str, filters: int, kernel_size: Any, strides: Any = None, rate: Any = None) -> Any:
     """Return a linear convolution without bias; strides and dilation are the layer's where none are given."""
     return like(
         layer,
-        L.Conv2D,
+        type(layer),
         name=name,
         filters=filters,
         kernel_size=kernel_size,
@@ -249,9 +255,8 @@ def _convolution(layer: Any, name: str, filters: int, kernel_size: Any, strides:
 
 
 def _pointwise_last(layer: Any) -> Any:
-    return changed(
-        layer, kernel_size=(1, 1), strides=(1, 1), dilation_rate=(1, 1), padding="valid", kernel_constraint=None
-    )
+    one = (1,) * len(layer.kernel_size)
+    return changed(layer, kernel_size=one, strides=one, dilation_rate=one, padding="valid", kernel_constraint=None)
 
 
 def _kept(layer: Any) -> dict[str, Any]:

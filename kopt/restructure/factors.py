@@ -2,9 +2,9 @@
 
 A dense kernel `(inputs, outputs)` of rank `r` is `(inputs, r) @ (r, outputs)`. A convolution kernel
 `(height, width, inputs, outputs)` is a product in three ways: over its outputs (`channel`), over rows and columns
-(`spatial`), and over inputs and outputs at once (Tucker-2). Truncated singular value decompositions are the nearest
-such products in the Frobenius norm (Eckart and Young, 1936); Tucker-2 by them (HOSVD) is within a factor of sqrt(2) of
-the nearest.
+(`spatial`), and over inputs and outputs at once (Tucker-2). The first and the last are of any number of axes. Truncated
+singular value decompositions are the nearest such products in the Frobenius norm (Eckart and Young, 1936); Tucker-2 by
+them (HOSVD) is within a factor of sqrt(2) of the nearest.
 """
 
 import dataclasses
@@ -70,14 +70,14 @@ def cut_svd(decomposition: Decomposition, rank: int) -> tuple[np.ndarray, np.nda
 
 
 def channel(kernel: np.ndarray) -> Decomposition:
-    """Decompose a kernel `(h, w, i, o)` over its outputs: a convolution to `r` channels, then a 1x1 convolution."""
+    """Decompose a kernel `(..., i, o)` over its outputs: a convolution to `r` channels, then one of size 1."""
     return svd(kernel.reshape(-1, kernel.shape[-1]))
 
 
 def cut_channel(decomposition: Decomposition, rank: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return kernels `(h, w, i, rank)` and `(1, 1, rank, o)`; `shape` is that of the whole kernel."""
+    """Return kernels `(..., i, rank)` and `(1, ..., rank, o)`; `shape` is that of the whole kernel."""
     left, right = cut_svd(decomposition, rank)
-    return left.reshape(*shape[:3], rank), right[None, None]
+    return left.reshape(*shape[:-1], rank), _of_size_one(right, len(shape))
 
 
 def spatial(kernel: np.ndarray) -> Decomposition:
@@ -95,24 +95,25 @@ def cut_spatial(decomposition: Decomposition, rank: int, shape: tuple[int, ...])
 
 
 def tucker(kernel: np.ndarray) -> Decomposition:
-    """Decompose a kernel `(h, w, i, o)` over inputs and outputs: convolutions of 1x1, `(h, w)` and 1x1.
+    """Decompose a kernel `(..., i, o)` over inputs and outputs: convolutions of size 1, the kernel's and 1.
 
-    Parts are `(i, i')`, the core `(h, w, i', o')` and `(o', o)`, with `i' <= i` and `o' <= o`. The columns of the first
+    Parts are `(i, i')`, the core `(..., i', o')` and `(o', o)`, with `i' <= i` and `o' <= o`. The columns of the first
     and the rows of the last are orthonormal, so that what ranks keep is the squared norm of that corner of the core.
     """
-    _height, _width, inputs, outputs = kernel.shape
-    basis_in = _directions(np.moveaxis(kernel, 2, 0).reshape(inputs, -1))
+    inputs, outputs = kernel.shape[-2:]
+    basis_in = _directions(np.moveaxis(kernel, -2, 0).reshape(inputs, -1))
     basis_out = _directions(kernel.reshape(-1, outputs).T)
-    core = np.einsum("hwio,ia,ob->hwab", kernel, basis_in, basis_out, optimize=True)
-    energies = (core**2).sum(axis=(0, 1))
+    core = np.einsum("...io,ia,ob->...ab", kernel, basis_in, basis_out, optimize=True)
+    energies = (core**2).sum(axis=tuple(range(core.ndim - 2)))
     return Decomposition(_lost(energies), (basis_in, core, basis_out.T))
 
 
 def cut_tucker(decomposition: Decomposition, ranks: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return kernels `(1, 1, i, r1)`, `(h, w, r1, r2)` and `(1, 1, r2, o)`."""
+    """Return kernels `(1, ..., i, r1)`, `(..., r1, r2)` and `(1, ..., r2, o)`."""
     basis_in, core, basis_out = decomposition.parts
     first, second = ranks
-    return basis_in[None, None, :, :first], core[:, :, :first, :second], basis_out[None, None, :second]
+    start, end = (_of_size_one(basis, core.ndim) for basis in (basis_in[:, :first], basis_out[:second]))
+    return start, core[..., :first, :second], end
 
 
 def separable(kernel: np.ndarray, multiplier: int) -> tuple[np.ndarray, np.ndarray, float]:
@@ -133,6 +134,11 @@ def separable(kernel: np.ndarray, multiplier: int) -> tuple[np.ndarray, np.ndarr
     total = energies.sum()
     error = float(np.sqrt(energies[:, multiplier:].sum() / total)) if total else 0.0
     return depthwise.transpose(1, 2, 0, 3), pointwise, error
+
+
+def _of_size_one(matrix: np.ndarray, rank: int) -> np.ndarray:
+    """Return a matrix as the kernel of a convolution of size 1, of `rank` axes."""
+    return matrix.reshape((1,) * (rank - 2) + matrix.shape)
 
 
 def _directions(matrix: np.ndarray) -> np.ndarray:

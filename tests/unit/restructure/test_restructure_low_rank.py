@@ -162,15 +162,41 @@ def test_impossible_requests(settings, message):
         low_rank(dense(), **settings)
 
 
+@pytest.mark.parametrize("conv", ["tucker", "channel", "spatial"])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (L.Conv1D(10, 5, padding="causal", dilation_rate=2), (12, 8)),
+        (L.Conv1D(10, 4, strides=2, padding="same", activation="relu"), (12, 8)),
+        (L.Conv3D(10, (2, 3, 1), strides=(1, 2, 1), padding="same"), (4, 6, 5, 8)),
+    ],
+    ids=["causal", "strided", "volume"],
+)
+def test_convolutions_of_one_and_three_dimensions(layer, shape, conv, tmp_path):
+    layer = type(layer).from_config(layer.get_config())
+    model = randomize(keras.Sequential([keras.Input(shape), layer]))
+    whole, _ = low_rank(model, energy=1.0, conv=conv, force=True)
+    assert distance(model, whole) < 1e-5
+    smaller, report = low_rank(model, rank=3, conv=conv)
+    assert layer_types(smaller)[2:] == [type(layer).__name__] * (3 if conv == "tucker" else 2)
+    # By hand: a convolution to 3 channels and one of size 1; before them Tucker-2 has one of size 1 at all inputs.
+    before, after = np.prod(shape[:-1]), np.prod(smaller.output_shape[1:-1])
+    size = int(np.prod(layer.kernel_size))
+    by_hand = after * 3 * (size * 8 + 10) if conv != "tucker" else before * 8 * 3 + after * 3 * (size * 3 + 10)
+    assert report.applied[0].macs_after == by_hand < report.applied[0].macs_before == after * size * 8 * 10
+    saves_and_loads(smaller, tmp_path / "smaller.keras")
+    fits_one_step(smaller)
+
+
 def test_nothing_to_factorize():
-    with pytest.raises(UnsupportedModelError, match="holds no Dense or Conv2D"):
+    with pytest.raises(UnsupportedModelError, match="holds no Dense, Conv1D, Conv2D or Conv3D"):
         low_rank(keras.Sequential([keras.Input((4,)), L.ReLU()]), rank=1)
     with pytest.raises(UnsupportedModelError, match=r"none of 2 layer\(s\).*wide \(Dense\): it has rank 20, 40 was"):
         low_rank(dense(), rank=40)
     grouped = keras.Sequential([keras.Input((4, 4, 8)), L.Conv2D(8, 3, groups=2), L.ReLU(name="relu")])
     with pytest.raises(UnsupportedModelError, match="it works in 2 groups"):
         low_rank(grouped, rank=1)
-    with pytest.raises(UnsupportedModelError, match="it is no Dense or Conv2D layer"):
+    with pytest.raises(UnsupportedModelError, match="it is no Dense, Conv1D, Conv2D or Conv3D layer"):
         low_rank(grouped, rank=1, layers=["relu"])
 
 

@@ -75,6 +75,8 @@ def clustered_twin(
             )
         except ValueError:
             return "tfmot does not cluster this kind of layer"
+        if wrapper is one.twin:
+            return "tfmot finds too few weights in a channel for so many values"
         if not wrapper.layer.get_clusterable_weights():
             return "tfmot does not cluster this kind of layer"
         method.clusters[one.path] = size

@@ -161,6 +161,8 @@ def _bits_of_layers(graph: FlatGraph, bits: BitsPlan | Mapping[str, int] | None,
     Raises:
         ConfigError: a path is no layer's, there is no such number of bits, or the scheme takes none.
     """
+    if not isinstance(bits, (BitsPlan, Mapping, type(None))):
+        raise ConfigError(f"`bits` must be a mapping of layers to bits, or a plan of `bits`. Received: {bits!r}.")
     given = dict(bits.bits if isinstance(bits, BitsPlan) else bits or {})
     known = dict(paths_of(graph))
     for path, value in given.items():
@@ -197,6 +199,11 @@ def _skipped(graph: FlatGraph, skip: Skip) -> Mapping[str, str]:
     if callable(skip) and not isinstance(skip, type):
         return {path: "`skip` chose it" for path, one in known.items() if isinstance(one, L.Layer) and skip(one)}
     found: dict[str, str] = {}
+    if not isinstance(skip, (str, type, Iterable)):
+        raise ConfigError(
+            f"`skip` must be names, classes of layers or a function of the layer. Received: {skip!r} "
+            f"({type(skip).__name__})."
+        )
     for entry in [skip] if isinstance(skip, (str, type)) else skip:
         matches = [path for path, one in known.items() if _matches(entry, path, one)]
         if not matches:

@@ -97,10 +97,18 @@ class Placement:
             if role.ties:
                 self._again[made] = role.ties
         elif role.range == "tied" and known:
-            for key in known:
-                self._unite(made, key)
+            self._tie(made, known)
         else:
             self._observed += [key for key in step.outputs if not self._is_inside(key, step, takers, outputs)]
+
+    def _tie(self, made: int, known: Sequence[int]) -> None:
+        """Give what is made of several tensors one range with them; where TFLite fixes some, they meet the others."""
+        free = [key for key in known if self.ends(key) is None]
+        if not free and len({self.ends(key) for key in known}) > 1:
+            self._observed.append(made)  # all of them meet here
+            return
+        for key in (*free, *known):
+            self._unite(made, key)
 
     def _is_inside(self, key: int, step: Step, takers: dict[int, list[Step]], outputs: set[int]) -> bool:
         """Return whether a tensor never leaves an operator, because the activation behind is part of it."""

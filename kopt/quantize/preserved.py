@@ -1,31 +1,45 @@
 """What a kernel brings along from pruning or weight sharing, kept while it is trained with rounded weights."""
 
+import math
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-ZEROS, VALUES = "zeros", "values"
+ZEROS, VALUES, CHANNEL_VALUES = "zeros", "values", "channel values"
 # Random weights hold no zeros, and of so many weights hardly two alike.
 _LEAST_ZEROS = 0.05
 _MOST_VALUES = 256
+# Of the weights of a channel, where each has values of its own.
+_MOST_OF_CHANNEL = 2 / 3
 # The group of a codebook's zeros, which stay zero; segment sums leave negative numbers out.
 _ZERO = -1
 
 
 def what_to_keep(kernel: np.ndarray) -> str:
-    """Return what a kernel holds that updates should leave: `"zeros"`, `"values"` (a codebook) or nothing.
+    """Return what updates should leave: `"zeros"`, `"values"` (a codebook), `"channel values"` (several) or nothing.
 
     Args:
-        kernel: its weights. Zeros count from 5 % on, unless all are zero; a codebook is at most 256 values, and a
-            quarter of the weights.
+        kernel: its weights, output channels last. Zeros count from 5 % on, unless all are zero; a codebook is at most
+            256 values, and a quarter of the weights; that of a channel at most two thirds of its weights.
     """
     found = np.unique(kernel).size
     if 1 < found <= min(_MOST_VALUES, kernel.size // 4):
         return VALUES
     zeros = float(np.mean(kernel == 0))
+    channels = kernel.reshape(-1, kernel.shape[-1]).T if kernel.ndim > 1 else kernel[None]
+    used = [channel[channel != 0] for channel in channels]
+    if found > 1 and all(np.unique(one).size <= min(_MOST_VALUES, _MOST_OF_CHANNEL * one.size) for one in used):
+        return CHANNEL_VALUES
     return ZEROS if _LEAST_ZEROS <= zeros < 1.0 else ""
+
+
+def distinct(kernel: np.ndarray, what: str) -> int:
+    """Return how many values a kernel with codebooks has, the most of a channel if each has its own; else 0."""
+    if what == CHANNEL_VALUES:
+        return max(np.unique(channel).size for channel in kernel.reshape(-1, kernel.shape[-1]).T)
+    return int(np.unique(kernel).size) if what == VALUES else 0
 
 
 class Preserved(keras.layers.Layer):
@@ -39,10 +53,11 @@ class Preserved(keras.layers.Layer):
 
         Args:
             kernel: a Keras variable. Its values say what is kept; loading a model fills in what was kept then.
-            what: `"zeros"` or `"values"`.
+            what: see `what_to_keep`.
         """
         super().__init__(name="preserved", trainable=False, dtype="float32")
         self.what, self._before = what, kernel.constraint
+        self._most = _MOST_VALUES if what == VALUES else math.prod(kernel.shape)
         self.pattern = self.add_weight(
             name="pattern",
             shape=kernel.shape,
@@ -72,6 +87,6 @@ class Preserved(keras.layers.Layer):
         if self.what == ZEROS:
             return tf.where(pattern, value, tf.zeros_like(value))
         groups = tf.reshape(pattern, [-1])
-        means = tf.math.unsorted_segment_mean(tf.reshape(value, [-1]), groups, _MOST_VALUES)
+        means = tf.math.unsorted_segment_mean(tf.reshape(value, [-1]), groups, self._most)
         shared = tf.where(groups == _ZERO, 0.0, tf.gather(means, tf.maximum(groups, 0)))
         return tf.reshape(shared, value.shape)

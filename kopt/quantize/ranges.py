@@ -162,7 +162,7 @@ class Quantizer(keras.layers.Layer):
             return 0.0 if positive else tf.reduce_min(inputs), tf.reduce_max(inputs)
         flat = tf.reshape(inputs, [-1])
         every = tf.maximum(tf.size(flat) // _SORTED, 1)
-        ordered = tf.sort(flat[::every])
+        ordered = tf.ensure_shape(tf.sort(flat[::every]), [None])  # a stride that is a tensor loses the rank
         last = tf.cast(tf.size(ordered) - 1, tf.float32)
         outside = tf.cast(tf.floor(last * (1.0 - self.rule.percentile / 100.0)), tf.int32)
         return ordered[outside], ordered[tf.size(ordered) - 1 - outside]

@@ -21,7 +21,7 @@ from kopt.quantize.expansions import EXPANSIONS
 from kopt.quantize.filling import SEPARABLE, Fill, affine_of, depthwise_of, pointwise_of, with_bias, without_activation
 from kopt.quantize.kernels import kind_of
 from kopt.quantize.operations import Operation
-from kopt.quantize.preserved import VALUES, ZEROS, what_to_keep
+from kopt.quantize.preserved import VALUES, ZEROS, distinct, what_to_keep
 from kopt.quantize.rules import activation_of, activation_role, role_of
 from kopt.quantize.steps import ARITHMETIC, NONE, OBSERVED, Role, Step, left
 from kopt.quantize.weights import QuantizedWeights
@@ -131,6 +131,8 @@ class Reader:
             self.leave(call, "it averages what a mask lets through, for which TFLite has no integer operators")
             return
         role = role_of(call.operation, self._request.bits)
+        if _pads_with_numbers(call):
+            role = left("it pads with another number than 0, which its range need not hold")
         function = activation_of(call.operation)
         if function is not None and ending_of(function, self._request.bits).computed:
             self.activation(call, function, call.inputs[0], call.outputs[0], role)
@@ -304,7 +306,7 @@ class Reader:
                     bits,
                     _plain_path(norm) if norm is not None and norm is not call else "",
                     float(np.mean(kernel == 0)) if kept else 0.0,
-                    int(np.unique(kernel).size) if kept == VALUES else 0,
+                    distinct(kernel, kept),
                 )
             )
 
@@ -371,7 +373,7 @@ def _as_affine(operation: Any) -> bool:
 def _unfit_affine(layer: Any, call: FlatCall) -> str:
     """Return why a normalization or rescaling is not a number and a shift for each channel."""
     rank = len(call.input_shapes[0])
-    if not _is_float(call) or not str(call.call.inputs[0].dtype).startswith("float"):
+    if not _is_float(call) or "float" not in str(call.call.inputs[0].dtype):
         return "it takes integers"
     if type(layer) is L.BatchNormalization:
         if layer.axis % rank != rank - 1:
@@ -403,6 +405,13 @@ def _unfit_shape(layer: Any, call: FlatCall) -> str:
 def _renamed(layer: Any, name: str) -> Any:
     layer.name = name
     return layer
+
+
+def _pads_with_numbers(call: FlatCall) -> bool:
+    """Return whether a call of `keras.ops.pad` brings numbers in that are not 0, which the range need not hold."""
+    args, kwargs = call.call.arguments
+    value = kwargs.get("constant_values", args[1] if len(args) > 1 else None)
+    return type(call.operation).__name__ == "Pad" and value is not None and bool(np.any(value))
 
 
 def _is_float(call: FlatCall) -> bool:

@@ -121,7 +121,7 @@ class QuantizedWeights(keras.layers.Layer):
             if shape not in made:
                 kernel, bias = self._folded()
                 kernel = grids.quantize_kernel(kernel, grids.kernel_steps(kernel, self.channels, self.bits))
-                twin: Any = self.kind.twin(self.layer, inputs.shape, np.asarray(kernel), np.asarray(bias))
+                twin: Any = self.kind.twin(self.layer, inputs.shape, np.asarray(kernel), _varied(np.asarray(bias)))
                 if made:
                     twin.name = f"{twin.name}_{len(made)}"
                 made[shape] = twin
@@ -223,3 +223,13 @@ def _no_row(layer: Any) -> Any:
         f"Layer {layer.name!r} ({type(layer).__module__}.{type(layer).__qualname__}) has no kernel that is known. "
         f"Layers that have one: {', '.join(sorted(kind.__name__ for kind in KERNELS))}."
     )
+
+
+def _varied(bias: np.ndarray) -> np.ndarray:
+    """Return a bias of which one number is the next float32, if all are alike.
+
+    The converter keeps equal numbers as one, and gives it the step of the first channel for all.
+    """
+    if bias.size < 2 or not bias[0] or np.any(bias != bias[0]):
+        return bias
+    return np.append(bias[:-1], np.nextafter(bias[-1], np.float32(0)))

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kopt.core import settings as checks
 from kopt.core.errors import ConfigError
 from kopt.core.progress import Progress, Silent
 from kopt.core.randomness import preserved_random_state
@@ -164,9 +165,9 @@ def _chosen(options: str | Sequence[str]) -> tuple[str, ...] | None:
     """
     if options == AUTO:
         return None
-    names = (options,) if isinstance(options, str) else tuple(options)
+    chosen = checks.names("options", options)
     groups: dict[str, str] = {}
-    for name in names:
+    for name in chosen:
         choice("options", name, (AUTO, *OPTIONS))
         group = OPTIONS[name].group if name in OPTIONS else ""
         if name == AUTO:
@@ -174,7 +175,7 @@ def _chosen(options: str | Sequence[str]) -> tuple[str, ...] | None:
         if group in groups and groups[group] != name:
             raise ConfigError(f"Of `options` {groups[group]!r} and {name!r} one can be had: both set the {group}.")
         groups.update({group: name} if group else {})
-    return names
+    return chosen
 
 
 def _split(arrays: Arrays) -> tuple[Arrays, Arrays]:

@@ -230,6 +230,9 @@ def _varied(bias: np.ndarray) -> np.ndarray:
 
     The converter keeps equal numbers as one, and gives it the step of the first channel for all.
     """
-    if bias.size < 2 or not bias[0] or np.any(bias != bias[0]):
+    first = bias.flat[0] if bias.size else 0
+    if bias.size < 2 or not first or np.any(bias != first):
         return bias
-    return np.append(bias[:-1], np.nextafter(bias[-1], np.float32(0)))
+    varied = bias.copy()
+    varied.flat[-1] = np.nextafter(first, np.float32(0))
+    return varied

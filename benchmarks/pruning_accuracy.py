@@ -91,7 +91,7 @@ def zeroed(images: ImageSet, seed: int, settings: Any) -> float:
 
 
 def taught_ways(images: ImageSet, seed: int) -> dict[str, Any]:
-    """Return what makes the rows in which the dense network teaches."""
+    """Return what makes the rows in which a network teaches: the dense one, or a larger one."""
     long = images.epochs[0]
 
     def half(round_to: int) -> float:
@@ -144,7 +144,10 @@ def claims(table: Table, name: str) -> list[Claim]:
     return [
         *(
             Claim(f"{name}: {way}, loss", best - table.mean(name, way), bound, unit="points")
-            for ways, bound in (((HALF["taylor"], TAUGHT, SINGLE, LONG), 0.5), ((GLOBAL, LONG_ZEROS), 0.3))
+            for ways, bound in (
+                ((HALF["taylor"], TAUGHT, SINGLE, LONG, PATIENT), 0.5),
+                ((GLOBAL, LONG_ZEROS, PATIENT_ZEROS), 0.3),
+            )
             for way in ways
         ),
         Claim(f"{name}: {LAYERS}, behind tfmot", behind, spread, unit="points"),

@@ -376,6 +376,8 @@ def _unfit_affine(layer: Any, call: FlatCall) -> str:
     if not _is_float(call) or "float" not in str(call.call.inputs[0].dtype):
         return "it takes integers"
     if type(layer) is L.BatchNormalization:
+        if has_mask(call.call):
+            return "its statistics are of what a mask lets through"
         if layer.axis % rank != rank - 1:
             return f"it normalizes axis {layer.axis}, not the channels, which are last"
         if layer.renorm or layer.synchronized:

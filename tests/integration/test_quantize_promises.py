@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import kopt
-from kopt.core.errors import ConfigError
+from kopt.core.errors import ConfigError, UnsupportedModelError
 from kopt.measure import load
 
 pytestmark = pytest.mark.slow
@@ -122,3 +122,19 @@ def test_settings_of_another_kind_are_named(call, words):
     inputs = keras.Input((8, 8, 3))
     with pytest.raises(ConfigError, match=words):
         call(classifier(inputs, inputs))
+
+
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize` method:UserWarning")  # Keras' own
+def test_a_model_that_keras_quantized_is_not_clustered():
+    model = keras.Sequential([keras.Input((8,)), L.Dense(16), L.Dense(4)])
+    model.quantize("int8")
+    with pytest.raises(UnsupportedModelError, match=r"converted with `keras.Model.quantize`"):
+        kopt.cluster.weights(model, clusters=4)
+
+
+def test_statistics_under_a_mask_are_left_in_float():
+    inputs = keras.Input((6,), dtype="int32")
+    x = L.BatchNormalization(name="norm")(L.Embedding(9, 4, mask_zero=True)(inputs))
+    model = keras.Model(inputs, L.Dense(2)(L.GlobalAveragePooling1D()(x)))
+    _, report = kopt.quantize.aware(model)
+    assert {one.layer: one.detail for one in report.left}["norm"] == "its statistics are of what a mask lets through"

@@ -27,6 +27,12 @@ def examples(data: Any, inputs: tuple[TensorInfo, ...], seed: int, *, name: str 
     return calibration(data, samples=_EXAMPLES, seed=seed, inputs=inputs)
 
 
+_ALL_ZERO = (
+    " Integers of a layer whose outputs are 0 for all of the calibration do this: `kopt.quantize.post_training` gives "
+    "it a range, `kopt.profile.gradients` names it."
+)
+
+
 def require_same_signature(runner: Runner, source: Source) -> None:
     """Raise unless the file has exactly the inputs and outputs of its source.
 
@@ -52,7 +58,9 @@ def open_exported(path: Path) -> Runner:
     try:
         return load(path)
     except KoptError as error:
-        raise ParityError(f"The converter reported success, but the runtime refuses the file: {error}") from error
+        # A range of no width, from calibration with integers, is what XNNPACK refuses a file for.
+        hint = _ALL_ZERO if "XNNPACK" in str(error) else ""
+        raise ParityError(f"The converter reported success, but the runtime refuses the file: {error}{hint}") from error
 
 
 def parity_with_source(runner: Runner, source: Source, arrays: Mapping[str, np.ndarray]) -> Parity:

@@ -11,6 +11,8 @@ import tensorflow as tf
 
 # Below this width a range holds nothing but noise, and its step would divide by zero.
 _LEAST_WIDTH = 1e-6
+# Of a tensor that is narrower, and as good as 0: XNNPACK refuses steps far below those of what it is made from.
+_WIDTH_OF_ZEROS = 1.0
 # A half and what float32 may lose: means of up to a few hundred integers are no nearer to a half unless they are one.
 _HALF = 0.5 + 1e-3
 
@@ -43,10 +45,10 @@ def grid_of(low: float, high: float, bits: int = 8) -> Grid:
     Inference", 2018, section 2.1 and 3.1; `fake_quant_ops_functor.h` of TensorFlow, whose rounding this is.
     """
     low, high = np.float32(min(low, 0.0)), np.float32(max(high, 0.0))
+    high = high if high - low >= _LEAST_WIDTH else low + np.float32(_WIDTH_OF_ZEROS)
     if bits != 8:
         high = max(high, -low)
         low = -high
-    high = max(high, low + np.float32(_LEAST_WIDTH))
     lowest, highest = integers(bits)
     scale = (high - low) / np.float32(highest - lowest)
     zero_point = int(np.floor(lowest - low / scale + np.float32(0.5)))
@@ -61,10 +63,11 @@ def integers(bits: int) -> tuple[int, int]:
 def spread(low: tf.Tensor, high: tf.Tensor, bits: int) -> tuple[tf.Tensor, tf.Tensor]:
     """Return a range that holds 0 and is not empty, symmetric for 16 bits."""
     low, high = tf.minimum(low, 0.0), tf.maximum(high, 0.0)
+    high = tf.where(high - low >= _LEAST_WIDTH, high, low + _WIDTH_OF_ZEROS)
     if bits != 8:
         high = tf.maximum(high, -low)
         low = -high
-    return low, tf.maximum(high, low + _LEAST_WIDTH)
+    return low, high
 
 
 def step_of(low: tf.Tensor, high: tf.Tensor, bits: int) -> tf.Tensor:

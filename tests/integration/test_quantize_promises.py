@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import kopt
-from kopt.core.errors import ConfigError, UnsupportedModelError
+from kopt.core.errors import ConfigError, ParityError, UnsupportedModelError
 from kopt.measure import load
 
 pytestmark = pytest.mark.slow
@@ -138,3 +138,19 @@ def test_statistics_under_a_mask_are_left_in_float():
     model = keras.Model(inputs, L.Dense(2)(L.GlobalAveragePooling1D()(x)))
     _, report = kopt.quantize.aware(model)
     assert {one.layer: one.detail for one in report.left}["norm"] == "its statistics are of what a mask lets through"
+
+
+@pytest.mark.parametrize("way", [kopt.quantize.aware, kopt.quantize.post_training])
+@pytest.mark.parametrize("scheme", ["int8", "int16x8"])
+def test_a_layer_that_is_always_zero_has_a_file(scheme, way, tmp_path):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    dead = L.Conv2D(8, 3, activation="relu", bias_initializer=keras.initializers.Constant(-50.0))(inputs)
+    model = keras.Model(inputs, L.Dense(4)(L.GlobalAveragePooling2D()(L.Conv2D(8, 3, use_bias=False)(dead))))
+    model.layers[-1].bias.assign([0.5, -0.25, 1.0, 0.0])
+    if scheme == "int8":
+        with pytest.raises(ParityError, match=r"`kopt.quantize.post_training` gives it a range"):
+            kopt.export.tflite(model, tmp_path / "m.tflite", scheme=scheme, calibration=X)
+    copy, _ = way(model, calibration=X, scheme=scheme)
+    made = kopt.export.tflite(copy, tmp_path / "m.tflite", scheme=scheme)
+    np.testing.assert_allclose(load(made.path).predict(X[:2]), model.predict(X[:2], verbose=0), atol=0.01)

@@ -11,8 +11,8 @@ ZEROS, VALUES, CHANNEL_VALUES = "zeros", "values", "channel values"
 # Random weights hold no zeros, and of so many weights hardly two alike.
 _LEAST_ZEROS = 0.05
 _MOST_VALUES = 256
-# Of the weights of a channel, where each has values of its own.
-_MOST_OF_CHANNEL = 2 / 3
+# Where each channel has values of its own, of it and of its weights. Weights on a grid of 8 bits use more.
+_MOST_OF_CHANNEL, _MOST_SHARE = 64, 2 / 3
 # The group of a codebook's zeros, which stay zero; segment sums leave negative numbers out.
 _ZERO = -1
 
@@ -22,7 +22,7 @@ def what_to_keep(kernel: np.ndarray) -> str:
 
     Args:
         kernel: its weights, output channels last. Zeros count from 5 % on, unless all are zero; a codebook is at most
-            256 values, and a quarter of the weights; that of a channel at most two thirds of its weights.
+            256 values, and a quarter of the weights; that of a channel at most 64, and two thirds of its weights.
     """
     found = np.unique(kernel).size
     if 1 < found <= min(_MOST_VALUES, kernel.size // 4):
@@ -30,7 +30,7 @@ def what_to_keep(kernel: np.ndarray) -> str:
     zeros = float(np.mean(kernel == 0))
     channels = kernel.reshape(-1, kernel.shape[-1]).T if kernel.ndim > 1 else kernel[None]
     used = [channel[channel != 0] for channel in channels]
-    if found > 1 and all(np.unique(one).size <= min(_MOST_VALUES, _MOST_OF_CHANNEL * one.size) for one in used):
+    if found > 1 and all(np.unique(one).size <= min(_MOST_OF_CHANNEL, _MOST_SHARE * one.size) for one in used):
         return CHANNEL_VALUES
     return ZEROS if _LEAST_ZEROS <= zeros < 1.0 else ""
 
@@ -74,7 +74,7 @@ class Preserved(keras.layers.Layer):
         if self.what == ZEROS:
             self.pattern.assign(kernel != 0)
         else:
-            groups = np.unique(kernel, return_inverse=True)[1].reshape(kernel.shape)
+            groups = _groups(kernel, by_channel=self.what == CHANNEL_VALUES)
             self.pattern.assign(np.where(kernel == 0, _ZERO, groups).astype("int32"))
 
     def call(self, inputs: Any) -> Any:
@@ -90,3 +90,10 @@ class Preserved(keras.layers.Layer):
         means = tf.math.unsorted_segment_mean(tf.reshape(value, [-1]), groups, self._most)
         shared = tf.where(groups == _ZERO, 0.0, tf.gather(means, tf.maximum(groups, 0)))
         return tf.reshape(shared, value.shape)
+
+
+def _groups(kernel: np.ndarray, *, by_channel: bool) -> np.ndarray:
+    """Return a number for every value, for a value in two channels two if `by_channel`."""
+    columns = kernel.reshape(-1, kernel.shape[-1] if by_channel else 1)
+    numbers = [np.unique(one, return_inverse=True)[1] + place * len(one) for place, one in enumerate(columns.T)]
+    return np.stack(numbers, axis=-1).reshape(kernel.shape)

@@ -8,6 +8,7 @@ import tensorflow as tf
 import kopt
 from kopt.core.errors import ConfigError, ParityError, UnsupportedModelError
 from kopt.measure import load
+from kopt.quantize.preserved import CHANNEL_VALUES, Preserved, what_to_keep
 
 pytestmark = pytest.mark.slow
 L = keras.layers
@@ -97,6 +98,20 @@ def test_each_channel_keeps_values_of_its_own(norm, tmp_path):
     loaded.fit(X, RNG.integers(0, 4, 100), verbose=0)
     kernel = next(layer for layer in loaded.layers if layer.name == "c").layer.kernel.numpy()
     assert max(np.unique(channel).size for channel in kernel.reshape(-1, 32).T) == 16
+
+
+def test_weights_on_a_grid_are_no_codebook_and_channels_share_no_values():
+    steps = RNG.uniform(0.5, 2.0, 4)
+    grid = np.clip(np.rint(RNG.normal(size=(3, 3, 64, 4)) * 40), -127, 127) * steps
+    assert what_to_keep(grid) == ""
+    own = np.stack([RNG.choice(RNG.normal(size=8), (3, 3, 4)) for _ in range(80)], -1)
+    assert what_to_keep(own) == CHANNEL_VALUES
+    alike = np.repeat(own[..., :1], 80, axis=-1)  # a value in two channels, which a normalization may scale apart
+    kernel = keras.Variable(alike)
+    record = Preserved(kernel, CHANNEL_VALUES)
+    record.take_from(alike)
+    pattern = record.pattern.numpy()
+    assert not set(pattern[..., 0].ravel()) & set(pattern[..., 1].ravel())
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* does not have enough weights:UserWarning")  # tfmot's own words

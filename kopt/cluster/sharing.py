@@ -113,6 +113,7 @@ def weights(
     require_finite(model)
     choice("initialization", initialization, tuple(INITIALIZATIONS))
     choice("centroid_update", centroid_update, CENTROID_UPDATES)
+    whole("seed", seed, least=0)
     most = 100 if iterations is None else whole("iterations", iterations, least=0)
     if codebooks_of(model) is not None:
         raise InputError(f"The model {model.name!r} is clustered already: `kopt.cluster.finalize` it first.")

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kopt.core.errors import ConfigError, DataError, NonFiniteError, nearest
+from kopt.core.errors import DataError, NonFiniteError, nearest
 from kopt.core.records.artifacts import TensorInfo
+from kopt.core.settings import whole
 from kopt.data.row_keys import row_keys
 from kopt.data.splits import Array, DataSplits, Split, class_ids
 from kopt.data.validation import as_model_inputs, fits, reshaping_hint
@@ -46,7 +47,7 @@ def calibration(
         Labelled arrays come in rounds of one example a class, so that the first rows are balanced too.
 
     Raises:
-        ConfigError: `samples` is not a whole number of at least 1.
+        ConfigError: `samples` is not a whole number of at least 1, or `seed` of at least 0.
         DataError: no examples, or examples that do not fit `inputs`.
         NonFiniteError: NaN or infinity in the chosen examples, if `inputs` is given.
 
@@ -55,8 +56,8 @@ def calibration(
         >>> images.shape
         (20, 8, 8, 1)
     """
-    if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)) or samples < 1:
-        raise ConfigError(f"`samples` must be a whole number of at least 1. Received: {samples!r}.")
+    whole("samples", samples)
+    whole("seed", seed, least=0)
     if isinstance(source, DataSplits):
         source = source.train
     if isinstance(source, Split):

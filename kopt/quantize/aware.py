@@ -15,7 +15,9 @@ from kopt.core.settings import whole
 from kopt.data import calibration as sample
 from kopt.graph import signature
 from kopt.quantize.copying import Skip, require_fit, require_trainable_copy, rounded_copy
+from kopt.quantize.few_examples import ENOUGH, warn_of_few, widened
 from kopt.quantize.modes import observing
+from kopt.quantize.ranges import Quantizer
 from kopt.report.changes.quantization import QUANTIZATION
 from kopt.report.look import Shown
 
@@ -97,6 +99,9 @@ def aware(
             integer operator, or one whose training a copy would not have: its own `train_step`, a schedule of pruning
             that has not ended, or an `activity_regularizer`.
 
+    Warns:
+        UserWarning: `calibration` has fewer than 20 examples.
+
     Example:
         >>> copy, report = kopt.quantize.aware(model)
         >>> copy.compile(keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy", metrics=["accuracy"])
@@ -118,14 +123,33 @@ def aware(
     data = None if calibration is None else sample(calibration, samples=samples, inputs=signature(model)[0])
     copy, record = rounded_copy(model, scheme, rule, skip, freeze_batch_norm=freeze_batch_norm, bits=bits)
     if data is not None:
-        _calibrate(copy, data)
+        arrays = list(data.values())
+        warn_of_few(len(arrays[0]), _calibrate(copy, arrays))
     return copy, Aware(**{field.name: getattr(record, field.name) for field in dataclasses.fields(record)})
 
 
-def _calibrate(model: keras.Model, data: Mapping[str, np.ndarray]) -> None:
-    """Let every quantizer see the examples once."""
-    arrays = list(data.values())
+def _calibrate(model: keras.Model, arrays: list[np.ndarray]) -> float:
+    """Let every quantizer see the examples, and return by what share few of them widened the ranges, see `widened`."""
+    count = len(arrays[0])
+    if count >= ENOUGH:
+        _widths(model, arrays)
+        return 0.0
+    unseen = [one.get_weights() for one in _quantizers(model)]
+    first = _widths(model, [array[: max(count // 2, 1)] for array in arrays])
+    for one, weights in zip(_quantizers(model), unseen, strict=True):
+        one.set_weights(weights)
+    return widened(first, _widths(model, arrays))
+
+
+def _widths(model: keras.Model, arrays: list[np.ndarray]) -> np.ndarray:
+    """Let every quantizer see examples, and return how wide the ranges are then."""
     with observing():
         for begin in range(0, len(arrays[0]), _BATCH):
             flat = [array[begin : begin + _BATCH] for array in arrays]
             model(keras.tree.pack_sequence_as(model.input, flat), training=False)
+    ranges = [one.ranges.numpy() for one in _quantizers(model)]
+    return np.array([one[:, 1].max() - one[:, 0].min() for one in ranges])
+
+
+def _quantizers(model: keras.Model) -> list[Quantizer]:
+    return [one for one in model.layers if isinstance(one, Quantizer)]

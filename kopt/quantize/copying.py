@@ -1,22 +1,24 @@
 """Makes the copy of a model that computes with rounded numbers."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import keras
+import numpy as np
 
 from kopt.core.errors import ConfigError, UnsupportedModelError, nearest
 from kopt.core.records.changes.aware_training import Quantization, QuantizedKernel, RangeRule
 from kopt.core.records.changes.bits import WEIGHT_BITS, BitsPlan
 from kopt.core.settings import choice
-from kopt.graph import FreshNames, GraphView, require_built, require_finite
+from kopt.graph import FreshNames, GraphView, owned_variables, require_built, require_finite
 from kopt.graph.checks import require_keras_training, require_unquantized
 from kopt.graph.internals import flatten_layers, graph_of, node_of
 from kopt.graph.layer_names import is_named
 from kopt.graph.rewrite import copy_model_settings
 from kopt.profile.cost.flat import FlatGraph, flatten_calls
 from kopt.quantize.placement import Placement
+from kopt.quantize.preserved import what_to_keep
 from kopt.quantize.quantized_model import QuantizedFunctional, is_quantized
 from kopt.quantize.reading import Reader, Request, paths_of
 from kopt.quantize.retracing import Retracing
@@ -140,7 +142,22 @@ def rounded_copy(
         model.name, scheme, tuple(reader.kernels), tuple(retracing.quantizers), tuple(reader.left.values())
     )
     copy.remember(record, reader.float_names, reader.sources)
+    copy.preserve(_preserved(copy, {step.name for step in reader.steps if step.whole}))
+    copy.take_patterns()
     return copy, record
+
+
+def _preserved(copy: keras.Model, whole: Collection[str]) -> dict[int, str]:
+    """Return what training should leave of variables in layers that are called as they are, by their places."""
+    found = {}
+    for place, one in enumerate(owned_variables(copy)):
+        if one.trainable and len(one.variable.shape) > 1 and one.layer_path.partition("/")[0] in whole:
+            values = one.variable.numpy()
+            used = values[np.any(values, axis=tuple(range(1, values.ndim)))]  # rows of zeros may be those of padding
+            what = what_to_keep(used, (values.ndim - 1,)) if used.size else ""
+            if what:
+                found[place] = what
+    return found
 
 
 def _require_without_masks(view: GraphView) -> None:
@@ -196,9 +213,12 @@ def _skipped(graph: FlatGraph, skip: Skip) -> Mapping[str, str]:
         ConfigError: an entry of `skip` matches no layer.
     """
     known = dict(paths_of(graph))
-    if callable(skip) and not isinstance(skip, type):
-        return {path: "`skip` chose it" for path, one in known.items() if isinstance(one, L.Layer) and skip(one)}
     found: dict[str, str] = {}
+    if callable(skip) and not isinstance(skip, type):
+        found = {path: "`skip` chose it" for path, one in known.items() if isinstance(one, L.Layer) and skip(one)}
+        if not found:
+            raise ConfigError("`skip` is a function that chooses none of the layers. Leave it out to skip none.")
+        return found
     if not isinstance(skip, (str, type, Iterable)):
         raise ConfigError(
             f"`skip` must be names, classes of layers or a function of the layer. Received: {skip!r} "

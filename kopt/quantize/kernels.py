@@ -22,7 +22,7 @@ class KernelKind:
 
     Attributes:
         apply: from the layer, an input and a kernel to the output without bias and activation.
-        channels: from the layer to the axes of its kernel that number the output channels.
+        channels: from the layer and the rank of its kernel to the axes that number the output channels.
         twin: from the layer, the shape of its input, and kernel and bias as arrays, to a function that converters get.
         unfit: from the layer to why it cannot be computed in integers; empty if it can.
         inputs: from the layer to the axis of its kernel that numbers the channels of its input, or of a group of them;
@@ -31,7 +31,7 @@ class KernelKind:
     """
 
     apply: Callable[[Any, Any, Any], Any]
-    channels: Callable[[Any], tuple[int, ...]]
+    channels: Callable[[Any, int], tuple[int, ...]]
     twin: Callable[[Any, Any, Any, Any], Twin]
     unfit: Callable[[Any], str]
     inputs: Callable[[Any], int | None]
@@ -83,7 +83,7 @@ def _dense_twin(layer: Any, shape: Any, kernel: Any, bias: Any) -> Twin:
     return filled(twin, shape, kernel, bias)
 
 
-def _einsum_channels(layer: Any) -> tuple[int, ...]:
+def _einsum_channels(layer: Any, rank: int) -> tuple[int, ...]:
     _, kernel, output = operands(layer)
     return tuple(axis for axis, letter in enumerate(kernel) if letter in output)
 
@@ -134,8 +134,8 @@ def _unfit_convolution(layer: Any) -> str:
     return ""
 
 
-def _last(layer: Any) -> tuple[int, ...]:
-    return (len(layer.kernel.shape) - 1,)
+def _last(layer: Any, rank: int) -> tuple[int, ...]:
+    return (rank - 1,)
 
 
 def _last_but_one(layer: Any) -> int:
@@ -152,8 +152,7 @@ def _einsum_input(layer: Any) -> int | None:
     return summed[0] if len(summed) == 1 else None
 
 
-def _last_two(layer: Any) -> tuple[int, ...]:
-    rank = len(layer.kernel.shape)
+def _last_two(layer: Any, rank: int) -> tuple[int, ...]:
     return (rank - 2, rank - 1)
 
 
@@ -168,7 +167,7 @@ KERNELS: dict[type, KernelKind] = {
     L.DepthwiseConv2D: _DEPTHWISE,
     L.Conv2DTranspose: KernelKind(
         _convolve_transposed,
-        lambda layer: (len(layer.kernel.shape) - 2,),
+        lambda layer, rank: (rank - 2,),
         _same_class,
         _unfit_convolution,
         _last_axis,

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 ZEROS, VALUES, CHANNEL_VALUES = "zeros", "values", "channel values"
+CODEBOOKS = (VALUES, CHANNEL_VALUES)
 # Random weights hold no zeros, and of so many weights hardly two alike.
 _LEAST_ZEROS = 0.05
 _MOST_VALUES = 256
@@ -17,28 +18,28 @@ _MOST_OF_CHANNEL, _MOST_SHARE = 64, 2 / 3
 _ZERO = -1
 
 
-def what_to_keep(kernel: np.ndarray) -> str:
+def what_to_keep(kernel: np.ndarray, channels: tuple[int, ...]) -> str:
     """Return what updates should leave: `"zeros"`, `"values"` (a codebook), `"channel values"` (several) or nothing.
 
     Args:
-        kernel: its weights, output channels last. Zeros count from 5 % on, unless all are zero; a codebook is at most
-            256 values, and a quarter of the weights; that of a channel at most 64, and two thirds of its weights.
+        kernel: its weights. Zeros count from 5 % on, unless all are zero; a codebook is at most 256 values, and a
+            quarter of the weights; that of a channel at most 64, and two thirds of its weights.
+        channels: axes that number its output channels.
     """
     found = np.unique(kernel).size
     if 1 < found <= min(_MOST_VALUES, kernel.size // 4):
         return VALUES
     zeros = float(np.mean(kernel == 0))
-    channels = kernel.reshape(-1, kernel.shape[-1]).T if kernel.ndim > 1 else kernel[None]
-    used = [channel[channel != 0] for channel in channels]
+    used = [channel[channel != 0] for channel in _by_channel(kernel, channels)]
     if found > 1 and all(np.unique(one).size <= min(_MOST_OF_CHANNEL, _MOST_SHARE * one.size) for one in used):
         return CHANNEL_VALUES
     return ZEROS if _LEAST_ZEROS <= zeros < 1.0 else ""
 
 
-def distinct(kernel: np.ndarray, what: str) -> int:
+def distinct(kernel: np.ndarray, what: str, channels: tuple[int, ...]) -> int:
     """Return how many values a kernel with codebooks has, the most of a channel if each has its own; else 0."""
     if what == CHANNEL_VALUES:
-        return max(np.unique(channel).size for channel in kernel.reshape(-1, kernel.shape[-1]).T)
+        return max(np.unique(channel).size for channel in _by_channel(kernel, channels))
     return int(np.unique(kernel).size) if what == VALUES else 0
 
 
@@ -69,12 +70,12 @@ class Preserved(keras.layers.Layer):
         self.built = True
         kernel.constraint = self._constrain
 
-    def take_from(self, kernel: np.ndarray) -> None:
-        """Take the pattern of these weights."""
+    def take_from(self, kernel: np.ndarray, channels: tuple[int, ...]) -> None:
+        """Take the pattern of these weights; `channels` are the axes that number the output channels."""
         if self.what == ZEROS:
             self.pattern.assign(kernel != 0)
         else:
-            groups = _groups(kernel, by_channel=self.what == CHANNEL_VALUES)
+            groups = _groups(kernel, channels if self.what == CHANNEL_VALUES else ())
             self.pattern.assign(np.where(kernel == 0, _ZERO, groups).astype("int32"))
 
     def call(self, inputs: Any) -> Any:
@@ -92,8 +93,15 @@ class Preserved(keras.layers.Layer):
         return tf.reshape(shared, value.shape)
 
 
-def _groups(kernel: np.ndarray, *, by_channel: bool) -> np.ndarray:
-    """Return a number for every value, for a value in two channels two if `by_channel`."""
-    columns = kernel.reshape(-1, kernel.shape[-1] if by_channel else 1)
-    numbers = [np.unique(one, return_inverse=True)[1] + place * len(one) for place, one in enumerate(columns.T)]
-    return np.stack(numbers, axis=-1).reshape(kernel.shape)
+def _groups(kernel: np.ndarray, channels: tuple[int, ...]) -> np.ndarray:
+    """Return a number for every value, for a value in two channels two."""
+    rows = _by_channel(kernel, channels)
+    numbers = np.stack([np.unique(one, return_inverse=True)[1] + place * len(one) for place, one in enumerate(rows)])
+    first = np.moveaxis(kernel, channels, range(len(channels))).shape
+    return np.moveaxis(numbers.reshape(first), range(len(channels)), channels)
+
+
+def _by_channel(kernel: np.ndarray, channels: tuple[int, ...]) -> np.ndarray:
+    """Return the weights of each channel as a row."""
+    first = np.moveaxis(kernel, channels, range(len(channels)))
+    return first.reshape(math.prod(first.shape[: len(channels)]), -1)

@@ -6,7 +6,9 @@ from typing import Any
 import keras
 
 from kopt.core.records.changes.aware_training import Quantization
+from kopt.graph import owned_variables
 from kopt.graph.internals import FunctionalModel
+from kopt.quantize.preserved import Preserved
 
 _KEY = "kopt_quantization"
 
@@ -20,6 +22,8 @@ class QuantizedFunctional(FunctionalModel):
     float_layers: tuple[str, ...]
     # From the names of layers to the paths, in the model that this was made from, of those that they come from.
     sources: Mapping[str, str]
+    # From the places of variables that are not rounded, such as tables, to what updates leave of them.
+    preserved: Mapping[int, str]
 
     def get_config(self) -> dict[str, Any]:
         """Return the config of the model, and how it is quantized."""
@@ -27,6 +31,7 @@ class QuantizedFunctional(FunctionalModel):
             "record": self.quantization.to_json(indent=None),
             "float_layers": list(self.float_layers),
             "sources": dict(self.sources),
+            "preserved": list(self.preserved.items()),
         }
         return {**super().get_config(), _KEY: how}
 
@@ -37,6 +42,7 @@ class QuantizedFunctional(FunctionalModel):
         how = config.pop(_KEY)
         model = super().from_config(config, custom_objects=custom_objects)
         model.remember(Quantization.from_json(how["record"]), how["float_layers"], how["sources"])
+        model.preserve(dict(how.get("preserved", ())))
         return model
 
     def remember(self, record: Quantization, float_layers: Iterable[str], sources: Mapping[str, str]) -> None:
@@ -45,6 +51,25 @@ class QuantizedFunctional(FunctionalModel):
         object.__setattr__(self, "quantization", record)
         object.__setattr__(self, "float_layers", tuple(float_layers))
         object.__setattr__(self, "sources", dict(sources))
+
+    def preserve(self, what: Mapping[int, str]) -> None:
+        """Let updates leave zeros and shared values of variables as they are.
+
+        Args:
+            what: by the place of a variable among `owned_variables`, see `what_to_keep`. Loading a model fills in the
+                patterns; `take_patterns` takes those of the weights.
+        """
+        owned = owned_variables(self)
+        for place, one in what.items():
+            setattr(self, f"preserved_{place}", Preserved(owned[place].variable, one))
+        object.__setattr__(self, "preserved", dict(what))
+
+    def take_patterns(self) -> None:
+        """Preserve what the weights are now."""
+        owned = owned_variables(self)
+        for place in self.preserved:
+            kernel = owned[place].variable.numpy()
+            getattr(self, f"preserved_{place}").take_from(kernel, (kernel.ndim - 1,))
 
 
 def is_quantized(model: keras.Model) -> bool:

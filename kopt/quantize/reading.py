@@ -21,8 +21,8 @@ from kopt.quantize.expansions import EXPANSIONS
 from kopt.quantize.filling import SEPARABLE, Fill, affine_of, depthwise_of, pointwise_of, with_bias, without_activation
 from kopt.quantize.kernels import kind_of
 from kopt.quantize.operations import Operation
-from kopt.quantize.preserved import VALUES, ZEROS, distinct, what_to_keep
-from kopt.quantize.rules import activation_of, activation_role, role_of
+from kopt.quantize.preserved import CHANNEL_VALUES, VALUES, distinct, what_to_keep
+from kopt.quantize.rules import DIVISIONS, activation_of, activation_role, role_of
 from kopt.quantize.steps import ARITHMETIC, NONE, OBSERVED, Role, Step, left
 from kopt.quantize.weights import QuantizedWeights
 
@@ -133,6 +133,10 @@ class Reader:
         role = role_of(call.operation, self._request.bits)
         if _pads_with_numbers(call):
             role = left("it pads with another number than 0, which its range need not hold")
+        if _divides_by_numbers(call):
+            role = ARITHMETIC
+        if role is ARITHMETIC and len(call.inputs) == 1 and self.bits == 16:
+            role = left("the TFLite converter gives the numbers beside its tensor 8 bits")
         function = activation_of(call.operation)
         if function is not None and ending_of(function, self._request.bits).computed:
             self.activation(call, function, call.inputs[0], call.outputs[0], role)
@@ -289,13 +293,14 @@ class Reader:
         new, fill = inner(layer)
         new = with_bias(new) if request.fold else new
         kind = kind_of(new)
-        least = kind.least_bits if kind else 8
-        bits = max(request.bits_of_layers.get(path, request.weight_bits), least)
+        assert kind is not None
+        bits = max(request.bits_of_layers.get(path, request.weight_bits), kind.least_bits)
         if norm is not None:
             self._folded[id(norm)] = norm
-        kept = what_to_keep(fill.kernel) if part != "depthwise" and not isinstance(new, Affine) else ""
+        channels = kind.channels(new, fill.kernel.ndim)
+        kept = "" if isinstance(new, Affine) else what_to_keep(fill.kernel, channels)
         if kept == VALUES and norm is not None and request.fold:
-            kept = ZEROS  # a normalization gives every channel values of its own
+            kept = CHANNEL_VALUES  # which a normalization multiplies
         normed = None if norm is None else norm.operation
         if all(step.key != (id(layer), part) for step in self.steps):
             kernel = fill.kernel
@@ -306,7 +311,7 @@ class Reader:
                     bits,
                     _plain_path(norm) if norm is not None and norm is not call else "",
                     float(np.mean(kernel == 0)) if kept else 0.0,
-                    distinct(kernel, kept),
+                    distinct(kernel, kept, channels),
                 )
             )
 
@@ -324,7 +329,7 @@ class Reader:
             elif normed is not None:
                 copy_weights(normed, one.norm)
             if kept:
-                one.record.take_from(fill.kernel)
+                one.record.take_from(fill.kernel, channels)
 
         step = Step(name, call, (id(layer), part), (taken,), (made,), ARITHMETIC, make, finish, weights=True)
         self.steps.append(step)
@@ -414,6 +419,14 @@ def _pads_with_numbers(call: FlatCall) -> bool:
     args, kwargs = call.call.arguments
     value = kwargs.get("constant_values", args[1] if len(args) > 1 else None)
     return type(call.operation).__name__ == "Pad" and value is not None and bool(np.any(value))
+
+
+def _divides_by_numbers(call: FlatCall) -> bool:
+    """Return whether a call divides a tensor by numbers, which the converter makes a product."""
+    args, _ = call.call.arguments
+    if type(call.operation).__name__ not in DIVISIONS or len(call.inputs) != 1 or len(args) != 2:
+        return False
+    return not isinstance(args[1], keras.KerasTensor) and bool(np.all(np.asarray(args[1])))
 
 
 def _is_float(call: FlatCall) -> bool:

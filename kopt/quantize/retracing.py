@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 from kopt.core.records.changes.aware_training import RangeRule
 from kopt.graph import GraphView
@@ -13,7 +15,8 @@ from kopt.quantize import grids
 from kopt.quantize.affine import Affine
 from kopt.quantize.placement import Placement
 from kopt.quantize.ranges import FixedQuantizer, Quantizer
-from kopt.quantize.steps import Step
+from kopt.quantize.rules import DIVISIONS
+from kopt.quantize.steps import ARITHMETIC, OBSERVED, Step
 from kopt.quantize.weights import QuantizedWeights
 
 
@@ -74,10 +77,27 @@ class Retracing:
         if not step.whole:
             return made(tensors[0] if len(tensors) == 1 else tensors)
         found = {id(old): new for old, new in zip(step.flat.call.inputs, tensors, strict=True)}
-        args, kwargs = keras.tree.map_structure(lambda value: found.get(id(value), value), step.flat.call.arguments)
+        args, kwargs = keras.tree.map_structure(
+            lambda value: found.get(id(value), self._constant(step, value)), step.flat.call.arguments
+        )
         # Keras records the default of `training`; passing it on would fix it for good.
         kwargs = {key: value for key, value in kwargs.items() if key != "training" or _fixes_training(step, value)}
         return made(*args, **kwargs)
+
+    def _constant(self, step: Step, value: Any) -> Any:
+        """Return numbers that a step takes beside its inputs as the converter rounds them."""
+        if step.role not in (ARITHMETIC, OBSERVED) or not isinstance(value, (np.ndarray, tf.Tensor)):
+            return value
+        numbers = np.asarray(value)
+        if numbers.dtype.kind != "f" or numbers.size < 2:  # a number alone is on its grid
+            return value
+        if type(step.operation).__name__ in DIVISIONS:  # which the converter makes products; of 0 where all else is far
+            with np.errstate(divide="ignore"):
+                return 1.0 / self._on_grid(1.0 / numbers)
+        return self._on_grid(numbers)
+
+    def _on_grid(self, numbers: np.ndarray) -> np.ndarray:
+        return np.asarray(grids.quantize_activations(np.float32(numbers), numbers.min(), numbers.max(), self._bits))
 
     def _taken(self, step: Step, key: int) -> Any:
         if (id(step), key) not in self._placement.meeting:

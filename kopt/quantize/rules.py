@@ -19,10 +19,13 @@ _MOVING = (
 _ONE_OPERATOR = ("LeakyReLU", "Embedding", "GlobalAveragePooling1D", "GlobalAveragePooling2D")
 _OPERATIONS = {
     **dict.fromkeys(("Add", "Subtract", "Multiply"), ARITHMETIC),
-    **dict.fromkeys(("Reshape", "Transpose", "Squeeze", "ExpandDims", "GetItem", "Pad", "Repeat"), SAME),
+    **dict.fromkeys(("Reshape", "Transpose", "Squeeze", "ExpandDims", "GetItem", "Pad", "Repeat", "Split"), SAME),
+    **dict.fromkeys(("Max", "Min", "MaxPool"), SAME),
+    "AveragePool": AVERAGED,
     **dict.fromkeys(("Concatenate", "Maximum", "Minimum", "Stack"), TIED),
     **dict.fromkeys(("Mean", "Matmul"), OBSERVED),
 }
+DIVISIONS = ("Divide", "TrueDivide")
 _FUNCTIONS = ("relu", "relu6", "sigmoid", "softmax", "tanh", "silu", "hard_sigmoid", "hard_silu", "gelu", "leaky_relu")
 
 

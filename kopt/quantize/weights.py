@@ -9,7 +9,7 @@ import tensorflow as tf
 from kopt.core.errors import UnsupportedModelError
 from kopt.quantize import grids, modes
 from kopt.quantize.kernels import KERNELS, kind_of
-from kopt.quantize.preserved import Preserved
+from kopt.quantize.preserved import CODEBOOKS, Preserved
 
 
 @keras.saving.register_keras_serializable("kopt")
@@ -42,7 +42,7 @@ class QuantizedWeights(keras.layers.Layer):
             compute_dtype: in which the kernel is applied; everything else is in float32.
             freeze_norm: batches after which the normalization uses its moving statistics in training, too; `None`:
                 never.
-            preserved: `"zeros"` or `"values"`: what updates of the kernel leave as it is.
+            preserved: what updates of the kernel leave as it is, see `kopt.quantize.preserved.what_to_keep`.
             factor: by which the output is multiplied, as part of the kernel.
             settings: see `keras.layers.Layer`.
         """
@@ -159,9 +159,14 @@ class QuantizedWeights(keras.layers.Layer):
         return self.bits
 
     @property
+    def has_codebooks(self) -> bool:
+        """Whether weights are one value, and have to stay so."""
+        return self.preserved in CODEBOOKS
+
+    @property
     def channels(self) -> tuple[int, ...]:
         """The axes of the kernel that number the output channels."""
-        return self.kind.channels(self.layer)
+        return self.kind.channels(self.layer, len(self.layer.kernel.shape))
 
     def _apply(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         outputs = self.kind.apply(self.layer, tf.cast(inputs, self.precision), tf.cast(kernel, self.precision))

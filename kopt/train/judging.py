@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from kopt.core.errors import ConfigError, DataError
 from kopt.core.records.changes.recovery import RecoveryStage
+from kopt.core.settings import whole
 from kopt.graph.internals import graph_of
 from kopt.train.batch_loss import require_known_loss
 from kopt.train.internals import loss_weights
@@ -132,8 +133,11 @@ def finite_batches(data: Any, batch_size: int, seed: int | None, name: str) -> t
         name: what the user calls them, for the message.
 
     Raises:
+        ConfigError: `seed` is not a whole number of at least 0.
         DataError: there are none, or they never end.
     """
+    if seed is not None:
+        whole("seed", seed, least=0)
     dataset = labelled_dataset(data, batch_size, shuffle_seed=seed)
     count = int(dataset.cardinality())
     if count == tf.data.INFINITE_CARDINALITY:

@@ -16,11 +16,15 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(100, 8, 8, 3)).astype("float32")
 
 
-def differs(model, x, tmp_path, **settings):
+def differences(model, x, tmp_path, **settings):
     """Return how far the file is from the copy that computes with its rounding."""
     copy, _ = kopt.quantize.aware(model, calibration=x, **settings)
     made = kopt.export.tflite(copy, tmp_path / "m.tflite", scheme="int8")
-    return np.abs(load(made.path).predict(x) - copy.predict(x, verbose=0)).max()
+    return np.abs(load(made.path).predict(x) - copy.predict(x, verbose=0))
+
+
+def differs(model, x, tmp_path, **settings):
+    return differences(model, x, tmp_path, **settings).max()
 
 
 def classifier(inputs, x):
@@ -103,13 +107,13 @@ def test_each_channel_keeps_values_of_its_own(norm, tmp_path):
 def test_weights_on_a_grid_are_no_codebook_and_channels_share_no_values():
     steps = RNG.uniform(0.5, 2.0, 4)
     grid = np.clip(np.rint(RNG.normal(size=(3, 3, 64, 4)) * 40), -127, 127) * steps
-    assert what_to_keep(grid) == ""
+    assert what_to_keep(grid, (3,)) == ""
     own = np.stack([RNG.choice(RNG.normal(size=8), (3, 3, 4)) for _ in range(80)], -1)
-    assert what_to_keep(own) == CHANNEL_VALUES
+    assert what_to_keep(own, (3,)) == CHANNEL_VALUES
     alike = np.repeat(own[..., :1], 80, axis=-1)  # a value in two channels, which a normalization may scale apart
     kernel = keras.Variable(alike)
     record = Preserved(kernel, CHANNEL_VALUES)
-    record.take_from(alike)
+    record.take_from(alike, (3,))
     pattern = record.pattern.numpy()
     assert not set(pattern[..., 0].ravel()) & set(pattern[..., 1].ravel())
 
@@ -169,3 +173,145 @@ def test_a_layer_that_is_always_zero_has_a_file(scheme, way, tmp_path):
     copy, _ = way(model, calibration=X, scheme=scheme)
     made = kopt.export.tflite(copy, tmp_path / "m.tflite", scheme=scheme)
     np.testing.assert_allclose(load(made.path).predict(X[:2]), model.predict(X[:2], verbose=0), atol=0.01)
+
+
+WIDE = np.array([0.01, 1.0, -30.0, 100.0], "float32")
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        pytest.param(lambda x: x + WIDE, id="sum"),
+        pytest.param(lambda x: x * keras.ops.convert_to_tensor(WIDE), id="product"),
+        pytest.param(lambda x: x / np.array([1, 2, 3, -1], "float32"), id="quotient"),
+        pytest.param(lambda x: x / WIDE, id="quotient that is zero"),
+        pytest.param(lambda x: x / 2.0, id="half"),
+        pytest.param(lambda x: keras.ops.max(x, axis=(1, 2)), id="max"),
+        pytest.param(lambda x: keras.ops.min(x, axis=(1, 2)), id="min"),
+        pytest.param(lambda x: keras.ops.max_pool(x, 2), id="max_pool"),
+        pytest.param(lambda x: keras.ops.average_pool(x, 2), id="average_pool"),
+        pytest.param(lambda x: keras.ops.concatenate(keras.ops.split(x, 2, axis=-1)[::-1], -1), id="split"),
+    ],
+)
+def test_operations_and_their_numbers_are_those_of_the_file(compute, tmp_path):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, compute(L.Conv2D(4, 1)(inputs)))
+    assert kopt.quantize.aware(model)[1].left == ()
+    # A step is 0.01 or more; of thousands of convolved entries a few lie so near a tie that float32 decides.
+    assert np.mean(differences(model, X, tmp_path) > 1e-5) < 1e-3
+
+
+def test_numbers_beside_a_tensor_of_16_bits_are_refused_before_training():
+    inputs = keras.Input((8, 8, 3))
+    with pytest.raises(UnsupportedModelError, match="numbers beside its tensor 8 bits"):
+        kopt.quantize.aware(classifier(inputs, inputs * WIDE[:3]), scheme="int16x8")
+
+
+def sequence_model():
+    keras.utils.set_random_seed(0)
+    tokens = keras.Input((6,), dtype="int32")
+    x = L.Embedding(50, 16, name="table")(tokens)
+    x = L.ReLU()(L.SeparableConv1D(16, 3, depth_multiplier=2, name="separable")(x))
+    return keras.Model(tokens, L.Dense(3, "softmax")(L.Flatten()(x)))
+
+
+def sparse(model):
+    return kopt.prune.finalize(kopt.prune.magnitude(model, 0.5, layers=["table", "separable"])[0])[0]
+
+
+def shared(model):
+    return kopt.cluster.finalize(kopt.cluster.weights(model, clusters=8)[0])[0]
+
+
+@pytest.mark.parametrize("make", [sparse, shared])
+def test_tables_and_depthwise_parts_keep_what_they_brought(make, tmp_path):
+    x, y = RNG.integers(0, 50, (100, 6)), RNG.integers(0, 3, 100)
+    copy, _ = kopt.quantize.aware(make(sequence_model()), calibration=x)
+    copy.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    copy.fit(x, y, epochs=2, verbose=0)
+    copy.save(tmp_path / "copy.keras")
+    loaded = keras.models.load_model(tmp_path / "copy.keras")
+    before = loaded.get_layer("table").embeddings.numpy()
+    loaded.fit(x, y, verbose=0)
+    kernels = [loaded.get_layer("table").embeddings, loaded.get_layer("separable_depthwise").layer.kernel]
+    assert np.any(before != kernels[0].numpy())
+    for kernel in map(np.asarray, kernels):
+        assert np.mean(kernel == 0) == pytest.approx(0.5, abs=0.02) if make is sparse else np.unique(kernel).size <= 8
+
+
+def integers_of(path):
+    """Return the kernels of convolutions in a file, output channels first."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path))
+    details = [one for one in interpreter.get_tensor_details() if one["dtype"] == np.int8 and len(one["shape"]) == 4]
+    fixed = [one for one in details if len(one["quantization_parameters"]["scales"]) > 1]
+    return [interpreter.get_tensor(one["index"]) for one in fixed]
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("option", ["equalize", "smooth", "clip", "learned", "blocks"])
+def test_options_leave_codebooks_in_the_integers_of_a_file(option, norm, tmp_path):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    x = L.Conv2D(16, 3, activation="relu")(inputs)
+    x = L.Conv2D(32, 3, use_bias=not norm)(x)
+    x = L.ReLU()(L.BatchNormalization()(x) if norm else x)
+    clustered = shared(keras.Model(inputs, L.GlobalAveragePooling2D()(L.Conv2D(32, 1)(x))))
+    copy, report = kopt.quantize.post_training(clustered, X, options=[option], iterations=50)
+    made = kopt.export.tflite(copy, tmp_path / "m.tflite", scheme="int8")
+    kernels = integers_of(made.path)
+    assert len(kernels) == 3
+    assert max(np.unique(channel).size for kernel in kernels for channel in kernel) == 8
+    (tried,) = [one for one in report.options if one.name == option]
+    assert tried.reason.endswith("; 3 kernel(s) keep the values that their weights share")
+
+
+def test_a_copy_of_a_clustered_and_normalized_model_trains_on_with_its_codebooks():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    x = L.Conv2D(32, 3, use_bias=False, name="c")(L.Conv2D(16, 3)(inputs))
+    model = keras.Model(inputs, L.Dense(4, "softmax")(L.GlobalAveragePooling2D()(L.ReLU()(L.BatchNormalization()(x)))))
+    model.layers[3].gamma.assign(RNG.uniform(0.5, 2.0, 32))
+    copy, _ = kopt.quantize.post_training(shared(model), X, options=[])
+    copy.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    copy.fit(X, RNG.integers(0, 4, 100), epochs=2, verbose=0)
+    kernel = copy.get_layer("c").layer.kernel.numpy()
+    assert max(np.unique(channel).size for channel in kernel.reshape(-1, 32).T) == 8
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m, x: kopt.quantize.aware(m, calibration=x),
+        lambda m, x: kopt.quantize.aware(m, calibration=x, ranges="learned"),
+        lambda m, x: kopt.quantize.post_training(m, x, options=[]),
+        lambda m, x: kopt.quantize.bits(m, x),
+        lambda m, x: kopt.quantize.fallback(m, x),
+    ],
+)
+def test_few_examples_are_warned_of_with_their_effect(call):
+    inputs = keras.Input((8, 8, 3))
+    model = classifier(inputs, inputs)
+    growing = X[:6].copy()
+    growing[kopt.data.calibration(np.arange(6))] *= np.arange(1, 7)[:, None, None, None]  # as they are chosen
+    with pytest.warns(UserWarning, match=r"6 example\(s\); from 20 on.* widened by [1-9]\d*%") as caught:
+        call(model, growing)
+    assert [one.filename for one in caught if one.category is UserWarning] == [__file__]
+    call(model, X[:20])  # enough: a warning would be an error here
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m: kopt.quantize.aware(m, skip=lambda layer: False), "chooses none of the layers"),
+        (lambda m: kopt.quantize.post_training(m, X, seed="x"), "`seed` must be a whole number"),
+        (lambda m: kopt.cluster.weights(m, clusters=4, seed=1.5), "`seed` must be a whole number"),
+        (lambda m: kopt.prune.channels(m, keep=0.5, seed=-1), "`seed` must be a whole number"),
+    ],
+)
+def test_choices_of_nothing_and_seeds_of_another_kind_are_refused(call, words):
+    inputs = keras.Input((8, 8, 3))
+    with pytest.raises(ConfigError, match=words):
+        call(classifier(inputs, inputs))

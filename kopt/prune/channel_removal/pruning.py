@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from kopt.core.records.changes.channel_pruning import ChannelPruningReport
-from kopt.core.settings import names
+from kopt.core.settings import names, whole
 from kopt.graph import require_finite
 from kopt.graph.channels import channel_graph
 from kopt.profile import model as profile
@@ -130,6 +130,7 @@ def channels(
         target_latency=target_latency,
     )
     require_criterion(criterion, data, batches, batch_size)
+    whole("seed", seed, least=0)
     require_unmasked(model)
     require_settings(goal, runtime=runtime, per=per, round_to=round_to, min_channels=min_channels, kinds=kinds)
     graph = only(channel_graph(model, protect=names("protect", protect)), names("kinds", kinds))

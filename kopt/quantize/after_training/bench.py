@@ -15,6 +15,7 @@ from kopt.quantize import grids
 from kopt.quantize.after_training.blocks import Block, blocks_of
 from kopt.quantize.after_training.estimators import ESTIMATORS
 from kopt.quantize.after_training.histograms import Observation, joined, observation_of
+from kopt.quantize.few_examples import widened
 from kopt.quantize.modes import unrounded
 from kopt.quantize.ranges import FixedQuantizer, Quantizer
 from kopt.quantize.rules import activation_of
@@ -206,14 +207,13 @@ class Bench:
         self._state = dataclasses.replace(self._state, weights={one.name: _weights_of(one) for one in self.layers})
 
     def growth(self) -> float:
-        """Return by what share ranges widened from the first half of the examples to all: the median of all ranges."""
-        grown = []
-        for seen in self._state.seen.values():
-            half = max(len(seen.lows) // 2, 1)
-            first = max(float(seen.highs[:half].max()), 0.0) - min(float(seen.lows[:half].min()), 0.0)
-            whole = max(float(seen.highs.max()), 0.0) - min(float(seen.lows.min()), 0.0)
-            grown.append(whole / first - 1.0 if first > 0 else 0.0)
-        return float(np.median(grown)) if grown else 0.0
+        """Return by what share ranges widened from the first half of the examples to all, see `widened`."""
+        seen = self._state.seen.values()
+        first, whole = (
+            np.array([max(one.highs[:end].max(), 0.0) - min(one.lows[:end].min(), 0.0) for one in seen])
+            for end in (max(len(self._rows[0]) // 2, 1), None)
+        )
+        return widened(first, whole)
 
     def _exact(self, operation: Any, args: Any, kwargs: Any) -> list[Any]:
         with unrounded():

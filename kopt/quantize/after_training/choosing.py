@@ -5,7 +5,8 @@ from collections.abc import Collection
 from kopt.core.progress import Progress
 from kopt.core.records.changes.post_training import TriedOption
 from kopt.quantize.after_training.bench import Bench, State
-from kopt.quantize.after_training.options import OPTIONS, Option, Settings
+from kopt.quantize.after_training.options import KERNELS, OPTIONS, Option, Settings
+from kopt.quantize.after_training.techniques import Done
 
 # An option that gains less than this share of the error is within what other examples would change.
 _GAIN = 0.02
@@ -36,7 +37,7 @@ def choose(bench: Bench, settings: Settings, passed_over: dict[str, str], progre
             # Options of a group are alternatives: each starts from what the first one found.
             start = before_group.setdefault(option.group, before)
             bench.restore(start)
-        done = option.apply(bench, settings)
+        done = _applied(option, bench, settings)
         error = bench.error() if done.layers else least
         kept = done.layers > 0 and error < least * (1.0 - _GAIN)
         tried.append(_row(option, kept, error if done.layers else None, done.layers, done.note))
@@ -60,10 +61,18 @@ def apply_all(bench: Bench, settings: Settings, names: Collection[str], progress
             tried.append(_untried(option, "not asked for"))
             continue
         progress.step(option.name)
-        done = option.apply(bench, settings)
+        done = _applied(option, bench, settings)
         error = bench.error() if done.layers else None
         tried.append(TriedOption(option.name, option.changes, done.layers > 0, error, done.layers, done.note))
     return tried
+
+
+def _applied(option: Option, bench: Bench, settings: Settings) -> Done:
+    done = option.apply(bench, settings)
+    shared = sum(layer.has_codebooks for layer in bench.layers)
+    if not shared or KERNELS not in option.changes:
+        return done
+    return Done(done.layers, f"{done.note}; {shared} kernel(s) keep the values that their weights share")
 
 
 def _row(option: Option, kept: bool, error: float | None, layers: int, note: str) -> TriedOption:

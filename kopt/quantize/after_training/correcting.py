@@ -8,7 +8,6 @@ import tensorflow as tf
 from kopt.quantize import grids
 from kopt.quantize.after_training.bench import Bench, Pair
 from kopt.quantize.after_training.techniques import Done
-from kopt.quantize.preserved import VALUES
 from kopt.quantize.weights import QuantizedWeights
 
 # Shares of the largest weight of a channel that are tried as the end of its grid.
@@ -20,7 +19,7 @@ def clip(bench: Bench) -> Done:
     changed = {}
     for layer in bench.layers:
         kernel, bias = bench.state.weights[layer.name]
-        if layer.preserved == VALUES:
+        if layer.has_codebooks:
             continue
         clipped = clipped_kernel(kernel, layer.channels, layer.bits)
         if not np.array_equal(clipped, kernel):

@@ -17,7 +17,6 @@ from kopt.quantize.affine import Affine
 from kopt.quantize.after_training.bench import Bench, Pair
 from kopt.quantize.after_training.blocks import Block
 from kopt.quantize.after_training.techniques import Done
-from kopt.quantize.preserved import VALUES
 from kopt.quantize.weights import QuantizedWeights
 
 # Ends of the stretched sigmoid (equation 23), so that 0 and 1 are reached.
@@ -27,7 +26,7 @@ _FIRST_BETA, _LAST_BETA, _WARM_UP = 20.0, 2.0, 0.2
 _RATE, _BATCH, _WEIGHT = 3e-2, 32, 10.0
 # Of so many examples one is not learned from and says whether what was learned is better.
 _JUDGES = 4
-_NO_KERNEL = "no kernel sums several products"
+_NO_KERNEL = "no kernel sums products of weights that may change one by one"
 # By the names of layers; and from rows of the examples and such kernels to outputs.
 Kernels = Mapping[str, Any]
 Compute = Callable[[Any, Kernels], Sequence[Any]]
@@ -192,7 +191,7 @@ def _optimized(
 
 
 def _can_belearn(layer: QuantizedWeights) -> bool:
-    return not isinstance(layer.layer, Affine) and layer.preserved != VALUES
+    return not isinstance(layer.layer, Affine) and not layer.has_codebooks
 
 
 def _rows_of(value: Any, rows: Any) -> Any:

@@ -1,7 +1,6 @@
 """Post-training quantization: a rounded copy whose ranges and weights were chosen by the error of its outputs."""
 
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,10 +23,10 @@ from kopt.quantize.after_training.fixed_ranges import AUTO, fixed_ranges
 from kopt.quantize.after_training.options import OPTIONS, Settings
 from kopt.quantize.after_training.raw_inputs import scaling_layers
 from kopt.quantize.copying import Skip, require_fit, rounded_copy
+from kopt.quantize.few_examples import warn_of_few
 from kopt.report.changes.post_training import POST_TRAINING
 from kopt.report.look import Shown
 
-_FEW = 20
 # Of four examples three teach and one judges.
 _HELD = 4
 
@@ -143,7 +142,7 @@ def post_training(
             tried = apply_all(bench, settings, names, progress)
     finally:
         progress.finish()
-    notes = _warned(len(arrays[0]), bench)
+    notes = warn_of_few(len(arrays[0]), bench.growth())
     report = PostTraining(
         quantization=record,
         examples=len(rows[0]),
@@ -196,14 +195,3 @@ def _passed_over(model: keras.Model, *, all_fixed: bool) -> dict[str, str]:
         reason = f"slow: the model has {macs:,} products for an example, more than {SMALL_MACS:,}. Ask for it by name"
         found.update({name: reason for name, one in OPTIONS.items() if one.slow})
     return found
-
-
-def _warned(count: int, bench: Bench) -> tuple[str, ...]:
-    if count >= _FEW:
-        return ()
-    note = (
-        f"`calibration` has {count} example(s); from {_FEW} on, better 100, ranges and choices can be trusted. From "
-        f"the first half of these to all, ranges widened by {bench.growth():.0%} (median): new examples may be clipped."
-    )
-    warnings.warn(note, UserWarning, stacklevel=4)
-    return (note,)

@@ -122,7 +122,7 @@ def _unfit_behind(view: GraphView, operation: QuantizedWeights) -> str:
     name = operation.name
     if operation.layer.bias is None or operation.kind.inputs(operation.layer) is None:
         return f"{name} behind it takes several axes of channels"
-    if operation.preserved == VALUES:
+    if operation.has_codebooks:
         return f"weights of {name} behind it share values, which scales would part"
     return f"{name} behind it is called several times" if len(view.calls_of(operation)) > 1 else ""
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from kopt.quantize.diagnosis.tracing import RoundedTrace
+from kopt.quantize.few_examples import widened
 from kopt.quantize.ranges import Quantizer
 
 Rows = Sequence[np.ndarray]
@@ -51,15 +52,8 @@ def set_ranges(trace: RoundedTrace, extremes: np.ndarray) -> None:
 
 
 def growth(extremes: np.ndarray) -> float:
-    """Return by how much the second half of the examples widens the ranges of the first, as a median over operators.
-
-    What so many examples more would still add is about the same; 0 if there are fewer than two.
-    """
-    half = extremes.shape[1] // 2
-    if not half:
-        return 0.0
-    first, whole = (_widths(extremes[:, :end]) for end in (half, None))
-    return float(np.median((whole - first)[whole > 0] / whole[whole > 0])) if (whole > 0).any() else 0.0
+    """Return by what share ranges widened from the first half of the examples to all, see `widened`."""
+    return widened(*(_widths(extremes[:, :end]) for end in (max(extremes.shape[1] // 2, 1), None)))
 
 
 def _widths(extremes: Any) -> np.ndarray:

@@ -27,13 +27,13 @@ from kopt.quantize.diagnosis.measuring import Answers, Passes
 from kopt.quantize.diagnosis.operators import Operator
 from kopt.quantize.diagnosis.signals import Signal, decibels, middle_share
 from kopt.quantize.diagnosis.tracing import RoundedTrace, Switched
+from kopt.quantize.few_examples import ENOUGH
 from kopt.quantize.quantized_model import QuantizedFunctional, is_quantized
 from kopt.quantize.ranges import FixedQuantizer
 from kopt.report.changes.diagnosis import DIAGNOSIS, diagnosis_html
 from kopt.report.look import Shown
 
 _WORST = 10
-_FEW = 20
 # What the outputs of all operators may take for one batch.
 _BATCH_BYTES = 128 << 20
 _MOST_EXAMPLES = 64
@@ -239,9 +239,9 @@ def _worst(answers: Answers, rows: np.ndarray) -> tuple[ExampleError, ...]:
 
 
 def _notes(examples: int, extremes: np.ndarray, is_calibrated: bool) -> tuple[str, ...]:
-    if examples >= _FEW or not is_calibrated:
+    if examples >= ENOUGH or not is_calibrated:
         return ()
     return (
         f"Only {examples} example(s): ranges are still growing. The second half of them widened the ranges by "
-        f"{growth(extremes):.0%} in the median; take {_FEW} or more, 100 are usual.",
+        f"{growth(extremes):.0%} in the median; take {ENOUGH} or more, 100 are usual.",
     )

@@ -19,8 +19,8 @@ def kernel_range(weights: QuantizedWeights, input_step: float | None) -> KernelR
         input_step: of the grid of what it takes; `None` if that is not rounded, so that there is no grid of biases.
     """
     kernel, bias = (np.asarray(part) for part in weights.exact_weights())
-    channels = weights.kind.channels(weights.layer)
-    return measured(kernel, bias, channels, input_axes(weights.layer, kernel.ndim, channels), weights.bits, input_step)
+    axes = weights.channels
+    return measured(kernel, bias, axes, input_axes(weights.layer, kernel.ndim, axes), weights.bits, input_step)
 
 
 def measured(

@@ -13,12 +13,13 @@ from kopt.core.records.changes.bits import WEIGHT_BITS, BitsPlan, LayerBits
 from kopt.core.settings import number
 from kopt.graph import signature
 from kopt.quantize.copying import Skip, require_fit, rounded_copy
-from kopt.quantize.diagnosis.calibrating import Batches, find_extremes, set_ranges
+from kopt.quantize.diagnosis.calibrating import Batches, find_extremes, growth, set_ranges
 from kopt.quantize.diagnosis.diagnose import batch_size
 from kopt.quantize.diagnosis.examples import numbered
 from kopt.quantize.diagnosis.measuring import Passes
 from kopt.quantize.diagnosis.signals import power
 from kopt.quantize.diagnosis.tracing import RoundedTrace
+from kopt.quantize.few_examples import warn_of_few
 from kopt.quantize.mixed.allocation import allocate
 from kopt.quantize.mixed.float_layers import MixedModel
 from kopt.quantize.mixed.judging import ratio
@@ -73,6 +74,9 @@ def bits(
         InputError: the model, a setting or the examples cannot be used, or the size is too small for 4 bits.
         UnsupportedModelError: as `kopt.quantize.aware`; a copy that it made is refused, too.
 
+    Warns:
+        UserWarning: there are fewer than 20 examples.
+
     Example:
         >>> plan = kopt.quantize.bits(model, x_train, size=0.6)
         >>> plan.bits
@@ -89,7 +93,9 @@ def bits(
     copy, _ = rounded_copy(model, "int8", RangeRule(), skip)
     trace = RoundedTrace(copy)
     batches = Batches(arrays, batch_size(trace))
-    set_ranges(trace, find_extremes(trace, batches))
+    extremes = find_extremes(trace, batches)
+    set_ranges(trace, extremes)
+    warn_of_few(batches.examples, growth(extremes))
     mixed = MixedModel(copy, trace)
     exact = mixed.exact(batches)
     layers = _measured(trace, mixed, Passes(trace), batches, sum(map(power, exact)))

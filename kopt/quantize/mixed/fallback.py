@@ -20,11 +20,12 @@ from kopt.graph import signature
 from kopt.measure import load
 from kopt.measure.accuracy import require_probabilities
 from kopt.quantize.copying import require_fit, rounded_copy
-from kopt.quantize.diagnosis.calibrating import Batches, find_extremes, set_ranges
+from kopt.quantize.diagnosis.calibrating import Batches, find_extremes, growth, set_ranges
 from kopt.quantize.diagnosis.diagnose import batch_size
 from kopt.quantize.diagnosis.examples import numbered
 from kopt.quantize.diagnosis.measuring import Passes
 from kopt.quantize.diagnosis.tracing import RoundedTrace
+from kopt.quantize.few_examples import warn_of_few
 from kopt.quantize.mixed.float_layers import MixedModel
 from kopt.quantize.mixed.judging import AccuracyJudge, Judge, RatioJudge, labelled_inputs
 from kopt.quantize.mixed.searching import search
@@ -94,6 +95,9 @@ def fallback(
         ExportError: the converter failed.
         OutputError: `path` cannot be written or exists.
 
+    Warns:
+        UserWarning: there are fewer than 20 examples.
+
     Example:
         >>> plan = kopt.quantize.fallback(model, x_train, "mixed.tflite", evaluate=(x_val, y_val), max_drop=0.02)
         >>> plan.within_budget, plan.metric
@@ -119,7 +123,9 @@ def fallback(
     copy, record = rounded_copy(model, "int8", RangeRule(), ())
     trace = RoundedTrace(copy)
     batches = Batches(arrays, batch_size(trace))
-    set_ranges(trace, find_extremes(trace, batches))
+    extremes = find_extremes(trace, batches)
+    set_ranges(trace, extremes)
+    few = warn_of_few(batches.examples, growth(extremes))
     mixed = MixedModel(copy, trace)
     decibels = RatioJudge(mixed, batches)
     judge: Judge = decibels
@@ -161,7 +167,7 @@ def fallback(
         measured_db=measured_db,
         within_budget=measured >= least,
         examples=judge.batches.examples,
-        notes=(*notes, *_notes(states[-1].score >= least, measured >= least, limit)),
+        notes=(*few, *notes, *_notes(states[-1].score >= least, measured >= least, limit)),
     )
 
 

@@ -280,7 +280,7 @@ def test_what_a_kernel_loses_and_what_its_biases_cannot_hold():
 def test_growth_is_what_the_second_half_adds():
     extremes = np.zeros((1, 4, 2))
     extremes[0, :, 1] = [1.0, 2.0, 4.0, 3.0]
-    assert growth(extremes) == pytest.approx(0.5)
+    assert growth(extremes) == pytest.approx(1.0)
     assert growth(extremes[:, :1]) == 0.0
 
 

@@ -1,0 +1,39 @@
+"""The warning of a calibration with few examples."""
+
+import warnings
+
+import numpy as np
+
+# From so many on, the ranges of some examples hold for others.
+ENOUGH = 20
+
+
+def widened(first: np.ndarray, whole: np.ndarray) -> float:
+    """Return by what share ranges are wider than those of the first half of the examples: the median of all.
+
+    So many examples more would still add about the same.
+
+    Args:
+        first: width of each range after the first half.
+        whole: after all examples.
+    """
+    known = first > 0
+    return float(np.median(whole[known] / first[known] - 1.0)) if known.any() else 0.0
+
+
+def warn_of_few(examples: int, growth: float) -> tuple[str, ...]:
+    """Warn of too few examples, and return what is said; nothing where there are enough.
+
+    Args:
+        examples: how many there are.
+        growth: see `widened`.
+    """
+    if examples >= ENOUGH:
+        return ()
+    note = (
+        f"`calibration` has {examples} example(s); from {ENOUGH} on, better 100, ranges and choices can be trusted. "
+        f"From the first half of these to all, ranges widened by {growth:.0%} (median): new examples may be clipped."
+    )
+    # The caller of the public function, whose random state a decorator brings back.
+    warnings.warn(note, UserWarning, stacklevel=4)
+    return (note,)

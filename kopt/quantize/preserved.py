@@ -78,6 +78,10 @@ class Preserved(keras.layers.Layer):
             groups = _groups(kernel, channels if self.what == CHANNEL_VALUES else ())
             self.pattern.assign(np.where(kernel == 0, _ZERO, groups).astype("int32"))
 
+    def apply(self, kernel: Any) -> None:
+        """Bring the pattern back into the variable, when something else than an optimizer has changed it."""
+        kernel.assign(self._constrain(kernel))
+
     def call(self, inputs: Any) -> Any:
         """Give back what comes in: the optimizer applies the pattern."""
         return inputs

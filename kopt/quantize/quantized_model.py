@@ -9,12 +9,14 @@ from kopt.core.records.changes.aware_training import Quantization
 from kopt.graph import owned_variables
 from kopt.graph.internals import FunctionalModel
 from kopt.quantize.preserved import Preserved
+from kopt.quantize.weights import QuantizedWeights
+from kopt.train.held_weights import HoldsWeights
 
 _KEY = "kopt_quantization"
 
 
 @keras.saving.register_keras_serializable("kopt")
-class QuantizedFunctional(FunctionalModel):
+class QuantizedFunctional(HoldsWeights, FunctionalModel):
     """A Functional model whose layers round as TFLite does, with the record of it."""
 
     quantization: Quantization
@@ -63,6 +65,15 @@ class QuantizedFunctional(FunctionalModel):
         for place, one in what.items():
             setattr(self, f"preserved_{place}", Preserved(owned[place].variable, one))
         object.__setattr__(self, "preserved", dict(what))
+
+    def hold_weights(self) -> None:
+        """Let zeros and shared values be what they were."""
+        owned = owned_variables(self)
+        for place in self.preserved:
+            getattr(self, f"preserved_{place}").apply(owned[place].variable)
+        for layer in self.layers:
+            if isinstance(layer, QuantizedWeights) and layer.preserved:
+                layer.record.apply(layer.layer.kernel)
 
     def take_patterns(self) -> None:
         """Preserve what the weights are now."""

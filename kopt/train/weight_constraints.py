@@ -25,7 +25,7 @@ from kopt.graph.internals import (
     serializing_in_memory,
     unlocked,
 )
-from kopt.train.interception import with_own_callbacks
+from kopt.train.held_weights import HoldsWeights
 
 _KEY = "kopt_weight_constraints"
 
@@ -119,7 +119,7 @@ class WeightConstraint(keras.layers.Layer):
         return tf.convert_to_tensor(value_of(variable) if before is None else before(variable))
 
 
-class ConstrainedModel:
+class ConstrainedModel(HoldsWeights):
     """What a model with weight constraints adds: it saves and loads them, and lets them look at a training."""
 
     weight_constraints: tuple[WeightConstraint, ...] = ()
@@ -146,13 +146,17 @@ class ConstrainedModel:
         """Return a copy of the model as it was before it had constraints, with the weights of now."""
         return copy_model(self)
 
-    def fit(self, *args: Any, callbacks: Any = None, **settings: Any) -> Any:
-        """See `keras.Model.fit`; what a constraint finds wrong with the training is an error before it."""
-        return super().fit(*args, callbacks=with_own_callbacks(self, callbacks), **settings)  # type: ignore[misc]
+    def hold_weights(self) -> None:
+        """Apply the constraints."""
+        for one in self.weight_constraints:
+            one.apply()
 
     def own_callbacks(self) -> list[keras.callbacks.Callback]:
         """Return the callbacks that any `fit` of this model should have."""
-        return [callback for one in self.weight_constraints for callback in one.callbacks()]
+        return [
+            *(callback for one in self.weight_constraints for callback in one.callbacks()),
+            *super().own_callbacks(),
+        ]
 
 
 @keras.saving.register_keras_serializable("kopt")
@@ -273,8 +277,8 @@ def plain_copy(model: Any) -> keras.Model:
 
     The given model changes by that, if something else than an optimizer has changed its weights.
     """
-    for one in constraints_of(model):
-        one.apply()
+    if isinstance(model, ConstrainedModel):
+        model.hold_weights()
     return model.without_constraints()
 
 

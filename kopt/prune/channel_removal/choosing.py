@@ -17,6 +17,8 @@ from kopt.prune.channel_removal.rebuilding import rebuild
 from kopt.prune.channel_removal.savings import per_saving, savings
 
 Kept = npt.NDArray[np.bool_]
+# Groups that a message names.
+_NAMED = 5
 
 
 def savings_of(
@@ -80,6 +82,7 @@ def chosen(
             path.last,
             macs=lambda step: costs.macs(kept(step)),
             rebuilt=lambda step: rebuild(model, graph, kept(step)),
+            staying=_staying(graph),
         )
         return kept(step), probes
     cost, whole, unit = (
@@ -87,11 +90,18 @@ def chosen(
         if goal.quantity == "target_macs"
         else (costs.parameters, before.parameters, "parameters")
     )
-    counts = path.at(reach(goal, path.last, lambda step: cost(kept(step)), whole, unit))
+    counts = path.at(reach(goal, path.last, lambda step: cost(kept(step)), whole, unit, _staying(graph)))
     if goal.scope == "global":
         most = goal.target(whole)
         counts = widths.filled(candidates, counts, lambda wider: cost(_kept(graph, candidates, wider)) <= most)
     return _kept(graph, candidates, counts), ()
+
+
+def _staying(graph: ChannelGraph) -> str:
+    """Return a sentence about the groups that cannot shrink; empty if all can."""
+    found = [f"{group.layers[0]} ({group.reason})" for group in graph.groups if group.reason]
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return f" Whatever the target, these stay: {', '.join(found[:_NAMED])}{more}." if found else ""
 
 
 def _kept(graph: ChannelGraph, candidates: Sequence[widths.Candidate], counts: Sequence[int]) -> Kept:

@@ -96,7 +96,7 @@ class Path:
         return self.at(round(self.units * (1 - share)))
 
 
-def reach(goal: Goal, last: int, cost: Callable[[int], int], before: int, unit: str) -> int:
+def reach(goal: Goal, last: int, cost: Callable[[int], int], before: int, unit: str, staying: str = "") -> int:
     """Return the first step at which the cost is at most the target: costs fall from step to step.
 
     Args:
@@ -105,6 +105,7 @@ def reach(goal: Goal, last: int, cost: Callable[[int], int], before: int, unit: 
         cost: of a step.
         before: cost of the model as it is.
         unit: of the cost, for messages.
+        staying: what cannot shrink, for messages.
 
     Raises:
         ConfigError: the target is not below `before`, or below the lowest cost.
@@ -120,7 +121,7 @@ def reach(goal: Goal, last: int, cost: Callable[[int], int], before: int, unit: 
         raise ConfigError(
             f"`{goal.quantity}={goal.value:g}` ({target:,.0f} {unit}) cannot be reached: {least:,} "
             f"({least / before:.3f} of {before:,}) are left with every group at its smallest width. Lower "
-            f"`round_to` or `min_channels`, or protect fewer layers."
+            f"`round_to` or `min_channels`, or protect fewer layers.{staying}"
         )
     return first_below(cost, target, 0, last)
 

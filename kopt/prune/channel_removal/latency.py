@@ -28,6 +28,7 @@ def reach_latency(
     last: int,
     macs: Callable[[int], int],
     rebuilt: Callable[[int], keras.Model],
+    staying: str,
 ) -> tuple[int, tuple[LatencyProbe, ...]]:
     """Return the step of the widest model found that is fast enough, and what was measured.
 
@@ -38,6 +39,7 @@ def reach_latency(
         last: step with the smallest widths.
         macs: multiply-accumulates of a step.
         rebuilt: the model of a step.
+        staying: what cannot shrink, for messages.
 
     Raises:
         ConfigError: the model is fast enough, or the smallest one is not.
@@ -56,7 +58,7 @@ def reach_latency(
         least = Point(last, macs(last), measure(last))
         reference_ms = probes[last].reference_ms
         target = goal.value if goal.quantity == "target_latency" else goal.value / reference_ms
-        _require_reachable(goal, target, probes[last], reference.runtime)
+        _require_reachable(goal, target, probes[last], reference.runtime, staying)
         found = fastest_enough(target, Point(0, macs(0), 1.0), least, macs, measure)
     return found.step, tuple(probes.values())
 
@@ -75,7 +77,7 @@ def _undisturbed(goal: Goal, reference: Runner, runner: Runner) -> tuple[float, 
     return before, after
 
 
-def _require_reachable(goal: Goal, target: float, least: LatencyProbe, runtime: str) -> None:
+def _require_reachable(goal: Goal, target: float, least: LatencyProbe, runtime: str, staying: str) -> None:
     where = f"in {runtime} with {THREADS} thread"
     if target >= 1:
         raise ConfigError(
@@ -86,7 +88,7 @@ def _require_reachable(goal: Goal, target: float, least: LatencyProbe, runtime: 
         raise ConfigError(
             f"`{goal.text}` cannot be reached: with every group at its smallest width the model takes "
             f"{least.latency_ms:.3g} ms, {least.share:.3f} of the {least.reference_ms:.3g} ms that it takes now, "
-            f"measured {where}. Lower `round_to` or `min_channels`, or protect fewer layers."
+            f"measured {where}. Lower `round_to` or `min_channels`, or protect fewer layers.{staying}"
         )
 
 

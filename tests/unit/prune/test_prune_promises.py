@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import kopt
-from kopt.core.errors import ConfigError, InputError
+from kopt.core.errors import ConfigError, InputError, OutputError
 from kopt.prune import schedules
 
 L = keras.layers
@@ -146,3 +146,57 @@ def test_what_makes_new_layers_refuses_masks(dense, transform):
     settings = {"rank": 2} if transform == "low_rank" else {}
     with pytest.raises(InputError, match="carries masks or codebooks"):
         getattr(kopt.restructure, transform)(pruned, **settings)
+
+
+def test_an_unreachable_target_names_what_stays():
+    inputs = keras.Input((8, 8, 3))
+    x = L.Conv2D(32, 3, name="wide")(inputs)
+    x = L.Lambda(lambda x: x[:, ::-1], name="own")(x)
+    model = keras.Model(inputs, L.Dense(4)(L.Flatten()(L.Conv2D(16, 3)(x))))
+    with pytest.raises(ConfigError, match=r"Whatever the target, these stay: .*wide \(.*own"):
+        kopt.prune.channels(model, target_macs=0.05)
+
+
+def rising():
+    return schedules.Polynomial(0.75, begin=2, end=6, frequency=1)
+
+
+def averaging(kind):
+    own = keras.optimizers.Adam(0.01, use_ema=kind != "swa", ema_momentum=0.5)
+    if kind == "swa":
+        return kopt.train.StochasticWeightAveraging(own, start_step=1)
+    return own
+
+
+@pytest.mark.parametrize("kind", ["ema", "swa"])
+@pytest.mark.parametrize("form", ["masks", "codebooks", "rounded zeros", "rounded values"])
+def test_averages_of_weights_end_in_their_form(dense, batches, kind, form):
+    masked, _ = kopt.prune.magnitude(dense, 0.75 if "rounded" in form else rising())
+    shared, _ = kopt.cluster.weights(dense, clusters=4)
+    model = {
+        "masks": lambda: masked,
+        "codebooks": lambda: shared,
+        "rounded zeros": lambda: kopt.quantize.aware(kopt.prune.finalize(masked)[0])[0],
+        "rounded values": lambda: kopt.quantize.aware(kopt.cluster.finalize(shared)[0])[0],
+    }[form]()
+    before = [one.variable.numpy() for one in kopt.graph.owned_variables(model) if one.path.endswith("kernel")]
+    model.compile(averaging(kind), "mse")
+    model.fit(*batches, batch_size=16, epochs=3, verbose=0)
+    kernels = [one.variable.numpy() for one in kopt.graph.owned_variables(model) if one.path.endswith("kernel")]
+    assert len(kernels) == 2
+    for old, kernel in zip(before, kernels, strict=True):
+        assert np.any(kernel != old)
+        if form in ("masks", "rounded zeros"):
+            assert np.mean(kernel == 0) == 0.75
+        else:
+            assert np.unique(kernel).size <= 4
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".hdf5"])
+def test_files_that_nobody_could_open_are_refused(dense, tmp_path, suffix):
+    for model in (kopt.prune.magnitude(dense, 0.5)[0], kopt.quantize.aware(dense)[0]):
+        with pytest.raises(OutputError, match=r"to a `\.keras` file"):
+            model.save(tmp_path / f"model{suffix}")
+        assert not (tmp_path / f"model{suffix}").exists()
+        model.save(tmp_path / "model.keras")
+        keras.models.load_model(tmp_path / "model.keras")

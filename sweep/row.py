@@ -129,8 +129,10 @@ def bridge(name: str, keep: float) -> Checks:
                 checks.note("twin_float64", bridge_checks.twin(double, x.astype("float64"))[0])
     back = checks.run("tfmot", lambda: bridge_checks.there_and_back(model, x))
     if back is not None:
-        for number in ("not_bit_for_bit", "finalized"):
-            checks.note(number, back[number])
+        checks.note("not_bit_for_bit", back["not_bit_for_bit"])
+        checks.numbers["finalized"] = back["finalized"]
+        if not back["finalized"] <= bridge_checks.BOUNDS["finalized"]:
+            checks.run("finalized_rounding", lambda: channel_checks.rounding(back["plain"], x, back["found"]))
         checks.numbers.update(wrapped=back["wrapped"], left=back["left"])
     return checks
 

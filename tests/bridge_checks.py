@@ -24,6 +24,8 @@ BOUNDS = {
     "twin": 1e-5,
     "twin_float64": 1e-12,
     "finalized": 1e-4,
+    # Where rounding alone is more: how much farther the twin is from the finalized model in float64 than that model.
+    "finalized_rounding": 1.5,
     "not_bit_for_bit": 0,  # weights
 }
 
@@ -62,7 +64,8 @@ def there_and_back(model: keras.Model, x: Any) -> dict[str, Any]:
 
     Returns:
         How many weights of the Keras 3 model are not bit for bit those of the twin, the difference between the outputs
-        of the two, the number of kernels that tfmot prunes, and what it leaves dense, with the reason.
+        of the two, the number of kernels that tfmot prunes, what it leaves dense, with the reason, the Keras 3 model,
+        and the outputs of the twin.
     """
     wrapped, report = kopt.prune.magnitude(model, 0.5, backend="tfmot")
     origin = origin_of(wrapped)
@@ -85,4 +88,6 @@ def there_and_back(model: keras.Model, x: Any) -> dict[str, Any]:
         "finalized": difference(wrapped, plain, x),
         "wrapped": len(report.variables),
         "left": {row.layer: row.detail for row in report.skipped},
+        "plain": plain,
+        "found": outputs(wrapped, x),
     }

@@ -25,6 +25,8 @@ _OPERATIONS = {
     **dict.fromkeys(("Concatenate", "Maximum", "Minimum", "Stack"), TIED),
     **dict.fromkeys(("Mean", "Matmul"), OBSERVED),
 }
+# Of 8 bits the kernels of LiteRT look these up in a table, or have integers for them.
+_OF_8_BITS = {**dict.fromkeys(("Absolute", "Exp", "Log", "Rsqrt", "Sum"), OBSERVED), "Tile": SAME}
 DIVISIONS = ("Divide", "TrueDivide")
 _FUNCTIONS = ("relu", "relu6", "sigmoid", "softmax", "tanh", "silu", "hard_sigmoid", "hard_silu", "gelu", "leaky_relu")
 
@@ -48,6 +50,8 @@ def _role_of(operation: Any, bits: int) -> Role:
         return left("TFLite reverses no integers") if bits == 8 else SAME
     if name in _OPERATIONS:
         return _OPERATIONS[name]
+    if name in _OF_8_BITS and bits == 8:
+        return _OF_8_BITS[name]
     function = activation_of(operation)
     return left("no rule says how TFLite computes it") if function is None else activation_role(function, bits)
 

@@ -25,19 +25,17 @@ _LEAST_SATURATED = 10
 # Where a bias would be larger, the converter makes the steps of the weights wider until it is this.
 _LARGEST_BIAS = 1 << 30
 _NAMED = 3
-
-
 # From so many examples on, the ranges of a calibration hold for others.
-_FEW = 20
+ENOUGH = 20
 
 
 def few_examples_note(calibration: Mapping[str, np.ndarray] | None) -> tuple[str, ...]:
     """Return what to say of ranges that few examples have shown; nothing where there are enough, or none are needed."""
-    count = _FEW if calibration is None else len(next(iter(calibration.values())))
-    if count >= _FEW:
+    count = ENOUGH if calibration is None else len(next(iter(calibration.values())))
+    if count >= ENOUGH:
         return ()
     return (
-        f"Calibrated with {count} example(s): from {_FEW} on, better 100, ranges can be trusted. Values of other "
+        f"Calibrated with {count} example(s): from {ENOUGH} on, better 100, ranges can be trusted. Values of other "
         f"examples that lie outside are clipped.",
     )
 

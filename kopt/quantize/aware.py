@@ -13,9 +13,10 @@ from kopt.core.records.changes.aware_training import Quantization, RangeRule
 from kopt.core.records.changes.bits import BitsPlan
 from kopt.core.settings import whole
 from kopt.data import calibration as sample
+from kopt.export.integers import ENOUGH
 from kopt.graph import signature
 from kopt.quantize.copying import Skip, require_fit, require_trainable_copy, rounded_copy
-from kopt.quantize.few_examples import ENOUGH, warn_of_few, widened
+from kopt.quantize.few_examples import warn_of_few, widened
 from kopt.quantize.modes import observing
 from kopt.quantize.ranges import Quantizer
 from kopt.report.changes.quantization import QUANTIZATION

@@ -4,8 +4,7 @@ import warnings
 
 import numpy as np
 
-# From so many on, the ranges of some examples hold for others.
-ENOUGH = 20
+from kopt.export.integers import ENOUGH
 
 
 def widened(first: np.ndarray, whole: np.ndarray) -> float:

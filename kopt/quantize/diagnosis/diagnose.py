@@ -17,6 +17,7 @@ from kopt.core.progress import Progress, Silent
 from kopt.core.randomness import preserved_random_state
 from kopt.core.records.changes.aware_training import RangeRule
 from kopt.core.records.changes.quantization_diagnosis import ExampleError, LayerDiagnosis, QuantizationDiagnosis
+from kopt.export.integers import ENOUGH
 from kopt.graph import signature
 from kopt.quantize.copying import Skip, require_fit, rounded_copy
 from kopt.quantize.diagnosis.calibrating import Batches, find_extremes, growth, set_ranges
@@ -27,7 +28,6 @@ from kopt.quantize.diagnosis.measuring import Answers, Passes
 from kopt.quantize.diagnosis.operators import Operator
 from kopt.quantize.diagnosis.signals import Signal, decibels, middle_share
 from kopt.quantize.diagnosis.tracing import RoundedTrace, Switched
-from kopt.quantize.few_examples import ENOUGH
 from kopt.quantize.quantized_model import QuantizedFunctional, is_quantized
 from kopt.quantize.ranges import FixedQuantizer
 from kopt.report.changes.diagnosis import DIAGNOSIS, diagnosis_html

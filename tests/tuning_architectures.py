@@ -14,7 +14,7 @@ def build(hp):
     if deep:
         layers.append(keras.layers.Conv2D(second, 3, activation="relu"))
     layers += [keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")]
-    return keras.Sequential([keras.Input((8, 8, 1), name="image"), *layers])
+    return keras.Sequential([keras.Input((8, 8, 1)), *layers])
 
 
 class Shapes(keras_tuner.HyperModel):

@@ -19,7 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, help=".npz, image folders, a packaged name")
     size = parser.add_mutually_exclusive_group(required=True)
     size.add_argument("--student", metavar="FILE", help=".keras: the model that learns")
-    size.add_argument("--width", type=float, metavar="SHARE", help="channels of the teacher's that a student has")
+    size.add_argument(
+        "--width",
+        type=float,
+        metavar="SHARE",
+        help="of the teacher's channels; of 16 to 256 with --mobile",
+    )
     size.add_argument("--macs", type=float, metavar="M", help="multiply-accumulates: a share, or a number above 1")
     size.add_argument("--params", type=float, metavar="P", help="parameters: a share, or a number above 1")
     parser.add_argument("--depth", type=float, default=1.0, metavar="SHARE", help="blocks kept that can be left out")

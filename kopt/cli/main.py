@@ -88,7 +88,9 @@ def main(arguments: Sequence[str] | None = None, *, own_process: bool = False) -
         _show(OutputError(f"The system refuses{where}: {error.strerror or error}."), as_json=options.json)
         return EXIT_FAILED
     except KeyboardInterrupt:
-        print("kopt: interrupted; what was finished is kept, start the same command again to go on", file=sys.stderr)  # noqa: T201
+        kept = "; what was finished is kept, start the same command again to go on"
+        resumes = options.run in (demo.run, optimize.run, tune.run)
+        print(f"kopt: interrupted{kept if resumes else ''}", file=sys.stderr)  # noqa: T201
         return EXIT_INTERRUPTED
 
 

@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help=".keras or .h5 (Keras 3 or legacy)")
     parser.add_argument("output", metavar="OUTPUT", type=Path, help="x.tflite; or x.keras, a copy that trains")
-    parser.add_argument("--data", required=True, help=f"calibration data: {EXAMPLES}; for --fallback labelled")
+    parser.add_argument(
+        "--data", required=True, help=f"calibration data: {EXAMPLES}; for --fallback labelled, or --least-db"
+    )
     # No `choices`: the library's own errors name the nearest word.
     parser.add_argument("--scheme", default="int8", help="int8 or int16x8")
     parser.add_argument("--options", nargs="*", metavar="NAME", help="apply these, whatever they do to the error")
@@ -30,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bits", type=float, metavar="SIZE", help="choose 4 or 8 bits for each layer: 0.6 is 60%% of all with 8"
     )
     parser.add_argument("--max-drop", type=float, help="accuracy that --fallback may lose; 0.01, a point, by default")
+    parser.add_argument(
+        "--least-db", type=float, metavar="DB", help="signal-to-noise ratio that --fallback keeps, without labels"
+    )
     parser.add_argument("--samples", type=int, default=100, metavar="N", help="calibration examples")
     parser.add_argument("--force", action="store_true", help="replace OUTPUT if it exists")
     parser.add_argument("--unsafe", action="store_true", help="open a model file that stores Python code, and run it")
@@ -59,6 +64,8 @@ def _check_together(options: argparse.Namespace) -> None:
     falls_back = options.fallback is not None
     if options.max_drop is not None and not falls_back:
         raise ConfigError("--max-drop is what --fallback may lose. Received it alone.")
+    if options.least_db is not None and (not falls_back or options.max_drop is not None):
+        raise ConfigError("--least-db is what --fallback keeps, in place of --max-drop. Give it with --fallback alone.")
     way = "--fallback" if falls_back else "--bits"
     post_training = {"--options": options.options is not None, "--ranges": options.ranges != "auto"}
     given = [name for name, there in post_training.items() if there]
@@ -89,13 +96,20 @@ def _with_bits(model: Any, data: Any, options: argparse.Namespace) -> tuple[Any,
 
 
 def _with_float_layers(model: Any, options: argparse.Namespace) -> Any:
-    data = splits_from(options, model)
+    if options.least_db is None:
+        data = splits_from(options, model)
+        calibration: Any = data.train
+        budget = {
+            "evaluate": (data.validation.x, data.validation.y),
+            "max_drop": _MAX_DROP if options.max_drop is None else options.max_drop,
+        }
+    else:
+        calibration, budget = calibration_from(options, model), {"least_db": options.least_db}
     return kopt.quantize.fallback(
         model,
-        data.train,
+        calibration,
         options.output,
-        evaluate=(data.validation.x, data.validation.y),
-        max_drop=_MAX_DROP if options.max_drop is None else options.max_drop,
+        **budget,
         to=options.fallback,
         samples=options.samples,
         overwrite=options.force,

@@ -19,6 +19,8 @@ from kopt.data.splits import Array, DataSplits, Split, stratified_split
 _REQUIRED = ("x_train", "y_train", "x_val", "y_val")
 _ZIP, _NPY = b"PK", b"\x93NUM"
 _OPTIONAL = ("x_test", "y_test")
+# Every class has a name.
+_MOST_CLASSES = 1_000_000
 _VALIDATION_FOLDERS = ("validation", "val")
 
 
@@ -264,6 +266,11 @@ def _labelled(arrays: dict[str, Any], names: tuple[str, str], path: str | os.Pat
         raise DataError(
             f"{os.fspath(path)}: whole-number labels are classes numbered from 0, the lowest is {y.min()}. Number them "
             f"anew, or store targets that are not classes as floats."
+        )
+    if _are_classes(y) and y.max() >= _MOST_CLASSES:
+        raise DataError(
+            f"{os.fspath(path)}: whole-number labels are classes numbered from 0, the highest is {y.max()}. Number the "
+            f"classes that there are (at most {_MOST_CLASSES:,}), or store targets that are not classes as floats."
         )
     return Split(x, y)
 

@@ -1,6 +1,7 @@
 """Students made from a teacher: narrower, shallower, of depthwise convolutions, of a given size."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -112,6 +113,9 @@ def mobile_student(
         ConfigError: a setting out of range, several at once, or a target that no width reaches.
         UnsupportedModelError: other inputs or outputs.
 
+    Warns:
+        UserWarning: the student takes more multiply-accumulates than the teacher.
+
     Example:
         >>> student, report = kopt.distill.mobile_student(model, target_params=0.5)
         >>> student.count_params() <= 0.5 * model.count_params(), student.output_shape
@@ -143,6 +147,14 @@ def mobile_student(
         )
     student = build(chosen)
     costs = profile.model(student)
+    if costs.macs > base.macs:
+        warnings.warn(
+            f"The student takes {costs.macs:,} multiply-accumulates for an example, the teacher {base.macs:,}: its "
+            f"width is a factor of 16 to 256 channels, whatever the teacher has. Give `target_macs=0.5`, or take "
+            f"`kopt.distill.smaller_student`.",
+            UserWarning,
+            stacklevel=2,
+        )
     return student, StudentReport(teacher.name, chosen, 1.0, base.parameters, costs.parameters, base.macs, costs.macs)
 
 

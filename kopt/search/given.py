@@ -12,7 +12,9 @@ import tensorflow as tf
 
 from kopt import data as kopt_data
 from kopt import export, measure
+from kopt.core.errors import DataError, NonFiniteError
 from kopt.core.files import atomic_path, sha256
+from kopt.core.records.artifacts import TensorInfo
 from kopt.core.records.search.budget import Budget
 from kopt.data.sampling import holds
 from kopt.data.validation import TEXT
@@ -124,9 +126,7 @@ def read(
     check_judgeable(runner)
     judging = read_split(validation, "validation")
     budget = checked_budget(budget, judging.y is not None)
-    calibration = kopt_data.calibration(
-        _without_weights(train), samples=settings.samples, seed=settings.seed, inputs=runner.inputs
-    )
+    calibration = _calibration(train, settings, runner.inputs)
     examiner = examiner_of(judging, runner, budget)
     final = None if test is None else examiner_of(test, runner, budget, "test")
     plan = plan_of(facts_of(model), settings.techniques, budget, checked_training(settings.training), more)
@@ -151,9 +151,13 @@ def read(
     return Given(model, runner, budget, calibration, drawn, examiner, final, plan, lessons, stream, limits, notes)
 
 
-def _without_weights(train: Any) -> Any:
-    """Return arrays of examples as calibration takes them."""
-    return train[:2] if isinstance(train, tuple) and len(train) == 3 else train
+def _calibration(train: Any, settings: Settings, inputs: tuple[TensorInfo, ...]) -> Any:
+    """Return the examples of `train` that ranges are measured on; what is wrong with them is said of `train`."""
+    without_weights = train[:2] if isinstance(train, tuple) and len(train) == 3 else train
+    try:
+        return kopt_data.calibration(without_weights, samples=settings.samples, seed=settings.seed, inputs=inputs)
+    except (DataError, NonFiniteError) as error:
+        raise type(error)(str(error).replace("`calibration`", "`train`")) from error
 
 
 def _named(examiner: Examiner, name: str) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from kopt.core.progress import Progress, Silent
 from kopt.core.randomness import preserved_random_state
 from kopt.core.records.search.budget import Budget
 from kopt.report import make_progress, write_report
+from kopt.report.run.run_directory import with_earlier_kept
 from kopt.search.given import Given, read
 from kopt.search.result import SearchResult
 from kopt.search.searching import Found, prepared
@@ -130,6 +131,7 @@ def optimize(
             reporter.finish()
         words = command or call_text(budget or given.budget, workdir, settings, has_test=test is not None)
         result = result_of(given, found, description, words, time.monotonic() - started)
+        result = with_earlier_kept(result, workdir)
         write_report(result, workdir)
     return result
 

@@ -122,6 +122,13 @@ def test_saved_model_without_its_graph(tmp_path, entry):
         OPENERS[entry](path, tmp_path)
 
 
+def test_what_is_wrong_with_training_data_of_a_search_is_said_of_it(tmp_path, cnn):
+    with refused(tmp_path, DataError, "`train` is chosen from arrays", "generator"):
+        optimize(cnn, tmp_path, train=((IMAGES, LABELS) for _ in range(2)), validation=(IMAGES, LABELS))
+    with refused(tmp_path, NonFiniteError, "`train`, input 'image'"):
+        optimize(cnn, tmp_path, train=(IMAGES * np.nan, LABELS), validation=(IMAGES, LABELS))
+
+
 # Code in files
 
 
@@ -264,7 +271,7 @@ WRONG_DATASETS = {
 @over("entry", TAKES_INPUTS)
 def test_data_sets_that_do_not_fit(tmp_path, cnn, entry, wrong):
     make, fix = WRONG_DATASETS[wrong]
-    with refused(tmp_path, DataError, "`calibration`", fix):
+    with refused(tmp_path, DataError, "`train`" if entry == "train" else "`calibration`", fix):
         TAKES_INPUTS[entry](cnn, make(), tmp_path)
 
 

@@ -66,7 +66,13 @@ class AccuracyJudge:
         if len(mixed.output_names) > 1:
             raise ConfigError("The model has several outputs; leave `evaluate` out and set `least_db`.")
         self._mixed, self.batches, self._labels = mixed, batches, np.asarray(labels)
-        self.reference = self._score(mixed.exact(batches))
+        try:
+            self.reference = self._score(mixed.exact(batches))
+        except DataError as error:
+            raise DataError(
+                f"`evaluate` is judged by the share of right answers, which these labels do not give: {error} Leave it "
+                f"out and set `least_db`, for any kind of output."
+            ) from error
 
     def of_model(self, in_float: Collection[str]) -> float:
         """Return the accuracy of a model with these layers in float."""

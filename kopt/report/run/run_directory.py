@@ -1,9 +1,12 @@
 """The report of a run on disk."""
 
+import dataclasses
+import itertools
 import os
 from pathlib import Path
+from typing import TypeVar
 
-from kopt.core.errors import ConfigError, InputError, LoadError
+from kopt.core.errors import ConfigError, InputError, LoadError, OutputError
 from kopt.core.files import atomic_write, check_output
 from kopt.core.records.candidates import OptimizationResult
 from kopt.report.parts.svg import as_file
@@ -11,7 +14,8 @@ from kopt.report.run.markdown import markdown
 from kopt.report.run.page import html
 from kopt.report.run.plots import pareto_plot
 
-_RECORD, _PAGE, _TEXT = "report.json", "report.html", "report.md"
+Result = TypeVar("Result", bound=OptimizationResult)
+_RECORD, _PAGE, _TEXT, _PLOT = "report.json", "report.html", "report.md", "report-pareto.svg"
 
 
 def write_report(result: OptimizationResult, directory: str | os.PathLike[str], *, overwrite: bool = True) -> Path:
@@ -40,6 +44,31 @@ def write_report(result: OptimizationResult, directory: str | os.PathLike[str], 
     write_story(result, directory / _TEXT, overwrite=overwrite)
     atomic_write(directory / _RECORD, result.to_json() + "\n", overwrite=overwrite)
     return atomic_write(directory / _PAGE, page, overwrite=overwrite)
+
+
+def with_earlier_kept(result: Result, directory: str | os.PathLike[str]) -> Result:
+    """Move the report of another model or other data out of a run directory, and return the result with a note of it.
+
+    Raises:
+        OutputError: it cannot be moved.
+    """
+    directory = Path(directory)
+    try:
+        before = read_result(directory)
+    except LoadError:
+        return result
+    if before.identity == result.identity:
+        return result
+    folder = next(one for one in (directory / f"earlier-{n}" for n in itertools.count(1)) if not one.exists())
+    try:
+        folder.mkdir()
+        for path in sorted(directory.glob("report*")):
+            if path.name in (_RECORD, _PAGE, _TEXT, _PLOT):
+                path.replace(folder / path.name)
+    except OSError as error:
+        raise OutputError(f"The report in {directory} is of another run and cannot be moved: {error}.") from error
+    note = f"The report that was here, of model {before.model} and {before.data}, is in {folder}."
+    return dataclasses.replace(result, notes=(*result.notes, note))
 
 
 def write_story(result: OptimizationResult, path: str | os.PathLike[str], *, overwrite: bool = True) -> Path:

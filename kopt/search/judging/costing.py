@@ -25,6 +25,8 @@ from kopt.search.trials.records import Trials
 EXTRA_COSTS = ("throughput_per_s", "peak_memory_bytes", "millijoules")
 # TFLite operators with nearly all products of a network.
 _MULTIPLYING = ("CONV_2D", "CONV_3D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL")
+# Of a weight that a scheme stores.
+_BITS = {"float32": 32, "float16": 16, "int8": 8, "int4": 4}
 _GZIP_LEVEL = 6
 # To which latencies are known; times that differ by as little count as equal.
 _PRECISION = 0.02
@@ -154,9 +156,9 @@ def work_of(profile: ModelProfile | None, artifact: Artifact | None) -> measure.
 
     Args:
         profile: of the model that the file was made from.
-        artifact: the file; `None` for the model itself. Its bytes are its weights, its scheme tells the type and width
-            of what moves between its layers. One that multiplies in float anywhere is taken to do so everywhere, which
-            is more than it takes.
+        artifact: the file; `None` for the model itself. Its scheme tells the width of the weights that are read, and
+            the type and width of what moves between its layers. One that multiplies in float anywhere is taken to do so
+            everywhere, which is more than it takes.
     """
     if profile is None or profile.unknown:
         return None
@@ -166,7 +168,8 @@ def work_of(profile: ModelProfile | None, artifact: Artifact | None) -> measure.
         return None
     width = np.dtype(dtype).itemsize / 4
     between = int(width * sum(size or 0 for pair in moved for size in pair))
-    weights = artifact.size_bytes if artifact else sum(layer.read_weight_bytes for layer in profile.layers)
+    stored = get_scheme(artifact.scheme).weights if artifact else "float32"
+    weights = sum(layer.read_weight_bytes for layer in profile.layers) * _BITS[stored] // _BITS["float32"]
     return measure.Work(profile.macs, weights + between, dtype)
 
 

@@ -14,6 +14,8 @@ import keras_tuner
 
 from kopt.core.errors import ConfigError, UnsupportedModelError
 from kopt.core.records.search.techniques import BuildConfig, Step
+from kopt.graph import signature
+from kopt.graph.internals import graph_of, node_of
 from kopt.search.techniques.outcome import Outcome
 from kopt.search.techniques.work import Work
 
@@ -70,6 +72,7 @@ def built(model: keras.Model, config: BuildConfig, work: Work) -> Outcome:
     builder = hypermodel(config.builder)
     made = builder.build(hyperparameters)
     _check(made, model, config.builder)
+    _take_names(made, model, config.builder)
     own = "what it was compiled with" if made.compiled else ""
     own = "its own `fit`" if type(builder).fit is not keras_tuner.HyperModel.fit else own
     trained = work.fit(made, epochs=config.epochs, rate=config.rate)
@@ -98,6 +101,33 @@ def _check(made: Any, model: keras.Model, where: str) -> None:
                 f"{where} must return models with the {what.replace('_', ' ')} of the model as given, {given}. "
                 f"Received: {ours}."
             )
+
+
+def _take_names(made: Any, model: keras.Model, where: str) -> None:
+    """Give the inputs the names that they have in the model as given, under which data is fed, in the same order.
+
+    Raises:
+        UnsupportedModelError: another layer has such a name, or one of several outputs has another name.
+    """
+    (inputs, outputs), (_, own) = signature(model), signature(made)
+    if len(outputs) > 1 and [one.name for one in own] != [one.name for one in outputs]:
+        raise UnsupportedModelError(
+            f"{where} must name its outputs as the model as given does: {', '.join(one.name for one in outputs)}. "
+            f"Received: {', '.join(one.name for one in own)}."
+        )
+    graph = graph_of(made)
+    if graph is None or isinstance(graph.input, dict):
+        return
+    layers = [node_of(tensor).operation for tensor in graph.inputs]
+    wanted = [one.name for one in inputs]
+    taken = [one.name for one in made.layers if one not in layers and one.name in wanted]
+    if taken:
+        raise UnsupportedModelError(
+            f"{where} has layers called {', '.join(map(repr, taken))}, as inputs of the model as given are. Give them "
+            f"other names."
+        )
+    for tensor, layer, name in zip(graph.inputs, layers, wanted, strict=True):
+        layer.name = tensor.name = name
 
 
 class _Function(keras_tuner.HyperModel):

@@ -16,6 +16,7 @@ from kopt.core.randomness import preserved_random_state
 from kopt.core.records.search.budget import Budget
 from kopt.core.settings import whole
 from kopt.report import write_report
+from kopt.report.run.run_directory import with_earlier_kept
 from kopt.search.given import Given, read
 from kopt.search.loop import reporter_of, result_of
 from kopt.search.result import SearchResult
@@ -94,9 +95,9 @@ def tune(
         max_trials: most recipes to try. Of Hyperband, too: its brackets follow each other until then.
         builder: a function `build(hp)` that returns a Keras model of the same inputs and outputs, a
             `keras_tuner.HyperModel` class, or an instance with a name in its module, so that architecture and
-            compression are tuned together. All architectures are trained alike, as `training` says and by the model
-            as given: what they are compiled with, and a `fit` of the class, is not used. Other processes import it: it
-            must not be of the script itself.
+            compression are tuned together. Inputs take the names of the model's, in the same order. All architectures
+            are trained alike, as `training` says and by the model as given: what they are compiled with, and a `fit` of
+            the class, is not used. Other processes import it: it must not be of the script itself.
         training: lets models be trained, and says how; `epochs` is the most of one training.
         budget: see `kopt.optimize`.
         test: likewise.
@@ -162,6 +163,7 @@ def tune(
             asked, settings, budget or given.budget, workdir, workers, has_test=test is not None
         )
         result = result_of(given, found, description, words, time.monotonic() - started)
+        result = with_earlier_kept(result, workdir)
         write_report(result, workdir)
     return result
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras_tuner
 
+from kopt.core.errors import ConfigError, KoptError
 from kopt.core.files import scratch_directory
 from kopt.core.records.changes.channel_pruning import NEED_DATA
 from kopt.core.records.search.recipes import Recipe
@@ -140,9 +141,18 @@ def continued(steps: Sequence[Step], rounds: Sequence[int]) -> tuple[Step, ...]:
 
 
 def explored(where: str) -> tuple[keras_tuner.engine.hyperparameters.HyperParameter, ...]:
-    """Return the hyperparameters of a builder, which is called until every condition in it held once."""
+    """Return the hyperparameters of a builder, which is called until every condition in it held once.
+
+    Raises:
+        ConfigError: the builder fails.
+    """
     with scratch_directory() as folder, quiet():
-        return tuple(_explored(where, folder).space)
+        try:
+            return tuple(_explored(where, folder).space)
+        except KoptError:
+            raise
+        except Exception as error:  # whatever the user's code raises
+            raise ConfigError(f"`builder` {where} fails: {type(error).__name__}: {error}") from error
 
 
 def _explored(where: str, folder: Path) -> keras_tuner.HyperParameters:

@@ -77,6 +77,8 @@ class Log:
         for line in log_lines(path):
             if line:
                 self._add(decoded(line))
+        if self.damaged and not self.lines:
+            raise DataError(f"{path} has no line that a server has written: {self.damaged} are something else.")
 
     @property
     def runs(self) -> int:

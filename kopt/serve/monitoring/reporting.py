@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kopt.core.errors import ConfigError, DataError, LoadError
-from kopt.core.files import atomic_write
+from kopt.core.files import atomic_write, require_path
 from kopt.core.records.shipping.monitoring import (
     SCORES,
     Alert,
@@ -77,7 +77,8 @@ def monitoring_report(
         recent: examples of each version that drift is worked out from, the latest ones.
 
     Raises:
-        LoadError: there is no log.
+        LoadError: there is no log, or nothing at `models`.
+        DataError: no line of the log is one that a server writes.
         ConfigError: an impossible setting.
 
     Example:
@@ -216,6 +217,8 @@ def compare_versions(
 def _profiles(
     read: Log, models: str | os.PathLike[str] | None
 ) -> tuple[dict[int, MonitoringProfile | None], dict[int, str]]:
+    if models is not None:
+        require_path(models)
     profiles: dict[int, MonitoringProfile | None] = {}
     notes: dict[int, str] = {}
     for number, lines in read.versions.items():

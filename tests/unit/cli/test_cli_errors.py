@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import kopt
-from kopt.cli import main, optimize
+from kopt.cli import main, optimize, report
 from kopt.cli.common import add_budget, budget_from, budget_words
 from kopt.cli.search_training import training_from
 
@@ -162,3 +162,17 @@ def test_a_module_of_ones_own_is_imported_from_the_working_directory(capsys, tmp
         code, captured = fails(capsys, "report", "nowhere", "--import", name)
         assert code == 2
         assert f"`--import {name}`: ModuleNotFoundError: No module named" in captured.err
+
+
+@pytest.mark.parametrize(("command", "resumes"), [(optimize, True), (report, False)])
+def test_an_interrupted_command_promises_only_what_it_keeps(capsys, monkeypatch, tmp_path, command, resumes):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run", interrupted)
+    (tmp_path / "m.keras").touch()
+    words = ["optimize", str(tmp_path / "m.keras"), "--data", "digits"] if resumes else ["report", str(tmp_path)]
+    code, captured = fails(capsys, *words)
+    assert code == 130
+    assert captured.err.startswith("kopt: interrupted")
+    assert ("start the same command again" in captured.err) == resumes

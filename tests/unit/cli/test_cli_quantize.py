@@ -58,6 +58,19 @@ def test_the_fewest_layers_stay_in_float(capsys, files):
 
 
 @pytest.mark.slow
+def test_the_fewest_layers_of_a_model_that_gives_quantities_stay_in_float(capsys, files, tmp_path):
+    layers = [L.Dense(16, activation="relu"), L.Dense(1)]
+    keras.Sequential([keras.Input((8,)), *layers]).save(files[1])
+    data = dict(np.load(files[4]))
+    np.savez(files[4], **{name: part if name[0] == "x" else part * 7.5 for name, part in data.items()})
+    assert main([*files, "--fallback", "float32"]) == 2
+    assert "Leave it out and set `least_db`" in capsys.readouterr().err
+    assert main([*files, "--fallback", "float32", "--least-db", "5", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["metric"], plan["least_db"], plan["within_budget"]) == ("output_db", 5.0, True)
+
+
+@pytest.mark.slow
 def test_layers_get_four_bits_until_the_size_holds(capsys, files):
     assert main([*files, "--bits", "0.5", "--json"]) == 0
     assert {one["bits"] for one in json.loads(capsys.readouterr().out)["layers"]} == {4}
@@ -77,6 +90,8 @@ def test_layers_get_four_bits_until_the_size_holds(capsys, files):
             "int8 alone. Received with it: --scheme",
         ),
         (["--fallback", "float12"], "float12"),
+        (["--least-db", "20"], "Give it with --fallback alone"),
+        (["--fallback", "float32", "--max-drop", "0.1", "--least-db", "20"], "Give it with --fallback alone"),
         (["--bits", "0"], "`size` must be a finite number in (0, inf]"),
         (["--max-drop", "0.1"], "--max-drop is what --fallback may lose"),
         (["--options", "equalise"], "Did you mean 'equalize'"),

@@ -81,6 +81,7 @@ def test_one_objective_in_a_tuple_is_that_objective():
         ({"target": {}}, "`target` is empty"),
         ({"level": 0.999}, "from 0.5 to 0.99"),
         ({"undecided": "inside"}, "Accepted: estimate, outside"),
+        ({"metric": object()}, "`metric` of a budget is a name"),
     ],
 )
 def test_settings_that_cannot_be(settings, match):

@@ -120,6 +120,7 @@ def test_files_that_hold_no_examples(tmp_path, name, write, message):
         ({**GOOD, "y_val": Y}, r"x_val has shape \(3, 4\) and y_val \(6,\)"),
         ({**GOOD, "x_val": X[:0], "y_val": Y[:0]}, "at least one"),
         ({**GOOD, "y_val": Y[:3] - 1}, "the lowest is -1"),
+        ({**GOOD, "y_val": Y[:3] + 50_000_000}, "the highest is 50000.* store targets that are not classes as floats"),
         ({**GOOD, "y_val": np.array([None, 1, 2])}, "pickled Python objects.*refused"),
     ],
 )

@@ -87,6 +87,7 @@ def test_a_target_is_reached_from_below(setting, cost, make):
     assert 0.35 < getattr(report, cost) / getattr(report, whole) <= 0.5
 
 
+@pytest.mark.filterwarnings("ignore:The student takes:UserWarning")  # a tiny teacher
 def test_a_mobile_student_gives_what_the_teacher_gives():
     student, report = mobile_student(teacher(), width=0.5)
     assert student.output_shape == (None, CLASSES)
@@ -94,6 +95,12 @@ def test_a_mobile_student_gives_what_the_teacher_gives():
     assert any(isinstance(layer, L.DepthwiseConv2D) for layer in student.layers)
     assert report.parameters_after == student.count_params()
     kopt.DistillationModel(student, teacher())
+
+
+def test_a_mobile_student_larger_than_its_teacher_is_warned_of():
+    small = keras.Sequential([keras.Input((8, 8, 1)), L.Flatten(), L.Dense(4, activation="softmax")])
+    with pytest.warns(UserWarning, match=r"The student takes [\d,]+ multiply-accumulates .* the teacher 256"):
+        mobile_student(small, width=0.5)
 
 
 def test_assistants_teach_in_turn():

@@ -17,6 +17,7 @@ from kopt.core.records.search.judgement import ClassChange, Shortfall
 from kopt.core.records.search.techniques import AwareConfig, ChannelsConfig, Step
 from kopt.report.run.bottleneck import bottleneck
 from kopt.report.run.rows import candidate_rows, open_questions
+from kopt.report.run.run_directory import with_earlier_kept
 from kopt.report.run.shortfalls import demands, shortfall_text
 
 
@@ -282,3 +283,19 @@ def test_speed_is_also_told_against_the_plain_file_of_the_same_runtime(best, sai
     assert text.startswith(best)
     assert ("as fast as tflite-float32" in text) == bool(said)
     assert said in text
+
+
+def test_the_report_of_another_run_is_moved_and_named(tmp_path):
+    first = dataclasses.replace(make_result(), identity={"model": "a", "data": "x"})
+    assert with_earlier_kept(first, tmp_path) == first
+    report.write_report(first, tmp_path)
+    assert with_earlier_kept(first, tmp_path) == first  # the same run, again
+    for number in (1, 2):
+        other = dataclasses.replace(first, identity={"model": "b", "data": str(number)})
+        kept = with_earlier_kept(other, tmp_path)
+        assert kept.notes[-1].endswith(f"is in {tmp_path / f'earlier-{number}'}.")
+        assert not list(tmp_path.glob("report*"))
+        report.write_report(kept, tmp_path)
+    assert report.read_result(tmp_path / "earlier-1") == first
+    names = {path.name for path in (tmp_path / "earlier-1").iterdir()}
+    assert names == {"report.json", "report.html", "report.md", "report-pareto.svg"}

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tuning_architectures
 
-from kopt.core.errors import UnsupportedModelError
+import kopt
+from kopt.core.errors import ConfigError, UnsupportedModelError
 from kopt.core.records.search.techniques import BuildConfig, Step
 from kopt.search.lessons import Lesson
 from kopt.search.techniques import building
@@ -16,6 +17,7 @@ from kopt.search.techniques.catalog import BUILD, CATALOG
 from kopt.search.techniques.work import Work
 from kopt.search.training import Training
 from kopt.search.trials.supplies import Terms, make_importable
+from kopt.search.tuning.space import explored
 
 WHERE = "tuning_architectures:build"
 
@@ -68,6 +70,50 @@ def test_what_is_no_model_is_refused(monkeypatch):
     monkeypatch.setattr(tuning_architectures, "build", lambda hp: None)
     with pytest.raises(UnsupportedModelError, match=r"must return a built Keras model\. Received: None"):
         building.built(digits_model(), config(), Work(None, {}))
+
+
+def two_outputs(names):
+    inputs = keras.Input((8, 8, 1), name="image")
+    flat = keras.layers.Flatten()(inputs)
+    return keras.Model(inputs, [keras.layers.Dense(2, name=name)(flat) for name in names])
+
+
+@pytest.mark.slow
+def test_inputs_take_the_names_that_data_is_fed_under(monkeypatch):
+    def build(hp):
+        one, two = keras.Input((3,)), keras.Input((3,))
+        return keras.Model([one, two], keras.layers.Dense(2)(one - two))
+
+    monkeypatch.setattr(tuning_architectures, "build", build)
+    one, two = keras.Input((3,), name="left"), keras.Input((3,), name="right")
+    model = keras.Model([one, two], keras.layers.Dense(2)(keras.layers.Concatenate()([one, two])))
+    x, y = {"left": np.ones((24, 3), np.float32), "right": np.zeros((24, 3), np.float32)}, np.zeros((24, 2), np.float32)
+    lessons = (Lesson({key: value[part] for key, value in x.items()}, y[part]) for part in (slice(16), slice(16, 24)))
+    work = Work(model, x, Training(epochs=1, batch_size=8), *lessons, keras.losses.MeanSquaredError())
+    made = building.built(model, config(), work).model
+    assert [one.name for one in kopt.graph.signature(made)[0]] == ["left", "right"]
+    kernel, bias = made.get_weights()
+    np.testing.assert_allclose(made.predict(x, verbose=0), np.ones((24, 3)) @ kernel + bias, atol=1e-5)
+
+
+def test_names_that_cannot_be_taken_are_refused(monkeypatch):
+    monkeypatch.setattr(tuning_architectures, "build", lambda hp: two_outputs(("a", "b")))
+    with pytest.raises(UnsupportedModelError, match=r"must name its outputs as the model as given does: a, c"):
+        building.built(two_outputs(("a", "c")), config(), Work(None, {}))
+
+    def clashing(hp):
+        layers = [keras.layers.Flatten(name="image"), keras.layers.Dense(10, activation="softmax")]
+        return keras.Sequential([keras.Input((8, 8, 1)), *layers])
+
+    monkeypatch.setattr(tuning_architectures, "build", clashing)
+    with pytest.raises(UnsupportedModelError, match=r"layers called 'image', as inputs of the model as given are"):
+        building.built(digits_model(), config(), Work(None, {}))
+
+
+def test_a_builder_that_fails_says_which_and_why(monkeypatch):
+    monkeypatch.setattr(tuning_architectures, "build", lambda hp: 1 / 0)
+    with pytest.raises(ConfigError, match=r"`builder` tuning_architectures:build fails: ZeroDivisionError: division"):
+        explored(WHERE)
 
 
 def test_modules_of_builders_are_imported_before_models_are_opened(monkeypatch):

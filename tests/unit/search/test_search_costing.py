@@ -35,6 +35,8 @@ def test_the_work_of_a_file_is_by_its_types():
     assert work_of(PROFILE, partly) == Work(1000, 150 + 220, "float32")  # at most
     assert work_of(PROFILE, artifact("int16x8", 150)) == Work(1000, 150 + 110, "int16")
     assert work_of(PROFILE, artifact("float16", 300)) == Work(1000, 300 + 220, "float32")
+    # What else is in a file, and rows of tables that are not looked up, are not read.
+    assert work_of(PROFILE, artifact("float32", 10_000)) == work_of(PROFILE, None)
 
 
 def test_what_is_not_known_is_not_reckoned():

@@ -303,3 +303,14 @@ def test_an_id_that_was_used_again_is_two_requests(tmp_path):
     for examples, rows in (([second], ([[2.0]], [1])), ([first, second], ([[1.0], [2.0]], [0, 1]))):
         x, y = kopt.serve.logged_examples(tmp_path / "log", examples)
         assert (x.tolist(), y.tolist()) == rows
+
+
+def test_paths_that_hold_nothing_of_a_server_are_errors(tmp_path):
+    log = LogText()
+    log.request("1", [[0.0]], [scores(0)], ms=1.0)
+    path = log.write(tmp_path / "log")
+    with pytest.raises(LoadError, match=r"There is no file or directory .*nowhere"):
+        kopt.serve.monitoring_report(path, models=tmp_path / "nowhere")
+    np.savez(tmp_path / "data.npz", x=np.arange(1000))
+    with pytest.raises(DataError, match="has no line that a server has written"):
+        kopt.serve.monitoring_report(tmp_path / "data.npz")

@@ -140,6 +140,10 @@ class Budget(Record):
         if self.max_class_drop is not None:
             _check_drop("max_class_drop", self.max_class_drop)
         object.__setattr__(self, "objective", _objective(self.objective))
+        if not isinstance(self.metric, str):
+            raise ConfigError(
+                f"`metric` of a budget is a name, which its file can hold, e.g. 'auc'. Received: {self.metric!r}."
+            )
         object.__setattr__(self, "constraints", _constraints(self.constraints))
         if self.target is not None:
             object.__setattr__(self, "target", _target(self.target, self.objectives))

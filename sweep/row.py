@@ -21,9 +21,11 @@ import channel_checks
 import keras
 import quantization_checks
 import zoo
+from channel_cases import relative_difference, with_zeros
 
 import kopt
 from kopt.core.errors import InputError, KoptError
+from kopt.graph import GraphView
 
 # A network at its own size, of which pruning is timed, and the seconds it may take.
 SPEED_LIMIT_S = {"ResNet50": 20.0, "ConvNeXtBase": None}
@@ -102,7 +104,12 @@ def channels(name: str, keep: float) -> Checks:
         for kind in ("tflite", "onnx"):
             _exported(checks, kind, smaller, x, folder / f"smaller.{kind}")
     checks.run("trains", lambda: channel_checks.trains(smaller, x))
-    checks.run("zeros", lambda: channel_checks.zeros(model, keep, x, settle))
+    zeroed = checks.run("zeros_made", lambda: with_zeros(model, keep, settle))
+    if zeroed is not None:
+        with_them, without, _ = zeroed
+        checks.numbers["zeros"] = relative_difference(with_them, without, x)
+        if not checks.numbers["zeros"] <= channel_checks.BOUNDS["zeros"]:
+            checks.run("zeros_float64", lambda: channel_checks.difference_in_double(with_them, without, x))
     return checks
 
 
@@ -120,13 +127,14 @@ def bridge(name: str, keep: float) -> Checks:
     checks = Checks(bridge_checks.BOUNDS)
     model, x = _model(name)
     x = _two(x)
+    GraphView.of(model)  # a model without one is refused
     made = checks.run("converts", lambda: bridge_checks.twin(model, x))
     if made is not None:
         checks.numbers.update(twin=made[0], adapters=made[1])
         if made[0] > bridge_checks.BOUNDS["twin"]:
             with bridge_checks.float64():
                 double = _in_double(name, model)
-                checks.note("twin_float64", bridge_checks.twin(double, x.astype("float64"))[0])
+                checks.note("twin_float64", bridge_checks.twin(double, keras.tree.map_structure(_wider, x))[0])
     back = checks.run("tfmot", lambda: bridge_checks.there_and_back(model, x))
     if back is not None:
         checks.note("not_bit_for_bit", back["not_bit_for_bit"])
@@ -137,8 +145,14 @@ def bridge(name: str, keep: float) -> Checks:
     return checks
 
 
+def _wider(values: Any) -> Any:
+    return values.astype("float64") if values.dtype == "float32" else values
+
+
 def _in_double(name: str, model: keras.Model) -> keras.Model:
     """Return the network anew, while double precision is on, with the same weights."""
+    if name.startswith(_ZOO):
+        return channel_checks.in_double(model)
     double = applications.untrained(name)
     double.set_weights(model.get_weights())
     return double

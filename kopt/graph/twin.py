@@ -1,5 +1,6 @@
 """A tf_keras (Keras 2) twin of a Keras 3 model, for converters that know how to fuse the layers of Keras 2 only."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -9,6 +10,7 @@ from kopt.core.errors import UnsupportedModelError
 from kopt.core.randomness import preserved_random_state
 from kopt.graph.internals import copy_stateless, mask_of, node_of, takes_training
 from kopt.graph.legacy_layers import hard_sigmoid
+from kopt.graph.naming import layer_paths
 from kopt.graph.rewrite import clone_layer, copy_weights
 from kopt.graph.view import Call, GraphView
 
@@ -114,7 +116,7 @@ def to_tf_keras(model: keras.Model, *, batch_size: int | None = None) -> tf_kera
         >>> type(twin).__module__.split(".")[0], bool(np.allclose(twin(x_val), model(x_val), atol=1e-5))
         ('tf_keras', True)
     """
-    return _twin_of(model, batch_size, _Tracer()).model
+    return _twin_of(model, batch_size, _Tracer(layer_paths(model))).model
 
 
 @preserved_random_state()
@@ -132,7 +134,7 @@ def adapted_twin(model: keras.Model) -> Twin:
         >>> bool(np.allclose(twin.model(x_val), model(x_val), atol=1e-5))
         True
     """
-    return _twin_of(model, None, _Tracer(adapt=True))
+    return _twin_of(model, None, _Tracer(layer_paths(model), adapt=True))
 
 
 def _twin_of(model: keras.Model, batch_size: int | None, tracer: "_Tracer") -> Twin:
@@ -205,8 +207,9 @@ class Adapter(tf_keras.layers.Layer):
 class _Tracer:
     """Calls the twin of every layer, and makes each once."""
 
-    def __init__(self, adapt: bool = False) -> None:
+    def __init__(self, paths: Mapping[int, str], adapt: bool = False) -> None:
         self.layers: list[TwinLayer] = []
+        self._paths = paths
         self._adapt = adapt
         self._twins: dict[int, Any] = {}
         self._copies: dict[int, Any] = {}
@@ -263,7 +266,7 @@ class _Tracer:
 
     def _remember(self, path: str, operation: keras.Operation, twin: Any) -> None:
         if getattr(operation, "variables", None):
-            self.layers.append(TwinLayer(path, operation, twin))
+            self.layers.append(TwinLayer(self._paths.get(id(operation), path), operation, twin))
 
     def _without_twin(self, view: GraphView, prefix: str) -> set[int]:
         """Return the ids of the operations that no layer of tf_keras stands for, in every one of their calls."""

@@ -156,3 +156,17 @@ def test_blocks_are_of_matrices_alone():
     twin.fit(X, Y, verbose=0)
     plain, _ = finalize(twin)
     assert np.mean(plain.get_layer("classes").kernel.numpy() == 0) == 0.5
+
+
+def test_a_layer_that_has_the_name_of_the_model_is_pruned():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((10, 6))
+    x = L.Flatten()(L.Conv1D(8, 3, name="net")(inputs))
+    model = keras.Model(inputs, L.Dense(3, name="dense")(x), name="net")
+    wrapped, report = magnitude(model, 0.5, backend="tfmot")
+    assert [one.layer for one in report.variables] == ["net#2", "dense"]
+    wrapped.compile("adam", "mse")
+    wrapped.fit(RNG.normal(size=(8, 10, 6)), RNG.normal(size=(8, 3)), verbose=0, callbacks=[])
+    plain, _ = finalize(wrapped)
+    assert plain.name == "net"
+    assert np.mean(plain.get_layer("net").kernel.numpy() == 0) == 0.5

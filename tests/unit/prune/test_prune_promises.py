@@ -168,6 +168,7 @@ def averaging(kind):
     return own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ema", "swa"])
 @pytest.mark.parametrize("form", ["masks", "codebooks", "rounded zeros", "rounded values"])
 def test_averages_of_weights_end_in_their_form(dense, batches, kind, form):
@@ -192,6 +193,7 @@ def test_averages_of_weights_end_in_their_form(dense, batches, kind, form):
             assert np.unique(kernel).size <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".h5", ".hdf5"])
 def test_files_that_nobody_could_open_are_refused(dense, tmp_path, suffix):
     for model in (kopt.prune.magnitude(dense, 0.5)[0], kopt.quantize.aware(dense)[0]):

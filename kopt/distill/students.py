@@ -114,7 +114,7 @@ def mobile_student(
         UnsupportedModelError: other inputs or outputs.
 
     Warns:
-        UserWarning: the student takes more multiply-accumulates than the teacher.
+        UserWarning: without a target the student takes more multiply-accumulates than the teacher.
 
     Example:
         >>> student, report = kopt.distill.mobile_student(model, target_params=0.5)
@@ -147,7 +147,7 @@ def mobile_student(
         )
     student = build(chosen)
     costs = profile.model(student)
-    if costs.macs > base.macs:
+    if costs.macs > base.macs and target_macs is None and target_params is None:
         warnings.warn(
             f"The student takes {costs.macs:,} multiply-accumulates for an example, the teacher {base.macs:,}: its "
             f"width is a factor of 16 to 256 channels, whatever the teacher has. Give `target_macs=0.5`, or take "

@@ -165,13 +165,17 @@ def test_without_labels_the_agreement_with_the_model_is_guarded(digits, model_pa
 
 def test_what_another_model_left_in_the_directory_is_named_and_not_used(run, digits, tmp_path):
     workdir = shutil.copytree(run[0], tmp_path / "run")
+    before = (workdir / "report.json").read_text()
+    place = workdir / f"earlier-{1 + len(list(workdir.glob('earlier-*')))}"
     model = demo.build((8, 8, 1), 10, width=2)
     result = kopt.optimize(
         model, digits.train, digits.validation, workdir=workdir, techniques=("tflite-float32",), progress=None
     )
     assert result.notes == (
         f"{workdir} also holds 4 finished candidates of another model; not used and left as they are.",
+        f"The report that was here, of model demo_cnn and arrays, 269 validation examples, is in {place}.",
     )
+    assert (place / "report.json").read_text() == before
     assert [candidate.artifact.source_sha256 for candidate in result.candidates] == [kopt.graph.fingerprint(model)]
 
 

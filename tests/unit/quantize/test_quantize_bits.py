@@ -92,7 +92,7 @@ def test_training_rounds_the_kernels_of_a_plan_to_its_bits(planned):
 
 @pytest.mark.slow
 def test_bits_that_cannot_be_are_refused():
-    model, x = dense(8), RNG.random((4, 32), np.float32)
+    model, x = dense(8), RNG.random((20, 32), np.float32)
     with pytest.raises(ConfigError, match=r"no layer is called so. Did you mean 'hidden'"):
         kopt.quantize.aware(model, bits={"hiden": 4})
     with pytest.raises(ConfigError, match=r"are 4 or 8. Received: hidden=3"):

@@ -54,7 +54,7 @@ def test_the_search_ends_where_nothing_gains_and_at_the_limit():
 
 @pytest.mark.slow
 def test_types_that_no_file_can_mix_are_refused():
-    model, x = hard_networks.chain(), hard_networks.images(4)
+    model, x = hard_networks.chain(), hard_networks.images(20)
     with pytest.raises(ConfigError, match="cannot mix activations of 8 and 16 bits"):
         kopt.quantize.fallback(model, x, to="int16x8")
     with pytest.raises(ConfigError, match="Did you mean 'float16'"):
@@ -63,7 +63,7 @@ def test_types_that_no_file_can_mix_are_refused():
         kopt.export.tflite(model, "m.tflite", fallback_dtype="float16")
     with pytest.raises(UnsupportedModelError, match="quantization-aware already"):
         kopt.quantize.fallback(kopt.quantize.aware(model)[0], x)
-    with pytest.raises(DataError, match="4 inputs and 3 labels"):
+    with pytest.raises(DataError, match="20 inputs and 3 labels"):
         kopt.quantize.fallback(model, x, evaluate=(x, np.zeros(3)))
 
 

@@ -1,6 +1,7 @@
 """A small, balanced choice of examples to measure activation ranges on."""
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,7 +16,6 @@ from kopt.data.row_keys import row_keys
 from kopt.data.splits import Array, DataSplits, Split, class_ids
 from kopt.data.validation import as_model_inputs, fits, reshaping_hint
 
-_NAME = "`calibration`"
 _READ_FACTOR = 10
 _READ_AT_LEAST = 1000
 _LOOKED_THROUGH = 100_000
@@ -27,6 +27,7 @@ def calibration(
     samples: int = 100,
     seed: int = 0,
     inputs: tuple[TensorInfo, ...] | None = None,
+    name: str = "calibration",
 ) -> Any:
     """Choose examples for calibration, the same number of each class where labels tell the classes apart.
 
@@ -41,6 +42,7 @@ def calibration(
         seed: of the choice.
         inputs: what the model accepts. The result is checked against it. Without it, a data set is taken as batched,
             the way `fit` takes it, unless its labels are scalars.
+        name: the argument of yours that `source` was, for messages.
 
     Returns:
         With `inputs`, a dict of arrays by input name in the model's types; otherwise arrays structured as `x`.
@@ -63,11 +65,10 @@ def calibration(
     if isinstance(source, Split):
         source = (source.x, source.y)
     generator = np.random.default_rng(seed)
-    if isinstance(source, tf.data.Dataset):
-        chosen = _from_dataset(source, samples, generator, inputs)
-    else:
-        chosen = _from_arrays(source, samples, generator, inputs)
-    return chosen if inputs is None else as_model_inputs(chosen, inputs, name=_NAME)
+    reader = _Reader(f"`{name}`", inputs)
+    read = reader.from_dataset if isinstance(source, tf.data.Dataset) else reader.from_arrays
+    chosen = read(source, samples, generator)
+    return chosen if inputs is None else as_model_inputs(chosen, inputs, name=reader.name)
 
 
 def holds(dataset: tf.data.Dataset, examples: Mapping[str, Array], inputs: tuple[TensorInfo, ...]) -> bool:
@@ -81,10 +82,11 @@ def holds(dataset: tf.data.Dataset, examples: Mapping[str, Array], inputs: tuple
         inputs: what the model accepts.
     """
     missing = set(row_keys([examples[info.name] for info in inputs]))
+    reader = _Reader("`dataset`", inputs)
     left = _LOOKED_THROUGH
-    for x, labels in _batches(dataset.take(left), inputs):
+    for x, labels in reader.batches(dataset.take(left)):
         with contextlib.suppress(DataError, NonFiniteError):  # None of `examples` is among what does not fit.
-            arrays = as_model_inputs(x, inputs, name=_NAME)
+            arrays = as_model_inputs(x, inputs, name=reader.name)
             missing.difference_update(row_keys([arrays[info.name] for info in inputs]))
         left -= len(labels)
         if not missing or left <= 0:
@@ -140,109 +142,114 @@ class Reservoir:
         return [example for held in self._held.values() for example in held]
 
 
-def _from_arrays(
-    source: Any, samples: int, generator: np.random.Generator, inputs: tuple[TensorInfo, ...] | None
-) -> Any:
-    x, y = _unpack(source)
-    leaves = tf.nest.flatten(x)
-    if not leaves or not all(isinstance(leaf, (np.ndarray, tf.Tensor)) and len(leaf.shape) for leaf in leaves):
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Reads examples for a model with these inputs; messages call them by `name`."""
+
+    name: str
+    inputs: tuple[TensorInfo, ...] | None
+
+    def from_arrays(self, source: Any, samples: int, generator: np.random.Generator) -> Any:
+        x, y = self._unpack(source)
+        leaves = tf.nest.flatten(x)
+        if not leaves or not all(isinstance(leaf, (np.ndarray, tf.Tensor)) and len(leaf.shape) for leaf in leaves):
+            raise DataError(
+                f"{self.name} is chosen from arrays, a tuple (x, y), a `Split`, `DataSplits` or a `tf.data.Dataset`. "
+                f"Received: {type(source).__module__}.{type(source).__qualname__} {str(source)[:60]!r}."
+            )
+        y = np.asarray(y) if isinstance(y, (list, tf.Tensor)) else y
+        lengths = {len(leaf) for leaf in (*leaves, *([] if y is None else tf.nest.flatten(y)))}
+        if len(lengths) > 1:
+            raise DataError(
+                f"{self.name} has inputs and labels of different lengths: {sorted(lengths)}. Pass the same rows."
+            )
+        (length,) = lengths
+        if length == 0:
+            raise DataError(f"{self.name} is empty: there must be at least one example.")
+        rows = balanced_rows(_classes(y, length), samples, generator)
+        return tf.nest.map_structure(lambda leaf: np.asarray(leaf)[rows], x)
+
+    def from_dataset(self, dataset: tf.data.Dataset, samples: int, generator: np.random.Generator) -> Any:
+        reservoir = Reservoir(samples, generator)
+        limit = max(_READ_FACTOR * samples, _READ_AT_LEAST)
+        # `take` keeps TensorFlow, which reads ahead, from producing examples that nobody looks at.
+        for x, labels in self.batches(dataset.take(limit)):
+            for row, label in enumerate(labels[:limit]):
+                reservoir.offer(int(label), functools.partial(_copy_row, x, row))
+            limit -= len(labels)
+            if limit <= 0:
+                break
+        examples = reservoir.examples()
+        if not examples:
+            raise DataError(f"{self.name} is empty: the data set yields no examples.")
+        try:
+            return tf.nest.map_structure(lambda *rows: np.stack(rows), *examples)
+        except ValueError as error:
+            raise DataError(
+                f"{self.name} yields examples of different shapes ({error}). Bring them to one shape."
+            ) from error
+
+    def batches(self, dataset: tf.data.Dataset) -> Iterator[tuple[Any, Array]]:
+        """Yield (batch of inputs as arrays, one class number an example)."""
+        for element in dataset:
+            x, y = self._unpack(tf.nest.map_structure(self._as_numpy, element))
+            if not self._is_batched(x, y):
+                x, y = tf.nest.map_structure(lambda leaf: None if leaf is None else leaf[None], (x, y))
+            rows = len(tf.nest.flatten(x)[0])
+            if isinstance(y, np.ndarray) and len(y) != rows:
+                raise DataError(
+                    f"{self.name} yields {rows} rows of inputs with labels of shape {y.shape}. Batch the data set, "
+                    f"e.g. `ds.batch(32)`, or pass `inputs` so that single examples are recognized."
+                )
+            yield x, _classes(y, rows)
+
+    def _as_numpy(self, value: Any) -> Array:
+        if not isinstance(value, tf.Tensor):
+            raise DataError(
+                f"{self.name} yields {type(value).__module__}.{type(value).__qualname__}; dense tensors are needed. "
+                f"Convert it in a map, e.g. `x.to_tensor()` for ragged and `tf.sparse.to_dense(x)` for sparse ones."
+            )
+        return np.asarray(value)
+
+    def _unpack(self, element: Any) -> tuple[Any, Any]:
+        """Return inputs and targets of what Keras would accept as one element: x, (x,), (x, y) or (x, y, weights)."""
+        if not isinstance(element, tuple):
+            return element, None
+        if not 1 <= len(element) <= 3:
+            raise DataError(
+                f"{self.name} has a tuple of {len(element)}; (x, y) is understood. "
+                f"Give several inputs as a dict by name."
+            )
+        return element[0], element[1] if len(element) > 1 else None
+
+    def _is_batched(self, x: Any, y: Any) -> bool:
+        leaves = tf.nest.flatten(x)
+        if self.inputs is None:
+            scalars = [leaf for leaf in (*leaves, *tf.nest.flatten(y)) if leaf is not None and leaf.ndim == 0]
+            return not scalars
+        info = self.inputs[0]
+        if isinstance(x, Mapping) and info.name not in x:
+            raise DataError(
+                f"{self.name} lacks the model input {info.name!r}.{nearest(info.name, x)} It yields {list(x)}."
+            )
+        array = x[info.name] if isinstance(x, Mapping) else leaves[0]
+        if fits(array.shape[1:], info.shape[1:]) and array.ndim == len(info.shape):
+            return True
+        if fits(array.shape, info.shape[1:]):
+            return False
         raise DataError(
-            f"{_NAME} is chosen from arrays, a tuple (x, y), a `Split`, `DataSplits` or a `tf.data.Dataset`. Received: "
-            f"{type(source).__module__}.{type(source).__qualname__} {str(source)[:60]!r}."
+            f"{self.name} yields {array.dtype.name} arrays of shape {array.shape}; the model input {info.name!r} needs "
+            f"{info.dtype} {info.shape}. {_dataset_hint(array.shape, info.shape)}"
         )
-    y = np.asarray(y) if isinstance(y, (list, tf.Tensor)) else y
-    lengths = {len(leaf) for leaf in (*leaves, *([] if y is None else tf.nest.flatten(y)))}
-    if len(lengths) > 1:
-        raise DataError(f"{_NAME} has inputs and labels of different lengths: {sorted(lengths)}. Pass the same rows.")
-    (length,) = lengths
-    if length == 0:
-        raise DataError(f"{_NAME} is empty: there must be at least one example.")
-    rows = balanced_rows(_classes(y, length), samples, generator)
-    return tf.nest.map_structure(lambda leaf: np.asarray(leaf)[rows], x)
-
-
-def _from_dataset(
-    dataset: tf.data.Dataset, samples: int, generator: np.random.Generator, inputs: tuple[TensorInfo, ...] | None
-) -> Any:
-    reservoir = Reservoir(samples, generator)
-    limit = max(_READ_FACTOR * samples, _READ_AT_LEAST)
-    # `take` keeps TensorFlow, which reads ahead, from producing examples that nobody looks at.
-    for x, labels in _batches(dataset.take(limit), inputs):
-        for row, label in enumerate(labels[:limit]):
-            reservoir.offer(int(label), functools.partial(_copy_row, x, row))
-        limit -= len(labels)
-        if limit <= 0:
-            break
-    examples = reservoir.examples()
-    if not examples:
-        raise DataError(f"{_NAME} is empty: the data set yields no examples.")
-    try:
-        return tf.nest.map_structure(lambda *rows: np.stack(rows), *examples)
-    except ValueError as error:
-        raise DataError(f"{_NAME} yields examples of different shapes ({error}). Bring them to one shape.") from error
 
 
 def _copy_row(x: Any, row: int) -> Any:
     return tf.nest.map_structure(lambda leaf: np.array(leaf[row], leaf.dtype), x)  # of text a row may be no array
 
 
-def _batches(dataset: tf.data.Dataset, inputs: tuple[TensorInfo, ...] | None) -> Iterator[tuple[Any, Array]]:
-    """Yield (batch of inputs as arrays, one class number an example)."""
-    for element in dataset:
-        x, y = _unpack(tf.nest.map_structure(_as_numpy, element))
-        if not _is_batched(x, y, inputs):
-            x, y = tf.nest.map_structure(lambda leaf: None if leaf is None else leaf[None], (x, y))
-        rows = len(tf.nest.flatten(x)[0])
-        if isinstance(y, np.ndarray) and len(y) != rows:
-            raise DataError(
-                f"{_NAME} yields {rows} rows of inputs with labels of shape {y.shape}. Batch the data set, e.g. "
-                f"`ds.batch(32)`, or pass `inputs` so that single examples are recognized."
-            )
-        yield x, _classes(y, rows)
-
-
 def _classes(y: Any, length: int) -> Array:
     ids = class_ids(y) if isinstance(y, np.ndarray) else None
     return np.zeros(length, np.int64) if ids is None else ids
-
-
-def _as_numpy(value: Any) -> Array:
-    if not isinstance(value, tf.Tensor):
-        raise DataError(
-            f"{_NAME} yields {type(value).__module__}.{type(value).__qualname__}; dense tensors are needed. Convert "
-            f"it in a map, e.g. `x.to_tensor()` for ragged and `tf.sparse.to_dense(x)` for sparse ones."
-        )
-    return np.asarray(value)
-
-
-def _unpack(element: Any) -> tuple[Any, Any]:
-    """Return inputs and targets of what Keras would accept as one element: x, (x,), (x, y) or (x, y, weights)."""
-    if not isinstance(element, tuple):
-        return element, None
-    if not 1 <= len(element) <= 3:
-        raise DataError(
-            f"{_NAME} has a tuple of {len(element)}; (x, y) is understood. Give several inputs as a dict by name."
-        )
-    return element[0], element[1] if len(element) > 1 else None
-
-
-def _is_batched(x: Any, y: Any, inputs: tuple[TensorInfo, ...] | None) -> bool:
-    leaves = tf.nest.flatten(x)
-    if inputs is None:
-        scalars = [leaf for leaf in (*leaves, *tf.nest.flatten(y)) if leaf is not None and leaf.ndim == 0]
-        return not scalars
-    info = inputs[0]
-    if isinstance(x, Mapping) and info.name not in x:
-        raise DataError(f"{_NAME} lacks the model input {info.name!r}.{nearest(info.name, x)} It yields {list(x)}.")
-    array = x[info.name] if isinstance(x, Mapping) else leaves[0]
-    if fits(array.shape[1:], info.shape[1:]) and array.ndim == len(info.shape):
-        return True
-    if fits(array.shape, info.shape[1:]):
-        return False
-    raise DataError(
-        f"{_NAME} yields {array.dtype.name} arrays of shape {array.shape}; the model input {info.name!r} needs "
-        f"{info.dtype} {info.shape}. {_dataset_hint(array.shape, info.shape)}"
-    )
 
 
 def _dataset_hint(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> str:

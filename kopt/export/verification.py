@@ -24,7 +24,7 @@ def examples(data: Any, inputs: tuple[TensorInfo, ...], seed: int, *, name: str 
     """Return the inputs on which file and model are compared: some of `data`, or seeded random ones if it is `None`."""
     if data is None:
         return random_inputs(inputs, _EXAMPLES, seed=seed, name=name)
-    return calibration(data, samples=_EXAMPLES, seed=seed, inputs=inputs)
+    return calibration(data, samples=_EXAMPLES, seed=seed, inputs=inputs, name=name)
 
 
 _ALL_ZERO = (

@@ -100,7 +100,11 @@ def reinitialize(
     require_unconstrained(model)
     sites = sites_of(view)
     inputs, _ = signature(model)
-    arrays = _noise(inputs, seed) if data is None else calibration(data, samples=_EXAMPLES, seed=seed, inputs=inputs)
+    arrays = (
+        _noise(inputs, seed)
+        if data is None
+        else calibration(data, samples=_EXAMPLES, seed=seed, inputs=inputs, name="data")
+    )
     rules = _Rules(initializer, sites, model.name)
     left: dict[str, LayerAction] = {}
     made: dict[Site, Substitute] = {}

@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from kopt import data as kopt_data
 from kopt import export, measure
-from kopt.core.errors import DataError, NonFiniteError
 from kopt.core.files import atomic_path, sha256
 from kopt.core.records.artifacts import TensorInfo
 from kopt.core.records.search.budget import Budget
@@ -154,10 +153,9 @@ def read(
 def _calibration(train: Any, settings: Settings, inputs: tuple[TensorInfo, ...]) -> Any:
     """Return the examples of `train` that ranges are measured on; what is wrong with them is said of `train`."""
     without_weights = train[:2] if isinstance(train, tuple) and len(train) == 3 else train
-    try:
-        return kopt_data.calibration(without_weights, samples=settings.samples, seed=settings.seed, inputs=inputs)
-    except (DataError, NonFiniteError) as error:
-        raise type(error)(str(error).replace("`calibration`", "`train`")) from error
+    return kopt_data.calibration(
+        without_weights, samples=settings.samples, seed=settings.seed, inputs=inputs, name="train"
+    )
 
 
 def _named(examiner: Examiner, name: str) -> dict[str, np.ndarray]:

@@ -124,7 +124,7 @@ def bundle(
     compared = (
         random_inputs(inputs, _EXAMPLES, seed=seed)
         if data is None
-        else calibration(data, samples=_EXAMPLES, seed=seed, inputs=inputs)
+        else calibration(data, samples=_EXAMPLES, seed=seed, inputs=inputs, name="data")
     )
     source = _variant(trace(model, batch_size=batch_size), variant)
     extra = _extra_endpoints(source, image=image, examples=examples, class_names=class_names, top_k=top_k)

@@ -271,7 +271,8 @@ WRONG_DATASETS = {
 @over("entry", TAKES_INPUTS)
 def test_data_sets_that_do_not_fit(tmp_path, cnn, entry, wrong):
     make, fix = WRONG_DATASETS[wrong]
-    with refused(tmp_path, DataError, "`train`" if entry == "train" else "`calibration`", fix):
+    argument = entry.split(" of ")[0].removeprefix("data.")
+    with refused(tmp_path, DataError, f"`{argument}`", fix):
         TAKES_INPUTS[entry](cnn, make(), tmp_path)
 
 

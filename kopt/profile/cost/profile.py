@@ -151,7 +151,7 @@ def _input_shapes(model: keras.Model, view: GraphView, data: Any) -> tuple[Shape
 def _symbols(model: keras.Model, data: Any, batch: int | None = None) -> dict[str, keras.KerasTensor]:
     """Return tensors of the shapes of the data, by the name of the input; a batch that the model fixes stays."""
     inputs, _ = signature(model)
-    example = calibration(data, samples=1, inputs=inputs)
+    example = calibration(data, samples=1, inputs=inputs, name="data")
 
     def symbol(info: TensorInfo) -> keras.KerasTensor:
         fixed = info.shape[0] if info.shape else None

@@ -179,12 +179,22 @@ def quantize(name: str, keep: float) -> Checks:
     checks = Checks(quantization_checks.BOUNDS)
     model, x = _model(name)
     made = checks.run("trains", lambda: quantization_checks.trained(model, x))
-    if made is not None:
-        with tempfile.TemporaryDirectory() as directory:
-            found = checks.run("ships", lambda: quantization_checks.shipped(*made, x, Path(directory)))
-        for number in quantization_checks.BOUNDS if found else ():
-            checks.note(number, found.pop(number))
-        checks.numbers.update(found or {})
+    if made is None:
+        return checks
+    copy, report = made
+    with tempfile.TemporaryDirectory() as directory:
+        found = checks.run("ships", lambda: quantization_checks.shipped(copy, report, x, Path(directory)))
+    bound = quantization_checks.BOUNDS["difference"]
+    is_far = found is None or found["difference"] > bound
+    noise = checks.run("noise", lambda: quantization_checks.noise(copy, x)) if is_far else 0.0
+    if found is None:
+        if noise > bound:
+            raise InputError(f"a nudge of the inputs changes the copy by {noise:.2f}. {checks.failures[-1]}")
+        return checks
+    checks.note("float_operators", found.pop("float_operators"))
+    checks.numbers.update(found)
+    if is_far:
+        checks.note("difference_over_noise", found["difference"] / max(noise, sys.float_info.min))
     return checks
 
 

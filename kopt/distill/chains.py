@@ -11,6 +11,7 @@ from kopt.core.records.changes.distillation import DistillationReport
 from kopt.core.settings import whole
 from kopt.distill.model import DistillationModel
 from kopt.graph import copy_weights
+from kopt.graph.additions import require_no_additions
 from kopt.graph.internals import flatten_layers
 
 Train = Callable[[DistillationModel], Any]
@@ -68,6 +69,7 @@ def born_again(model: keras.Model, generations: int, train: Train, **settings: A
 
     Raises:
         ConfigError: no generation.
+        UnsupportedModelError: the model has masks, codebooks, penalties or rounding, which fresh copies would not have.
 
     Example:
         >>> def train(teaching):
@@ -80,6 +82,7 @@ def born_again(model: keras.Model, generations: int, train: Train, **settings: A
     Source: Furlanello et al., "Born-again neural networks", 2018.
     """
     whole("generations", generations)
+    require_no_additions(model)
     students = [_fresh(model) for _ in range(generations)]
     teach_in_turn([model, *students], train, **settings)
     return students

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from kopt.core.errors import ConfigError, UnsupportedModelError, nearest
-from kopt.core.records.changes.aware_training import Quantization, QuantizedKernel, RangeRule
+from kopt.core.records.changes.aware_training import KeptWeights, Quantization, QuantizedKernel, RangeRule
 from kopt.core.records.changes.bits import WEIGHT_BITS, BitsPlan
 from kopt.core.settings import choice
 from kopt.graph import FreshNames, GraphView, owned_variables, require_built, require_finite
@@ -18,7 +18,7 @@ from kopt.graph.layer_names import is_named
 from kopt.graph.rewrite import copy_model_settings
 from kopt.profile.cost.flat import FlatGraph, flatten_calls
 from kopt.quantize.placement import Placement
-from kopt.quantize.preserved import what_to_keep
+from kopt.quantize.preserved import distinct, what_to_keep
 from kopt.quantize.quantized_model import QuantizedFunctional, is_quantized
 from kopt.quantize.reading import Reader, Request, paths_of
 from kopt.quantize.retracing import Retracing
@@ -138,26 +138,34 @@ def rounded_copy(
     retracing.follow(reader.steps)
     copy = QuantizedFunctional(inputs, retracing.outputs(view, graph), name=model.name)
     copy_model_settings(model, copy)
+    preserved, kept = _preserved(copy, {step.name for step in reader.steps if step.whole}, reader.sources)
     record = Quantization(
-        model.name, scheme, tuple(reader.kernels), tuple(retracing.quantizers), tuple(reader.left.values())
+        model.name, scheme, tuple(reader.kernels), tuple(retracing.quantizers), tuple(reader.left.values()), kept
     )
     copy.remember(record, reader.float_names, reader.sources)
-    copy.preserve(_preserved(copy, {step.name for step in reader.steps if step.whole}))
+    copy.preserve(preserved)
     copy.take_patterns()
     return copy, record
 
 
-def _preserved(copy: keras.Model, whole: Collection[str]) -> dict[int, str]:
-    """Return what training should leave of variables in layers that are called as they are, by their places."""
-    found = {}
+def _preserved(
+    copy: keras.Model, whole: Collection[str], sources: Mapping[str, str]
+) -> tuple[dict[int, str], tuple[KeptWeights, ...]]:
+    """Return what training should leave of variables in layers that are called as they are, by place and for people."""
+    found, kept = {}, []
     for place, one in enumerate(owned_variables(copy)):
-        if one.trainable and len(one.variable.shape) > 1 and one.layer_path.partition("/")[0] in whole:
+        name, _, within = one.layer_path.partition("/")
+        if one.trainable and len(one.variable.shape) > 1 and name in whole:
             values = one.variable.numpy()
+            channels = (values.ndim - 1,)
             used = values[np.any(values, axis=tuple(range(1, values.ndim)))]  # rows of zeros may be those of padding
-            what = what_to_keep(used, (values.ndim - 1,)) if used.size else ""
+            what = what_to_keep(used, channels) if used.size else ""
             if what:
                 found[place] = what
-    return found
+                path = "/".join(part for part in (sources[name], within) if part)
+                zeros = float(np.mean(values == 0))
+                kept.append(KeptWeights(path, one.variable.name, zeros, distinct(values, what, channels)))
+    return found, tuple(kept)
 
 
 def _require_without_masks(view: GraphView) -> None:

@@ -7,6 +7,7 @@ import keras
 
 from kopt.core.records.changes.aware_training import Quantization
 from kopt.graph import owned_variables
+from kopt.graph.additions import Addition, add
 from kopt.graph.internals import FunctionalModel
 from kopt.quantize.preserved import Preserved
 from kopt.quantize.weights import QuantizedWeights
@@ -19,13 +20,14 @@ _KEY = "kopt_quantization"
 class QuantizedFunctional(HoldsWeights, FunctionalModel):
     """A Functional model whose layers round as TFLite does, with the record of it."""
 
-    quantization: Quantization
+    # A `Quantization`.
+    quantization = Addition()
     # Names that the layers which compute in float have in this model.
-    float_layers: tuple[str, ...]
+    float_layers = Addition()
     # From the names of layers to the paths, in the model that this was made from, of those that they come from.
-    sources: Mapping[str, str]
+    sources = Addition()
     # From the places of variables that are not rounded, such as tables, to what updates leave of them.
-    preserved: Mapping[int, str]
+    preserved = Addition()
 
     def get_config(self) -> dict[str, Any]:
         """Return the config of the model, and how it is quantized."""
@@ -49,10 +51,7 @@ class QuantizedFunctional(HoldsWeights, FunctionalModel):
 
     def remember(self, record: Quantization, float_layers: Iterable[str], sources: Mapping[str, str]) -> None:
         """Take what was done to the model."""
-        # Past Keras, which would wrap tuple and mapping to look for layers in them.
-        object.__setattr__(self, "quantization", record)
-        object.__setattr__(self, "float_layers", tuple(float_layers))
-        object.__setattr__(self, "sources", dict(sources))
+        add(self, quantization=record, float_layers=tuple(float_layers), sources=dict(sources))
 
     def preserve(self, what: Mapping[int, str]) -> None:
         """Let updates leave zeros and shared values of variables as they are.
@@ -64,7 +63,7 @@ class QuantizedFunctional(HoldsWeights, FunctionalModel):
         owned = owned_variables(self)
         for place, one in what.items():
             setattr(self, f"preserved_{place}", Preserved(owned[place].variable, one))
-        object.__setattr__(self, "preserved", dict(what))
+        add(self, preserved=dict(what))
 
     def hold_weights(self) -> None:
         """Let zeros and shared values be what they were."""

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from kopt.core.errors import InputError
 from kopt.graph import OwnedVariable, copy_model, copy_subclassed, copy_weights, owned_variables
+from kopt.graph.additions import Addition, add
 from kopt.graph.internals import (
     FunctionalModel,
     graph_of,
@@ -122,12 +123,13 @@ class WeightConstraint(keras.layers.Layer):
 class ConstrainedModel(HoldsWeights):
     """What a model with weight constraints adds: it saves and loads them, and lets them look at a training."""
 
-    weight_constraints: tuple[WeightConstraint, ...] = ()
+    # A tuple of `WeightConstraint`, in their order.
+    weight_constraints = Addition()
 
     def constrain_by(self, constraint: WeightConstraint) -> None:
         """Make a constraint a part of the model."""
         setattr(self, constraint.attribute, constraint)
-        object.__setattr__(self, "weight_constraints", (*self.weight_constraints, constraint))
+        add(self, weight_constraints=(*vars(self).get("weight_constraints", ()), constraint))
 
     def get_config(self) -> dict[str, Any]:
         """Return the config of the model, and its constraints in their order."""

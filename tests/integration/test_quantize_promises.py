@@ -233,7 +233,11 @@ def shared(model):
 @pytest.mark.parametrize("make", [sparse, shared])
 def test_tables_and_depthwise_parts_keep_what_they_brought(make, tmp_path):
     x, y = RNG.integers(0, 50, (100, 6)), RNG.integers(0, 3, 100)
-    copy, _ = kopt.quantize.aware(make(sequence_model()), calibration=x)
+    copy, report = kopt.quantize.aware(make(sequence_model()), calibration=x)
+    listed = [(one.layer, one.variable) for one in report.kept]
+    assert listed == [("table", "embeddings")]
+    assert (pytest.approx(0.5, abs=0.02) == report.kept[0].zeros) if make is sparse else report.kept[0].values == 8
+    assert "Kept, not rounded: table, embeddings: " in report.table(200)
     copy.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
     copy.fit(x, y, epochs=2, verbose=0)
     copy.save(tmp_path / "copy.keras")

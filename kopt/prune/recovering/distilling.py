@@ -35,7 +35,7 @@ class Distilled(keras.Model):
         if shared:
             raise ConfigError(
                 f"Student and teacher share {len(shared)} variables, so that training the one would change the other. "
-                f"Pass a copy of the teacher: `kopt.load_model` of its file, or `keras.models.clone_model`."
+                f"Pass a copy of the teacher: `copy.deepcopy` of it, or `kopt.load_model` of its file."
             )
         names = [info.name for info in signature(teacher)[1]]
         self._order = [names.index(name) for name in ours] if by_name else list(range(len(names)))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from kopt.core.serialization import Record
+from kopt.graph.additions import Addition, add
 from kopt.graph.channels import ChannelGraph, ChannelGroup, channel_graph
 from kopt.graph.internals import FunctionalModel
 
@@ -151,12 +152,12 @@ class PenalizedModel:
     """What a model with penalties adds: it saves and loads them."""
 
     plain: ClassVar[type[keras.Model]]
-    penalties: Penalties
+    # `Penalties`.
+    penalties = Addition()
 
     def penalize(self, settings: PenaltySettings) -> None:
         """Add penalties."""
-        # Past Keras, which would take the variables for those of the model itself.
-        object.__setattr__(self, "penalties", Penalties(self, settings))
+        add(self, penalties=Penalties(self, settings))
 
     def get_config(self) -> dict[str, Any]:
         """Return the config of the model, and its penalties."""

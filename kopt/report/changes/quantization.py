@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kopt.core.records.changes.aware_training import Quantization, QuantizedKernel
+from kopt.core.records.changes.aware_training import KeptWeights, Quantization, QuantizedKernel
 from kopt.report.look import Look
 from kopt.report.parts import formats
 from kopt.report.parts.bars import draw_bars
@@ -25,10 +25,12 @@ def _table(report: Quantization, rows: int | None = 20) -> RenderableType:
     )
     caption = [*hidden, _words(report)]
     table = PathTable(f"{report.model}: {report.scheme}", shown, columns, caption=caption)
-    return Group(table, *(Text(f"In float: {one.layer} ({one.type}): {one.detail}") for one in report.left[:rows]))
+    left = (f"In float: {one.layer} ({one.type}): {one.detail}" for one in report.left[:rows])
+    kept = (f"Kept, not rounded: {one.layer}, {one.variable}: {_kept(one)}" for one in report.kept[:rows])
+    return Group(table, *map(Text, (*left, *kept)))
 
 
-def _kept(one: QuantizedKernel) -> str:
+def _kept(one: QuantizedKernel | KeptWeights) -> str:
     if one.values:
         return f"{one.values} values"
     return f"{formats.share(one.zeros)} zeros" if one.zeros else ""

@@ -59,6 +59,23 @@ class QuantizedKernel(Record):
 
 
 @dataclasses.dataclass(frozen=True)
+class KeptWeights(Record):
+    """Weights on no grid, such as those of a table, with zeros or a codebook that training leaves.
+
+    Attributes:
+        layer: path.
+        variable: its name in the layer.
+        zeros: share of weights that are zero and stay so.
+        values: most different values that a codebook leaves; 0 if there is none.
+    """
+
+    layer: str
+    variable: str
+    zeros: float = 0.0
+    values: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Quantization(Record):
     """What `kopt.quantize.aware` did.
 
@@ -68,6 +85,7 @@ class Quantization(Record):
         kernels: that are rounded, in the order of the model.
         ranges: activations that are rounded, by the name of the quantizer.
         left: layers that compute in float, or of which only inputs and outputs are rounded, with the reason.
+        kept: weights that are not rounded, and of which zeros or codebooks stay.
     """
 
     model: str
@@ -75,3 +93,4 @@ class Quantization(Record):
     kernels: tuple[QuantizedKernel, ...]
     ranges: tuple[str, ...]
     left: tuple[LayerAction, ...] = ()
+    kept: tuple[KeptWeights, ...] = ()

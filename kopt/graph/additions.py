@@ -1,0 +1,45 @@
+"""What kopt adds to a model, and copies of Keras do not have."""
+
+from typing import Any
+
+import keras
+
+from kopt.core.errors import UnsupportedModelError
+
+
+class Addition:
+    """An attribute that every model of a class gets after it is made, by `add`.
+
+    `keras.models.clone_model` makes models of the class without it: reading it there raises `UnsupportedModelError`.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, model: Any, owner: type | None = None) -> Any:
+        if model is None:
+            return self
+        raise UnsupportedModelError(
+            f"Model {model.name!r} was made by `keras.models.clone_model`, which leaves out what kopt adds to a "
+            f"{type(model).__name__}. Copy such a model with `copy.deepcopy`, or clone the one that it was made from."
+        )
+
+
+def add(model: Any, **values: Any) -> None:
+    """Set attributes of a model past Keras, which would wrap tuples and mappings to look for layers in them."""
+    for name, value in values.items():
+        object.__setattr__(model, name, value)
+
+
+def require_no_additions(model: keras.Model) -> None:
+    """Refuse a model that `keras.models.clone_model` would not copy whole.
+
+    Raises:
+        UnsupportedModelError: kopt has added something to it.
+    """
+    added = [name for kind in type(model).__mro__ for name, one in vars(kind).items() if isinstance(one, Addition)]
+    if added:
+        raise UnsupportedModelError(
+            f"Model {model.name!r} is a {type(model).__name__}: fresh copies would not have its {added[0]}. Give the "
+            f"model that it was made from, or what `finalize` makes of it."
+        )

@@ -66,7 +66,9 @@ def trained_twin(model: Any) -> Any:
     Raises:
         InputError: a range is not there yet, because the model was not trained.
     """
-    twin, _ = rewrite(model, lambda layer: layer.for_converter() if hasattr(layer, "for_converter") else None)
+    twin, _ = rewrite(
+        model, lambda layer: layer.for_converter() if hasattr(layer, "for_converter") else None, for_inference=True
+    )
     return twin
 
 
@@ -127,7 +129,7 @@ def _rebuilt_in_float32(model: Any) -> Any:
             pairs.append((layer, twin))
         return twin
 
-    twin_model, _ = rewrite(model, replace, inner_dtypes=dict.fromkeys(_OTHER_FLOATS, "float32"))
+    twin_model, _ = rewrite(model, replace, inner_dtypes=dict.fromkeys(_OTHER_FLOATS, "float32"), for_inference=True)
     for layer, twin in pairs:
         copy_weights(layer, twin)
     return twin_model

@@ -26,6 +26,7 @@ def rewrite(
     *,
     name: str | None = None,
     inner_dtypes: Mapping[str, str] | None = None,
+    for_inference: bool = False,
 ) -> tuple[keras.Model, TransformReport]:
     """Return a copy of `model` in which some layers are replaced, and the list of them.
 
@@ -40,9 +41,10 @@ def rewrite(
             weights.
         name: of the new model; that of `model` by default.
         inner_dtypes: what types of the inputs of nested models become, e.g. `{"float16": "float32"}`.
+        for_inference: layers that share a variable may get one each, because nobody trains the copy.
 
     Raises:
-        UnsupportedModelError: a subclassed model, or a layer that cannot be cloned.
+        UnsupportedModelError: a subclassed model, a layer that cannot be cloned, or layers that share variables.
         InputError: a replacement shares variables with `model`, or gives another number of outputs.
 
     Example:
@@ -54,7 +56,10 @@ def rewrite(
         [('relu1', "replaced by Activation 'relu1'")]
     """
     rewriter = _Rewriter(replace, inner_dtypes or {})
-    twin = rewriter.copy(model, GraphView.of(model), name or model.name, "")
+    view = GraphView.of(model)
+    if not for_inference:
+        view.require_untied()
+    twin = rewriter.copy(model, view, name or model.name, "")
     shared = {id(variable) for variable in model.variables} & {id(variable) for variable in twin.variables}
     if shared:
         paths = [variable.path for variable in model.variables if id(variable) in shared]

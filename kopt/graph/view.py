@@ -124,6 +124,23 @@ class GraphView:
             else:
                 yield from nested.walk(f"{prefix}{operation.name}/")
 
+    def require_untied(self) -> None:
+        """Refuse layers that share variables, as nothing in their configs says: copies of them would be trained apart.
+
+        Raises:
+            UnsupportedModelError: there are some.
+        """
+        first: dict[int, tuple[keras.Operation, str]] = {}
+        for path, operation in self.walk():
+            for variable in operation.weights if isinstance(operation, keras.layers.Layer) else ():
+                known, name = first.setdefault(id(variable), (operation, path))
+                if known is not operation:
+                    raise UnsupportedModelError(
+                        f"Layers {name!r} and {path!r} share the variable {variable.path!r}, which their configs do "
+                        f"not say: in a copy, as in a `.keras` file, each has its own, and training would part them. "
+                        f"Call one layer twice, or make one layer of the two."
+                    )
+
 
 def _call(node: Any) -> Call:
     nested = GraphView.of(node.operation) if graph_of(node.operation) is not None else None

@@ -72,9 +72,11 @@ def require_trainable_copy(model: keras.Model) -> None:
     """Refuse a model whose training is not only that of its layers, which a copy would not have.
 
     Raises:
-        UnsupportedModelError: its class overrides a part of the training, or an output of a layer is regularized.
+        UnsupportedModelError: its class overrides a part of the training, an output of a layer is regularized, or
+            layers share variables.
     """
     require_keras_training(model)
+    GraphView.of(model).require_untied()
     regularized = [one.name for one in flatten_layers(model) if getattr(one, "activity_regularizer", None) is not None]
     if regularized:
         raise UnsupportedModelError(

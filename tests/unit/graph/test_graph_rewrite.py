@@ -326,3 +326,28 @@ def test_as_functional_shares_the_layers_of_a_sequential():
     x = np.ones((2, 4), "float32")
     np.testing.assert_array_equal(functional(x), model(x))
     assert as_functional(functional) is functional
+
+
+class Unembedding(L.Layer):
+    """Scores tokens by the table of another layer, as language models do."""
+
+    def __init__(self, table, **kwargs):
+        super().__init__(**kwargs)
+        self.table = keras.saving.deserialize_keras_object(table) if isinstance(table, dict) else table
+
+    def call(self, x):
+        return x @ keras.ops.transpose(self.table.embeddings)
+
+    def build(self, shape):
+        self.table.build(None)
+
+    def get_config(self):
+        return {**super().get_config(), "table": keras.saving.serialize_keras_object(self.table)}
+
+
+def test_layers_that_share_a_variable_are_refused():
+    tokens = keras.Input((4,), dtype="int32")
+    table = L.Embedding(10, 4, name="table")
+    model = keras.Model(tokens, Unembedding(table, name="scores")(table(tokens)))
+    with pytest.raises(UnsupportedModelError, match="'table' and 'scores' share the variable 'table/embeddings'"):
+        rewrite(model, lambda layer: None)

@@ -416,12 +416,24 @@ class OwnStep(keras.Model):
         return super().train_step(data)
 
 
+class Scaled(L.Layer):
+    def __init__(self, other):
+        super().__init__(name="scaled")
+        self.other = other
+
+    def call(self, x):
+        return x * self.other.bias
+
+
 def test_what_a_copy_would_not_have_of_a_training_is_refused():
     i = keras.Input((8,))
     with pytest.raises(UnsupportedModelError, match="overrides `train_step`, which its copy would not have"):
         aware(OwnStep(i, L.Dense(4)(i)))
     with pytest.raises(UnsupportedModelError, match="Layers hidden of model 'net' have an `activity_regularizer`"):
         aware(net(activity_regularizer="l2"))
+    tied = Scaled(net().get_layer("hidden"))
+    with pytest.raises(UnsupportedModelError, match="Layers 'hidden' and 'scaled' share the variable"):
+        aware(keras.Model(i, tied(tied.other(i))))
     # Where nothing is trained, neither matters.
     x, _ = batch()
     assert kopt.quantize.diagnose(net(activity_regularizer="l2"), x).layers

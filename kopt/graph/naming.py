@@ -45,7 +45,7 @@ def layer_paths(model: keras.Model) -> dict[int, str]:
     """Return the path of every layer inside `model`, by the layer's id, parents first; the model itself has its name.
 
     A path is made of the names from the outside in, `"backbone/stage1/conv"`. A layer in several places has the path of
-    the first; a second one of the same path gets `"#2"` after it.
+    the first; a second one of the same path gets `"#2"` after it, and so does a model in which a layer has its name.
 
     Example:
         >>> inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="dense")], name="backbone")
@@ -53,8 +53,8 @@ def layer_paths(model: keras.Model) -> dict[int, str]:
         >>> list(kopt.graph.layer_paths(outer).values())[-1]
         'backbone/dense'
     """
-    paths = {id(model): model.name}
-    taken = {model.name: 1}
+    paths = {id(model): ""}
+    taken: dict[str, int] = {}
 
     def visit(parent: keras.layers.Layer, prefix: str) -> None:
         for layer in inner_layers(parent):
@@ -63,6 +63,7 @@ def layer_paths(model: keras.Model) -> dict[int, str]:
                 visit(layer, f"{paths[id(layer)]}/")
 
     visit(model, "")
+    paths[id(model)] = _unique(model.name, taken)  # after those that people name
     return paths
 
 

@@ -57,3 +57,10 @@ def test_cells_of_recurrent_layers():
     paths = [one.path for one in owned_variables(model)]
     assert paths[0] == "both/forward_lstm/lstm_cell/kernel"
     assert len(set(paths)) == 8  # three weights and the seed of the dropout, each twice
+
+
+def test_a_layer_with_the_name_of_its_model_keeps_it():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="net")], name="net")
+    paths = layer_paths(model)
+    assert (paths[id(model)], paths[id(model.layers[0])]) == ("net#2", "net")
+    assert [one.path for one in owned_variables(model)] == ["net/kernel", "net/bias"]

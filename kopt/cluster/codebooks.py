@@ -76,7 +76,9 @@ class Codebooks(WeightConstraint):
         rng = np.random.default_rng(seed)
         self.fix(
             [
-                codebook(layout.to_rows(one.variable.numpy()), size, zeros, initialization, rng, iterations)
+                codebook(
+                    layout.to_rows(one.variable.numpy().astype("float32")), size, zeros, initialization, rng, iterations
+                )
                 for layout, one, size, zeros in zip(
                     self._layouts, self.owned, self.clusters, self.keep_zeros, strict=True
                 )
@@ -89,7 +91,7 @@ class Codebooks(WeightConstraint):
         The first one of a variable whose zeros stay must be zero.
         """
         for place, (layout, one) in enumerate(zip(self._layouts, self.owned, strict=True)):
-            rows = layout.to_rows(one.variable.numpy())
+            rows = layout.to_rows(one.variable.numpy().astype("float32"))
             self.centroids[place].assign(centroids[place])
             places = assignment.nearest(tf.constant(rows), tf.constant(centroids[place]))
             if self.keep_zeros[place]:  # As tfmot has it: what is next to zero now is zero from now on.

@@ -71,7 +71,7 @@ def _gamma_and_beta(layer: Any) -> tuple[Any, Fill]:
         "bias_regularizer": layer.beta_regularizer,
         "bias_constraint": layer.beta_constraint,
     }
-    affine = Affine(use_bias=layer.beta is not None, **kept)
+    affine = Affine(use_bias=layer.beta is not None, dtype="float32", **kept)
     return affine, Fill(gamma, None if layer.beta is None else layer.beta.numpy())
 
 

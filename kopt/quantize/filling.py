@@ -1,4 +1,7 @@
-"""Layers for kernels: new ones that take the place of a layer or of a part of it, and what fills in their weights."""
+"""Layers for kernels: new ones that take the place of a layer or of a part of it, and what fills in their weights.
+
+Their variables are float32 whatever those of the layer are: a grid of 8 bits is as fine as a bfloat16.
+"""
 
 from typing import Any
 
@@ -26,8 +29,8 @@ class Fill:
             bias: likewise; `None`: zeros.
             constant: training does not change them.
         """
-        self.kernel = np.asarray(kernel)
-        self._bias, self.constant = 0.0 if bias is None else np.asarray(bias), constant
+        self.kernel = np.asarray(kernel, "float32")
+        self._bias, self.constant = np.asarray(0.0 if bias is None else bias, "float32"), constant
 
     def __call__(self, layer: Any) -> None:
         """Fill in the weights of a built layer."""
@@ -57,7 +60,8 @@ def depthwise_of(layer: Any) -> tuple[Any, Fill]:
     """Return the first half of a separable convolution."""
     kind, _ = SEPARABLE[type(layer)]
     names = ("kernel_size", "strides", "padding", "depth_multiplier", "depthwise_regularizer", "depthwise_constraint")
-    return kind(**{name: getattr(layer, name) for name in names}, use_bias=False), Fill(layer.depthwise_kernel.numpy())
+    settings = {name: getattr(layer, name) for name in names}
+    return kind(**settings, use_bias=False, dtype="float32"), Fill(layer.depthwise_kernel.numpy())
 
 
 def pointwise_of(layer: Any) -> tuple[Any, Fill]:
@@ -71,6 +75,7 @@ def pointwise_of(layer: Any) -> tuple[Any, Fill]:
         kernel_constraint=layer.pointwise_constraint,
         bias_regularizer=layer.bias_regularizer,
         bias_constraint=layer.bias_constraint,
+        dtype="float32",
     )
     return new, Fill(layer.pointwise_kernel.numpy(), layer.bias.numpy() if layer.use_bias else None)
 
@@ -79,10 +84,12 @@ def affine_of(layer: Any) -> tuple[Any, Fill]:
     """Return the number and shift for each channel that a normalization or rescaling is."""
     if type(layer) is L.BatchNormalization:
         channels = layer.moving_mean.shape
-        return Affine(use_bias=False), Fill(np.ones(channels, "float32"), constant=True)
+        return Affine(use_bias=False, dtype="float32"), Fill(np.ones(channels, "float32"), constant=True)
     if type(layer) is L.Rescaling:
-        return Affine(), Fill(np.asarray(layer.scale, "float32"), np.asarray(layer.offset, "float32"), constant=True)
+        return Affine(dtype="float32"), Fill(
+            np.asarray(layer.scale, "float32"), np.asarray(layer.offset, "float32"), constant=True
+        )
     if type(layer) is L.Normalization:
         kernel = 1.0 / np.maximum(np.sqrt(np.ravel(layer.variance)), keras.config.epsilon())
-        return Affine(), Fill(kernel, -np.ravel(layer.mean) * kernel, constant=True)
-    return Affine(use_bias=False), Fill(layer.gamma.numpy())
+        return Affine(dtype="float32"), Fill(kernel, -np.ravel(layer.mean) * kernel, constant=True)
+    return Affine(use_bias=False, dtype="float32"), Fill(layer.gamma.numpy())

@@ -105,11 +105,15 @@ class Operation(keras.layers.Layer):
 class Plain(keras.layers.Layer):
     """A function in a model for a converter."""
 
-    def __init__(self, function: str, setting: Any, name: str):
-        super().__init__(name=name, dtype="float32")
+    def __init__(self, function: str, setting: Any, **settings: Any):
+        super().__init__(**{**settings, "dtype": "float32"})
         self.supports_masking = True
         self._function, self._setting = function, setting
 
     def call(self, inputs: Any) -> Any:
         """Return the function of `inputs`."""
         return FUNCTIONS[self._function](inputs, self._setting)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what `__init__` takes."""
+        return {**super().get_config(), "function": self._function, "setting": self._setting}

@@ -316,10 +316,13 @@ class Reader:
             )
 
         def make() -> Any:
-            norm_copy = None if normed is None or request.fold else clone_layer(normed, path)
+            norm_copy = None
+            if normed is not None and not request.fold:
+                norm_copy = type(normed).from_config({**normed.get_config(), "dtype": "float32"})
             dtype = getattr(layer, "compute_dtype", None) or "float32"
             own = 1.0 if request.fold else factor
-            return QuantizedWeights(new, norm_copy, bits, dtype, request.freeze_norm, kept, own, name=name)
+            masked = bool(layer.supports_masking)
+            return QuantizedWeights(new, norm_copy, bits, dtype, request.freeze_norm, kept, own, masked, name=name)
 
         def finish(one: Any) -> None:
             fill(one.layer)

@@ -217,7 +217,7 @@ def _dense(layer: Any, columns: slice, kernel: Any, bias: Any, which: str) -> tu
         settings |= {"bias_regularizer": layer.bias_regularizer, "bias_constraint": layer.bias_constraint}
     part = kernel.numpy()[:, columns]
     bias = None if bias is None else bias[columns]
-    return L.Dense(part.shape[1], use_bias=bias is not None, **settings), Fill(part, bias)
+    return L.Dense(part.shape[1], use_bias=bias is not None, dtype="float32", **settings), Fill(part, bias)
 
 
 def _biases(layer: Any) -> tuple[Any, Any]:
@@ -255,4 +255,4 @@ def _candidate_kernel(layer: Any) -> tuple[Any, Fill]:
 
 def _candidate_bias(layer: Any) -> tuple[Any, Fill]:
     _, bias = _biases(layer)
-    return Affine(use_bias=False), Fill(np.asarray(bias)[2 * layer.units :])
+    return Affine(use_bias=False, dtype="float32"), Fill(np.asarray(bias)[2 * layer.units :])

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from kopt.core.errors import UnsupportedModelError
+from kopt.graph.internals import mask_of
 from kopt.quantize import grids, modes
 from kopt.quantize.kernels import KERNELS, kind_of
 from kopt.quantize.preserved import CODEBOOKS, Preserved
@@ -31,6 +32,7 @@ class QuantizedWeights(keras.layers.Layer):
         freeze_norm: int | None = None,
         preserved: str = "",
         factor: float = 1.0,
+        passes_mask: bool = True,
         **settings: Any,
     ):
         """Take the parts.
@@ -44,6 +46,7 @@ class QuantizedWeights(keras.layers.Layer):
                 never.
             preserved: what updates of the kernel leave as it is, see `kopt.quantize.preserved.what_to_keep`.
             factor: by which the output is multiplied, as part of the kernel.
+            passes_mask: whether a mask of the input is one of the output; convolutions of Keras drop it.
             settings: see `keras.layers.Layer`.
         """
         super().__init__(**{**settings, "dtype": "float32"})
@@ -52,7 +55,11 @@ class QuantizedWeights(keras.layers.Layer):
         self.bits, self.precision, self.freeze_norm, self.preserved = bits, compute_dtype, freeze_norm, preserved
         self.layer.name = self.name  # that of the plain layer which converters get
         self.kind = kind_of(self.layer) or _no_row(self.layer)
-        self.supports_masking = True
+        self.passes_mask, self.supports_masking = passes_mask, True
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        """Return the mask of the output, as the layer in its place did."""
+        return previous_mask if self.passes_mask else None
 
     def build(self, input_shape: Any) -> None:
         """Build the parts."""
@@ -103,6 +110,10 @@ class QuantizedWeights(keras.layers.Layer):
         """Return what the layer computes with these weights."""
         return self._apply(inputs, kernel) + bias
 
+    def product(self, inputs: Any, kernel: Any) -> Any:
+        """Return what the layer computes of inputs and a kernel, without bias, in float32 whatever they are."""
+        return self.kind.apply(self.layer, tf.cast(inputs, tf.float32), tf.cast(kernel, tf.float32))
+
     def compute_output_spec(self, inputs: Any, step: Any = None, training: bool | None = None) -> Any:
         """Return the spec of the output."""
         if isinstance(self.layer, keras.layers.EinsumDense):  # It says `None` where its settings do.
@@ -125,7 +136,8 @@ class QuantizedWeights(keras.layers.Layer):
                 if made:
                     twin.name = f"{twin.name}_{len(made)}"
                 made[shape] = twin
-            return made[shape](inputs)
+            drops = not self.passes_mask and mask_of(inputs) is not None
+            return made[shape](_WithoutMask()(inputs) if drops else inputs)
 
         return plain
 
@@ -150,6 +162,7 @@ class QuantizedWeights(keras.layers.Layer):
             "freeze_norm": self.freeze_norm,
             "preserved": self.preserved,
             "factor": self.factor,
+            "passes_mask": self.passes_mask,
         }
         return {**super().get_config(), **own}
 
@@ -206,10 +219,10 @@ class QuantizedWeights(keras.layers.Layer):
         bias = self._bias(channels)
         if norm is None:
             return kernel * factor, bias * factor
-        scale = tf.math.rsqrt(tf.convert_to_tensor(norm.moving_variance.value) + norm.epsilon)
-        scale = scale if norm.gamma is None else scale * norm.gamma
-        bias = (bias - norm.moving_mean) * scale
-        bias = bias if norm.beta is None else bias + norm.beta
+        scale = tf.math.rsqrt(_float32(norm.moving_variance) + norm.epsilon)
+        scale = scale if norm.gamma is None else scale * _float32(norm.gamma)
+        bias = (bias - _float32(norm.moving_mean)) * scale
+        bias = bias if norm.beta is None else bias + _float32(norm.beta)
         shape = [size if axis in self.channels else 1 for axis, size in enumerate(kernel.shape)]
         return kernel * tf.reshape(scale, shape), bias
 
@@ -217,6 +230,24 @@ class QuantizedWeights(keras.layers.Layer):
         is_einsum = isinstance(self.layer, keras.layers.EinsumDense)
         shape = channels if is_einsum else [int(np.prod(channels))]
         return tf.zeros(shape) if self.layer.bias is None else tf.broadcast_to(self.layer.bias.value, shape)
+
+
+def _float32(variable: Any) -> tf.Tensor:
+    return tf.cast(variable.value, tf.float32)
+
+
+class _WithoutMask(keras.layers.Layer):
+    """Gives what comes in, without its mask."""
+
+    def __init__(self) -> None:
+        super().__init__(dtype="float32")
+        self.supports_masking = True
+
+    def call(self, inputs: Any) -> Any:
+        return tf.identity(inputs)  # the mask is an attribute of the tensor
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> None:
+        return None
 
 
 def _layer(part: Any) -> Any:

@@ -325,3 +325,53 @@ def test_choices_of_nothing_and_seeds_of_another_kind_are_refused(call, words):
     inputs = keras.Input((8, 8, 3))
     with pytest.raises(ConfigError, match=words):
         call(classifier(inputs, inputs))
+
+
+def decibels(found, expected):
+    found, expected = np.asarray(found, "float32"), np.asarray(expected, "float32")
+    return 10 * np.log10(np.mean(expected**2) / max(np.mean((found - expected) ** 2), 1e-30))
+
+
+TOKENS = RNG.integers(1, 30, (64, 12)) * (np.arange(12) < RNG.integers(2, 13, (64, 1)))
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask")
+@pytest.mark.parametrize(
+    ("layer", "left"),
+    [
+        (lambda: L.Conv1D(8, 3, padding="same", activation="relu"), 0),
+        (lambda: L.SeparableConv1D(8, 3, padding="same"), 0),
+        (lambda: L.EinsumDense("abc,cd->abd", (None, 8)), 0),
+        (lambda: L.Dense(8, activation="relu"), 1),
+    ],
+)
+def test_a_mask_ends_where_keras_drops_it(layer, left, tmp_path):
+    keras.utils.set_random_seed(0)
+    tokens = keras.Input((12,), dtype="int32")
+    pooled = L.GlobalAveragePooling1D()(layer()(L.Embedding(30, 16, mask_zero=True)(tokens)))
+    model = keras.Model(tokens, L.Dense(3)(pooled))
+    copy, report = kopt.quantize.aware(model, calibration=TOKENS)
+    assert len(report.left) == left  # pooling of what a mask lets through
+    assert decibels(copy(TOKENS), model(TOKENS)) > 25
+    assert decibels(kopt.quantize.post_training(model, TOKENS)[0](TOKENS), model(TOKENS)) > 25
+    assert np.mean(differences(model, TOKENS, tmp_path) > 1e-5) < 0.02  # a mean may fall on a tie
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float16"])
+def test_models_in_half_precision(policy):
+    keras.utils.set_random_seed(0)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        inputs = keras.Input((8, 8, 3))
+        x = L.BatchNormalization()(L.Conv2D(8, 3, use_bias=False)(L.ZeroPadding2D(1)(inputs)))
+        model = keras.Model(inputs, L.Dense(4)(L.LayerNormalization()(L.GlobalAveragePooling2D()(L.ReLU()(x)))))
+        aware, _ = kopt.quantize.aware(model, calibration=X)
+        after, _ = kopt.quantize.post_training(model, X, options=["learned", "empirical"], iterations=5)
+        clustered, _ = kopt.cluster.weights(model, clusters=64)
+        for one in (aware, after, clustered):
+            assert decibels(one(X), model(X)) > 25
+            one.compile("sgd", "sparse_categorical_crossentropy")
+            one.fit(X, np.arange(100) % 4, verbose=0)
+    finally:
+        keras.config.set_dtype_policy(before)

@@ -219,7 +219,7 @@ class Bench:
         with unrounded():
             if isinstance(operation, QuantizedWeights):
                 kernel, bias = self._state.reference[operation.name]
-                outputs = operation.kind.apply(operation.layer, args[0], keras.ops.convert_to_tensor(kernel))
+                outputs = operation.product(args[0], kernel)
                 return [outputs if bias is None else outputs + bias]
             return keras.tree.flatten(infer(operation, args, kwargs))
 

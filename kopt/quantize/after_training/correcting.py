@@ -65,7 +65,7 @@ def correct_analytically(bench: Bench) -> Done:
         kernel = tf.convert_to_tensor(layer.layer.kernel.value)
         rounded = grids.quantize_kernel(kernel, grids.kernel_steps(kernel, layer.channels, layer.bits))
         reference = bench.state.reference[layer.name][0]
-        return -layer.kind.apply(layer.layer, mean, rounded - reference)
+        return -layer.product(mean, rounded - reference)
 
     return _correct(bench, correction)
 

@@ -151,7 +151,7 @@ def _of_constant(one: QuantizedWeights, kernel: np.ndarray, shift: np.ndarray) -
     dilation = getattr(one.layer, "dilation_rate", (1,) * len(size))
     window = [1 + (length - 1) * rate for length, rate in zip(size, dilation, strict=True)]
     constant = np.broadcast_to(np.tile(shift, inputs // len(shift)), (1, *window, inputs))
-    return np.asarray(one.kind.apply(one.layer, constant, kernel))
+    return np.asarray(one.product(constant, kernel))
 
 
 def _by_channel(tensor: Any, channels: int) -> np.ndarray:

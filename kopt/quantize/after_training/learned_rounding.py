@@ -46,7 +46,7 @@ def learn_rounding(bench: Bench, iterations: int) -> Done:
         total += 1
 
         def compute(rows: Any, kernels: Kernels) -> list[Any]:
-            return [layer.kind.apply(layer.layer, _rows_of(taken.rounded, rows), kernels[layer.name])]
+            return [layer.product(_rows_of(taken.rounded, rows), kernels[layer.name])]
 
         learned += learn([layer], compute, [exact - _bias(layer)], iterations)
 

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from kopt.core.errors import UnsupportedModelError
+from kopt.graph.internals import flatten_layers
 
 
 class Addition:
@@ -29,6 +30,16 @@ def add(model: Any, **values: Any) -> None:
     """Set attributes of a model past Keras, which would wrap tuples and mappings to look for layers in them."""
     for name, value in values.items():
         object.__setattr__(model, name, value)
+
+
+class AddedState(keras.layers.Layer):
+    """A layer that is an attribute of a model, and whose variables say how its weights are kept: no parameters."""
+
+
+def parameters_of(model: keras.Model) -> list[Any]:
+    """Return the weights of a model but for what kopt has added, such as masks."""
+    added = {id(one) for layer in flatten_layers(model) if isinstance(layer, AddedState) for one in layer.weights}
+    return [one for one in model.weights if id(one) not in added]
 
 
 def require_no_additions(model: keras.Model) -> None:

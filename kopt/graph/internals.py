@@ -91,14 +91,34 @@ def copy_stateless(operation: keras.Operation) -> keras.Operation:
     return twin
 
 
+class CountsOwnLayers:
+    """Mixin of a `keras.Sequential`: layers that are its attributes are parts of it, as they are of any other model."""
+
+    def attribute_layers(self) -> tuple[keras.layers.Layer, ...]:
+        """Return the layers that are attributes, not calls."""
+        raise NotImplementedError
+
+    @property
+    def variables(self) -> list[Any]:
+        """All state, that of the attributes last."""
+        return [*super().variables, *(one for layer in self.attribute_layers() for one in layer.variables)]  # type: ignore[misc]
+
+    @property
+    def weights(self) -> list[Any]:
+        """All weights, those of the attributes last."""
+        return [*super().weights, *(one for layer in self.attribute_layers() for one in layer.weights)]  # type: ignore[misc]
+
+
 def flatten_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """Return `layer` and all layers inside it, parents first."""
-    return list(layer._flatten_layers())
+    found = list(layer._flatten_layers())
+    return [*found, *(own for one in found if isinstance(one, CountsOwnLayers) for own in one.attribute_layers())]
 
 
 def inner_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """Return the layers directly inside `layer`."""
-    return list(layer._flatten_layers(include_self=False, recursive=False))
+    own = layer.attribute_layers() if isinstance(layer, CountsOwnLayers) else ()
+    return [*layer._flatten_layers(include_self=False, recursive=False), *own]
 
 
 def takes_training(layer: keras.layers.Layer) -> bool:

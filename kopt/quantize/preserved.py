@@ -3,9 +3,10 @@
 import math
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
+
+from kopt.graph.additions import AddedState
 
 ZEROS, VALUES, CHANNEL_VALUES = "zeros", "values", "channel values"
 CODEBOOKS = (VALUES, CHANNEL_VALUES)
@@ -43,7 +44,7 @@ def distinct(kernel: np.ndarray, what: str, channels: tuple[int, ...]) -> int:
     return int(np.unique(kernel).size) if what == VALUES else 0
 
 
-class Preserved(keras.layers.Layer):
+class Preserved(AddedState):
     """Zeros that stay zero, or weights of one value that stay of one value, through the constraint of the kernel.
 
     Keras optimizers apply the constraint of a variable after its update, compiled or not, on every replica.

@@ -15,8 +15,9 @@ import tensorflow as tf
 
 from kopt.core.errors import InputError
 from kopt.graph import OwnedVariable, copy_model, copy_subclassed, copy_weights, owned_variables
-from kopt.graph.additions import Addition, add
+from kopt.graph.additions import AddedState, Addition, add
 from kopt.graph.internals import (
+    CountsOwnLayers,
     FunctionalModel,
     graph_of,
     inner_layers,
@@ -43,7 +44,7 @@ class ConstrainedUpdate:
         return self.owner.constrain(self.place, variable)
 
 
-class WeightConstraint(keras.layers.Layer):
+class WeightConstraint(AddedState):
     """What holds for some variables of a model, and the state it needs.
 
     Attributes:
@@ -148,6 +149,17 @@ class ConstrainedModel(HoldsWeights):
         """Return a copy of the model as it was before it had constraints, with the weights of now."""
         return copy_model(self)
 
+    def set_weights(self, weights: Any) -> None:
+        """Set the weights, with the state of the constraints as `get_weights` gives it, or without: it stays then."""
+        model: Any = self
+        state = {id(variable) for one in self.weight_constraints for variable in one.weights}
+        plain = [variable for variable in model.weights if id(variable) not in state]
+        if len(weights) == len(plain):
+            values = dict(zip(map(id, plain), weights, strict=True))
+            weights = [values[id(one)] if id(one) in values else one.numpy() for one in model.weights]
+        super().set_weights(weights)  # type: ignore[misc]
+        self.hold_weights()
+
     def hold_weights(self) -> None:
         """Apply the constraints."""
         for one in self.weight_constraints:
@@ -167,8 +179,12 @@ class ConstrainedFunctional(ConstrainedModel, FunctionalModel):
 
 
 @keras.saving.register_keras_serializable("kopt")
-class ConstrainedSequential(ConstrainedModel, keras.Sequential):
+class ConstrainedSequential(CountsOwnLayers, ConstrainedModel, keras.Sequential):
     """A Sequential model with weight constraints."""
+
+    def attribute_layers(self) -> tuple[keras.layers.Layer, ...]:
+        """Return the constraints, which Keras would leave out of its variables."""
+        return vars(self).get("weight_constraints", ())
 
 
 @keras.saving.register_keras_serializable("kopt")

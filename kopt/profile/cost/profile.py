@@ -13,6 +13,7 @@ from kopt.core.records.profiles.cost import LayerCost, ModelProfile
 from kopt.core.settings import whole
 from kopt.data import calibration
 from kopt.graph import GraphView, layer_paths, require_built, signature
+from kopt.graph.additions import AddedState, parameters_of
 from kopt.graph.checks import input_structure
 from kopt.graph.internals import flatten_layers, graph_of, inner_layers
 from kopt.profile.cost.calls import Accounts, UserFormula
@@ -100,7 +101,7 @@ def model(
     return Profile(
         model=model.name,
         layers=layers,
-        parameters=_size(model.weights),
+        parameters=_size(parameters_of(model)),
         trainable_parameters=_size(model.trainable_weights),
         peak_activation_bytes=None if peak is None else peak.size_bytes,
         peak_layer="" if peak is None else peak.path,
@@ -179,7 +180,8 @@ def _innermost_first(layer: keras.layers.Layer, closed: Iterable[str]) -> Iterat
     """Yield the layers that are listed by themselves; for an outer one its own variables are left then."""
     if opens(layer, closed):
         for inner in inner_layers(layer):
-            yield from _innermost_first(inner, closed)
+            if not isinstance(inner, AddedState):
+                yield from _innermost_first(inner, closed)
     yield layer
 
 

@@ -55,3 +55,44 @@ def test_a_clone_of_keras_says_what_it_lacks(made, tmp_path):
 def test_such_a_model_is_not_born_again(made):
     with pytest.raises(UnsupportedModelError, match="fresh copies would not have its "):
         kopt.distill.born_again(MAKERS[made](), 1, lambda model: None)
+
+
+def stacked():
+    return keras.Sequential([keras.Input((8,)), L.Dense(16, activation="relu"), L.Dense(3)])
+
+
+@pytest.mark.parametrize("base", [plain, stacked])
+def test_masks_come_back_with_the_weights_that_early_stopping_restores(base):
+    schedule = kopt.prune.schedules.Polynomial(0.9, begin=1, end=16, frequency=1)
+    model, _ = kopt.prune.magnitude(base(), schedule)
+    model.compile(keras.optimizers.SGD(0.0), "mse")  # so that the first epoch, with the fewest zeros, is the best
+    stopping = keras.callbacks.EarlyStopping("val_loss", patience=9, restore_best_weights=True)
+    model.fit(X, Y, batch_size=8, epochs=4, validation_data=(X, Y), callbacks=[stopping], verbose=0)
+    zeros = np.mean(np.asarray(model.trainable_variables[0]) == 0)
+    assert 0 < zeros < 0.88
+    made, _ = kopt.prune.finalize(model)
+    assert np.mean(np.asarray(made.trainable_variables[0]) == 0) == zeros
+    np.testing.assert_array_equal(made(X), model(X))
+
+
+@pytest.mark.parametrize("base", [plain, stacked])
+@pytest.mark.parametrize(
+    "make", [lambda one: kopt.prune.magnitude(one, 0.5), lambda one: kopt.cluster.weights(one, clusters=4)]
+)
+def test_weights_without_state_are_taken_in_their_form(base, make):
+    source = base()
+    model, _ = make(source)
+    state = model.get_weights()[len(source.get_weights()) :]
+    assert state
+    form = [np.unique(one).size for one in model.get_weights()[:4:2]]
+    model.set_weights([one[::-1] for one in source.get_weights()])
+    assert [np.unique(one).size for one in model.get_weights()[:4:2]] <= form
+    with pytest.raises(ValueError, match="weight list of length 1"):
+        model.set_weights(source.get_weights()[:1])
+
+
+@pytest.mark.parametrize("base", [plain, stacked])
+def test_masks_are_no_parameters(base):
+    source = base()
+    pruned, _ = kopt.prune.magnitude(source, 0.5)
+    assert kopt.profile.model(pruned).parameters == source.count_params() == 195

@@ -6,6 +6,7 @@ import keras
 
 from kopt.core.errors import UnsupportedModelError
 from kopt.graph.internals import flatten_layers
+from kopt.graph.view import GraphView
 
 
 class Addition:
@@ -48,9 +49,30 @@ def require_no_additions(model: keras.Model) -> None:
     Raises:
         UnsupportedModelError: kopt has added something to it.
     """
-    added = [name for kind in type(model).__mro__ for name, one in vars(kind).items() if isinstance(one, Addition)]
+    added = _additions(model)
     if added:
         raise UnsupportedModelError(
             f"Model {model.name!r} is a {type(model).__name__}: fresh copies would not have its {added[0]}. Give the "
             f"model that it was made from, or what `finalize` makes of it."
         )
+
+
+def require_no_additions_inside(view: GraphView) -> None:
+    """Refuse nested models to which kopt has added something, which a copy of the outer model would not have.
+
+    Raises:
+        UnsupportedModelError: there is one.
+    """
+    for call in view.calls:
+        if call.nested is not None:
+            added = _additions(call.operation)
+            if added:
+                raise UnsupportedModelError(
+                    f"Model {view.name!r} holds {call.operation.name!r}, a {type(call.operation).__name__}, and a copy "
+                    f"would not have its {added[0]}. Put into it what `finalize` makes of {call.operation.name!r}."
+                )
+            require_no_additions_inside(call.nested)
+
+
+def _additions(model: Any) -> list[str]:
+    return [name for kind in type(model).__mro__ for name, one in vars(kind).items() if isinstance(one, Addition)]

@@ -10,6 +10,7 @@ import keras
 from kopt.core.errors import InputError, UnsupportedModelError
 from kopt.core.randomness import preserved_random_state
 from kopt.core.records.actions import LayerAction, TransformReport
+from kopt.graph.additions import require_no_additions_inside
 from kopt.graph.checks import require_keras_training
 from kopt.graph.configs import rebuilding
 from kopt.graph.internals import copy_stateless, flatten_layers, graph_of, mark_called, node_of, own_training
@@ -41,10 +42,12 @@ def rewrite(
             weights.
         name: of the new model; that of `model` by default.
         inner_dtypes: what types of the inputs of nested models become, e.g. `{"float16": "float32"}`.
-        for_inference: layers that share a variable may get one each, because nobody trains the copy.
+        for_inference: nobody trains the copy, so that layers which share a variable may get one each, and nested models
+            may lose their masks.
 
     Raises:
-        UnsupportedModelError: a subclassed model, a layer that cannot be cloned, or layers that share variables.
+        UnsupportedModelError: a subclassed model, a layer that cannot be cloned, layers that share variables, or a
+            nested model with masks and the like.
         InputError: a replacement shares variables with `model`, or gives another number of outputs.
 
     Example:
@@ -59,6 +62,7 @@ def rewrite(
     view = GraphView.of(model)
     if not for_inference:
         view.require_untied()
+        require_no_additions_inside(view)
     twin = rewriter.copy(model, view, name or model.name, "")
     shared = {id(variable) for variable in model.variables} & {id(variable) for variable in twin.variables}
     if shared:

@@ -9,6 +9,7 @@ from kopt.graph.naming import is_kernel
 from kopt.prune.channel_removal.pruning import ChannelPruning
 from kopt.prune.gradual_removal.channel_masks import ChannelMasks
 from kopt.prune.gradual_removal.gradual_channels import without_masked_channels
+from kopt.prune.plain import masked_inside
 from kopt.prune.sparse_learning.group_lasso import GroupLasso, penalty_report
 from kopt.prune.sparse_learning.penalties import PenalizedModel
 from kopt.prune.weight_masks.by_magnitude import Magnitude, masks_of, record_of, report_of
@@ -45,6 +46,12 @@ def finalize(model: keras.Model) -> tuple[keras.Model, Magnitude | ChannelPrunin
     if not isinstance(model, keras.Model):
         raise InputError(f"`finalize` takes a model of `magnitude` and the like. Received: {model!r}.")
     masks = masks_of(model)
+    inside = masked_inside(model)
+    if masks is None and inside:
+        raise InputError(
+            f"Of the model {model.name!r} the part {inside[0].name!r} has masks or codebooks: `finalize` that one, and "
+            f"put what it gives in its place."
+        )
     if masks is None:
         raise InputError(f"The model {model.name!r} has no masks. Received a {type(model).__name__}; see `magnitude`.")
     if isinstance(masks, ChannelMasks):

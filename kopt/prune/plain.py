@@ -3,20 +3,27 @@
 import keras
 
 from kopt.core.errors import InputError
+from kopt.graph.internals import flatten_layers
 from kopt.prune.sparse_learning.penalties import PenalizedModel
 from kopt.prune.weight_masks.masks import Masks
-from kopt.train.weight_constraints import constraints_of
+from kopt.train.weight_constraints import ConstrainedModel, constraints_of
+
+
+def masked_inside(model: keras.Model) -> list[keras.Model]:
+    """Return the models with masks or codebooks in a model, itself first."""
+    return [one for one in flatten_layers(model) if isinstance(one, ConstrainedModel) and constraints_of(one)]
 
 
 def require_unmasked(model: keras.Model) -> None:
-    """Raise for a model that carries masks or codebooks, which would not hold in a copy.
+    """Raise for a model that carries masks or codebooks, itself or inside, which would not hold in a copy.
 
     Raises:
         InputError: it does.
     """
-    for one in constraints_of(model):
-        made = "pruned" if isinstance(one, Masks) else "clustered, which comes after pruning,"
-        raise InputError(f"The model {model.name!r} is {made} already: `finalize` it first.")
+    for inner in masked_inside(model):
+        made = "pruned" if isinstance(constraints_of(inner)[0], Masks) else "clustered, which comes after pruning,"
+        where = "" if inner is model else f", a part of {model.name!r},"
+        raise InputError(f"The model {inner.name!r}{where} is {made} already: `finalize` it first.")
 
 
 def require_plain(model: keras.Model) -> None:

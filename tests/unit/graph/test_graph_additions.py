@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import kopt
-from kopt.core.errors import UnsupportedModelError
+from kopt.core.errors import InputError, UnsupportedModelError
 
 L = keras.layers
 X = np.random.default_rng(0).random((32, 8), np.float32)
@@ -96,3 +96,22 @@ def test_masks_are_no_parameters(base):
     source = base()
     pruned, _ = kopt.prune.magnitude(source, 0.5)
     assert kopt.profile.model(pruned).parameters == source.count_params() == 195
+
+
+NEEDS_A_PLAIN_PART = {
+    "magnitude": lambda model: kopt.prune.magnitude(model, 0.5),
+    "channels": lambda model: kopt.prune.channels(model, keep=0.8, round_to=1),
+    "group_lasso": lambda model: kopt.prune.group_lasso(model, 1e-3),
+    "weights": lambda model: kopt.cluster.weights(model, clusters=4),
+    "low_rank": lambda model: kopt.restructure.low_rank(model, rank=2),
+    "finalize": kopt.prune.finalize,
+}
+
+
+@pytest.mark.parametrize("change", NEEDS_A_PLAIN_PART)
+def test_a_masked_part_of_a_model_is_not_made_dense(change):
+    part = MAKERS["masks"]()
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, L.Dense(2)(part(inputs)))
+    with pytest.raises((InputError, UnsupportedModelError), match=f"'{part.name}'.* `?finalize`"):
+        NEEDS_A_PLAIN_PART[change](model)

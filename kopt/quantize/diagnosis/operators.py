@@ -11,7 +11,10 @@ from kopt.graph.internals import node_of
 from kopt.quantize.ranges import FixedQuantizer, Quantizer
 from kopt.quantize.weights import QuantizedWeights
 
-_ACTIVATIONS = (keras.layers.Activation, keras.layers.ReLU)
+L = keras.layers
+_ACTIVATIONS = (L.Activation, L.ReLU)
+# Layers that are no operator of a file, or part of the one before.
+NO_OPERATOR = (*_ACTIVATIONS, L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.Identity)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,6 +79,17 @@ class OperatorFinder:
     def behind(self, tensors: Sequence[keras.KerasTensor]) -> tuple[int, ...]:
         """Return the numbers of the operators whose outputs these tensors are made of."""
         return _merged(self._takes.get(id(tensor), ()) for tensor in tensors)
+
+    def passed_on(self, tensors: Sequence[keras.KerasTensor]) -> tuple[int, ...]:
+        """Return the numbers of the operators between whose outputs and these tensors something is computed.
+
+        That is what passes the grid on, such as concatenation.
+        """
+        return _merged(
+            self._takes.get(id(tensor), ())
+            for tensor in tensors
+            if any(not isinstance(call.operation, NO_OPERATOR) for call in self._open.get(id(tensor), ()))
+        )
 
 
 def _merged(parts: Any) -> tuple[Any, ...]:

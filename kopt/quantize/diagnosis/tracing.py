@@ -61,6 +61,7 @@ class RoundedTrace(Cuttable):
         operators: in order.
         outputs: of the model, flat.
         behind: numbers of the operators that give the outputs.
+        passed_on: numbers of those whose rounded outputs go through concatenation and the like to an output.
     """
 
     def __init__(self, model: keras.Model):
@@ -89,6 +90,7 @@ class RoundedTrace(Cuttable):
         specs = [tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype) for tensor in view.inputs]
         super().__init__(forward, specs)
         self.behind = finder.behind(view.outputs)
+        self.passed_on = finder.passed_on(view.outputs)
 
     @property
     def leaves(self) -> list[tf.Tensor]:

@@ -3,25 +3,21 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import keras
 import numpy as np
 
 from kopt.graph import signature
 from kopt.quantize.diagnosis.calibrating import Batches
 from kopt.quantize.diagnosis.diagnose import name_of
+from kopt.quantize.diagnosis.operators import NO_OPERATOR
 from kopt.quantize.diagnosis.tracing import RoundedTrace, Switched
 from kopt.quantize.quantized_model import QuantizedFunctional
-
-L = keras.layers
-# Layers that are no operator of a file, or part of the one before.
-_NO_OPERATOR = (L.Activation, L.ReLU, L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.Identity)
 
 
 class MixedModel:
     """Runs a traced copy with some of its layers in float.
 
-    A layer in float has exact weights. Its output is still rounded if one of its takers computes in integers, and its
-    inputs are what the layers before it give.
+    A layer in float has exact weights. Its output is still rounded if one of its takers computes in integers, or what
+    stands between it and an output, such as concatenation; its inputs are what the layers before it give.
 
     Attributes:
         layers: paths, in order, each once.
@@ -88,7 +84,7 @@ class MixedModel:
             return one.settings()
         settings = one.settings(rounds=False, bits=0)
         takers = self._takers[number]
-        is_free = all(
+        is_free = number not in self._trace.passed_on and all(
             self._is_in_float(taker, in_float) and _begins_with_its_layer(self._trace.operators[taker])
             for taker in takers
         )
@@ -104,4 +100,4 @@ def _begins_with_its_layer(one: Switched) -> bool:
     """Return whether nothing that stays in integers, such as pooling, stands before the layer in its operator."""
     operations = [call.operation for call in one.operator.calls]
     before = operations[: operations.index(one.operator.main)]
-    return all(isinstance(operation, _NO_OPERATOR) for operation in before)
+    return all(isinstance(operation, NO_OPERATOR) for operation in before)

@@ -13,6 +13,8 @@ from kopt.quantize.diagnosis.tracing import RoundedTrace
 from kopt.quantize.mixed.float_layers import MixedModel
 from kopt.quantize.mixed.searching import search
 
+L = keras.layers
+
 NOISE = {"a": 1.0, "b": 8.0, "c": 4.0, "d": 0.5}
 TAKERS = {"a": frozenset("b"), "b": frozenset("c"), "c": frozenset("d"), "d": frozenset()}
 
@@ -201,3 +203,27 @@ def test_what_is_wrong_is_said_before_the_search(tmp_path, monkeypatch):
         kopt.quantize.fallback(model, x, tmp_path / "there.tflite", least_db=10.0)
     with pytest.raises(ConfigError, match="`most`"):
         kopt.quantize.fallback(model, x, least_db=10.0, most=-1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda a, b: L.Concatenate()([a, b]),
+        lambda a, b: [L.Reshape((2, 3))(a), b],
+        lambda a, b: L.MaxPooling1D(2)(L.Reshape((12, 1))(L.Concatenate()([a, b]))),
+    ],
+)
+def test_what_stays_in_integers_behind_layers_in_float_is_foreseen(end, tmp_path):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8,))
+    small = L.Dense(6)
+    x = L.Dense(16, activation="relu")(inputs)
+    model = keras.Model(inputs, end(L.Dense(6)(x), small(x)))
+    small.kernel.assign(small.kernel * 0.1)
+    plan = kopt.quantize.fallback(
+        model, np.random.default_rng(0).normal(size=(64, 8)), tmp_path / "m.tflite", least_db=60
+    )
+    assert len(plan.layers) == 3
+    assert plan.steps[-1].output_db == pytest.approx(plan.measured_db, abs=0.1)
+    assert plan.measured_db < 60

@@ -359,7 +359,8 @@ def _require_integers(content: TFLiteContent, may_be_float: Sequence[str], *, tr
     """Raise if operators compute in float whose output tensors match none of these patterns."""
     floats = [name for name in content.float_operators if not any(re.search(part, name) for part in may_be_float)]
     if floats:
-        shown, where = "; ".join(floats[:5]), "`skip` of `kopt.quantize.aware`" if trained else "`fallback`"
+        shown = "; ".join(floats[:5])
+        where = "`skip` of `kopt.quantize.aware` or `post_training`, whichever it is of," if trained else "`fallback`"
         raise ExportError(
             f"{len(floats)} operator(s) of the int8 file still compute in float: {shown}. Name their "
             f"layers in {where} if that is acceptable, or choose another scheme."

@@ -89,7 +89,8 @@ def channels(
             `"latency"` that the model loses with one channel of the group, all others in place. What contributes little
             for its cost then goes first. The latency is measured in `runtime`, with half of each group gone: an export
             for each group. One that saves too little to be measured stays as long as others can go.
-        data: `(x, y)` of arrays, or a `tf.data.Dataset` of such batches, for the criteria that need it.
+        data: `(x, y)` of arrays, or a `tf.data.Dataset` of such batches, for the criteria that need it; for
+            `"activation"` inputs are enough.
         loss: of the criteria with gradients: a loss of Keras; the compiled one by default.
         batches: of `data`, how many to read at most.
         batch_size: of arrays.

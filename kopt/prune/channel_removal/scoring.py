@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 from kopt.core.errors import ConfigError
 from kopt.core.records.changes.channel_pruning import NEED_DATA
@@ -66,6 +68,8 @@ def _examples(
 ) -> list[tuple[Any, Any, Any]]:
     if criterion in criteria.BY_GRADIENT:
         require_loss(model, loss)
+    elif isinstance(data, (np.ndarray, tf.Tensor, dict, list)):  # inputs alone
+        data = tf.data.Dataset.from_tensor_slices((tuple(data) if isinstance(data, list) else data,)).batch(batch_size)
     examples = list(itertools.islice(labelled_batches(data, batch_size), batches))
     if not examples:
         raise ConfigError("`data` has no examples.")

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from channel_cases import examples, largest_difference, outputs, randomized, with_zeros
 from zoo import Scale, Subclassed
 
@@ -402,15 +403,22 @@ def test_taylor_removes_what_does_not_reach_the_loss():
     np.testing.assert_array_equal(smaller.get_layer("a").kernel.numpy(), kernel[:, :8])
 
 
-def test_activation_removes_dead_units():
-    i = keras.Input((4,))
+def batches_of_inputs(x):
+    return tf.data.Dataset.from_tensor_slices(x).batch(16)
+
+
+@pytest.mark.parametrize(
+    "data_of", [lambda x: (x, np.zeros((64, 1))), lambda x: x, lambda x: {"x": x}, lambda x: [x], batches_of_inputs]
+)
+def test_activation_removes_dead_units(data_of):
+    i = keras.Input((4,), name="x")
     model = keras.Model(i, L.Dense(1, name="out")(L.Dense(16, activation="relu", name="a")(i)))
     bias = np.zeros(16, "float32")
     bias[::2] = -100
     model.get_layer("a").bias.assign(bias)
     x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
     kernel = model.get_layer("a").kernel.numpy()
-    smaller, _ = kopt.prune.channels(model, keep=0.5, criterion="activation", data=(x, np.zeros((64, 1))))
+    smaller, _ = kopt.prune.channels(model, keep=0.5, criterion="activation", data=data_of(x))
     np.testing.assert_array_equal(smaller.get_layer("a").kernel.numpy(), kernel[:, 1::2])
 
 

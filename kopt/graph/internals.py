@@ -5,6 +5,7 @@
 
 import contextlib
 import copy
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -150,6 +151,11 @@ def was_called(model: keras.Model) -> bool:
 def safe_mode_scope(safe_mode: bool) -> contextlib.AbstractContextManager[None]:
     """Return a context in which stored Python code is refused (`True`) or run (`False`), for this thread only."""
     return SafeModeScope(safe_mode)
+
+
+def allow_depth(layers: int) -> None:
+    """Raise Python's recursion limit, if need be, for a graph of so many layers: Keras follows their chain that way."""
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), 2 * layers + 1000))
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Opening model files, whatever Keras wrote them, without running code that is stored in them."""
 
+import importlib
 import json
 import os
 import re
@@ -22,6 +23,8 @@ from kopt.graph.legacy import load_legacy, load_legacy_archive
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
 _TFLITE_MAGIC = b"TFL3"  # four bytes into the file
+# Classes that Keras knows once these are imported.
+_WITH_OWN_CLASSES = ("kopt.prune", "kopt.cluster", "kopt.quantize")
 # What Keras raises for a file that is damaged or that it does not know; anything else is a defect and comes through.
 _KERAS_REFUSALS = (
     *(TypeError, ValueError, LookupError, AttributeError, RecursionError),
@@ -72,6 +75,9 @@ def load_model(
     config = _zip_member(path, "config.json") if kind == "zip" else _parsed((path / "config.json").read_bytes(), path)
     if safe_mode:
         refuse_stored_code(config, path)
+    if '"kopt>' in json.dumps(config):
+        for name in _WITH_OWN_CLASSES:
+            importlib.import_module(name)
     if kind == "zip" and str(_zip_member(path, "metadata.json").get("keras_version", "")).startswith("2."):
         return load_legacy_archive(path, custom_objects=custom_objects, safe_mode=safe_mode, verify=verify)
     if compile is not None:

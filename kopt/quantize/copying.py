@@ -13,7 +13,7 @@ from kopt.core.records.changes.bits import WEIGHT_BITS, BitsPlan
 from kopt.core.settings import choice
 from kopt.graph import FreshNames, GraphView, owned_variables, require_built, require_finite
 from kopt.graph.checks import require_keras_training, require_unquantized
-from kopt.graph.internals import flatten_layers, graph_of, node_of
+from kopt.graph.internals import allow_depth, flatten_layers, graph_of, node_of
 from kopt.graph.layer_names import is_named
 from kopt.graph.rewrite import copy_model_settings
 from kopt.profile.cost.flat import FlatGraph, flatten_calls
@@ -138,6 +138,7 @@ def rounded_copy(
     retracing = Retracing(placement, rule, request.bits, names)
     inputs = retracing.inputs(view, graph)
     retracing.follow(reader.steps)
+    allow_depth(len(reader.steps) + len(retracing.quantizers))
     copy = QuantizedFunctional(inputs, retracing.outputs(view, graph), name=model.name)
     copy_model_settings(model, copy)
     preserved, kept = _preserved(copy, {step.name for step in reader.steps if step.whole}, reader.sources)

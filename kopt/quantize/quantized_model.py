@@ -8,7 +8,7 @@ import keras
 from kopt.core.records.changes.aware_training import Quantization
 from kopt.graph import owned_variables
 from kopt.graph.additions import Addition, add
-from kopt.graph.internals import FunctionalModel
+from kopt.graph.internals import FunctionalModel, allow_depth
 from kopt.quantize.preserved import Preserved
 from kopt.quantize.weights import QuantizedWeights
 from kopt.train.held_weights import HoldsWeights
@@ -44,6 +44,7 @@ class QuantizedFunctional(HoldsWeights, FunctionalModel):
         """Make the model; Keras fills in its weights and ranges."""
         config = dict(config)
         how = config.pop(_KEY)
+        allow_depth(len(config["layers"]))
         model = super().from_config(config, custom_objects=custom_objects)
         model.remember(Quantization.from_json(how["record"]), how["float_layers"], how["sources"])
         model.preserve(dict(how.get("preserved", ())))

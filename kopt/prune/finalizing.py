@@ -46,7 +46,7 @@ def finalize(model: keras.Model) -> tuple[keras.Model, Magnitude | ChannelPrunin
     if not isinstance(model, keras.Model):
         raise InputError(f"`finalize` takes a model of `magnitude` and the like. Received: {model!r}.")
     masks = masks_of(model)
-    inside = masked_inside(model)
+    inside = [one for one in masked_inside(model) if one is not model]
     if masks is None and inside:
         raise InputError(
             f"Of the model {model.name!r} the part {inside[0].name!r} has masks or codebooks: `finalize` that one, and "

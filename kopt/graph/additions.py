@@ -69,8 +69,8 @@ def require_no_additions_inside(view: GraphView) -> None:
             if added:
                 raise UnsupportedModelError(
                     f"Model {view.name!r} holds {call.operation.name!r}, a {type(call.operation).__name__}, and a copy "
-                    f"would not have its {added[0]}. Put what `finalize` makes of it in its place, or the model that it "
-                    f"was made from."
+                    f"would not have its {added[0]}. Put what `finalize` makes of it in its place, or the model that "
+                    f"it was made from."
                 )
             require_no_additions_inside(call.nested)
 

@@ -115,3 +115,8 @@ def test_a_masked_part_of_a_model_is_not_made_dense(change):
     model = keras.Model(inputs, L.Dense(2)(part(inputs)))
     with pytest.raises((InputError, UnsupportedModelError), match=f"'{part.name}'.* `?finalize`"):
         NEEDS_A_PLAIN_PART[change](model)
+
+
+def test_a_clustered_model_has_no_masks():
+    with pytest.raises(InputError, match="has no masks. Received a ConstrainedFunctional"):
+        kopt.prune.finalize(MAKERS["codebooks"]())

@@ -118,5 +118,5 @@ def test_a_masked_part_of_a_model_is_not_made_dense(change):
 
 
 def test_a_clustered_model_has_no_masks():
-    with pytest.raises(InputError, match="has no masks. Received a ConstrainedFunctional"):
+    with pytest.raises(InputError, match=r"has no masks\. Received a ConstrainedFunctional"):
         kopt.prune.finalize(MAKERS["codebooks"]())

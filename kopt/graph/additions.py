@@ -15,9 +15,6 @@ class Addition:
     `keras.models.clone_model` makes models of the class without it: reading it there raises `UnsupportedModelError`.
     """
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
     def __get__(self, model: Any, owner: type | None = None) -> Any:
         if model is None:
             return self

@@ -108,11 +108,12 @@ class QuantizedWeights(keras.layers.Layer):
 
     def apply(self, inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
         """Return what the layer computes with these weights."""
-        return self._apply(inputs, kernel) + bias
+        return self.product(inputs, kernel, self.precision) + bias
 
-    def product(self, inputs: Any, kernel: Any) -> Any:
-        """Return what the layer computes of inputs and a kernel, without bias, in float32 whatever they are."""
-        return self.kind.apply(self.layer, tf.cast(inputs, tf.float32), tf.cast(kernel, tf.float32))
+    def product(self, inputs: Any, kernel: Any, dtype: str = "float32") -> tf.Tensor:
+        """Return what the layer computes of inputs and a kernel in this type, without bias, as float32."""
+        outputs = self.kind.apply(self.layer, tf.cast(inputs, dtype), tf.cast(kernel, dtype))
+        return tf.cast(outputs, tf.float32)
 
     def compute_output_spec(self, inputs: Any, step: Any = None, training: bool | None = None) -> Any:
         """Return the spec of the output."""
@@ -181,16 +182,11 @@ class QuantizedWeights(keras.layers.Layer):
         """The axes of the kernel that number the output channels."""
         return self.kind.channels(self.layer, len(self.layer.kernel.shape))
 
-    def _apply(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        outputs = self.kind.apply(self.layer, tf.cast(inputs, self.precision), tf.cast(kernel, self.precision))
-        return tf.cast(outputs, tf.float32)
-
     def _normalized(self, inputs: tf.Tensor) -> tf.Tensor:
         """Return the output under batch statistics, and move the moving ones."""
         norm, kernel = self.norm, tf.convert_to_tensor(self.layer.kernel.value)
-        outputs = self._apply(
-            inputs, grids.quantize_kernel(kernel, grids.kernel_steps(kernel, self.channels, self.bits))
-        )
+        rounded = grids.quantize_kernel(kernel, grids.kernel_steps(kernel, self.channels, self.bits))
+        outputs = self.product(inputs, rounded, self.precision)
         if self.layer.bias is not None:
             outputs += self.layer.bias
         mean, variance = tf.nn.moments(outputs, list(range(len(outputs.shape) - 1)))

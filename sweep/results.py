@@ -2,15 +2,23 @@
 
 import json
 import os
+import textwrap
 from pathlib import Path
 from typing import Any
 
 Key = tuple[str, str, float]
 
+_LONGEST_REASON = 300
+
 
 def key(row: dict[str, Any]) -> Key:
     """Return what a row is about."""
     return row["part"], row["model"], row["keep"]
+
+
+def reason(line: str) -> str:
+    """Return a line short enough for a table, cut between words: a page that names half a name names nothing."""
+    return textwrap.shorten(line, _LONGEST_REASON, placeholder=" ...")
 
 
 def read(path: Path) -> dict[Key, dict[str, Any]]:

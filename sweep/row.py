@@ -26,6 +26,7 @@ from channel_cases import relative_difference, with_zeros
 import kopt
 from kopt.core.errors import InputError, KoptError
 from kopt.graph import GraphView
+from sweep import results
 
 # A network at its own size, of which pruning is timed, and the seconds it may take.
 SPEED_LIMIT_S = {"ResNet50": 20.0, "ConvNeXtBase": None}
@@ -67,7 +68,7 @@ class Checks:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or ["a check does not hold"])[0][:300]
+    return results.reason((str(error).splitlines() or ["a check does not hold"])[0])
 
 
 def _model(name: str) -> tuple[keras.Model, Any]:

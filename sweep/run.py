@@ -104,7 +104,7 @@ def _said(job: dict[str, Any], code: int, out: str, errors: str) -> dict[str, An
     if code == 0:
         row: dict[str, Any] = json.loads(out.splitlines()[-1])
         return row
-    last = (errors.strip().splitlines() or ["no message"])[-1][:300]
+    last = results.reason((errors.strip().splitlines() or ["no message"])[-1])
     return {**job, "pixels": None, "status": "failed", "reason": f"exit code {code}: {last}"}
 
 

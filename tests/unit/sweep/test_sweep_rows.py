@@ -46,6 +46,12 @@ def test_a_process_that_ends_badly_is_a_row_with_its_last_words():
     assert (row["status"], row["reason"]) == ("failed", "exit code 1: out of luck")
 
 
+def test_last_words_too_long_for_a_table_are_cut_between_words():
+    row = run(JOB, python("import sys; sys.exit('say `kopt.quantize.aware` ' * 100)"), 1, 1)
+    assert row["reason"].endswith(("say ...", "`kopt.quantize.aware` ..."))
+    assert len(row["reason"]) < 350
+
+
 @pytest.mark.parametrize(
     ("code", "minutes", "gigabytes", "reason"),
     [

@@ -62,7 +62,7 @@ def convert(
         converter.experimental_new_quantizer = False
     content = (
         _convert_with_fallback(converter, scheme, keep_float, float_outputs, trained)
-        if keep_float
+        if keep_float or float_outputs
         else converter.convert()
     )
     if narrow_kernels:

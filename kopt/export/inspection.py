@@ -29,7 +29,8 @@ class TFLiteContent:
     Attributes:
         operators: by name and compute type; constant inputs of another type than the result are named, e.g.
             `"float32, int8 weights"`.
-        float_operators: output tensors of the operators that compute in floating point, converting at the edges aside.
+        float_operators: output tensors of the operators that compute in floating point, converting at the edges aside;
+            an output of the file has its name in the signature, e.g. `"SOFTMAX output 'probabilities'"`.
         output_step: largest quantization step among the file's outputs; 0 if none is quantized.
         quantization: grids of the tensors.
     """
@@ -45,13 +46,15 @@ def inspect_tflite(path: Path) -> TFLiteContent:
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     counts: collections.Counter[tuple[str, str]] = collections.Counter()
     floats: list[str] = []
-    for graph in model.subgraphs:
+    for number, graph in enumerate(model.subgraphs):
+        outputs = _output_names(model, number)
         for operator in graph.operators:
             name, dtype = _tflite_operator(model, graph, operator)
             counts[name, dtype] += 1
             is_edge = name in _EDGE_OPERATORS or (name == "CAST" and operator.inputs[0] in graph.inputs)
             if dtype.startswith(("float", "bfloat")) and not is_edge:
-                floats.append(f"{name} {graph.tensors[operator.outputs[0]].name.decode()}")
+                made = operator.outputs[0]
+                floats.append(f"{name} {outputs.get(made) or graph.tensors[made].name.decode()}")
     grids = tuple(
         _grid(tensor, _steps(model, graph, tensor))
         for graph in model.subgraphs
@@ -59,6 +62,21 @@ def inspect_tflite(path: Path) -> TFLiteContent:
         if len(_steps(model, graph, tensor))
     )
     return TFLiteContent(_counted(counts), tuple(floats), _output_step(model, model.subgraphs[0]), grids)
+
+
+def _output_names(model: Any, graph: int) -> dict[int, str]:
+    """Return the names of a graph's outputs in its signature, by the number of the tensor, before rounding, too."""
+    maps = [one for known in model.signatureDefs or () if known.subgraphIndex == graph for one in known.outputs]
+    names = {one.tensorIndex: output_named(one.name.decode()) for one in maps}
+    for operator in model.subgraphs[graph].operators:
+        if operator_name(model, operator) == "QUANTIZE" and operator.outputs[0] in names:
+            names[operator.inputs[0]] = names[operator.outputs[0]]
+    return names
+
+
+def output_named(name: str) -> str:
+    """Return how `float_operators` names an output of the signature."""
+    return f"output {name!r}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Keras model to `.tflite`, in six numeric schemes."""
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,12 +22,12 @@ from kopt.core.settings import whole
 from kopt.data import calibration as sample
 from kopt.export.assembly import Converted, assemble
 from kopt.export.fused_rnn import fused_source
-from kopt.export.inspection import DenseOperator, TFLiteContent, dense_operators, inspect_tflite
+from kopt.export.inspection import DenseOperator, TFLiteContent, dense_operators, inspect_tflite, output_named
 from kopt.export.integers import few_examples_note, integer_notes
 from kopt.export.manifest import check_target
 from kopt.export.process import converter
 from kopt.export.source import SIGNATURE, Source, prepare, save_arrays, trace
-from kopt.export.trained import trained_for, with_function_of
+from kopt.export.trained import integer_outputs, trained_for, with_function_of
 from kopt.export.twins import has_normalization, integer_normalization, is_trained_for_integers, trained_twin
 from kopt.export.verification import examples
 from kopt.graph import GraphView, signature
@@ -41,7 +42,12 @@ FLEX_NOTE = (
     "run. Check it in the runtime it is meant for."
 )
 _BLOCK_SIZES = (32, 64, 128, 256)
-_PART_OF_OPERATOR = (keras.layers.Activation, keras.layers.ReLU, keras.layers.BatchNormalization)
+_PART_OF_OPERATOR = (
+    keras.layers.Activation,
+    keras.layers.ReLU,
+    keras.layers.BatchNormalization,
+    keras.layers.Identity,
+)
 
 
 @preserved_random_state()
@@ -120,15 +126,23 @@ def tflite(
     ranges = None if calibration is None else sample(calibration, samples=samples, seed=seed, inputs=inputs)
     compared = examples(ranges, inputs, seed, name="calibration")
     keep_float = _tensor_patterns(model, fallback) if trained is None else _patterns_of_float_layers(trained)
-    may_be_float = [""] if trained is not None and _has_float_operations(trained) else keep_float
+    # The tensors of operations of `keras.ops` do not carry their names.
+    in_float = (fallback, keep_float) if trained is None else (getattr(trained, "float_layers", ()),) * 2
+    float_outputs = _float_outputs(model if trained is None else trained, *in_float)
+    may_be_float = [*keep_float, *_patterns_of_outputs(float_outputs or {})]
+    if trained is not None and _has_float_operations(trained):
+        may_be_float = [""]
     check_target(path, format="tflite", overwrite=overwrite)
     converter.start()
-    source, fused = _convertible(trace(model, batch_size=batch_size), kind)
+    io_dtype = config.io_dtype or kind.io_dtypes[0]
+    rounds_outputs = trained is not None and io_dtype != "float32"
+    with integer_outputs(trained) if rounds_outputs else contextlib.nullcontext():
+        source, fused = _convertible(trace(model, batch_size=batch_size), kind)
     job = {
         "signature": SIGNATURE,
-        "io_dtype": config.io_dtype or kind.io_dtypes[0],
+        "io_dtype": io_dtype,
         "keep_float": keep_float,
-        "float_outputs": None if trained is not None else _float_outputs(model, fallback, keep_float),
+        "float_outputs": float_outputs,
         "half_weights": is_half,
         "narrow_kernels": [] if trained is None else _patterns_of(trained, _narrow_layers(trained)),
         "select_ops": select_ops,
@@ -203,6 +217,10 @@ def _is_half(fallback_dtype: str, scheme: Scheme) -> bool:
 def _patterns_of_float_layers(trained: Any) -> list[str]:
     layers = {layer.name for layer in trained.layers}
     return _patterns_of(trained, [name for name in getattr(trained, "float_layers", ()) if name in layers])
+
+
+def _patterns_of_outputs(float_outputs: Mapping[str, Sequence[str]]) -> list[str]:
+    return [f" {re.escape(output_named(name))}$" for names in float_outputs.values() for name in names]
 
 
 def _patterns_of(trained: Any, layers: Sequence[str]) -> list[str]:
@@ -413,7 +431,7 @@ def _behind(view: GraphView, tensor: Any, prefix: str) -> Iterator[str]:
         yield from _behind(call.nested, call.nested.outputs[place], f"{prefix}{call.operation.name}/")
         return
     yield f"{prefix}{call.operation.name}"
-    if isinstance(call.operation, _PART_OF_OPERATOR):
+    if isinstance(call.operation, _PART_OF_OPERATOR) or hasattr(call.operation, "rounds_output"):
         yield from _behind(view, call.inputs[0], prefix)
 
 

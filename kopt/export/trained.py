@@ -1,6 +1,8 @@
 """A model that was trained for integers: whether one is, and the graph that converters get in its place."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ from kopt.core.errors import ConfigError
 from kopt.core.schemes import Scheme
 from kopt.export.source import Source, trace
 from kopt.export.twins import is_trained_for_integers
+from kopt.graph.internals import flatten_layers
 
 
 def trained_for(model: Any, scheme: Scheme) -> Any:
@@ -41,6 +44,19 @@ def has_ranges(model: Any) -> bool:
     """
     model = model.model if isinstance(model, Source) else model
     return model is not None and not isinstance(model, Path) and is_trained_for_integers(model)
+
+
+@contextlib.contextmanager
+def integer_outputs(model: Any) -> Iterator[None]:
+    """Let a model that was trained for integers round outputs that it computes in float, too."""
+    layers = [layer for layer in flatten_layers(model) if hasattr(layer, "rounds_output")]
+    for layer in layers:
+        layer.rounds_output = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.rounds_output = False
 
 
 def with_function_of(source: Source, twin: Any) -> Source:

@@ -8,6 +8,10 @@ from kopt.quantize.steps import Step
 class Placement:
     """The ranges of a model.
 
+    Attributes:
+        meeting: steps and keys of what they take whose tensors are rounded once more there.
+        watched: keys of outputs of the model that layers in float give.
+
     A range belongs to a group of tensors: those that pooling, reshaping, padding and concatenation make of each other,
     because TFLite computes these operators with one scale for input and output. A group whose range TFLite fixes, such
     as that of a softmax, takes no other tensors in: those are rounded once more where the two meet.
@@ -27,12 +31,14 @@ class Placement:
         self._ends: dict[int, tuple[float, float]] = {}
         self._sites: dict[int, int] = {}
         self._again: dict[int, str] = {}
+        self.watched: set[int] = set()
         takers: dict[int, list[Step]] = {}
         for step in steps:
             for key in step.inputs:
                 takers.setdefault(key, []).append(step)
+        self._needed = _needed(steps)
         # What layers in float alone take is not rounded before them.
-        self._observed = [key for key in inputs if any(_rounds(step) for step in takers.get(key, ())) or key in outputs]
+        self._observed = [key for key in inputs if key in self._needed or key in outputs]
         for key in self._observed:
             self._parents[key] = key
         for step in steps:
@@ -83,12 +89,18 @@ class Placement:
 
     def _place(self, step: Step, takers: dict[int, list[Step]], outputs: set[int]) -> None:
         role = step.role
+        known = [key for key in step.inputs if key in self._parents]
+        # What layers in float give to such alone, or to the outputs of the model, is not rounded behind them.
+        stays_float = role.unfit or (role.vanishes and not known)
+        made_here = [key for key in step.outputs if key in self._needed or not stays_float]
         if role.range == "none":
             return
-        for key in step.outputs:
+        self.watched.update(outputs.intersection(step.outputs).difference(made_here))
+        if not made_here:
+            return
+        for key in made_here:
             self._parents[key] = key
         (made, *_) = step.outputs
-        known = [key for key in step.inputs if key in self._parents]
         if role.range == "fixed" and role.ends is not None:
             self._ends[made] = role.ends
             self._again[made] = ""
@@ -99,7 +111,7 @@ class Placement:
         elif role.range == "tied" and known:
             self._tie(made, known)
         else:
-            self._observed += [key for key in step.outputs if not self._is_inside(key, step, takers, outputs)]
+            self._observed += [key for key in made_here if not self._is_inside(key, step, takers, outputs)]
 
     def _tie(self, made: int, known: Sequence[int]) -> None:
         """Give what is made of several tensors one range with them; where TFLite fixes some, they meet the others."""
@@ -146,5 +158,11 @@ class Placement:
         return number
 
 
-def _rounds(step: Step) -> bool:
-    return not step.role.unfit and step.role.range != "none"
+def _needed(steps: Sequence[Step]) -> set[int]:
+    """Return the keys of what operators take that compute in integers."""
+    found: set[int] = set()
+    for step in reversed(steps):
+        is_integer = not step.role.unfit and step.role.range != "none"
+        if is_integer and (not step.role.vanishes or found.intersection(step.outputs)):
+            found.update(step.inputs)
+    return found

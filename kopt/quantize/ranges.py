@@ -169,6 +169,28 @@ class Quantizer(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("kopt")
+class OutputRange(Quantizer):
+    """Follows the range of an output that is computed in float, for files that give integers there.
+
+    Attributes:
+        rounds_output: it rounds, too; off but while such a file is made.
+    """
+
+    rounds_output = False
+
+    def call(
+        self, inputs: Any, site: int = -1, ties: str = "", positive: bool = False, training: bool | None = None
+    ) -> tuple[Any, Any]:
+        """Return the tensor and the step of its grid; see `Quantizer`."""
+        rounded, step = super().call(inputs, site, ties, positive, training)
+        return rounded if self.rounds_output else inputs, step
+
+    def for_converter(self) -> Any:
+        """Return what stands here in a model for a converter: nothing, or the grid if it rounds."""
+        return super().for_converter() if self.rounds_output else lambda inputs, **_: (inputs, keras.ops.ones(()))
+
+
+@keras.saving.register_keras_serializable("kopt")
 class FixedQuantizer(keras.layers.Layer):
     """Rounds a tensor to a grid that does not change, such as that of a softmax."""
 

@@ -14,7 +14,7 @@ from kopt.profile.cost.flat import FlatGraph
 from kopt.quantize import grids
 from kopt.quantize.affine import Affine
 from kopt.quantize.placement import Placement
-from kopt.quantize.ranges import FixedQuantizer, Quantizer
+from kopt.quantize.ranges import FixedQuantizer, OutputRange, Quantizer
 from kopt.quantize.rules import DIVISIONS
 from kopt.quantize.steps import ARITHMETIC, OBSERVED, Step
 from kopt.quantize.weights import QuantizedWeights
@@ -118,6 +118,10 @@ class Retracing:
 
     def _rounded(self, tensor: Any, key: int, name: str, positive: bool = False) -> Any:
         placement = self._placement
+        if key in placement.watched:
+            watching = OutputRange(self._rule, self._bits, name=self._names(f"{name}_range"))
+            self.quantizers.append(watching.name)
+            return watching(tensor, site=0)[0]
         if not placement.is_rounded(key):
             return tensor
         group, ends = placement.group(key), placement.ends(key)

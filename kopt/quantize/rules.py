@@ -5,16 +5,31 @@ from typing import Any
 import keras
 
 from kopt.quantize.activations import ending_of
-from kopt.quantize.steps import ARITHMETIC, AVERAGED, INTERPOLATED, NONE, OBSERVED, SAME, TIED, UNTIED, Role, left
+from kopt.quantize.steps import (
+    ARITHMETIC,
+    AVERAGED,
+    INTERPOLATED,
+    NONE,
+    OBSERVED,
+    SAME,
+    TIED,
+    UNTIED,
+    VANISHING,
+    Role,
+    left,
+)
 
 L = keras.layers
-# Layers that inference passes through, or that move values without computing new ones.
+# Layers that move values without computing new ones.
 _MOVING = (
-    *("Flatten", "Reshape", "Permute", "RepeatVector", "Identity", "ActivityRegularization"),
+    *("Flatten", "Reshape", "Permute", "RepeatVector"),
     *("Cropping1D", "Cropping2D", "Cropping3D", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", "CenterCrop"),
     *("MaxPooling1D", "MaxPooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D", "UpSampling1D", "UpSampling3D"),
+)
+# Layers that inference passes through.
+_VANISHING = (
     *("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "GaussianNoise"),
-    *("AlphaDropout", "StochasticDepth"),
+    *("AlphaDropout", "StochasticDepth", "Identity", "ActivityRegularization"),
 )
 _ONE_OPERATOR = ("LeakyReLU", "Embedding", "GlobalAveragePooling1D", "GlobalAveragePooling2D")
 _OPERATIONS = {
@@ -75,7 +90,7 @@ def activation_of(operation: Any) -> Any:
 def activation_role(function: Any, bits: int) -> Role:
     """Return the role of an activation."""
     if function is keras.activations.linear:
-        return SAME
+        return VANISHING
     ending = ending_of(function, bits)
     if ending.unfit:
         return left(ending.unfit)
@@ -120,6 +135,7 @@ def _name(operation: Any) -> str:
 
 _LAYERS: dict[Any, Any] = {
     **dict.fromkeys(_MOVING, SAME),
+    **dict.fromkeys(_VANISHING, VANISHING),
     **dict.fromkeys(_ONE_OPERATOR, OBSERVED),
     **dict.fromkeys(("AveragePooling1D", "AveragePooling2D"), AVERAGED),
     **dict.fromkeys(("Concatenate", "Maximum", "Minimum"), TIED),

@@ -20,6 +20,7 @@ class Role:
         ties: of a `"same"` step that computes means: how they are rounded, see `grids.quantize_means`.
         takes_activation: the activation behind it is part of its operator.
         is_activation: it is such an activation.
+        vanishes: inference passes through it, so that a file has no operator for it.
         unfit: why it computes in float; empty if it does not.
     """
 
@@ -28,12 +29,14 @@ class Role:
     ties: str = ""
     takes_activation: bool = False
     is_activation: bool = False
+    vanishes: bool = False
     unfit: str = ""
 
 
 OBSERVED = Role()
 ARITHMETIC = Role(takes_activation=True)
 SAME = Role("same")
+VANISHING = Role("same", vanishes=True)
 AVERAGED = Role("same", ties="away")
 INTERPOLATED = Role("same", ties="up")
 TIED = Role("tied")

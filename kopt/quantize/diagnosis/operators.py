@@ -8,13 +8,13 @@ import keras
 
 from kopt.graph import Call
 from kopt.graph.internals import node_of
-from kopt.quantize.ranges import FixedQuantizer, Quantizer
+from kopt.quantize.ranges import FixedQuantizer, OutputRange, Quantizer
 from kopt.quantize.weights import QuantizedWeights
 
 L = keras.layers
 _ACTIVATIONS = (L.Activation, L.ReLU)
 # Layers that are no operator of a file, or part of the one before.
-NO_OPERATOR = (*_ACTIVATIONS, L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.Identity)
+NO_OPERATOR = (*_ACTIVATIONS, L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.Identity, OutputRange)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class OperatorFinder:
         """Take up a call; return the operator that ends with it, if one does."""
         calls = _merged(self._open.get(id(tensor), ()) for tensor in call.inputs)
         takes = _merged(self._takes.get(id(tensor), ()) for tensor in call.inputs)
-        if not isinstance(call.operation, (Quantizer, FixedQuantizer)):
+        if not isinstance(call.operation, (Quantizer, FixedQuantizer)) or isinstance(call.operation, OutputRange):
             for tensor in call.outputs:
                 self._open[id(tensor)], self._takes[id(tensor)] = (*calls, call), takes
             return None

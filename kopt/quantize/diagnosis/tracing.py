@@ -13,7 +13,7 @@ from kopt.graph.running import run
 from kopt.profile.layer_sensitivity.cuts import Cuttable
 from kopt.quantize.activations import Composite
 from kopt.quantize.diagnosis.operators import Operator, OperatorFinder
-from kopt.quantize.ranges import FixedQuantizer, Quantizer
+from kopt.quantize.ranges import FixedQuantizer, OutputRange, Quantizer
 from kopt.quantize.weights import QuantizedWeights
 from kopt.train.interception import replaced
 
@@ -113,7 +113,7 @@ class RoundedTrace(Cuttable):
             for layer in view.layers:
                 if isinstance(layer, QuantizedWeights):
                     stack.enter_context(replaced(layer, "call", self._weights(layer)))
-                elif isinstance(layer, Quantizer):
+                elif isinstance(layer, Quantizer) and not isinstance(layer, OutputRange):
                     stack.enter_context(replaced(layer, "call", self._quantizer(layer)))
                 elif isinstance(layer, FixedQuantizer):
                     stack.enter_context(replaced(layer, "call", self._optional(layer.call)))

@@ -126,6 +126,48 @@ def test_a_skipped_layer_is_float_in_the_file(tmp_path):
     assert counts["FULLY_CONNECTED", "int8"] == 2
 
 
+def with_a_float_end(end):
+    keras.utils.set_random_seed(4)
+    i = keras.Input((8,), name="x")
+    scores = L.Dense(5, name="scores")(L.Dense(16, activation="relu", name="first")(i))
+    return keras.Model(i, end(L.Dropout(0.5)(scores)))
+
+
+@pytest.mark.parametrize(
+    ("end", "skipped", "integers"),
+    [
+        (L.Softmax, ["softmax"], 2),
+        (L.Softmax, ["softmax", "scores"], 1),
+        (lambda **_: keras.ops.softmax, ["softmax"], 2),
+        (lambda name: L.Dense(3, name=name), ["softmax"], 2),
+    ],
+    ids=["softmax", "two", "operation", "dense"],
+)
+@pytest.mark.slow
+def test_what_float_layers_give_each_other_and_the_user_is_not_rounded(end, skipped, integers, tmp_path):
+    x = np.random.default_rng(4).uniform(-1, 1, (4 * COUNT, 8)).astype(np.float32)
+    model = with_a_float_end(end(name="softmax"))
+    copy, _ = kopt.quantize.aware(model, skip=skipped, calibration=x, samples=len(x))
+    made = kopt.export.tflite(copy, tmp_path / "m.tflite", scheme="int8")
+    counts = {(one.name, one.dtype): one.count for one in made.operators}
+    assert counts["FULLY_CONNECTED", "int8"] == integers
+    outputs = copy.predict(x, verbose=0)
+    np.testing.assert_allclose(kopt.measure.load(made.path).predict(x), outputs, atol=1e-6)
+    assert len(np.unique(outputs)) > 256  # more than there are on a grid of 8 bits
+
+
+@pytest.mark.slow
+def test_a_float_end_gives_integers_where_they_are_asked_for(tmp_path):
+    x = np.random.default_rng(4).uniform(-1, 1, (4 * COUNT, 8)).astype(np.float32)
+    copy, _ = kopt.quantize.aware(with_a_float_end(L.Dense(3, name="end")), skip=["end"], calibration=x, samples=len(x))
+    made = kopt.export.tflite(copy, tmp_path / "m.tflite", scheme="int8", io_dtype="int8")
+    assert [one.dtype for one in made.outputs] == ["int8"]
+    outputs = copy.predict(x, verbose=0)
+    step = (outputs.max() - outputs.min()) / 255
+    assert len(np.unique(outputs)) > 256  # the copy is as it was
+    np.testing.assert_allclose(kopt.measure.load(made.path).predict(x), outputs, atol=0.51 * step)
+
+
 def steps_apart(name, path):
     layers, shape = OPERATORS[name]
     # Of other seeds one case in twenty has an output so near to the middle of two steps that float32 rounds it wrongly.

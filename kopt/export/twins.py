@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from kopt.graph import copy_subclassed, copy_weights, rewrite
+from kopt.graph.configs import rebuilding
 from kopt.graph.internals import flatten_layers, graph_of
 
 _OTHER_FLOATS = ("float16", "bfloat16", "float64")
@@ -99,7 +100,8 @@ def _in_float32(layer: Any) -> Any:
     """Return a copy of a layer that computes in another type of reals, or has such a layer inside."""
     if not any(one.compute_dtype in _OTHER_FLOATS for one in flatten_layers(layer)):
         return None
-    twin = type(layer).from_config(_with_float32(layer.get_config()))
+    with rebuilding(layer):
+        twin = type(layer).from_config(_with_float32(layer.get_config()))
     for inner in flatten_layers(twin):
         _set_float32(inner)
     return twin

@@ -2,11 +2,19 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 
 from kopt.core.errors import KoptError, UnsupportedModelError, words_of
-from kopt.graph.internals import serializing_in_memory
+from kopt.graph.internals import functions_kept, serializing_in_memory
+
+
+def config_of(layer: keras.layers.Layer) -> dict[str, Any]:
+    """Return the config of a layer to be read, without the warning of Keras that a lambda in it is unsafe in a file."""
+    with serializing_in_memory():
+        config: dict[str, Any] = layer.get_config()
+    return config
 
 
 @contextlib.contextmanager
@@ -21,7 +29,7 @@ def rebuilding(layer: keras.layers.Layer, path: str = "") -> Iterator[None]:
         UnsupportedModelError: it does not rebuild from its config.
     """
     try:
-        with serializing_in_memory():
+        with serializing_in_memory(), functions_kept(layer):
             yield
     except KoptError:
         raise

@@ -6,14 +6,20 @@
 import contextlib
 import copy
 import sys
+import types
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src import activations
 from keras.src.models.functional import Functional
 from keras.src.saving.serialization_lib import SafeModeScope
+
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
+# What `keras.layers.Lambda` asks for the entries of its config.
+_NAMING = "_serialize_function_to_config"
 
 FunctionalModel = Functional
 
@@ -164,6 +170,54 @@ def serializing_in_memory() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The object being serialized includes a `lambda`")
         yield
+
+
+@contextlib.contextmanager
+def functions_kept(layer: keras.layers.Layer) -> Iterator[None]:
+    """Let copies of `layer` that are made of its config have the functions themselves that the layers inside it have.
+
+    Those are functions of `Lambda`, and activations that are not of Keras. Keras makes them of byte code, without what
+    they refer to, or of registered names. Here a config has a name for each that is known in this context: it is for
+    copies in memory, not for files.
+    """
+    inside = flatten_layers(layer)
+    lambdas = [
+        one
+        for one in inside
+        if isinstance(one, keras.layers.Lambda) and _NAMING not in vars(one)  # it is there in an outer context
+    ]
+    ends = [getattr(one, name, None) for one in inside for name in ("activation", "recurrent_activation")]
+    found = [
+        *(getattr(one, name) for one in lambdas for name in ("function", "_output_shape")),
+        *(one for one in ends if isinstance(one, _FUNCTIONS) and not one.__module__.startswith("keras.")),
+    ]
+    functions = {f"kopt>{id(one)}": one for one in found if callable(one)}
+    known = keras.saving.get_custom_objects()
+    added = functions.keys() - known.keys()
+    serialize = activations.serialize
+
+    def name_of(function: Any) -> Any:
+        name = f"kopt>{id(function)}"
+        return name if name in functions else function  # a mask: `Lambda.from_config` takes it as it is
+
+    def config_of(function: Any) -> Any:
+        name = name_of(function)
+        if name is function:
+            return serialize(function)
+        return {"module": "builtins", "class_name": "function", "config": name, "registered_name": "function"}
+
+    known.update(functions)
+    activations.serialize = config_of
+    for one in lambdas:
+        object.__setattr__(one, _NAMING, name_of)
+    try:
+        yield
+    finally:
+        for one in lambdas:
+            object.__delattr__(one, _NAMING)
+        activations.serialize = serialize
+        for name in added:
+            del known[name]
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import tf_keras
 
 from kopt.core.errors import UnsupportedModelError
 from kopt.core.randomness import preserved_random_state
+from kopt.graph.activation_functions import keras_activation
 from kopt.graph.internals import copy_stateless, mask_of, node_of, takes_training
 from kopt.graph.legacy_layers import hard_sigmoid
 from kopt.graph.naming import layer_paths
@@ -381,6 +382,7 @@ def _config(layer: keras.layers.Layer, path: str, name: str) -> dict[str, Any]:
 
 
 def _activation(function: Any, path: str) -> str:
+    function = keras_activation(function)
     if function not in _ACTIVATIONS:
         name = getattr(function, "__name__", type(function).__name__)
         known = sorted(known.__name__ for known in _ACTIVATIONS if known is not hard_sigmoid)

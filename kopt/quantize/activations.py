@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kopt.graph.activation_functions import keras_activation
 from kopt.quantize import grids, modes
 
 A = keras.activations
@@ -56,7 +57,7 @@ _ENDINGS: dict[Any, Callable[[int], Ending]] = {
 
 def ending_of(activation: Any, bits: int) -> Ending:
     """Return how an activation is computed; of one that is not known only the output is rounded."""
-    known = _ENDINGS.get(activation)
+    known = _ENDINGS.get(keras_activation(activation))
     name = getattr(activation, "__name__", type(activation).__name__)
     return Ending(unfit=f"its activation {name!r} has no integer operator") if known is None else known(bits)
 

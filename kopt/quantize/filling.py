@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kopt.graph.configs import config_of
 from kopt.quantize.affine import Affine
 from kopt.quantize.kernels import operands
 
@@ -41,7 +42,7 @@ class Fill:
 
 def with_bias(layer: Any) -> Any:
     """Return a layer with a bias for every output channel; the layer itself if it has one."""
-    config = layer.get_config()
+    config = config_of(layer)
     if isinstance(layer, L.EinsumDense):
         _, kernel, output = operands(layer)
         return type(layer).from_config({**config, "bias_axes": "".join(one for one in output if one in kernel)})
@@ -50,7 +51,7 @@ def with_bias(layer: Any) -> Any:
 
 def without_activation(layer: Any) -> tuple[Any, Fill]:
     """Return a layer that gives what another gives before its activation."""
-    config = {**layer.get_config(), "activation": None, "dtype": "float32"}
+    config = {**config_of(layer), "activation": None, "dtype": "float32"}
     return type(layer).from_config(config), Fill(
         layer.kernel.numpy(), None if layer.bias is None else layer.bias.numpy()
     )

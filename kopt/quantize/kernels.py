@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from kopt.graph.configs import config_of
 from kopt.quantize.affine import Affine, affine_twin, filled
 
 L = keras.layers
@@ -69,7 +70,7 @@ def _convolve_transposed(layer: Any, inputs: Any, kernel: Any) -> Any:
 
 
 def _same_class(layer: Any, shape: Any, kernel: Any, bias: Any) -> Twin:
-    config = {**layer.get_config(), "use_bias": True, "activation": None, "dtype": "float32"}
+    config = {**config_of(layer), "use_bias": True, "activation": None, "dtype": "float32"}
     twin = type(layer).from_config({key: value for key, value in config.items() if not key.endswith("_constraint")})
     return filled(twin, shape, kernel, bias)
 

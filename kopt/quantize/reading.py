@@ -11,6 +11,7 @@ import numpy as np
 from kopt.core.records.actions import LayerAction
 from kopt.core.records.changes.aware_training import QuantizedKernel
 from kopt.graph import clone_layer, copy_weights
+from kopt.graph.activation_functions import keras_activation
 from kopt.graph.internals import copy_stateless
 from kopt.graph.masks import has_mask
 from kopt.profile.cost.flat import FlatCall, FlatGraph
@@ -153,7 +154,7 @@ class Reader:
         if reason:
             self.leave(call, reason)
             return
-        linear = layer.activation in (None, keras.activations.linear)
+        linear = keras_activation(layer.activation) in (None, keras.activations.linear)
         role = activation_role(layer.activation, self._request.bits) if not linear else None
         norm = self._norm_behind(call) if linear else None
         made = norm.outputs[0] if norm else call.outputs[0] if linear else self.key()
@@ -167,7 +168,7 @@ class Reader:
         if max(layer.dilation_rate) > 1:
             self.leave(call, "the TFLite converter takes a dilated convolution with trained ranges apart")
             return
-        linear = layer.activation in (None, keras.activations.linear)
+        linear = keras_activation(layer.activation) in (None, keras.activations.linear)
         norm = self._norm_behind(call) if linear else None
         between = self.key()
         made = norm.outputs[0] if norm else call.outputs[0] if linear else self.key()
@@ -253,6 +254,7 @@ class Reader:
 
     def activation(self, call: FlatCall, function: Any, taken: int, made: int, role: Role, part: str = "") -> None:
         """Add the step of an activation, of the whole layer or of a part of it."""
+        function = keras_activation(function)
         ending = ending_of(function, self._request.bits)
         layer_name = self._name(call, part or getattr(function, "__name__", "activation"))
         if ending.unfit:

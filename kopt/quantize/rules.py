@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from kopt.graph.activation_functions import keras_activation
 from kopt.quantize.activations import ending_of
 from kopt.quantize.steps import (
     ARITHMETIC,
@@ -74,7 +75,7 @@ def _role_of(operation: Any, bits: int) -> Role:
 def activation_of(operation: Any) -> Any:
     """Return the activation that a layer or operation is, if it has no settings that change it; else `None`."""
     if type(operation) is L.Activation:
-        return operation.activation
+        return keras_activation(operation.activation)
     if type(operation) is L.ReLU and not operation.negative_slope and not operation.threshold:
         ends = {None: keras.activations.relu, 6.0: keras.activations.relu6}
         return ends.get(operation.max_value)
@@ -89,7 +90,7 @@ def activation_of(operation: Any) -> Any:
 
 def activation_role(function: Any, bits: int) -> Role:
     """Return the role of an activation."""
-    if function is keras.activations.linear:
+    if keras_activation(function) is keras.activations.linear:
         return VANISHING
     ending = ending_of(function, bits)
     if ending.unfit:

@@ -4,6 +4,8 @@ from typing import Any
 
 import keras
 
+from kopt.graph.activation_functions import keras_activation
+
 _ACROSS = ("softmax", "log_softmax", "sparsemax", "glu")
 _LAYERS = (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU)
 
@@ -13,6 +15,7 @@ def by_channel(function: Any) -> bool:
 
     Functions of the user may do anything, so they do not count.
     """
+    function = keras_activation(function)
     if isinstance(function, keras.Operation):
         return type(function) in _LAYERS
     return function is None or (function.__module__.startswith("keras.") and described(function) not in _ACROSS)

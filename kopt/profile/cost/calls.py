@@ -9,6 +9,7 @@ import keras
 from kopt.core.errors import ConfigError
 from kopt.core.records.profiles.cost import LayerCost
 from kopt.graph import layer_paths
+from kopt.graph.configs import config_of
 from kopt.graph.internals import inner_layers
 from kopt.profile.cost.flat import FlatCall
 from kopt.profile.cost.formulas import layer_cost, operation_cost
@@ -177,7 +178,7 @@ def _by_formula(operation: Any, operands: tuple[Shape, ...], output: Shape) -> C
     if not kind.__module__.startswith("keras."):
         return None  # A user's class may bear the name of a Keras layer and do something else.
     if isinstance(operation, keras.layers.Layer):
-        return layer_cost(kind.__name__, operation.get_config(), operands, output)
+        return layer_cost(kind.__name__, config_of(operation), operands, output)
     settings = {name: value for name, value in vars(operation).items() if not name.startswith("_")}
     return operation_cost(kind.__name__, settings, operands, output)
 

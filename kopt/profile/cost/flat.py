@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from kopt.graph import Call, GraphView
+from kopt.graph.configs import config_of
 from kopt.profile.cost.contraction import einsum_dense_output
 from kopt.profile.cost.elementwise import KEEPING_THE_BATCH
 from kopt.profile.cost.shapes import Shape
@@ -134,5 +135,5 @@ def _output_shapes(flat: FlatCall) -> tuple[Shape, ...]:
         outputs = keras.tree.flatten(call.operation.compute_output_spec(*args, **kwargs))
     shapes = tuple(tuple(output.shape) for output in outputs)
     if isinstance(call.operation, keras.layers.EinsumDense):
-        return (einsum_dense_output(call.operation.get_config(), flat.input_shapes[0], shapes[0]),)
+        return (einsum_dense_output(config_of(call.operation), flat.input_shapes[0], shapes[0]),)
     return shapes

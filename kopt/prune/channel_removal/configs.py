@@ -58,8 +58,10 @@ def _layer(entry: Mapping[str, Any], by_path: Mapping[str, list[SizeSetting]], k
 def _unbuilt(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return a serialized object, and those inside it, without the shapes that it was built with."""
     left = {key: value for key, value in entry.items() if key not in ("build_config", "compile_config")}
-    inner = {
-        key: _unbuilt(value) if isinstance(value, dict) and "class_name" in value else value
-        for key, value in left["config"].items()
-    }
+    inner = {key: _unbuilt(value) if _is_object(value) else value for key, value in left["config"].items()}
     return {**left, "config": inner}
+
+
+def _is_object(value: Any) -> bool:
+    """Return whether an entry of a config is an object, and not a function, whose own config is its name."""
+    return isinstance(value, dict) and "class_name" in value and isinstance(value.get("config"), dict)

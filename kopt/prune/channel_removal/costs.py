@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from kopt.graph import GraphView
 from kopt.graph.channels import ChannelGraph, Flow, SizeSetting
+from kopt.graph.configs import config_of
 from kopt.profile.cost.flat import FlatCall, flatten_calls, with_batch_of_one
 from kopt.profile.cost.formulas import layer_cost
 from kopt.profile.cost.operands import operand_shapes
@@ -65,7 +66,7 @@ class PrunedCosts:
             if flow.path not in weighted:
                 continue
             settings = tuple(setting for setting in graph.settings if setting.path == flow.path)
-            counted = _Counted(call, flow, call.operation.get_config(), settings)
+            counted = _Counted(call, flow, config_of(call.operation), settings)
             try:
                 self._before += counted.macs(everything)
             except OpenSizeError:

@@ -1,3 +1,5 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -281,10 +283,41 @@ def test_a_replacement_with_another_number_of_outputs_is_refused():
         rewrite(mlp(), lambda layer: (lambda x: [x, x]) if layer.name == "out" else None)
 
 
-def test_a_lambda_is_refused_by_name():
-    model = keras.Sequential([keras.Input((4,)), L.Lambda(lambda x: 2 * x, name="twice")])
-    with pytest.raises(UnsupportedModelError, match=r"'twice' .*Lambda.*register_keras_serializable"):
-        rewrite(model, lambda layer: None)
+FACTOR = 3.0
+
+
+def times_factor(x):
+    return x * FACTOR
+
+
+@pytest.mark.parametrize(
+    "function", [times_factor, lambda x: x * FACTOR, functools.partial(keras.ops.multiply, FACTOR), keras.ops.square]
+)
+def test_a_copy_has_the_functions_of_lambdas(function):
+    own = 1.0 + FACTOR
+    i = keras.Input((3, 4))
+    x = L.TimeDistributed(L.Lambda(function, name="inner"))(i)
+    shifted = L.Lambda(lambda x: x + own, output_shape=lambda shape: shape, name="outer")(x)
+    model = keras.Model(i, L.Dense(2)(shifted))
+    before = keras.saving.get_custom_objects().copy()
+    copy, _ = rewrite(model, lambda layer: None)
+    x = np.random.default_rng(0).normal(size=(5, 3, 4)).astype("float32")
+    np.testing.assert_array_equal(copy(x), model(x))
+    assert copy.get_layer("outer") is not model.get_layer("outer")
+    assert copy.get_layer("outer").function is model.get_layer("outer").function
+    # In files they are as Keras writes them.
+    assert model.get_layer("outer").get_config()["function"]["class_name"] == "__lambda__"
+    assert keras.saving.get_custom_objects() == before
+
+
+def test_a_copy_has_the_activations_of_users():
+    i = keras.Input((3, 4))
+    x = L.GRU(4, activation=lambda x: keras.ops.tanh(x / FACTOR), recurrent_activation=lambda x: x * 0.1)(i)
+    model = keras.Model(i, L.Activation(times_factor)(L.Dense(2, activation=lambda x: x * FACTOR)(x)))
+    copy, _ = rewrite(model, lambda layer: None)
+    x = np.random.default_rng(0).normal(size=(5, 3, 4)).astype("float32")
+    np.testing.assert_allclose(copy(x), model(x), rtol=1e-6)
+    assert model.layers[-1].get_config()["activation"]["config"] == "times_factor"  # in files as Keras writes it
 
 
 def test_a_layer_without_config_is_refused_by_name():

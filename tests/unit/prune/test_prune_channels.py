@@ -546,3 +546,21 @@ def test_a_model_without_attention_has_no_heads():
         kopt.prune.heads(model, keep=0.5)
     with pytest.raises(ConfigError, match=r"Unknown `kinds` 'head'\. Did you mean 'heads'"):
         kopt.prune.channels(model, keep=0.5, kinds=("head",))
+
+
+@keras.saving.register_keras_serializable("kopt_prune_tests")
+def registered_square(x):
+    return x * x
+
+
+@pytest.mark.parametrize(
+    "function", [registered_square, lambda x: x * x, tf.nn.swish], ids=["registered", "lambda", "tensorflow"]
+)
+def test_functions_as_activations_stay(function):
+    i = keras.Input((6,))
+    own = L.Dense(5, activation=function, name="own")(L.Dense(16, activation=tf.nn.relu, name="hidden")(i))
+    model = keras.Model(i, L.Dense(2)(own))
+    model, smaller, _ = with_zeros(randomized(model), 0.5, protect=["own"])
+    assert smaller.get_layer("own").activation is function
+    assert smaller.get_layer("hidden").units == 8
+    assert largest_difference(model, smaller) < 1e-5

@@ -233,6 +233,23 @@ def test_skips_by_class():
     assert {one.layer for one in report.left} == {"conv0", "conv1"}
 
 
+def with_activations(relu, softmax, relu6):
+    keras.utils.set_random_seed(3)
+    i = keras.Input((8,), name="x")
+    hidden = L.Activation(relu6, name="six")(L.Dense(16, activation=relu, name="hidden")(i))
+    return keras.Model(i, L.Dense(4, activation=softmax, name="shares")(hidden), name="net")
+
+
+@pytest.mark.parametrize("names", [tf.nn, keras.ops], ids=["tensorflow", "ops"])
+def test_activations_of_other_names_are_those_of_keras(names):
+    x, _ = batch()
+    expected, report = aware(with_activations("relu", "softmax", "relu6"), calibration=x)
+    copy, other = aware(with_activations(names.relu, names.softmax, names.relu6), calibration=x)
+    assert other == report
+    assert not report.left
+    np.testing.assert_array_equal(copy(x), expected(x))
+
+
 def test_what_has_no_integer_operator_is_listed_with_the_reason():
     _, report = aware(zoo.build("conv1d"))
     assert [(one.type, one.detail) for one in report.left] == [("SeparableConv1D", "TFLite has no integer ELU")]

@@ -318,10 +318,12 @@ def test_a_subclassed_model_must_name_its_output_layer():
     assert mixed.head.kernel.value is model.head.kernel.value
 
 
-def test_a_lambda_is_refused_by_name():
+def test_a_lambda_computes_in_the_new_precision():
     model = keras.Sequential([keras.Input((4,)), L.Lambda(lambda x: 2 * x, name="twice"), L.Dense(1)])
-    with pytest.raises(UnsupportedModelError, match=r"'twice' .*Lambda.*cannot be copied"):
-        to_precision(model, "mixed_bfloat16")
+    mixed, _ = to_precision(model, "mixed_bfloat16")
+    x = np.ones((2, 4), "float32")
+    assert mixed.get_layer("twice").compute_dtype == "bfloat16"
+    np.testing.assert_allclose(mixed(x), model(x), rtol=2e-2)
 
 
 def test_compile_scales_the_loss_of_a_float16_model_and_one_optimizer_serves_both():

@@ -47,7 +47,7 @@ def require_built(model: keras.Model) -> None:
     """
     if not isinstance(model, keras.Model):
         kind = f"{type(model).__module__}.{type(model).__qualname__}"
-        hint = " Save it to a file and open that with `kopt.load_model`." if kind.startswith("tf_keras.") else ""
+        hint = " `kopt.graph.from_tf_keras(model)` makes one of it." if kind.startswith("tf_keras.") else ""
         raise InputError(f"Expected a Keras 3 model (`keras.Model`). Received: {kind}.{hint}")
     if graph_of(model) is not None:
         return

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from kopt.core.errors import KoptError, UnsupportedModelError, words_of
 from kopt.graph.internals import functions_kept, serializing_in_memory
@@ -15,6 +16,19 @@ def config_of(layer: keras.layers.Layer) -> dict[str, Any]:
     with serializing_in_memory():
         config: dict[str, Any] = layer.get_config()
     return config
+
+
+def without_arrays(config: Any) -> Any:
+    """Return a config, or a part of one, for weights of another shape: initializers that are arrays become zeros."""
+    if isinstance(config, keras.initializers.Constant):
+        return keras.initializers.Zeros() if np.ndim(config.value) else config
+    if isinstance(config, list):
+        return [without_arrays(value) for value in config]
+    if not isinstance(config, dict):
+        return config
+    if config.get("class_name") == "Constant" and not isinstance(config["config"]["value"], (int, float)):
+        return keras.saving.serialize_keras_object(keras.initializers.Zeros())
+    return {key: without_arrays(value) for key, value in config.items()}
 
 
 @contextlib.contextmanager

@@ -9,12 +9,11 @@ from kopt.graph.naming import is_kernel
 from kopt.prune.channel_removal.pruning import ChannelPruning
 from kopt.prune.gradual_removal.channel_masks import ChannelMasks
 from kopt.prune.gradual_removal.gradual_channels import without_masked_channels
-from kopt.prune.plain import masked_inside
 from kopt.prune.sparse_learning.group_lasso import GroupLasso, penalty_report
 from kopt.prune.sparse_learning.penalties import PenalizedModel
 from kopt.prune.weight_masks.by_magnitude import Magnitude, masks_of, record_of, report_of
 from kopt.prune.weight_masks.by_tfmot import stripped, twin_pruning_of
-from kopt.train.weight_constraints import plain_copy
+from kopt.train.weight_constraints import masked_inside, plain_copy
 
 
 def finalize(model: keras.Model) -> tuple[keras.Model, Magnitude | ChannelPruning | GroupLasso]:

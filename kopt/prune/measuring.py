@@ -74,8 +74,9 @@ def measured(
     number("seconds", seconds, least=0, open_below=True)
     if not isinstance(report, (_Counted, MagnitudePruning)):
         raise InputError(
-            f"`report` is what a function of `kopt.prune` or `kopt.restructure` returned with the model. Received: "
-            f"{type(report).__module__}.{type(report).__qualname__}."
+            f"`report` must be one that counts what went: of `channels`, `heads`, `constant_channels`, `iterative`, "
+            f"`magnitude`, `gradient` or `finalize` of `kopt.prune`, or of a function of `kopt.restructure` that "
+            f"replaces layers. Received: {type(report).__module__}.{type(report).__qualname__}."
         )
     if isinstance(report, _Counted):
         _require_reported(report, before, after)

@@ -3,15 +3,9 @@
 import keras
 
 from kopt.core.errors import InputError
-from kopt.graph.internals import flatten_layers
 from kopt.prune.sparse_learning.penalties import PenalizedModel
 from kopt.prune.weight_masks.masks import Masks
-from kopt.train.weight_constraints import ConstrainedModel, constraints_of
-
-
-def masked_inside(model: keras.Model) -> list[keras.Model]:
-    """Return the models with masks or codebooks in a model, itself first."""
-    return [one for one in flatten_layers(model) if isinstance(one, ConstrainedModel) and constraints_of(one)]
+from kopt.train.weight_constraints import constraints_of, masked_inside
 
 
 def require_unmasked(model: keras.Model) -> None:

@@ -282,9 +282,9 @@ def as_schedule(given: Any) -> Schedule:
     """
     if isinstance(given, Schedule):
         return given
-    if isinstance(given, (int, float)) and not isinstance(given, bool):
+    if isinstance(given, (int, float, np.integer, np.floating)) and not isinstance(given, bool):
         return Constant(float(given))
-    if callable(given) and hasattr(given, "get_config"):
+    if callable(given) and hasattr(given, "get_config") and not isinstance(given, type):
         config = given.get_config()
         if type(given).__module__.startswith("tensorflow_model_optimization"):
             return FromTfmot(type(given).__name__, config["config"])

@@ -1,6 +1,7 @@
 """Batch normalization folded into the layers beside it."""
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 
 import keras
 import numpy as np
@@ -8,10 +9,11 @@ import numpy as np
 from kopt.core.randomness import preserved_random_state
 from kopt.core.records.actions import LayerAction
 from kopt.graph import Call, GraphView
+from kopt.graph.internals import flatten_layers
 from kopt.restructure import folding
 from kopt.restructure.accounting import Change, Costs, Restructuring, make_report
 from kopt.restructure.kinds import KINDS, TRANSPOSE, altered, kernel_names
-from kopt.restructure.selection import require_applied
+from kopt.restructure.selection import require_applied, require_unconstrained
 from kopt.restructure.sites import Site, sites_of
 from kopt.restructure.substitution import Substitute, Weights, changed, substituted, values
 
@@ -44,7 +46,7 @@ def fold_batch_norm(model: keras.Model) -> tuple[keras.Model, Restructuring]:
         layer they went into, `left` the others with the reason.
 
     Raises:
-        InputError: not a Keras model, or not built.
+        InputError: not a Keras model, not built, or one that carries masks or codebooks.
         UnsupportedModelError: a subclassed model, or none of its normalizations can be folded.
 
     Example:
@@ -58,12 +60,23 @@ def fold_batch_norm(model: keras.Model) -> tuple[keras.Model, Restructuring]:
     Inference", 2018, section 3.2.
     """
     view = GraphView.of(model)
-    folder = _Folder(sites_of(view))
+    require_unconstrained(model)
+    sites = sites_of(view)
+    folder = _Folder(sites)
     folder.run()
-    left = {path: LayerAction(path, "BatchNormalization", reason) for path, reason in folder.reasons.items()}
+    left = {path: LayerAction(path, "BatchNormalization", reason) for path, reason in _wrapped(sites)}
+    left |= {path: LayerAction(path, "BatchNormalization", reason) for path, reason in folder.reasons.items()}
     require_applied("fold_batch_norm", model.name, len(folder.into), left.values(), "BatchNormalization")
     folded = substituted(model, folder.substitutes())
     return folded, make_report("fold_batch_norm", Costs.of(model), Costs.of(folded), folder.changes(), left)
+
+
+def _wrapped(sites: Iterable[Site]) -> Iterator[tuple[str, str]]:
+    """Yield normalizations inside other layers, such as `TimeDistributed`, with the reason why they are left."""
+    for site in sites:
+        for inner in flatten_layers(site.layer)[1:]:
+            if type(inner) is L.BatchNormalization:
+                yield f"{site.path}/{inner.name}", f"it is a part of {site.path!r} ({type(site.layer).__name__})"
 
 
 @dataclasses.dataclass

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from kopt.graph import FreshNames
+from kopt.graph.configs import without_arrays
 from kopt.restructure import factors
 from kopt.restructure.sites import Site
 from kopt.restructure.substitution import Substitute, changed, like, values
@@ -260,7 +261,10 @@ def _pointwise_last(layer: Any) -> Any:
 
 
 def _kept(layer: Any) -> dict[str, Any]:
-    return {"kernel_initializer": layer.kernel_initializer, "kernel_regularizer": layer.kernel_regularizer}
+    return {
+        "kernel_initializer": without_arrays(layer.kernel_initializer),
+        "kernel_regularizer": layer.kernel_regularizer,
+    }
 
 
 def _bias(layer: Any) -> dict[str, np.ndarray]:

@@ -54,8 +54,26 @@ def glorot_uniform(generator: np.random.Generator, shape: tuple[int, ...], fan_i
     return generator.uniform(-limit, limit, shape)
 
 
-def orthogonal(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Draw a kernel that, as a matrix of `shape[-1]` columns, has orthonormal columns, or rows if they are fewer."""
+def orthogonal(
+    generator: np.random.Generator, shape: tuple[int, ...], kind: str = DENSE, groups: int = 1
+) -> np.ndarray:
+    """Draw a kernel that, as a matrix of `shape[-1]` columns, has orthonormal columns, or rows if they are fewer.
+
+    Channels of a depthwise kernel, and groups of a grouped one, take nothing from each other: each has a matrix.
+
+    Args:
+        generator: of the numbers.
+        shape: of the kernel.
+        kind: as in `fans`.
+        groups: of the layer.
+    """
+    if kind == DEPTHWISE:
+        each = [_orthogonal(generator, (*shape[:-2], shape[-1])) for _ in range(shape[-2])]
+        return np.stack(each, axis=-2)
+    return np.concatenate([_orthogonal(generator, (*shape[:-1], shape[-1] // groups)) for _ in range(groups)], axis=-1)
+
+
+def _orthogonal(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     rows, columns = math.prod(shape[:-1]), shape[-1]
     square, triangle = np.linalg.qr(generator.standard_normal((max(rows, columns), min(rows, columns))))
     # The signs make it uniform over all orthogonal matrices (Mezzadri, 2007).

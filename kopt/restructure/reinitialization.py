@@ -184,7 +184,10 @@ class _Rules:
             shape = tuple(getattr(layer, name).shape)
             gain = 1.0 if kind == SEPARABLE and part == DEPTHWISE else 2.0
             strides = tuple(getattr(layer, "strides", ()))
-            weights[name] = self._kernel(generator, shape, fans(part, shape, strides), gain)
+            if self._initializer == "orthogonal":
+                weights[name] = initial_values.orthogonal(generator, shape, part, getattr(layer, "groups", 1))
+            else:
+                weights[name] = self._kernel(generator, shape, fans(part, shape, strides), gain)
             weights[name] = weights[name] * self._scales.get(id(layer), 1.0)
         if layer.bias is not None:
             weights["bias"] = np.zeros(layer.bias.shape)
@@ -195,8 +198,6 @@ class _Rules:
     ) -> np.ndarray:
         if self._initializer == "glorot_uniform":
             return initial_values.glorot_uniform(generator, shape, *fan)
-        if self._initializer == "orthogonal":
-            return initial_values.orthogonal(generator, shape)
         return initial_values.he_normal(generator, shape, fan[0], gain)
 
 

@@ -10,7 +10,7 @@ from kopt.core.records.actions import LayerAction
 from kopt.core.settings import names
 from kopt.graph.layer_names import named
 from kopt.restructure.sites import Site
-from kopt.train.weight_constraints import constraints_of
+from kopt.train.weight_constraints import masked_inside
 
 # `None`: all that the transform knows; names or paths; or a function of the layer.
 Layers: TypeAlias = Iterable[str] | Callable[[keras.layers.Layer], bool] | None
@@ -49,13 +49,13 @@ def find(sites: tuple[Site, ...], wanted: Iterable[Any], setting: str) -> tuple[
 
 
 def require_unconstrained(model: keras.Model) -> None:
-    """Raise for a model that carries masks or codebooks, which no new layer would hold.
+    """Raise for a model that carries masks or codebooks, itself or inside, which no new layer would hold.
 
     Raises:
         InputError: it does.
     """
-    if constraints_of(model):
-        raise InputError(f"The model {model.name!r} carries masks or codebooks: take them off with `finalize` first.")
+    for inner in masked_inside(model):
+        raise InputError(f"The model {inner.name!r} carries masks or codebooks: take them off with `finalize` first.")
 
 
 def require_applied(transform: str, model: str, applied: int, left: Iterable[LayerAction], kinds: str) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import keras
@@ -13,12 +13,12 @@ import numpy as np
 from kopt.core.errors import ConfigError, UnsupportedModelError
 from kopt.core.randomness import preserved_random_state
 from kopt.core.records.actions import LayerAction
-from kopt.core.settings import choice
+from kopt.core.settings import choice, names
 from kopt.graph import GraphView, clone_layer
 from kopt.graph.internals import serializing_in_memory
 from kopt.restructure.accounting import Change, Costs, Restructuring, make_report
 from kopt.restructure.repetition import find_runs
-from kopt.restructure.selection import find
+from kopt.restructure.selection import find, require_unconstrained
 from kopt.restructure.sites import Site, sites_of
 from kopt.restructure.substitution import substituted, values
 
@@ -54,6 +54,7 @@ def share_layers(
 
     Raises:
         ConfigError: unknown names, fewer than two blocks, blocks of different layers, or a layer in two blocks.
+        InputError: the model is not built, or carries masks or codebooks.
         UnsupportedModelError: a subclassed model, or no block is repeated.
 
     Example:
@@ -68,6 +69,7 @@ def share_layers(
     """
     choice("weights", weights, _WEIGHTS)
     view = GraphView.of(model)
+    require_unconstrained(model)
     sites = sites_of(view)
     groups = _found(sites, model.name) if blocks is None else _named(sites, blocks)
     shared = [_Shared.of(group, weights) for group in groups]
@@ -164,7 +166,7 @@ def _unfit(site: Site) -> str:
 
 
 def _named(sites: tuple[Site, ...], blocks: Any) -> list[Group]:
-    if isinstance(blocks, str) or len(blocks) < 2:
+    if isinstance(blocks, str) or not isinstance(blocks, Collection) or len(blocks) < 2:
         raise ConfigError(f"`blocks` must be two or more blocks. Received: {blocks!r}.")
     members = [_members(sites, block) for block in blocks]
     if len({len(block) for block in members}) > 1:
@@ -187,7 +189,7 @@ def _members(sites: tuple[Site, ...], block: Any) -> list[Site]:
         found: Iterable[Site] = [site for site in sites if site.path.startswith(beginnings)]
         found = found or find(sites, [block], "blocks")
     else:
-        found = find(sites, [block] if isinstance(block, str) else block, "blocks")
+        found = find(sites, names("blocks", block), "blocks")
     members = [site for site in found if site.layer.weights]
     if not members:
         raise ConfigError(f"`blocks`: {block!r} holds no layer with weights.")

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from kopt.graph import FreshNames, rewrite
+from kopt.graph.configs import rebuilding, without_arrays
 from kopt.graph.internals import flatten_layers
 
 Weights = dict[str, np.ndarray]
@@ -64,8 +65,9 @@ def like(layer: keras.layers.Layer, kind: type[keras.layers.Layer], **changes: A
 
 
 def changed(layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
-    """Return an unbuilt layer of the same class and config, with `changes`."""
-    return type(layer).from_config({**layer.get_config(), **changes})
+    """Return an unbuilt layer of the same class and config, with `changes`; its weights may have another shape."""
+    with rebuilding(layer):
+        return type(layer).from_config(without_arrays({**layer.get_config(), **changes}))
 
 
 def values(variable: Any) -> np.ndarray:

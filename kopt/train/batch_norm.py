@@ -85,7 +85,8 @@ def reestimate_batch_norm(
 
     Returns:
         An uncompiled model, and what changed, layer by layer. Layers with `renorm=True` and such as no batch reaches
-        are left as they were and listed.
+        are left as they were and listed. Of a model with masks or codebooks it is a plain one, with the weights that
+        they left.
 
     Raises:
         ConfigError: a setting is out of range.

@@ -13,7 +13,7 @@ from kopt.core.records.changes.recovery import RecoveryStage
 from kopt.core.settings import whole
 from kopt.graph.internals import graph_of
 from kopt.train.batch_loss import require_known_loss
-from kopt.train.internals import loss_weights
+from kopt.train.internals import direction_of, loss_weights
 from kopt.train.labelled_batches import labelled_dataset
 from kopt.train.steps.label_checks import LossKind, only_loss
 
@@ -75,7 +75,7 @@ def evaluated(model: keras.Model, data: tf.data.Dataset, metric: str | None) -> 
     """Return the loss and the metric of a compiled model.
 
     Raises:
-        ConfigError: Keras does not know the metric, or gives it under another name.
+        ConfigError: Keras does not know the metric, gives it under another name, or lower is better of it.
     """
     try:
         found = model.evaluate(data, verbose=0, return_dict=True)
@@ -85,6 +85,11 @@ def evaluated(model: keras.Model, data: tf.data.Dataset, metric: str | None) -> 
         raise
     if metric and metric not in found:
         raise ConfigError(f"`metric` {metric!r} is none of what Keras reports: {', '.join(found)}.")
+    if metric and direction_of(model, metric) == "down":
+        raise ConfigError(
+            f"`metric` must be one of which higher is better. Received: {metric!r}, of which lower is. Leave it out, "
+            f"and the loss judges."
+        )
     return float(found["loss"]), float(found[metric]) if metric else None
 
 

@@ -5,6 +5,7 @@ optimizer changes the weights: Keras optimizers apply the constraints of all var
 """
 
 import abc
+import copy
 import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -19,6 +20,7 @@ from kopt.graph.additions import AddedState, Addition, add
 from kopt.graph.internals import (
     CountsOwnLayers,
     FunctionalModel,
+    flatten_layers,
     graph_of,
     inner_layers,
     mark_called,
@@ -216,7 +218,7 @@ class ConstrainedSubclassed(ConstrainedModel):
     def without_constraints(self) -> keras.Model:
         """Return an object of the user's class with the weights of now."""
         kind = type(self).__bases__[1]
-        plain = keras.saving.deserialize_keras_object(self._bare, custom_objects={kind.__name__: kind})
+        plain = keras.saving.deserialize_keras_object(copy.deepcopy(self._bare), custom_objects={kind.__name__: kind})
         constraints = {id(one) for one in self.weight_constraints}
         ours: list[Any] = [layer for layer in inner_layers(self) if id(layer) not in constraints]
         for one, other in zip(ours, inner_layers(plain), strict=True):
@@ -226,6 +228,11 @@ class ConstrainedSubclassed(ConstrainedModel):
             twin.assign(variable)
         mark_called(plain)
         return plain
+
+
+def masked_inside(model: keras.Model) -> list[keras.Model]:
+    """Return the models with masks or codebooks in a model, itself first."""
+    return [one for one in flatten_layers(model) if isinstance(one, ConstrainedModel) and constraints_of(one)]
 
 
 def _described(model: Any) -> list[dict[str, Any]]:

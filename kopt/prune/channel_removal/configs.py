@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kopt.graph.channels import SizeSetting
+from kopt.graph.configs import without_arrays
 
 Kept = npt.NDArray[np.bool_]
 
@@ -33,12 +34,13 @@ def _with(config: Mapping[str, Any], keys: list[str], index: int | None, size: i
 def shrunk(config: Mapping[str, Any], settings: Iterable[SizeSetting], kept: Kept) -> dict[str, Any]:
     """Return the config of a model, and of those nested in it, with the sizes of all layers as in `applied`.
 
-    The shapes that layers were built with are left out: Keras works them out again.
+    The shapes that layers were built with are left out: Keras works them out again. Initializers that are arrays, which
+    have shapes of before, become zeros.
     """
     by_path: dict[str, list[SizeSetting]] = {}
     for setting in settings:
         by_path.setdefault(setting.path, []).append(setting)
-    return _model(config, by_path, kept, "")
+    return _model(without_arrays(config), by_path, kept, "")
 
 
 def _model(config: Mapping[str, Any], by_path: Mapping[str, list[SizeSetting]], kept: Kept, prefix: str) -> Any:

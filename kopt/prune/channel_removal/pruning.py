@@ -8,7 +8,7 @@ import keras
 
 from kopt.core.records.changes.channel_pruning import ChannelPruningReport
 from kopt.core.settings import names, whole
-from kopt.graph import require_finite
+from kopt.graph import from_tf_keras, require_built, require_finite
 from kopt.graph.channels import channel_graph
 from kopt.profile import model as profile
 from kopt.prune.channel_removal import reporting
@@ -132,6 +132,8 @@ def channels(
     )
     require_criterion(criterion, data, batches, batch_size)
     whole("seed", seed, least=0)
+    model = from_tf_keras(model)
+    require_built(model)
     require_unmasked(model)
     require_settings(goal, runtime=runtime, per=per, round_to=round_to, min_channels=min_channels, kinds=kinds)
     graph = only(channel_graph(model, protect=names("protect", protect)), names("kinds", kinds))

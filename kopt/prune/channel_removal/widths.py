@@ -38,12 +38,21 @@ def divisor_of(units: int, channels_per_unit: int, round_to: int) -> int:
 
 def rounded(wanted: float, candidate: Candidate) -> int:
     """Return the allowed number of units that is nearest to `wanted`, the larger one of two."""
-    units, divisor = candidate.scores.size, candidate.divisor
-    least = min(units, divisor * math.ceil(max(candidate.least, 1) / divisor))
+    units, divisor, least = candidate.scores.size, candidate.divisor, least_of(candidate)
     if wanted >= units:
         return units
     nearest = divisor * math.floor(wanted / divisor + 0.5)
     return min(max(nearest, least), units)
+
+
+def least_of(candidate: Candidate) -> int:
+    """Return the units that are left of a group at the least, rounded up to what is allowed."""
+    return least_units(candidate.scores.size, candidate.divisor, candidate.least)
+
+
+def least_units(units: int, divisor: int, least: int) -> int:
+    """Return the same of so many units."""
+    return min(units, divisor * math.ceil(max(least, 1) / divisor))
 
 
 def by_share(candidates: Sequence[Candidate], keep: float) -> list[int]:
@@ -52,13 +61,23 @@ def by_share(candidates: Sequence[Candidate], keep: float) -> list[int]:
 
 
 def by_rank(candidates: Sequence[Candidate], removed: int) -> list[int]:
-    """Return the units left of every group if the `removed` units of the lowest scores go, wherever they are."""
-    everything = np.concatenate([candidate.scores for candidate in candidates])
+    """Return the units left of every group if the `removed` units of the lowest scores go, wherever they are.
+
+    Units that a group cannot do without do not go, so that others make up for them.
+    """
+    everything = np.concatenate([_removable(candidate) for candidate in candidates])
     owner = np.repeat(np.arange(len(candidates)), [candidate.scores.size for candidate in candidates])
     gone = np.bincount(owner[np.argsort(everything, kind="stable")[:removed]], minlength=len(candidates))
     return [
         rounded(candidate.scores.size - int(lost), candidate) for candidate, lost in zip(candidates, gone, strict=True)
     ]
+
+
+def _removable(candidate: Candidate) -> Scores:
+    """Return the scores of a group, infinite of the best as many as are left at the least."""
+    scores = candidate.scores.copy()
+    scores[best(scores, least_of(candidate))] = math.inf
+    return scores
 
 
 def filled(candidates: Sequence[Candidate], counts: Sequence[int], fits: Callable[[list[int]], bool]) -> list[int]:

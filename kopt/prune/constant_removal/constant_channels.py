@@ -12,7 +12,7 @@ from kopt.core.errors import DataError
 from kopt.core.records.changes.constant_channels import ConstantChannels, ConstantChannelsReport
 from kopt.core.settings import names, number, whole
 from kopt.data.validation import as_model_inputs
-from kopt.graph import require_built, require_finite, signature
+from kopt.graph import from_tf_keras, require_built, require_finite, signature
 from kopt.graph.channels import ChannelGraph, ChannelGroup, Flow, channel_graph, run
 from kopt.graph.values import values_of
 from kopt.profile import model as profile
@@ -100,6 +100,7 @@ def constant_channels(
     """
     number("tolerance", tolerance, least=0.0)
     whole("batch_size", batch_size)
+    model = from_tf_keras(model)
     require_built(model)
     require_unmasked(model)
     graph = channel_graph(model, protect=names("protect", protect))

@@ -1,7 +1,6 @@
 """Masks over whole channels, of all layers that they go through, following a schedule."""
 
 import dataclasses
-import math
 from typing import Any
 
 import keras
@@ -13,7 +12,7 @@ from kopt.core.records.changes.magnitude_pruning import Pattern
 from kopt.core.serialization import Record
 from kopt.graph import owned_variables
 from kopt.graph.channels import ChannelGraph, ChannelGroup, WeightAxis, channel_graph
-from kopt.prune.channel_removal.widths import divisor_of
+from kopt.prune.channel_removal.widths import divisor_of, least_units
 from kopt.prune.schedules import Schedule
 from kopt.prune.weight_masks.masks import Masks
 
@@ -83,9 +82,9 @@ class ChannelMasks(Masks):
                 np.logical_and.at(found, weight.units, mask.numpy().any(axis=others))
         return found
 
-    def removes_nothing(self) -> bool:
-        """Return whether rounding keeps all channels at the sparsity that the schedule leads to."""
-        return all(bool(tf.reduce_all(mask)) for mask in self._new_masks(tf.constant(self.schedule.final_sparsity)))
+    def removes_nothing(self, sparsity: float) -> bool:
+        """Return whether rounding keeps all channels at a sparsity, with the scores of now."""
+        return all(bool(tf.reduce_all(mask)) for mask in self._new_masks(tf.constant(sparsity, tf.float32)))
 
     def divisor(self, group: ChannelGroup) -> int:
         """Return what the units left of a group are a multiple of."""
@@ -113,9 +112,14 @@ class ChannelMasks(Masks):
         sizes = [group.units.size for group in self._groups]
         if self.how.scope == "layer":
             return [size * (1 - sparsity) for size in sizes]
-        everything = tf.concat([tf.gather(scores, group.units) for group in self._groups], axis=0)
+        everything = tf.concat([self._removable(tf.gather(scores, group.units), group) for group in self._groups], 0)
         kept = _best(everything, sum(sizes) - tf.cast(tf.round(sum(sizes) * sparsity), tf.int32))
         return [tf.reduce_sum(tf.cast(part, tf.float32)) for part in tf.split(kept, sizes)]
+
+    def _removable(self, scores: tf.Tensor, group: ChannelGroup) -> tf.Tensor:
+        """Return the scores of a group, infinite of the best as many as are left at the least."""
+        least = least_units(group.units.size, self.divisor(group), self._least(group))
+        return tf.where(_best(scores, least), np.inf, scores)
 
     def _least(self, group: ChannelGroup) -> int:
         return -(-self.how.min_channels // group.channels_per_unit)
@@ -170,7 +174,7 @@ def _is_sized(group: ChannelGroup) -> bool:
 
 def units_left(units: int, divisor: int, least: int, wanted: tf.Tensor) -> tf.Tensor:
     """Return how many of so many units are left (int32): `kopt.prune.channel_removal.widths.rounded` in a graph."""
-    least = min(units, divisor * math.ceil(max(least, 1) / divisor))
+    least = least_units(units, divisor, least)
     nearest = divisor * tf.cast(tf.floor(wanted / divisor + 0.5), tf.int32)
     return tf.where(wanted >= units, units, tf.clip_by_value(nearest, least, units))
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from kopt.core.errors import ConfigError, InputError
 from kopt.core.records.changes.channel_pruning import PrunedGroup
 from kopt.core.settings import choice, names, whole
-from kopt.graph import require_built, require_finite
+from kopt.graph import from_tf_keras, require_built, require_finite
 from kopt.graph.channels import ChannelGraph, ChannelGroup, Flow, channel_graph, run
 from kopt.graph.values import values_of
 from kopt.profile import model as profile
@@ -99,6 +99,7 @@ def channels_gradually(
     for kind in kinds or ("",):
         choice("kinds", kind, KINDS)
     schedule = as_schedule(schedule_or_sparsity)
+    model = from_tf_keras(model)
     require_built(model)
     require_plain(model)
     require_finite(model)
@@ -110,7 +111,7 @@ def channels_gradually(
         raise InputError(f"Model {model.name!r} has no channels that can be masked. {reasons}.")
     copy = constrainable(model)
     masks = ChannelMasks(copy, MaskedChannels(places, protected, criterion, round_to, min_channels, scope), schedule)
-    if scope == "layer" and masks.removes_nothing():
+    if masks.removes_nothing(schedule.final_sparsity):
         widths = sorted({group.width for group in graph.groups if not group.reason})
         raise ConfigError(
             f"A sparsity of {schedule.final_sparsity:g} removes nothing of groups of {', '.join(map(str, widths))} "
@@ -127,8 +128,9 @@ def without_masked_channels(model: Any) -> tuple[keras.Model, ChannelPruning]:
     masks: ChannelMasks = model.pruning
     plain = plain_copy(model)
     graph = channel_graph(plain, protect=masks.how.protect)
+    reasons = [one.reason or "it had no mask" for one in _with_reasons(plain, graph, masks.how.criterion, KINDS).groups]
     groups = tuple(
-        group if group.reason or place in masks.how.groups else dataclasses.replace(group, reason="it had no mask")
+        group if group.reason or place in masks.how.groups else dataclasses.replace(group, reason=reasons[place])
         for place, group in enumerate(graph.groups)
     )
     graph = dataclasses.replace(graph, groups=groups)
@@ -228,4 +230,5 @@ def _leaks(model: keras.Model, graph: ChannelGraph, groups: list[ChannelGroup]) 
 
 
 def _ones(model: keras.Model) -> list[npt.NDArray[Any]]:
-    return [np.ones([1, *(size or _OPEN_SIZE for size in tensor.shape[1:])], tensor.dtype) for tensor in model.inputs]
+    shapes = [(one.shape[0] or 1, *(size or _OPEN_SIZE for size in one.shape[1:])) for one in model.inputs]
+    return [np.ones(shape, one.dtype) for shape, one in zip(shapes, model.inputs, strict=True)]

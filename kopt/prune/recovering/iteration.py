@@ -1,6 +1,7 @@
 """Channels pruned in rounds, with training between them."""
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -10,7 +11,7 @@ import keras
 from kopt.core.errors import ConfigError
 from kopt.core.records.changes.iterative_pruning import IterativePruningReport, PruningRound
 from kopt.core.settings import whole
-from kopt.graph import copy_model, require_built
+from kopt.graph import copy_model, from_tf_keras, require_built
 from kopt.profile import model as profile
 from kopt.prune.channel_removal.pruning import channels
 from kopt.prune.recovering.recovery import recover
@@ -112,6 +113,10 @@ def iterative(
         raise ConfigError("Give `train` or `fine_tune`: rounds without training between them are one `channels`.")
     if fine_tune is not None and not callable(fine_tune):
         raise ConfigError(f"`fine_tune` must be a function of a model. Received: {fine_tune!r}.")
+    unknown = sorted(pruning.keys() - inspect.signature(channels).parameters.keys())
+    if unknown:
+        raise ConfigError(f"`channels` has no setting {', '.join(map(repr, unknown))}.")
+    model = from_tf_keras(model)
     require_built(model)
     # What may be an iterator is gone through in every round.
     pruning = {name: tuple(value) if isinstance(value, Iterator) else value for name, value in pruning.items()}

@@ -10,7 +10,7 @@ import numpy as np
 from kopt.core.errors import ConfigError, InputError
 from kopt.core.records.changes.group_lasso import GroupLassoReport, PenalizedGroup
 from kopt.core.settings import names, number
-from kopt.graph import copy_model, require_built, require_finite
+from kopt.graph import copy_model, from_tf_keras, require_built, require_finite
 from kopt.prune.plain import require_plain
 from kopt.prune.sparse_learning.penalties import GroupNorms, PenalizedFunctional, PenalizedSequential, PenaltySettings
 from kopt.report.changes.group_lasso import GROUP_LASSO
@@ -78,6 +78,7 @@ def group_lasso(
     number("scale_strength", scale_strength, least=0.0)
     if strength == 0 == scale_strength:
         raise ConfigError("`strength` and `scale_strength` are both 0, so that there is no penalty.")
+    model = from_tf_keras(model)
     require_built(model)
     require_plain(model)
     require_finite(model)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from kopt.core.errors import ConfigError, DataError, NonFiniteError
 from kopt.core.records.changes.magnitude_pruning import Pattern
 from kopt.core.settings import choice, number, whole
-from kopt.graph import OwnedVariable, require_built, require_finite
+from kopt.graph import OwnedVariable, from_tf_keras, require_built, require_finite
 from kopt.graph.naming import channel_axes
 from kopt.prune.plain import require_plain
 from kopt.prune.schedules import Constant
@@ -80,6 +80,7 @@ def gradient(
     Source: Molchanov et al., "Pruning convolutional neural networks for resource efficient inference", 2017,
     https://arxiv.org/abs/1611.06440
     """
+    model = from_tf_keras(model)
     require_built(model)
     require_plain(model)
     require_finite(model)

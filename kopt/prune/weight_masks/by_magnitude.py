@@ -17,7 +17,7 @@ from kopt.graph.wrapped_twin import is_wrapped
 from kopt.prune.plain import require_plain
 from kopt.prune.schedules import Constant, Schedule, as_schedule
 from kopt.prune.weight_masks.by_tfmot import pruned_twin, rows_of
-from kopt.prune.weight_masks.masks import Masks
+from kopt.prune.weight_masks.masks import Masks, removed
 from kopt.prune.weight_masks.selection import Ratios, choose
 from kopt.prune.weight_masks.sparse_speed import obstacles, speed_note
 from kopt.report.changes.pruning import MAGNITUDE
@@ -129,6 +129,7 @@ def magnitude(
     )
     if schedule.final_sparsity == 0.0:
         schedule = _of_layers_alone(schedule, chosen)
+    _require_units(pattern, schedule, chosen)
     if choice("backend", backend, ("keras", "tfmot")) == "tfmot":
         twin, origin, left = pruned_twin(model, chosen, left, pattern, schedule)
         return twin, record_of(model, pattern, schedule, rows_of(origin), left)
@@ -138,6 +139,18 @@ def magnitude(
     copy.constrain_by(masks)
     masks.start()
     return copy, report_of(copy, left, _rests(masks))
+
+
+def _require_units(pattern: Pattern, schedule: Schedule, chosen: Sequence[tuple[OwnedVariable, float]]) -> None:
+    """Raise if the sparsity that the schedule leads to is less than half a unit of every variable."""
+    final = schedule.final_sparsity
+    shares = [target / final for _, target in chosen]
+    if not removed(pattern, [one for one, _ in chosen], shares, final):
+        unit = {"element": "weight", "block": "block", "channel": "channel"}[pattern.granularity]
+        raise ConfigError(
+            f"A sparsity of {max(target for _, target in chosen):g} is less than half a {unit} of every kernel, so "
+            f"that nothing would be pruned. Ask for more, or for smaller units with `granularity`."
+        )
 
 
 def _of_layers_alone(schedule: Schedule, chosen: Sequence[tuple[OwnedVariable, float]]) -> Schedule:

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tf_keras
 
 from kopt.core.errors import ConfigError
 from kopt.core.records.actions import LayerAction
@@ -14,6 +15,8 @@ from kopt.graph import OwnedVariable, TwinLayer, owned_variables
 from kopt.graph.tfmot import load_tfmot
 from kopt.graph.wrapped_twin import Origin, brought_back, origin_of, within, wrapped_twin
 from kopt.prune.schedules import Schedule
+from kopt.prune.weight_masks.masks import removed
+from kopt.prune.weight_masks.training_length import check_length
 
 Chosen = Sequence[tuple[OwnedVariable, float]]
 
@@ -61,7 +64,8 @@ def pruned_twin(
     if not method.targets:
         listed = "; ".join(f"{one.layer} ({one.type}): {one.detail}" for one in (*more, *left)[:5])
         raise ConfigError(f"tfmot can prune nothing in the model {model.name!r}: {listed}.")
-    _with_steps(pruned, tfmot)
+    kept = [(one, target) for one, target in chosen if one not in beyond]
+    _with_callbacks(pruned, lambda: [tfmot.sparsity.keras.UpdatePruningStep(), _length_check(origin, kept)])
     return pruned, origin, [*left, *more]
 
 
@@ -153,12 +157,40 @@ def _as_tfmot(tfmot: Any, schedule: Schedule, target: float) -> Any:
     return Following()
 
 
-def _with_steps(model: Any, tfmot: Any) -> None:
+def _length_check(origin: Origin, chosen: Chosen) -> Any:
+    """Return a callback of tf_keras that does what `LengthCheck` does."""
+    schedule, pattern = origin.method.schedule, origin.method.pattern
+    owned, final = [one for one, _ in chosen], schedule.final_sparsity
+    shares = [target / final for _, target in chosen] if final else []
+
+    def removes_nothing(sparsity: float) -> bool:
+        return sparsity == 0.0 or not removed(pattern, owned, shares, sparsity)
+
+    def is_pruned() -> bool:
+        pairs = (pair for one in origin.layers for pair in getattr(one.wrapper, "pruning_vars", ()))
+        return any(not mask.numpy().all() for _, mask, _ in pairs)
+
+    class Check(tf_keras.callbacks.Callback):
+        """Looks where the training begins."""
+
+        def on_train_begin(self, logs: Any = None) -> None:
+            self._begins = True
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            steps, begins, self._begins = self.params.get("steps"), self._begins, False
+            if begins and steps is not None:
+                total, first = steps * (self.params["epochs"] - epoch), int(self.model.optimizer.iterations.numpy())
+                check_length(schedule, first, total, removes_nothing, is_pruned=is_pruned())
+
+    return Check()
+
+
+def _with_callbacks(model: Any, own: Callable[[], list[Any]]) -> None:
     """Let `fit` count tfmot's steps by itself; without its callback tfmot stops in the first step."""
     fit: Callable[..., Any] = model.fit
 
     def counted(*args: Any, callbacks: Any = None, **settings: Any) -> Any:
         given = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks] if callbacks else []
-        return fit(*args, callbacks=[tfmot.sparsity.keras.UpdatePruningStep(), *given], **settings)
+        return fit(*args, callbacks=[*own(), *given], **settings)
 
     object.__setattr__(model, "fit", counted)

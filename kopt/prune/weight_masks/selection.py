@@ -51,13 +51,14 @@ def choose(
     wanted = Wanted.of(paths, layers, skip)
     by_layer = _by_layer(ratios, paths)
     kernels = [one for one in owned_variables(model) if _considered(one, wanted)]
+    named = _with_ratios(ratios, paths, kernels)
     ends: dict[str, str] = {}
     if kernels and (policy == "keep_first_last" or pattern.granularity == "channel"):
         ends = _ends(model, kernels, policy)
     chosen, left = [], []
     for one in kernels:
         sparsity = by_layer(one, target)
-        reason = _reason(one, wanted, ends, policy, pattern)
+        reason = _reason(one, wanted, named, ends, policy, pattern)
         if not reason and sparsity == 0.0:
             reason = "its ratio is 0"
         if reason:
@@ -86,7 +87,27 @@ def _considered(one: OwnedVariable, wanted: Wanted) -> bool:
     return is_kernel(one.variable) or (asked and len(one.variable.shape) > 1)
 
 
-def _reason(one: OwnedVariable, wanted: Wanted, ends: dict[str, str], policy: str, pattern: Pattern) -> str:
+def _with_ratios(ratios: Ratios, paths: list[str], kernels: Sequence[OwnedVariable]) -> set[str]:
+    """Return the layers that have a ratio of their own.
+
+    Raises:
+        ConfigError: a name is of layers without a kernel.
+    """
+    if isinstance(ratios, SensitivityPlan):
+        return {layer.layer for layer in ratios.layers}
+    if not isinstance(ratios, Mapping):
+        return set()
+    found = {name: all_named(paths, [name], "sparsity_by_layer") for name in ratios}
+    with_kernels = {one.layer_path for one in kernels}
+    empty = [name for name, inside in found.items() if not with_kernels & inside]
+    if empty:
+        raise ConfigError(f"`sparsity_by_layer`: {', '.join(map(repr, empty))} has no kernel to prune.")
+    return {path for inside in found.values() if len(inside) == 1 for path in inside}  # a name of one layer alone
+
+
+def _reason(
+    one: OwnedVariable, wanted: Wanted, named: set[str], ends: dict[str, str], policy: str, pattern: Pattern
+) -> str:
     """Return why a kernel stays dense; empty if it does not."""
     layer = one.layer
     kind = type(layer).__name__
@@ -95,7 +116,8 @@ def _reason(one: OwnedVariable, wanted: Wanted, ends: dict[str, str], policy: st
         return refusal
     if not one.trainable:
         return "frozen: training does not change it"
-    if wanted.only is None and ("Depthwise" in kind or one.variable.name.startswith("depthwise")):
+    asked = wanted.only is not None or one.layer_path in named
+    if not asked and ("Depthwise" in kind or one.variable.name.startswith("depthwise")):
         return _DEPTHWISE_REASON
     if one.layer_path in ends and wanted.only is None:
         return ends[one.layer_path]

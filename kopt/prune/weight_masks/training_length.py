@@ -1,6 +1,7 @@
 """A look at the length of a training before it begins: does the schedule prune anything in it?"""
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -27,7 +28,14 @@ class LengthCheck(keras.callbacks.Callback):
         """Refuse a training in which nothing would be pruned, and warn of one that ends too early."""
         steps, begins, self._begins = self.params.get("steps"), self._begins, False
         if begins and steps is not None:
-            self._look(steps * (self.params["epochs"] - epoch) // accumulated_steps(self.model.optimizer))
+            masks, total = self._masks, steps * (self.params["epochs"] - epoch)
+            check_length(
+                masks.schedule,
+                int(masks.step.numpy()) + 1,
+                total // accumulated_steps(self.model.optimizer),
+                masks.removes_nothing,
+                is_pruned=self._is_pruned(),
+            )
 
     def on_train_end(self, logs: Any = None) -> None:
         """Warn if the training was of unknown length, and pruned nothing."""
@@ -42,22 +50,34 @@ class LengthCheck(keras.callbacks.Callback):
     def _is_pruned(self) -> bool:
         return any(not mask.numpy().all() for mask in self._masks.masks)
 
-    def _look(self, total: int) -> None:
-        masks = self._masks
-        done = int(masks.step.numpy())
-        final = masks.schedule.final_sparsity
-        reached = highest_sparsity(masks.schedule, done + 1, done + total + 1)
-        if reached == 0.0 and not self._is_pruned() and final > 0:
-            raise ConfigError(
-                f"The schedule {masks.schedule!r} prunes nothing in this training, which takes {total} steps from step "
-                f"{done + 1} on. Let it begin earlier, with a smaller `frequency`, or train longer."
-            )
-        if 0.0 < reached < 0.99 * final and _goes_on(masks.schedule, done + total + 2):
-            warnings.warn(
-                f"This training of {total} steps ends at a sparsity of {reached:.3f}; {masks.schedule!r} leads to "
-                f"{final:.3f}.",
-                stacklevel=2,
-            )
+
+def check_length(
+    schedule: Schedule, first: int, total: int, removes_nothing: Callable[[float], bool], *, is_pruned: bool
+) -> None:
+    """Refuse a training in which nothing would be pruned, and warn of one that ends too early.
+
+    Args:
+        schedule: of the masks.
+        first: step that the training begins with.
+        total: its steps.
+        removes_nothing: whether masks are ones at a sparsity.
+        is_pruned: whether any are not, before the training.
+
+    Raises:
+        ConfigError: nothing would be pruned.
+    """
+    final = schedule.final_sparsity
+    reached = highest_sparsity(schedule, first, first + total)
+    if removes_nothing(reached) and not is_pruned and final > 0:
+        raise ConfigError(
+            f"The schedule {schedule!r} prunes nothing in this training, which takes {total} steps from step {first} "
+            f"on. Let it begin earlier, with a smaller `frequency`, or train longer."
+        )
+    if 0.0 < reached < 0.99 * final and _goes_on(schedule, first + total + 1):
+        warnings.warn(
+            f"This training of {total} steps ends at a sparsity of {reached:.3f}; {schedule!r} leads to {final:.3f}.",
+            stacklevel=2,
+        )
 
 
 def _goes_on(schedule: Schedule, step: int) -> bool:

@@ -17,6 +17,7 @@ from kopt.core.records.actions import LayerAction
 from kopt.core.records.changes.clustering import ClusteredVariable, WeightClustering
 from kopt.core.settings import choice, whole
 from kopt.graph import OwnedVariable, from_tf_keras, owned_variables, require_built, require_finite
+from kopt.graph.additions import require_unrounded
 from kopt.graph.checks import require_unquantized
 from kopt.graph.naming import is_kernel
 from kopt.graph.wrapped_twin import is_wrapped, within
@@ -110,6 +111,7 @@ def weights(
     model = from_tf_keras(model)
     require_built(model)
     require_unquantized(model)
+    require_unrounded(model)
     require_finite(model)
     choice("initialization", initialization, tuple(INITIALIZATIONS))
     choice("centroid_update", centroid_update, CENTROID_UPDATES)

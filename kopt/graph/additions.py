@@ -54,6 +54,20 @@ def require_no_additions(model: keras.Model) -> None:
         )
 
 
+def require_unrounded(model: keras.Model) -> None:
+    """Refuse a model that computes with rounded numbers, itself or inside, the record of which no copy would have.
+
+    Raises:
+        UnsupportedModelError: it does.
+    """
+    for inner in flatten_layers(model):
+        if "quantization" in vars(inner):
+            raise UnsupportedModelError(
+                f"Model {inner.name!r} computes with rounded numbers. Prune, cluster or restructure the model that it "
+                f"was made from, and round the result: zeros and shared values stay through that."
+            )
+
+
 def require_no_additions_inside(view: GraphView) -> None:
     """Refuse nested models to which kopt has added something, which a copy of the outer model would not have.
 

@@ -8,6 +8,7 @@ import keras
 from kopt.core.errors import ConfigError, InputError, UnsupportedModelError
 from kopt.core.records.actions import LayerAction
 from kopt.core.settings import names
+from kopt.graph.additions import require_unrounded
 from kopt.graph.layer_names import named
 from kopt.restructure.sites import Site
 from kopt.train.weight_constraints import masked_inside
@@ -54,6 +55,7 @@ def require_unconstrained(model: keras.Model) -> None:
     Raises:
         InputError: it does.
     """
+    require_unrounded(model)
     for inner in masked_inside(model):
         raise InputError(f"The model {inner.name!r} carries masks or codebooks: take them off with `finalize` first.")
 

@@ -471,3 +471,19 @@ def test_a_table_is_refused_before_training():
     model = keras.Model(i, L.Dense(2)(L.Flatten()(words)))
     with pytest.raises(UnsupportedModelError, match=r"'table' of model .* look values up in a table"):
         aware(model)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda copy: kopt.prune.magnitude(copy, 0.5),
+        lambda copy: kopt.prune.channels(copy, keep=0.5),
+        lambda copy: kopt.cluster.weights(copy, clusters=4),
+        lambda copy: kopt.restructure.low_rank(keras.Sequential([keras.Input((8,)), copy]), rank=2),
+    ],
+    ids=["masks", "channels", "codebooks", "part"],
+)
+def test_what_would_lose_the_record_of_rounding_is_refused(change):
+    copy, _ = aware(net())
+    with pytest.raises(UnsupportedModelError, match="'net' computes with rounded numbers. Prune, cluster or restructure"):
+        change(copy)

@@ -170,3 +170,17 @@ def test_a_layer_that_has_the_name_of_the_model_is_pruned():
     plain, _ = finalize(wrapped)
     assert plain.name == "net"
     assert np.mean(plain.get_layer("net").kernel.numpy() == 0) == 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tfmot", "kopt"])
+def test_a_training_in_which_tfmot_prunes_nothing_is_refused(name):
+    from tensorflow_model_optimization.sparsity import keras as sparsity
+
+    late = schedules.Polynomial(0.8, begin=100, end=200)
+    schedule = sparsity.PolynomialDecay(0.0, 0.8, 0, 1000) if name == "tfmot" else late
+    model = keras.Sequential([keras.Input((12,)), keras.layers.Dense(16), keras.layers.Dense(3)])
+    pruned, _ = magnitude(model, schedule, backend="tfmot")
+    pruned.compile("adam", "mse")
+    with pytest.raises(ConfigError, match="prunes nothing in this training, which takes 24 steps"):
+        pruned.fit(np.zeros((64, 12)), np.zeros((64, 3)), batch_size=8, epochs=3, verbose=0)

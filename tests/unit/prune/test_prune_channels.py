@@ -564,3 +564,38 @@ def test_functions_as_activations_stay(function):
     assert smaller.get_layer("own").activation is function
     assert smaller.get_layer("hidden").units == 8
     assert largest_difference(model, smaller) < 1e-5
+
+
+def test_a_share_of_all_channels_is_left_where_some_groups_cannot_go_on():
+    x = i = keras.Input((32, 32, 3))
+    for place, filters in enumerate((16, 32, 64)):
+        x = L.MaxPooling2D()(L.Conv2D(filters, 3, padding="same", activation="relu", name=f"c{place}")(x))
+    model = randomized(keras.Model(i, head(x)))
+    smaller, _ = kopt.prune.channels(model, keep=0.5, scope="global", per="macs", round_to=1, min_channels=8)
+    assert [smaller.get_layer(f"c{place}").filters for place in range(3)] == [8, 8, 40]
+
+
+def test_initializers_that_are_arrays_do_not_keep_channels():
+    generator = np.random.default_rng(0)
+    matrix = keras.initializers.Constant(generator.normal(size=(12, 8)))
+    i = keras.Input((7,), dtype="int32")
+    x = L.LSTM(6, recurrent_initializer=keras.initializers.Constant(generator.normal(size=(6, 24))))(
+        L.Embedding(12, 8, embeddings_initializer=matrix, name="table")(i)
+    )
+    model = keras.Model(i, L.Dense(2, bias_initializer=keras.initializers.Constant(0.5))(x))
+    model, smaller, _ = with_zeros(model, 0.5, round_to=1)
+    assert smaller.get_layer("table").output_dim == 4
+    assert largest_difference(model, smaller) < 1e-5
+    assert smaller.layers[-1].bias_initializer.value == 0.5
+
+
+@pytest.mark.parametrize("model", ["model.keras", None, 3])
+def test_what_is_no_model(model):
+    with pytest.raises(InputError, match="Expected a Keras 3 model"):
+        kopt.prune.channels(model, keep=0.5)
+
+
+def test_models_of_tf_keras_become_those_of_keras_3():
+    old = kopt.graph.to_tf_keras(randomized(keras.Sequential([keras.Input((6,)), L.Dense(16), L.Dense(3)])))
+    smaller, _ = kopt.prune.channels(old, keep=np.float32(0.5))
+    assert [layer.units for layer in smaller.layers if type(layer) is L.Dense] == [8, 3]

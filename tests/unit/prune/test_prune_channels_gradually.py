@@ -271,3 +271,16 @@ def test_models_that_cannot_be_masked():
     model.get_layer("a").bias.assign(np.full(24, np.nan))
     with pytest.raises(NonFiniteError):
         channels_gradually(model, 0.5)
+
+
+def test_a_model_of_a_fixed_batch_size():
+    i = keras.Input(batch_shape=(4, 6, 5))
+    model = keras.Model(i, L.Dense(2)(L.LSTM(8, stateful=True, name="lstm")(i)))
+    copy, _ = channels_gradually(model, 0.5, round_to=1)
+    assert finalize(copy)[0].get_layer("lstm").units == 4
+
+
+def test_a_sparsity_that_removes_nothing_of_all_together_is_refused():
+    model = keras.Sequential([keras.Input((12,)), L.Dense(16), L.Dense(3)])
+    with pytest.raises(ConfigError, match=r"0\.01 removes nothing of groups of 16"):
+        channels_gradually(model, 0.01, scope="global", round_to=1)

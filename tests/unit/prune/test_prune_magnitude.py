@@ -543,3 +543,53 @@ def test_a_functional_model_keeps_its_own_train_step(tmp_path):
 def test_penalties_refuse_what_their_copy_would_not_have():
     with pytest.raises(UnsupportedModelError, match="overrides `train_step`"):
         kopt.prune.group_lasso(own_step(), 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "settings"),
+    [(0.001, {}), (0.1, {"granularity": "channel", "layers": ["out"]}), (0.001, {"scope": "global"})],
+    ids=["weights", "channels", "together"],
+)
+def test_a_sparsity_of_less_than_half_a_unit_is_refused(ratio, settings):
+    model = keras.Sequential([keras.Input((4,)), L.Dense(5), L.Dense(3, name="out")])
+    with pytest.raises(ConfigError, match=r"less than half a (weight|channel) of every kernel"):
+        magnitude(model, ratio, **settings)
+
+
+def test_a_training_that_ends_before_a_whole_unit_is_refused():
+    model = keras.Sequential([keras.Input((4,)), L.Dense(5), L.Dense(3, name="out")])
+    pruned, _ = magnitude(model, schedules.Polynomial(0.5, begin=1, end=1000, frequency=1))
+    pruned.compile("sgd", "mse")
+    with pytest.raises(ConfigError, match="prunes nothing in this training, which takes 2 steps"):
+        pruned.fit(np.zeros((4, 4)), np.zeros((4, 3)), batch_size=2, verbose=0)
+
+
+def test_a_ratio_of_its_own_names_a_depthwise_layer():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            L.DepthwiseConv2D(3, name="dw"),
+            L.BatchNormalization(name="bn"),
+            L.Conv2D(4, 3, name="c"),
+        ]
+    )
+    _, report = magnitude(model, 0.8, sparsity_by_layer={"dw": 0.5})
+    assert {one.layer: one.target for one in report.variables} == {"dw": 0.5, "c": 0.8}
+    with pytest.raises(ConfigError, match="'bn' has no kernel to prune"):
+        magnitude(model, 0.8, sparsity_by_layer={"dw": 0.5, "bn": 0.9})
+
+
+def test_a_model_of_a_class_of_its_own_is_whole_after_finalize(tmp_path):
+    @keras.saving.register_keras_serializable("kopt_prune_tests")
+    class OwnStep(keras.Model):
+        def train_step(self, data):
+            return super().train_step(data)
+
+    i = keras.Input((12,))
+    pruned, _ = magnitude(OwnStep(i, L.Dense(3)(L.Dense(9)(i))), 0.5)
+    first, _ = kopt.prune.finalize(pruned)
+    pruned.save(tmp_path / "m.keras")
+    second, _ = kopt.prune.finalize(pruned)
+    x = np.ones((2, 12), "float32")
+    np.testing.assert_array_equal(first(x), second(x))
+    np.testing.assert_array_equal(kopt.load_model(tmp_path / "m.keras")(x), pruned(x))

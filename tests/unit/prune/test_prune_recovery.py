@@ -277,3 +277,10 @@ def test_a_teacher_does_not_take_the_loss_scaling_from_a_student_in_float16(monk
     )
     recover(student, (X, Y), epochs=1, loss=LOSS, teacher=mlp())
     assert isinstance(seen[0], keras.optimizers.LossScaleOptimizer)
+
+
+def test_a_metric_of_which_lower_is_better_is_refused():
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    with pytest.raises(ConfigError, match=r"higher is better\. Received: 'mae', of which lower is"):
+        kopt.prune.recover(model, (x, x[:, :1]), loss="mse", metric="mae", epochs=1)

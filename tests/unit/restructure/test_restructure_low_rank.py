@@ -205,3 +205,12 @@ def test_nan_is_refused():
     model.layers[0].bias.assign(np.full(30, np.nan))
     with pytest.raises(NonFiniteError, match="30 NaN"):
         low_rank(model, rank=2)
+
+
+def test_initializers_that_are_arrays_have_the_shapes_of_before():
+    i = keras.Input((10,))
+    constant = keras.initializers.Constant(np.random.default_rng(0).normal(size=(10, 12)))
+    model = keras.Model(i, keras.layers.Dense(2)(keras.layers.Dense(12, kernel_initializer=constant, name="wide")(i)))
+    small, report = low_rank(model, rank=2, layers=["wide"])
+    assert [tuple(layer.kernel.shape) for layer in small.layers[1:]] == [(10, 2), (2, 12), (12, 2)]
+    assert report.parameters_after < report.parameters_before

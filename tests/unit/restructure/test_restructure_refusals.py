@@ -51,6 +51,23 @@ def test_subclassed_models(name):
         FUNCTIONS[name](model)
 
 
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "scale"])
+def test_models_with_masks_which_would_be_lost(name):
+    model = keras.Sequential([keras.Input((8, 8, 3)), L.Conv2D(4, 3), L.BatchNormalization(), L.Conv2D(4, 3)])
+    masked, _ = kopt.prune.magnitude(model, 0.5)
+    for one in (masked, keras.Sequential([keras.Input((8, 8, 3)), masked])):
+        with pytest.raises(InputError, match="carries masks or codebooks: take them off with `finalize` first"):
+            FUNCTIONS[name](one)
+
+
+def test_a_normalization_inside_another_layer_is_listed():
+    layers = [L.TimeDistributed(L.BatchNormalization(name="norm"), name="steps"), L.Dense(3), L.BatchNormalization()]
+    _, report = restructure.fold_batch_norm(keras.Sequential([keras.Input((4, 5)), *layers]))
+    assert [(one.layer, one.detail) for one in report.left] == [
+        ("steps/norm", "it is a part of 'steps' (TimeDistributed)")
+    ]
+
+
 def test_the_room_loads_on_first_use():
     assert "restructure" in kopt.__all__
     code = "import kopt, sys; print('tensorflow' in sys.modules, 'kopt.restructure' in sys.modules)"

@@ -172,3 +172,14 @@ def test_nothing_to_draw():
     open_sizes = keras.Sequential([keras.Input((None, None, 3)), L.Conv2D(2, 3)])
     with pytest.raises(DataError, match="Pass `data` with real examples"):
         reinitialize(open_sizes)
+
+
+def test_orthogonal_draws_of_channels_and_groups_by_themselves():
+    generator = np.random.default_rng(0)
+    depthwise = orthogonal(generator, (3, 3, 64, 2), "depthwise")
+    for channel in range(64):
+        columns = depthwise[:, :, channel].reshape(9, 2)
+        np.testing.assert_allclose(columns.T @ columns, np.eye(2), atol=1e-12)
+    grouped = orthogonal(generator, (1, 1, 4, 32), "conv", groups=8).reshape(4, 32)
+    for group in np.split(grouped, 8, axis=1):
+        np.testing.assert_allclose(group.T @ group, np.eye(4), atol=1e-12)

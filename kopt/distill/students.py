@@ -16,7 +16,7 @@ from kopt.distill.blocks import removable, tied_to_outputs
 from kopt.distill.inheritance import inherit
 from kopt.distill.teachers import model_forms
 from kopt.graph import GraphView, rewrite, signature
-from kopt.graph.configs import config_of, without_arrays
+from kopt.graph.configs import rebuilding, without_arrays
 
 L = keras.layers
 # The settings of a layer that number its output channels.
@@ -171,10 +171,11 @@ def _scaled(
             return _passing(removed[layer.name])
         if not layer.weights or factor == 1.0:
             return None
-        config = without_arrays(config_of(layer))
-        if id(layer) not in fixed:
-            _narrow(config, factor, round_to)
-        return type(layer).from_config(config)
+        with rebuilding(layer):
+            config = without_arrays(layer.get_config())
+            if id(layer) not in fixed:
+                _narrow(config, factor, round_to)
+            return type(layer).from_config(config)
 
     try:
         student, _ = rewrite(teacher, replace, name=name)

@@ -218,7 +218,7 @@ def _architecture(model: keras.Model) -> str:
     try:
         with serializing_in_memory():
             config = keras.saving.serialize_keras_object(model)
-    except NotImplementedError:
+    except (NotImplementedError, TypeError):  # without `get_config`, or with functions that have no names
         config = {"class_name": type(model).__qualname__}
     return json.dumps(_function_only(config), sort_keys=True, default=repr)
 

@@ -12,8 +12,8 @@ from kopt.graph.internals import functions_kept, serializing_in_memory
 
 
 def config_of(layer: keras.layers.Layer) -> dict[str, Any]:
-    """Return the config of a layer to be read, without the warning of Keras that a lambda in it is unsafe in a file."""
-    with serializing_in_memory():
+    """Return the config of a layer to be read, whatever functions the layer has."""
+    with serializing_in_memory(), functions_kept(layer):
         config: dict[str, Any] = layer.get_config()
     return config
 

@@ -5,6 +5,7 @@
 
 import contextlib
 import copy
+import functools
 import sys
 import types
 import warnings
@@ -17,7 +18,7 @@ from keras.src import activations
 from keras.src.models.functional import Functional
 from keras.src.saving.serialization_lib import SafeModeScope
 
-_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, functools.partial)
 # What `keras.layers.Lambda` asks for the entries of its config.
 _NAMING = "_serialize_function_to_config"
 
@@ -189,7 +190,11 @@ def functions_kept(layer: keras.layers.Layer) -> Iterator[None]:
     ends = [getattr(one, name, None) for one in inside for name in ("activation", "recurrent_activation")]
     found = [
         *(getattr(one, name) for one in lambdas for name in ("function", "_output_shape")),
-        *(one for one in ends if isinstance(one, _FUNCTIONS) and not one.__module__.startswith("keras.")),
+        *(
+            one
+            for one in ends
+            if isinstance(one, _FUNCTIONS) and not str(getattr(one, "__module__", "")).startswith("keras.")
+        ),
     ]
     functions = {f"kopt>{id(one)}": one for one in found if callable(one)}
     known = keras.saving.get_custom_objects()

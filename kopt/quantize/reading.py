@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from kopt.graph.activation_functions import keras_activation
 from kopt.graph.internals import copy_stateless
 from kopt.graph.masks import has_mask
 from kopt.profile.cost.flat import FlatCall, FlatGraph
-from kopt.quantize.activations import Composite, ending_of
+from kopt.quantize.activations import Composite, Ending, ending_of
 from kopt.quantize.affine import Affine
 from kopt.quantize.affine import unfit as unfit_affine
 from kopt.quantize.expansions import EXPANSIONS
@@ -254,20 +255,26 @@ class Reader:
 
     def activation(self, call: FlatCall, function: Any, taken: int, made: int, role: Role, part: str = "") -> None:
         """Add the step of an activation, of the whole layer or of a part of it."""
-        function = keras_activation(function)
-        ending = ending_of(function, self._request.bits)
-        layer_name = self._name(call, part or getattr(function, "__name__", "activation"))
+        known = activation_of(function) if isinstance(function, L.Layer) else keras_activation(function)
+        ending = Ending(unfit=role.unfit) if known is None else ending_of(known, self._request.bits)
+        words = part or getattr(known or function, "__name__", "activation")
+        layer_name = self._name(call, re.sub(r"\W", "", words))
         if ending.unfit:
             self._note(call, ending.unfit)
 
         def make() -> Any:
+            if known is None:
+                return _renamed(clone_layer(function, call.path), layer_name)
             if ending.computed:
                 return Composite(ending.computed, self._request.bits, name=layer_name)
-            return L.Activation(function, name=layer_name, dtype="float32")
+            return L.Activation(known, name=layer_name, dtype="float32")
 
-        self.steps.append(
-            Step(layer_name, call, (id(call.operation), part or "activation"), (taken,), (made,), role, make)
-        )
+        def finish(layer: Any) -> None:
+            if known is None and function.built:  # else its weights are those that it begins with
+                copy_weights(function, layer)
+
+        key = id(call.operation), part or "activation"
+        self.steps.append(Step(layer_name, call, key, (taken,), (made,), role, make, finish))
 
     def quantized(
         self,

@@ -94,6 +94,9 @@ class Retracing:
         if type(step.operation).__name__ in DIVISIONS:  # which the converter makes products; of 0 where all else is far
             with np.errstate(divide="ignore"):
                 return 1.0 / self._on_grid(1.0 / numbers)
+        if _is_kernel(step, value):
+            kernel = tf.constant(numbers, tf.float32)
+            return np.asarray(grids.quantize_kernel(kernel, grids.kernel_steps(kernel, (1,))))
         return self._on_grid(numbers)
 
     def _on_grid(self, numbers: np.ndarray) -> np.ndarray:
@@ -141,6 +144,13 @@ class Retracing:
             self._by_group[group] = quantizer
             self.quantizers.append(quantizer.name)
         return self._by_group[group]
+
+
+def _is_kernel(step: Step, value: Any) -> bool:
+    """Return whether numbers are what a product of matrices becomes a dense layer with."""
+    args, kwargs = step.flat.call.arguments
+    second = kwargs.get("x2", args[1] if len(args) > 1 else None)
+    return type(step.operation).__name__ == "Matmul" and value is second and len(value.shape) == 2
 
 
 def _fixes_training(step: Step, value: Any) -> bool:

@@ -89,7 +89,9 @@ def activation_of(operation: Any) -> Any:
 
 
 def activation_role(function: Any, bits: int) -> Role:
-    """Return the role of an activation."""
+    """Return the role of an activation, a function or a layer."""
+    if isinstance(function, L.Layer):
+        return role_of(function, bits)
     if keras_activation(function) is keras.activations.linear:
         return VANISHING
     ending = ending_of(function, bits)

@@ -1,5 +1,6 @@
 """What `kopt.quantize.aware` makes of a model: where it rounds, what it keeps, how it trains, what it refuses."""
 
+import functools
 import warnings
 
 import keras
@@ -487,3 +488,30 @@ def test_what_would_lose_the_record_of_rounding_is_refused(change):
     copy, _ = aware(net())
     with pytest.raises(UnsupportedModelError, match=r"'net' computes with rounded numbers\. Prune, cluster"):
         change(copy)
+
+
+@pytest.mark.parametrize(
+    "function", [lambda x: keras.ops.elu(x), functools.partial(keras.ops.leaky_relu, negative_slope=0.3), L.ELU(0.5)]
+)
+@pytest.mark.slow
+def test_activations_without_a_name_or_rule_train_in_float(function, tmp_path):
+    x, y = batch()
+    i = keras.Input((8,))
+    model = keras.Model(i, L.Dense(4)(L.Dense(16, activation=function, name="own")(i)))
+    copy, report = aware(model, calibration=x)
+    assert [one.layer for one in report.left] == ["own"]
+    step_of(copy, "mse").fit(x, y, verbose=0)
+    made = kopt.export.tflite(copy, tmp_path / "m.tflite", scheme="int8")
+    np.testing.assert_allclose(kopt.measure.load(made.path).predict(x), copy.predict(x, verbose=0), atol=1e-5)
+
+
+def test_a_layer_as_activation_is_copied_with_its_weights():
+    i = keras.Input((8,))
+    slopes = L.PReLU(alpha_initializer=keras.initializers.Constant(0.3))
+    slopes.build((None, 16))
+    model = keras.Model(i, L.Dense(4)(L.Dense(16, activation=slopes, name="own")(i)))
+    copy, report = aware(model)
+    assert not report.left
+    (copied,) = (layer for layer in copy.layers if isinstance(layer, L.PReLU))
+    assert copied is not slopes
+    np.testing.assert_array_equal(copied.alpha, slopes.alpha)

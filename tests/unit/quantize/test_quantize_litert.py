@@ -27,6 +27,8 @@ def siblings(join):
     return lambda x: join([x, L.Conv2D(3, 1)(x)])
 
 
+MATRIX = np.random.default_rng(7).normal(size=(6, 5)).astype("float32")
+
 # Layers draw the seeds of their weights when they are made, here. From 0 on, outputs of two operators lie on ties.
 keras.utils.set_random_seed(1)
 OPERATORS = {
@@ -53,6 +55,9 @@ OPERATORS = {
     "hard_silu": (L.Dense(5, activation="hard_silu"), (8,)),
     "hard_sigmoid": (L.Dense(5, activation="hard_sigmoid"), (8,)),
     "gelu": (L.Dense(5, activation="gelu"), (8,)),
+    "layer-as-activation": (L.Conv2D(4, 3, activation=L.ReLU(6.0)), (6, 6, 3)),
+    "leaky_relu-as-activation": (L.Conv2D(4, 3, activation=L.LeakyReLU(0.1)), (6, 6, 3)),
+    "matmul": (lambda x: keras.ops.matmul(L.Dense(6)(x), MATRIX), (8,)),
     "leaky_relu": (behind(L.LeakyReLU(0.1)), (8,)),
     "prelu": (behind(L.PReLU()), (8,)),
     "add": (siblings(L.Add()), (4, 4, 3)),
@@ -82,7 +87,14 @@ OPERATORS = {
 # Share of outputs that may be one step of their grid apart. XNNPACK multiplies the negative side of LEAKY_RELU by
 # 1/256ths, and PRELU and TRANSPOSE_CONV round slopes and products in their own ways; where several operators follow
 # each other, a difference in a tie of the first goes on.
-ONE_STEP_APART = {"leaky_relu": 0.06, "prelu": 0.03, "transposed": 0.002, "layer-norm": 0.001, "attention": 0.04}
+ONE_STEP_APART = {
+    "leaky_relu": 0.06,
+    "leaky_relu-as-activation": 0.06,
+    "prelu": 0.03,
+    "transposed": 0.002,
+    "layer-norm": 0.001,
+    "attention": 0.04,
+}
 
 
 def model_of(layers, shape):

@@ -188,14 +188,8 @@ def functions_kept(layer: keras.layers.Layer) -> Iterator[None]:
         if isinstance(one, keras.layers.Lambda) and _NAMING not in vars(one)  # it is there in an outer context
     ]
     ends = [getattr(one, name, None) for one in inside for name in ("activation", "recurrent_activation")]
-    found = [
-        *(getattr(one, name) for one in lambdas for name in ("function", "_output_shape")),
-        *(
-            one
-            for one in ends
-            if isinstance(one, _FUNCTIONS) and not str(getattr(one, "__module__", "")).startswith("keras.")
-        ),
-    ]
+    found = [getattr(one, name) for one in lambdas for name in ("function", "_output_shape")]
+    found += [one for one in ends if isinstance(one, _FUNCTIONS) and not _is_of_keras(one)]
     functions = {f"kopt>{id(one)}": one for one in found if callable(one)}
     known = keras.saving.get_custom_objects()
     added = functions.keys() - known.keys()
@@ -223,6 +217,10 @@ def functions_kept(layer: keras.layers.Layer) -> Iterator[None]:
         activations.serialize = serialize
         for name in added:
             del known[name]
+
+
+def _is_of_keras(function: Any) -> bool:
+    return str(getattr(function, "__module__", "")).startswith("keras.")
 
 
 @contextlib.contextmanager

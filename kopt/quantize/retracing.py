@@ -149,8 +149,8 @@ class Retracing:
 def _is_kernel(step: Step, value: Any) -> bool:
     """Return whether numbers are what a product of matrices becomes a dense layer with."""
     args, kwargs = step.flat.call.arguments
-    second = kwargs.get("x2", args[1] if len(args) > 1 else None)
-    return type(step.operation).__name__ == "Matmul" and value is second and len(value.shape) == 2
+    second: Any = kwargs.get("x2", args[1] if len(args) > 1 else None)
+    return type(step.operation).__name__ == "Matmul" and value is second and len(second.shape) == 2
 
 
 def _fixes_training(step: Step, value: Any) -> bool:

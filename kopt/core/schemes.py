@@ -44,6 +44,7 @@ SCHEMES: dict[str, Scheme] = {
             0.3,
             "int8 weights, activations quantized on the fly",
         ),
+        Scheme("weight_only", "int8", "float32", False, ("float32",), 0.3, "8-bit weights, float32 arithmetic"),
         Scheme("int8", "int8", "int8", True, ("float32", "int8", "uint8"), 0.5, "integer arithmetic throughout"),
         Scheme("int16x8", "int8", "int16", True, ("float32", "int16"), 0.3, "int8 weights, 16-bit activations"),
         Scheme("int4", "int4", "float32", False, ("float32",), 0.9, "4-bit weights, float32 arithmetic"),

@@ -41,7 +41,7 @@ def convert(
         saved_model: directory.
         signature: key of the signature to convert.
         output: path to write.
-        scheme: one of `kopt.core.schemes`, but `int4`, which starts from a finished `.tflite`.
+        scheme: one of `kopt.core.schemes`, but those of weights alone, which start from a finished `.tflite`.
         io_dtype: type of inputs and outputs that are float in the model.
         calibration: `.npz` of arrays by input name, first axis the samples; `None` if the scheme needs none.
         keep_float: regular expressions; operators whose output tensor matches one stay in float.

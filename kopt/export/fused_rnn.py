@@ -17,7 +17,7 @@ from kopt.export.source import Source, trace_function
 from kopt.graph import GraphView, to_tf_keras
 
 _UNROLLED = "Over a fixed number of steps, `kopt.quantize.post_training` and `kopt.quantize.aware` unroll RNNs."
-_ACCEPTED = "Accepted for such a model: the schemes float32, float16, dynamic and int4."
+_ACCEPTED = "Accepted for such a model: the schemes float32, float16, dynamic, weight_only and int4."
 
 
 def fused_source(source: Source, scheme: Scheme) -> Source:

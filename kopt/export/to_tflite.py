@@ -42,6 +42,8 @@ FLEX_NOTE = (
     "run. Check it in the runtime it is meant for."
 )
 _BLOCK_SIZES = (32, 64, 128, 256)
+# Schemes of which only weights are rounded, with their bits.
+_WEIGHT_BITS = {"weight_only": 8, "int4": 4}
 _PART_OF_OPERATOR = (
     keras.layers.Activation,
     keras.layers.ReLU,
@@ -76,11 +78,12 @@ def tflite(
         model: a built Keras model, the path of a `.keras`, `.h5` or SavedModel, or what `traced` yields.
         path: file to write.
         scheme: `"float32"`, `"float16"` (half the size, float32 arithmetic), `"dynamic"` (int8 weights), `"int8"`
-            (integers throughout), `"int16x8"` (int8 weights, 16-bit activations) or `"int4"` (4-bit weights).
+            (integers throughout), `"int16x8"` (int8 weights, 16-bit activations), `"weight_only"` (int8 weights,
+            float32 arithmetic) or `"int4"` (4-bit weights, likewise).
         calibration: real inputs from which `"int8"` and `"int16x8"` learn the ranges of activations: arrays,
             `(x, y)` or a `tf.data.Dataset`; see `kopt.data.calibration`. A model of `kopt.quantize.aware` has ranges.
         samples: how many examples of `calibration` are used, balanced over classes where there are labels.
-        fallback: names of layers that stay in float (`"int8"`, `"int16x8"`, `"int4"`), or a plan of
+        fallback: names of layers that stay in float (`"int8"`, `"int16x8"`, `"weight_only"`, `"int4"`), or a plan of
             `kopt.quantize.fallback`.
         fallback_dtype: of their weights: `"float32"`, or with `"int8"` and `"int16x8"` `"float16"`, of half the size;
             both compute in float32. A plan says it itself.
@@ -253,10 +256,11 @@ def _check_request(scheme: Scheme, calibration: Any, fallback: Sequence[str], tr
         )
     if isinstance(fallback, str):
         raise ConfigError(f"`fallback` is a sequence of layer names. Received the string {fallback!r}.")
-    if fallback and not (scheme.needs_calibration or scheme.name == "int4"):
-        raise ConfigError(f"`fallback` goes with the schemes int8, int16x8 and int4. Received: scheme={scheme.name!r}.")
-    if scheme.name == "int4":
-        require("ai_edge_quantizer.quantizer", "int4 export")
+    if fallback and not (scheme.needs_calibration or scheme.name in _WEIGHT_BITS):
+        accepted = ", ".join(("int8", "int16x8", *_WEIGHT_BITS))
+        raise ConfigError(f"`fallback` goes with the schemes {accepted}. Received: scheme={scheme.name!r}.")
+    if scheme.name in _WEIGHT_BITS:
+        require("ai_edge_quantizer.quantizer", f"{scheme.name} export")
 
 
 def _check_blocks(block_size: int | None, scheme: Scheme) -> None:
@@ -301,8 +305,8 @@ def _convert(
         job = {**job, "saved_model": str(directory)}
         block_size: int | None = job.pop("block_size")
         unblocked: tuple[str, ...] = ()
-        if scheme.name == "int4":
-            unblocked = _convert_int4(source, staged, job, block_size)
+        if scheme.name in _WEIGHT_BITS:
+            unblocked = _convert_weights(source, staged, job, block_size, _WEIGHT_BITS[scheme.name])
         else:
             _run_tflite(source, staged, {**job, "scheme": scheme.name})
     content = inspect_tflite(staged)
@@ -315,7 +319,9 @@ def _convert(
     return Converted(content.operators, content.output_step, notes, content.quantization, runs_here)
 
 
-def _convert_int4(source: Source, staged: Path, job: dict[str, Any], block_size: int | None) -> tuple[str, ...]:
+def _convert_weights(
+    source: Source, staged: Path, job: dict[str, Any], block_size: int | None, bits: int
+) -> tuple[str, ...]:
     """Write the file, and return what is to be said of the dense layers that have no blocks."""
     with scratch_directory() as scratch:
         start = scratch / "float32.tflite"
@@ -325,7 +331,7 @@ def _convert_int4(source: Source, staged: Path, job: dict[str, Any], block_size:
         dense = [one for one in dense if not any(re.search(part, one.output) for part in job["keep_float"])]
         blocks = [] if block_size is None else _in_blocks(dense, block_size)
         chosen = {"keep_float": job["keep_float"], "block_size": block_size, "in_blocks": blocks}
-        converter.run("int4", float_model=str(start), output=str(staged), **chosen)
+        converter.run("weights", float_model=str(start), output=str(staged), bits=bits, **chosen)
     rest = ", ".join(f"{one.kernel} ({one.inputs} inputs)" for one in dense if one.output not in blocks)
     return (f"Kernels with a scale per output, as {block_size} does not divide their inputs: {rest}.",) if rest else ()
 

@@ -19,7 +19,7 @@ JOBS = {
     "onnx": "kopt.export.convert_onnx",
     "tensorrt": "kopt.export.convert_tensorrt",
     "tf_trt": "kopt.export.convert_tf_trt",
-    "int4": "kopt.export.convert_int4",
+    "weights": "kopt.export.convert_weights",
 }
 
 

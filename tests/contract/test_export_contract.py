@@ -27,6 +27,7 @@ BOUNDS = {
     "float32": 1e-5,
     "float16": 3e-3,
     "dynamic": 2e-2,
+    "weight_only": 2e-2,
     "int8": 5e-2,
     "int16x8": 5e-2,
     "int4": 0.4,

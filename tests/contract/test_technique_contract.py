@@ -25,7 +25,15 @@ TRANSFORMS = [row for row in CATALOG.values() if not row.ships]
 # Settings that treat a model of a few thousand weights; the defaults are for larger ones.
 SETTINGS = {"channels": {"keep": 0.5}, "constant_channels": {"tolerance": 1e-6}, "mixed": {"least_db": 45.0}}
 # Relative root-mean-square differences; those of the export contract, with room for weights of 24 examples' training.
-BOUNDS = {"float32": 1e-4, "float16": 5e-3, "dynamic": 5e-2, "int8": 5e-2, "int16x8": 5e-2, "int4": 0.4}
+BOUNDS = {
+    "float32": 1e-4,
+    "float16": 5e-3,
+    "dynamic": 5e-2,
+    "weight_only": 5e-2,
+    "int8": 5e-2,
+    "int16x8": 5e-2,
+    "int4": 0.4,
+}
 
 
 def attention():

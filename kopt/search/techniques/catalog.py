@@ -124,7 +124,14 @@ def _ship(name: str, export: ExportConfig, suffix: str, summary: str, improves: 
 
 
 def _scheme_gains(scheme: str) -> tuple[str, ...]:
-    gains = {"float32": (), "float16": (SIZE,), "int4": (SIZE,), "dynamic": (LATENCY, SIZE), "int16x8": (SIZE,)}
+    gains = {
+        "float32": (),
+        "float16": (SIZE,),
+        "weight_only": (SIZE,),
+        "int4": (SIZE,),
+        "dynamic": (LATENCY, SIZE),
+        "int16x8": (SIZE,),
+    }
     return gains.get(scheme, _FASTER)
 
 

@@ -6,7 +6,7 @@ from kopt.core.schemes import SCHEMES, get_scheme
 
 
 def test_the_six_schemes():
-    assert list(SCHEMES) == ["float32", "float16", "dynamic", "int8", "int16x8", "int4"]
+    assert list(SCHEMES) == ["float32", "float16", "dynamic", "weight_only", "int8", "int16x8", "int4"]
     assert [name for name, scheme in SCHEMES.items() if scheme.needs_calibration] == ["int8", "int16x8"]
 
 

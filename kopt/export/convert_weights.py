@@ -1,4 +1,4 @@
-"""Float32 `.tflite` to 4-bit weights. Runs in the conversion child process only."""
+"""Float32 `.tflite` to weights of 4 or 8 bits. Runs in the conversion child process only."""
 
 import re
 from collections.abc import Sequence
@@ -9,9 +9,14 @@ from kopt.core.optional import require
 
 
 def convert(
-    float_model: str, output: str, keep_float: list[str], block_size: int | None = None, in_blocks: Sequence[str] = ()
+    float_model: str,
+    output: str,
+    bits: int,
+    keep_float: list[str],
+    block_size: int | None = None,
+    in_blocks: Sequence[str] = (),
 ) -> None:
-    """Quantize weights to 4 bits, symmetric.
+    """Quantize weights, symmetric.
 
     Scales are per output channel, and activations stay float32. Dense layers in blocks have a scale for each block of
     their inputs, and round what comes in to 8 bits on the fly, as LiteRT's kernels for such weights do.
@@ -19,13 +24,14 @@ def convert(
     Args:
         float_model: the `.tflite` to start from.
         output: path to write.
+        bits: of a weight, 4 or 8.
         keep_float: regular expressions; operators whose output tensor matches one keep float32 weights.
         block_size: inputs that share a scale; 32, 64, 128 or 256.
         in_blocks: output tensors of the dense layers that are quantized so.
     """
-    quantizer_module = require("ai_edge_quantizer.quantizer", "int4 export")
-    recipe = require("ai_edge_quantizer.recipe", "int4 export")
-    rules = list(recipe.weight_only_wi4_afp32())
+    quantizer_module = require("ai_edge_quantizer.quantizer", "export of rounded weights")
+    recipe = require("ai_edge_quantizer.recipe", "export of rounded weights")
+    rules = list(recipe.weight_only_wi4_afp32() if bits == 4 else recipe.weight_only_wi8_afp32())
     rules += [_blockwise(name, block_size) for name in in_blocks]
     rules += [{"regex": pattern, "operation": "*", "algorithm_key": "no_quantize"} for pattern in keep_float]
     quantizer = quantizer_module.Quantizer(float_model)

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import functools
 import sys
+import threading
 import types
 import warnings
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from keras.src.models.functional import Functional
 from keras.src.saving.serialization_lib import SafeModeScope
 
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, functools.partial)
+# One thread at a time gives functions names.
+_KEEPING = threading.RLock()
 # What `keras.layers.Lambda` asks for the entries of its config.
 _NAMING = "_serialize_function_to_config"
 
@@ -179,8 +182,13 @@ def functions_kept(layer: keras.layers.Layer) -> Iterator[None]:
 
     Those are functions of `Lambda`, and activations that are not of Keras. Keras makes them of byte code, without what
     they refer to, or of registered names. Here a config has a name for each that is known in this context: it is for
-    copies in memory, not for files.
+    copies in memory, not for files, which other threads may write meanwhile.
     """
+    with _KEEPING:
+        yield from _functions_kept(layer, threading.get_ident())
+
+
+def _functions_kept(layer: keras.layers.Layer, thread: int) -> Iterator[None]:
     inside = flatten_layers(layer)
     lambdas = [
         one
@@ -201,7 +209,7 @@ def functions_kept(layer: keras.layers.Layer) -> Iterator[None]:
 
     def config_of(function: Any) -> Any:
         name = name_of(function)
-        if name is function:
+        if name is function or threading.get_ident() != thread:
             return serialize(function)
         return {"module": "builtins", "class_name": "function", "config": name, "registered_name": "function"}
 

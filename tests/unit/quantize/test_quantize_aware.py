@@ -13,6 +13,7 @@ from kopt.core.errors import ConfigError, InputError, NonFiniteError, Unsupporte
 from kopt.core.records.changes.aware_training import Quantization, RangeRule
 from kopt.quantize import aware
 from kopt.quantize.modes import unrounded
+from kopt.quantize.quantized_model import QuantizedFunctional
 from kopt.quantize.ranges import FixedQuantizer, Quantizer
 from kopt.quantize.weights import QuantizedWeights
 
@@ -471,3 +472,19 @@ def test_a_table_is_refused_before_training():
     model = keras.Model(i, L.Dense(2)(L.Flatten()(words)))
     with pytest.raises(UnsupportedModelError, match=r"'table' of model .* look values up in a table"):
         aware(model)
+
+
+def with_its_input(structure):
+    i = keras.Input((8,), name="a")
+    return keras.Model(i, structure(L.Dense(4, name="dense")(i), i))
+
+
+@pytest.mark.parametrize("structure", [lambda y, a: [y, a], lambda y, a: {"p": a, "q": y}])
+def test_a_model_that_gives_its_input_back_keeps_the_names_of_its_outputs(structure):
+    model = with_its_input(structure)
+    copy, _ = aware(model)
+    again = QuantizedFunctional.from_config(copy.get_config())
+    assert again.output_names == copy.output_names == model.output_names
+    assert kopt.graph.signature(copy) == kopt.graph.signature(again) == kopt.graph.signature(model)
+    rewritten, _ = kopt.graph.rewrite(copy, lambda layer: None)
+    assert kopt.graph.signature(rewritten) == kopt.graph.signature(model)

@@ -15,7 +15,7 @@ from kopt.core.records.changes.aware_training import RangeRule
 from kopt.core.records.changes.post_training import PostTrainingQuantization
 from kopt.core.settings import choice, number, whole
 from kopt.data import calibration as sample
-from kopt.graph import signature
+from kopt.graph import from_tf_keras, signature
 from kopt.profile import model as costs_of
 from kopt.quantize.after_training.bench import Arrays, Bench
 from kopt.quantize.after_training.choosing import SMALL_MACS, apply_all, choose
@@ -81,7 +81,8 @@ def post_training(
     - `"analytic"`, `"empirical"`: the mean error of every layer is taken out of its bias.
 
     Args:
-        model: Functional or Sequential, built; not changed. Nested models come out flat.
+        model: Functional or Sequential, built; not changed. Nested models come out flat. A model of tf_keras becomes
+            one of Keras 3 first.
         calibration: real inputs, without labels or with; see `kopt.data.calibration`. Of every four examples one judges
             and is not learned from.
         scheme: `"int8"` or `"int16x8"`.
@@ -103,8 +104,8 @@ def post_training(
     Raises:
         InputError: a setting, the model or the calibration data cannot be used.
         NonFiniteError: a weight, an example or an output is NaN or infinite.
-        UnsupportedModelError: a subclassed model, one that is quantized already, or one without a layer that has an
-            integer operator.
+        UnsupportedModelError: a subclassed model, one that is quantized already, one of tf_keras that Keras 3 does not
+            have, or one without a layer that has an integer operator.
 
     Warns:
         UserWarning: there are fewer than 20 examples.
@@ -125,6 +126,7 @@ def post_training(
             "Post-training quantization needs `calibration`: a hundred real inputs, as arrays or a tf.data.Dataset, "
             "e.g. `calibration=x_train`. Received: None. Labels are not used."
         )
+    model = from_tf_keras(model)
     require_fit(model)
     arrays = list(sample(calibration, samples=samples, seed=seed, inputs=signature(model)[0]).values())
     raw = scaling_layers(model, arrays) if scheme == "int8" else {}

@@ -488,3 +488,14 @@ def test_a_model_that_gives_its_input_back_keeps_the_names_of_its_outputs(struct
     assert kopt.graph.signature(copy) == kopt.graph.signature(again) == kopt.graph.signature(model)
     rewritten, _ = kopt.graph.rewrite(copy, lambda layer: None)
     assert kopt.graph.signature(rewritten) == kopt.graph.signature(model)
+
+
+def test_a_model_of_tf_keras_is_quantized_as_the_one_of_keras_3():
+    model, x = net(), batch()[0]
+    old = kopt.graph.to_tf_keras(model)
+    copy, report = aware(old)
+    assert report == aware(kopt.graph.from_tf_keras(old))[1]
+    with unrounded():
+        np.testing.assert_allclose(copy(x), model(x), rtol=1e-5, atol=1e-6)
+    _, report = kopt.quantize.post_training(old, x, options=())
+    assert len(report.quantization.kernels) == 2

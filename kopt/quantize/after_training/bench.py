@@ -99,6 +99,11 @@ class Bench:
         """What the copy is now."""
         return self._state
 
+    @property
+    def free_ranges(self) -> int:
+        """How many ranges the caller has chosen no estimator for."""
+        return len(self._state.seen.keys() - self._fixed.keys())
+
     def restore(self, state: State) -> None:
         """Make the copy what it was."""
         for layer in self.layers:

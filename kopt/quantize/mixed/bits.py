@@ -55,8 +55,9 @@ def bits(
 
     Use it before `kopt.quantize.aware(model, bits=plan)`, whose training makes up for most of what 4 bits cost. The
     error that each kernel alone makes at the outputs is measured with 4 and with 8 bits; which get 4 is an integer
-    program over these errors, solved exactly. That errors add up is an assumption: what all together do is measured
-    and reported. There is no budget of latency: LiteRT unpacks weights of 4 bits, so that they are not faster.
+    program over these errors, solved exactly. An output that is an argmax is judged by what it is taken of. That errors
+    add up is an assumption: what all together do is measured and reported. There is no budget of latency: LiteRT
+    unpacks weights of 4 bits, so that they are not faster.
 
     Args:
         model: Functional or Sequential, built; not changed.

@@ -19,7 +19,7 @@ from kopt.export import tflite
 from kopt.export.manifest import check_target
 from kopt.export.source import open_model, trace
 from kopt.export.to_tflite import free_layers
-from kopt.graph import signature
+from kopt.graph import GraphView, signature
 from kopt.measure import load
 from kopt.measure.accuracy import require_probabilities
 from kopt.quantize.copying import require_fit, rounded_copy
@@ -29,6 +29,7 @@ from kopt.quantize.diagnosis.examples import numbered
 from kopt.quantize.diagnosis.measuring import Passes
 from kopt.quantize.diagnosis.tracing import RoundedTrace
 from kopt.quantize.few_examples import warn_of_few
+from kopt.quantize.judged import before_choice
 from kopt.quantize.mixed.float_layers import MixedModel
 from kopt.quantize.mixed.judging import AccuracyJudge, Judge, RatioJudge, labelled_inputs
 from kopt.quantize.mixed.searching import search
@@ -127,7 +128,7 @@ def fallback(
     source = trace(open_model(model))
     free = free_layers(source)
     copy, record = rounded_copy(model, "int8", RangeRule(), ())
-    rounded = RoundedTrace(copy)
+    rounded = RoundedTrace(copy, judged=False)
     batches = Batches(arrays, batch_size(rounded))
     extremes = find_extremes(rounded, batches)
     set_ranges(rounded, extremes)
@@ -175,7 +176,10 @@ def fallback(
         measured_db=measured_db,
         within_budget=measured >= least,
         examples=judge.batches.examples,
-        notes=(*few, *notes, *_notes(states[-1].score >= least, measured >= least, limit, order, mixed.layers)),
+        notes=(
+            *(*few, *notes, *_note_of_choices(copy)),
+            *_notes(states[-1].score >= least, measured >= least, limit, order, mixed.layers),
+        ),
     )
 
 
@@ -188,6 +192,16 @@ def _errors_alone(rounded: RoundedTrace, batches: Batches, progress: Progress) -
     finally:
         progress.finish()
     return passes.alone
+
+
+def _note_of_choices(copy: keras.Model) -> tuple[str, ...]:
+    view = GraphView.of(copy)
+    if all(before_choice(view, tensor) is tensor for tensor in view.outputs):
+        return ()
+    return (
+        "An output is an argmax, and its places were compared as if they were quantities: it counts only whether they "
+        "are the same. Plan with the model that ends before it.",
+    )
 
 
 def _notes(is_found: bool, is_met: bool, limit: int, tried: Sequence[str], layers: Sequence[str]) -> tuple[str, ...]:

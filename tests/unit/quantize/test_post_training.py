@@ -351,3 +351,15 @@ def test_what_scales_pixels_is_rounded():
     model, x = scaled((4, 4, 3), 2.0)
     report = post_training(model, x, options=())[1]
     assert (report.quantization.left, report.warnings) == ((), ())
+
+
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_an_argmax_is_judged_by_what_it_is_taken_of(activation):
+    keras.utils.set_random_seed(0)
+    i, x = keras.Input((8,), name="x"), examples(40, (8,))
+    logits = L.Dense(4, activation=activation, name="last")(i)
+    _, plain = post_training(keras.Model(i, logits), x, options=())
+    _, chosen = post_training(keras.Model(i, keras.ops.argmax(logits, axis=-1)), x, options=())
+    assert chosen.error > 0
+    assert chosen.error == pytest.approx(plain.error)
+    assert chosen.agreement == plain.agreement

@@ -166,3 +166,10 @@ def test_a_model_without_kernels_that_can_be_narrow_is_refused():
     model = keras.Sequential([keras.Input((4, 4, 2)), L.Conv2DTranspose(3, 3)])
     with pytest.raises(UnsupportedModelError, match=r"No kernel of model .* can have 4 bits"):
         kopt.quantize.bits(model, RNG.random((24, 4, 4, 2), np.float32), size=0.6)
+
+
+@pytest.mark.slow
+def test_an_argmax_is_judged_by_what_it_is_taken_of(planned):
+    model, x, plan = planned
+    chosen = keras.Model(model.input, keras.ops.argmax(model.output, axis=-1))
+    assert kopt.quantize.bits(chosen, x, size=0.6).output_db == pytest.approx(plan.output_db)

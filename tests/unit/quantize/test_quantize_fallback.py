@@ -259,3 +259,11 @@ def test_an_lstm_that_is_to_stay_in_float_is_refused_with_what_leaves_it_there(t
     copy, _ = kopt.quantize.aware(model, calibration=x, skip=["cells"])
     made = kopt.export.tflite(copy, tmp_path / "m.tflite", scheme="int8")
     assert ("TANH", "float32") in {(one.name, one.dtype) for one in made.operators}
+
+
+@pytest.mark.slow
+def test_a_plan_for_an_argmax_says_that_places_were_compared():
+    i = keras.Input((8,))
+    model = keras.Model(i, keras.ops.argmax(L.Dense(3)(i), axis=-1))
+    plan = kopt.quantize.fallback(model, np.random.default_rng(0).normal(size=(24, 8)))
+    assert "An output is an argmax" in plan.notes[0]

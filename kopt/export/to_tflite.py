@@ -291,6 +291,19 @@ def _convertible(source: Source, scheme: Scheme) -> tuple[Source, bool]:
     return source, False
 
 
+def float_layers(source: Source, path: str | os.PathLike[str], layers: Sequence[str]) -> tuple[str, ...]:
+    """Return which of these layers compute in float in a file of `source`, as far as its tensors have their names."""
+    operators = inspect_tflite(Path(path)).float_operators
+    patterns = _tensor_patterns(source, layers)
+    outputs = _float_outputs(source, layers, patterns) or {}
+
+    def is_float(pattern: str) -> bool:
+        own = (pattern, *_patterns_of_outputs({pattern: outputs.get(pattern, ())}))
+        return any(re.search(one, operator) for one in own for operator in operators)
+
+    return tuple(layer for layer, pattern in zip(layers, patterns, strict=True) if is_float(pattern))
+
+
 def free_layers(source: Source) -> frozenset[str] | None:
     """Return the layers that `fallback` can name in an int8 file, if an LSTM is fused in it; `None`: all.
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
@@ -18,7 +18,7 @@ from kopt.core.settings import number, whole
 from kopt.export import tflite
 from kopt.export.manifest import check_target
 from kopt.export.source import open_model, trace
-from kopt.export.to_tflite import free_layers
+from kopt.export.to_tflite import float_layers, free_layers
 from kopt.graph import GraphView, signature
 from kopt.measure import load
 from kopt.measure.accuracy import require_probabilities
@@ -145,7 +145,7 @@ def fallback(
     takers = {name: mixed.takers[name].intersection(order) for name in order}
     states = search(order, {name: noise[name] for name in order}, takers, judge.of_model, least, limit)
     # What has no integer operator computes in float whatever the budget; of much the converter knows a way.
-    without = [one.layer for one in record.left]
+    without = _in_order(model, [one.layer for one in record.left])
     layers = tuple(name for name in mixed.layers if name in states[-1].layers)
     notes: tuple[str, ...] = ()
     with scratch_directory() as scratch:
@@ -157,9 +157,15 @@ def fallback(
         except ExportError as error:
             if not without:
                 raise
-            layers = tuple(dict.fromkeys((*without, *layers)))
+            layers = _in_order(model, (*without, *layers))
             notes = (f"{', '.join(without)} went to {to} for the converter's sake, which refused before: {error}",)
             tflite(source, target, fallback=layers, **settings)
+        else:
+            beside = [name for name in float_layers(source, target, without) if name not in layers]
+            if beside:
+                layers = _in_order(model, (*layers, *beside))
+                notes = (f"{', '.join(beside)} would be in {to} anyway: there is no integer operator for it.",)
+                tflite(source, target, fallback=layers, **{**settings, "overwrite": True})
         runner = load(target)
         measured, measured_db = judge.of_file(runner), decibels.of_file(runner)
     return Fallback(
@@ -192,6 +198,11 @@ def _errors_alone(rounded: RoundedTrace, batches: Batches, progress: Progress) -
     finally:
         progress.finish()
     return passes.alone
+
+
+def _in_order(model: keras.Model, layers: Collection[str]) -> tuple[str, ...]:
+    """Return paths of layers in the order of the model, each once."""
+    return tuple(path for path, _ in GraphView.of(model).walk() if path in layers)
 
 
 def _note_of_choices(copy: keras.Model) -> tuple[str, ...]:

@@ -267,3 +267,16 @@ def test_a_plan_for_an_argmax_says_that_places_were_compared():
     model = keras.Model(i, keras.ops.argmax(L.Dense(3)(i), axis=-1))
     plan = kopt.quantize.fallback(model, np.random.default_rng(0).normal(size=(24, 8)))
     assert "An output is an argmax" in plan.notes[0]
+
+
+@pytest.mark.slow
+def test_a_plan_names_a_layer_that_computes_in_float_beside_those_that_were_chosen(tmp_path):
+    keras.utils.set_random_seed(0)
+    i = keras.Input((8,), name="x")
+    model = keras.Model(i, L.Dense(3, name="last")(L.ELU(name="elu")(L.Dense(16, name="first")(i))))
+    x = np.random.default_rng(0).normal(size=(40, 8)).astype("float32")
+    plan = kopt.quantize.fallback(model, x, tmp_path / "m.tflite", least_db=60.0, most=1)
+    assert plan.layers == ("elu", "last")
+    assert plan.notes[0].startswith("elu would be in float32 anyway")
+    kopt.export.tflite(model, tmp_path / "n.tflite", scheme="int8", calibration=x, fallback=plan)
+    assert (tmp_path / "n.tflite").read_bytes() == (tmp_path / "m.tflite").read_bytes()

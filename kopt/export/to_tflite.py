@@ -141,6 +141,8 @@ def tflite(
     rounds_outputs = trained is not None and io_dtype != "float32"
     with integer_outputs(trained) if rounds_outputs else contextlib.nullcontext():
         source, fused = _convertible(trace(model, batch_size=batch_size), kind)
+    if fused:
+        _require_free(source, fallback)
     job = {
         "signature": SIGNATURE,
         "io_dtype": io_dtype,
@@ -291,6 +293,56 @@ def _convertible(source: Source, scheme: Scheme) -> tuple[Source, bool]:
         with integer_normalization():
             return with_function_of(source, source.model), False
     return source, False
+
+
+def float_layers(source: Source, path: str | os.PathLike[str], layers: Sequence[str]) -> tuple[str, ...]:
+    """Return which of these layers compute in float in a file of `source`, as far as its tensors have their names."""
+    operators = inspect_tflite(Path(path)).float_operators
+    patterns = _tensor_patterns(source, layers)
+    outputs = _float_outputs(source, layers, patterns) or {}
+
+    def is_float(pattern: str) -> bool:
+        own = (pattern, *_patterns_of_outputs({pattern: outputs.get(pattern, ())}))
+        return any(re.search(one, operator) for one in own for operator in operators)
+
+    return tuple(layer for layer, pattern in zip(layers, patterns, strict=True) if is_float(pattern))
+
+
+def free_layers(source: Source) -> frozenset[str] | None:
+    """Return the layers that `fallback` can name in an int8 file, if an LSTM is fused in it; `None`: all.
+
+    Of the tensors of such a file only the outputs are known by their layers.
+
+    Raises:
+        UnsupportedModelError: the model has an RNN for which there is no integer operator.
+    """
+    if not source.has_loop:
+        return None
+    fused_source(source, get_scheme("int8"))
+    return _beside_fused(source)
+
+
+def _beside_fused(source: Source) -> frozenset[str]:
+    view = GraphView.of(source.model)
+    recurrent = {path for path, layer in view.walk() if isinstance(layer, keras.layers.RNN)}
+    return frozenset(path for one in view.outputs for path in _behind(view, one, "")) - recurrent
+
+
+def _require_free(source: Source, fallback: Sequence[str]) -> None:
+    """Raise if layers are to stay in float that cannot beside a fused LSTM.
+
+    Raises:
+        UnsupportedModelError: names them.
+    """
+    free = _beside_fused(source)
+    held = [name for name in fallback if name not in free]
+    if held:
+        raise UnsupportedModelError(
+            f"{', '.join(held)} of {source.name} cannot stay in float in this file, in which an LSTM is one integer "
+            f"operator: `fallback` takes layers there whose outputs are those of the model "
+            f"({', '.join(sorted(free)) or 'it has none'}). Make the file of a copy of "
+            f"`kopt.quantize.post_training` or `aware` with `skip={held!r}`."
+        )
 
 
 def _convert(

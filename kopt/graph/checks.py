@@ -22,6 +22,7 @@ from kopt.graph.internals import (
     was_called,
 )
 from kopt.graph.naming import owned_variables
+from kopt.graph.tfmot import refuse_quantized
 from kopt.graph.values import values_of
 
 # Left out of the fingerprint: how a model is trained, and the shape its layers happened to be built with, are no part
@@ -36,6 +37,7 @@ def require_built(model: keras.Model) -> None:
     """Raise unless `model` is a Keras 3 model that has its variables.
 
     Raises:
+        UnsupportedModelError: a tf_keras model that tfmot has quantized.
         InputError: not a Keras 3 model, or one that was never built or called; the message says how to do it.
 
     Example:
@@ -46,6 +48,7 @@ def require_built(model: keras.Model) -> None:
         kopt.core.errors.InputError: Sequential model ... is not built: its input shape is not known. ...
     """
     if not isinstance(model, keras.Model):
+        refuse_quantized(model)
         kind = f"{type(model).__module__}.{type(model).__qualname__}"
         hint = " `kopt.graph.from_tf_keras(model)` makes one of it." if kind.startswith("tf_keras.") else ""
         raise InputError(f"Expected a Keras 3 model (`keras.Model`). Received: {kind}.{hint}")

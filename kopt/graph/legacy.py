@@ -16,6 +16,7 @@ from kopt.core.randomness import preserved_random_state
 from kopt.graph.internals import graph_of, safe_mode_scope
 from kopt.graph.legacy_build import build_model
 from kopt.graph.legacy_weights import load_weights
+from kopt.graph.tfmot import refuse_quantized
 from kopt.graph.view import GraphView
 
 _BATCH = 2
@@ -64,8 +65,8 @@ def from_tf_keras(model: Any) -> keras.Model:
         model: built; not changed.
 
     Raises:
-        UnsupportedModelError: the tf_keras model is a subclassed one, or holds layers that Keras 3 does not have; or
-            Keras 3 computes something else.
+        UnsupportedModelError: the tf_keras model is a subclassed one, was quantized by tfmot, or holds layers that
+            Keras 3 does not have; or Keras 3 computes something else.
 
     Example:
         >>> old = kopt.graph.to_tf_keras(model)
@@ -75,6 +76,7 @@ def from_tf_keras(model: Any) -> keras.Model:
     """
     if not any(kind.__module__.startswith("tf_keras.") for kind in type(model).__mro__):
         return model
+    refuse_quantized(model)
     try:
         return _translated(f"The tf_keras model {model.name!r}", model, {}, safe_mode=False, verify=True)
     except (*_TF_KERAS_REFUSALS, NotImplementedError, LoadError) as error:

@@ -19,6 +19,7 @@ from kopt.core.errors import LoadError, UnsafeModelError
 from kopt.core.files import require_path
 from kopt.core.randomness import preserved_random_state
 from kopt.graph.legacy import load_legacy, load_legacy_archive
+from kopt.graph.tfmot import refuse_quantized_config
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -79,6 +80,7 @@ def load_model(
         for name in _WITH_OWN_CLASSES:
             importlib.import_module(name)
     if kind == "zip" and str(_zip_member(path, "metadata.json").get("keras_version", "")).startswith("2."):
+        refuse_quantized_config(config, path)
         return load_legacy_archive(path, custom_objects=custom_objects, safe_mode=safe_mode, verify=verify)
     if compile is not None:
         return _load_with_keras(path, ".keras", custom_objects, safe_mode, with_training=compile)
@@ -198,6 +200,7 @@ def _load_hdf5(path: Path, custom_objects: dict[str, Any], safe_mode: bool, veri
             f"{path} was written by Keras {version}, whose layers have other names and weight layouts. Open it with "
             f"Keras 2.0 to 2.3 and save it again first."
         )
+    refuse_quantized_config(config, path)
     try:
         return load_legacy(path, config, custom_objects=custom_objects, safe_mode=safe_mode, verify=verify)
     except _KERAS_REFUSALS as error:

@@ -230,6 +230,7 @@ class _Rewriter:
         outputs = keras.tree.map_structure(lambda tensor: named[id(tensor)], view.output_structure)
         twin = keras.Model(inputs, outputs, name=name)
         copy_model_settings(model, twin)
+        copy_output_names(model, twin)
         return twin
 
     def _retrace(self, call: Call, tensors: dict[int, Any], prefix: str) -> None:
@@ -355,6 +356,13 @@ def _copy_vocabulary(source: keras.layers.Layer, target: keras.layers.Layer) -> 
     with tempfile.TemporaryDirectory() as directory:
         source.save_assets(directory)
         target.load_assets(directory)
+
+
+def copy_output_names(source: keras.Model, target: keras.Model) -> None:
+    """Give the outputs of a Functional model the names of another's, if the layers that make them have others."""
+    graph = graph_of(source)
+    if graph is not None and list(graph.output_names) != list(target.output_names):
+        target.output_names = list(graph.output_names)
 
 
 def copy_model_settings(source: keras.Model, target: keras.Model) -> None:

@@ -14,7 +14,7 @@ from kopt.core.records.changes.bits import BitsPlan
 from kopt.core.settings import whole
 from kopt.data import calibration as sample
 from kopt.export.integers import ENOUGH
-from kopt.graph import signature
+from kopt.graph import from_tf_keras, signature
 from kopt.quantize.copying import Skip, require_fit, require_trainable_copy, rounded_copy
 from kopt.quantize.few_examples import warn_of_few, widened
 from kopt.quantize.modes import observing
@@ -70,7 +70,8 @@ def aware(
     go on sharing it.
 
     Args:
-        model: Functional or Sequential, built; not changed. Nested models come out flat.
+        model: Functional or Sequential, built; not changed. Nested models come out flat. A model of tf_keras becomes
+            one of Keras 3 first.
         scheme: `"int8"`, or `"int16x8"`: activations of 16 bits, for models without concatenation and float layers.
         skip: layers to leave in float: names, paths, patterns with `*`, classes; or a function of the layer.
         bits: of the weights of single layers, by their paths, 4 or 8, or a plan of `kopt.quantize.bits`; others have 8.
@@ -96,9 +97,9 @@ def aware(
     Raises:
         InputError: a setting or the model cannot be used.
         NonFiniteError: a weight is NaN or infinite.
-        UnsupportedModelError: a subclassed model, one that is quantized already, one without a layer that has an
-            integer operator, or one whose training a copy would not have: its own `train_step`, a schedule of pruning
-            that has not ended, or an `activity_regularizer`.
+        UnsupportedModelError: a subclassed model, one that is quantized already, one of tf_keras that Keras 3 does not
+            have, one without a layer that has an integer operator, or one whose training a copy would not have: its own
+            `train_step`, a schedule of pruning that has not ended, or an `activity_regularizer`.
 
     Warns:
         UserWarning: `calibration` has fewer than 20 examples.
@@ -119,6 +120,7 @@ def aware(
         whole("freeze_batch_norm", freeze_batch_norm, least=0)
     if ranges == "learned" and calibration is None:
         raise ConfigError('`ranges="learned"` trains ranges from where `calibration` puts them: give it real inputs.')
+    model = from_tf_keras(model)
     require_fit(model)
     require_trainable_copy(model)
     data = None if calibration is None else sample(calibration, samples=samples, inputs=signature(model)[0])

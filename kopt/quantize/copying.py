@@ -15,7 +15,7 @@ from kopt.graph import FreshNames, GraphView, owned_variables, require_built, re
 from kopt.graph.checks import require_keras_training, require_unquantized
 from kopt.graph.internals import allow_depth, flatten_layers, graph_of, node_of
 from kopt.graph.layer_names import is_named
-from kopt.graph.rewrite import copy_model_settings
+from kopt.graph.rewrite import copy_model_settings, copy_output_names
 from kopt.profile.cost.flat import FlatGraph, flatten_calls
 from kopt.quantize.placement import Placement
 from kopt.quantize.preserved import distinct, what_to_keep
@@ -141,6 +141,7 @@ def rounded_copy(
     allow_depth(len(reader.steps) + len(retracing.quantizers))
     copy = QuantizedFunctional(inputs, retracing.outputs(view, graph), name=model.name)
     copy_model_settings(model, copy)
+    copy_output_names(model, copy)
     preserved, kept = _preserved(copy, {step.name for step in reader.steps if step.whole}, reader.sources)
     record = Quantization(
         model.name, scheme, tuple(reader.kernels), tuple(retracing.quantizers), tuple(reader.left.values()), kept

@@ -36,6 +36,7 @@ class QuantizedFunctional(HoldsWeights, FunctionalModel):
             "float_layers": list(self.float_layers),
             "sources": dict(self.sources),
             "preserved": list(self.preserved.items()),
+            "outputs": list(self.output_names),
         }
         return {**super().get_config(), _KEY: how}
 
@@ -48,6 +49,7 @@ class QuantizedFunctional(HoldsWeights, FunctionalModel):
         model = super().from_config(config, custom_objects=custom_objects)
         model.remember(Quantization.from_json(how["record"]), how["float_layers"], how["sources"])
         model.preserve(dict(how.get("preserved", ())))
+        model.output_names = list(how.get("outputs", model.output_names))
         return model
 
     def remember(self, record: Quantization, float_layers: Iterable[str], sources: Mapping[str, str]) -> None:

@@ -59,12 +59,16 @@ class Retracing:
                 self._tensors[key] = self._rounded(tensor, key, step.name, step.role.is_activation)
 
     def outputs(self, view: GraphView, graph: FlatGraph) -> Any:
-        """Return the outputs in the structure of the model, under the names that they have there."""
+        """Return the outputs in the structure of the model, in layers of their names where no other has that name.
+
+        An input that is an output, too, is rounded as in a file, and its layer is not the one that takes it.
+        """
         named: dict[int, Any] = {}
+        inputs = {node_of(tensor).operation.name for tensor in view.inputs}
         for tensor, key in zip(view.outputs, graph.outputs, strict=True):
             if id(tensor) not in named:
                 name = node_of(tensor).operation.name
-                taken = any(node_of(other).operation.name == name for other in named.values())
+                taken = name in inputs or any(node_of(other).operation.name == name for other in named.values())
                 named[id(tensor)] = keras.layers.Identity(name=self._names(name) if taken else name, dtype="float32")(
                     self._tensors[key]
                 )

@@ -16,6 +16,7 @@ from kopt.quantize.after_training.blocks import Block, blocks_of
 from kopt.quantize.after_training.estimators import ESTIMATORS
 from kopt.quantize.after_training.histograms import Observation, joined, observation_of
 from kopt.quantize.few_examples import widened
+from kopt.quantize.judged import before_choice
 from kopt.quantize.modes import unrounded
 from kopt.quantize.ranges import FixedQuantizer, Quantizer
 from kopt.quantize.rules import activation_of
@@ -64,7 +65,7 @@ Visit = Callable[[QuantizedWeights, Pair, Any, Any], None]
 
 
 class Bench:
-    """The copy, the examples and the outputs that it should have, before their softmax or sigmoid.
+    """The copy, the examples and the outputs that it should have, before their softmax, sigmoid or argmax.
 
     Attributes:
         layers: with a kernel, in order.
@@ -85,7 +86,7 @@ class Bench:
         """
         self.view = GraphView.of(copy)
         self._rows, self._held, self._fixed = rows, held, fixed
-        self._judged = keras.Model(copy.input, [_before_its_grid(self.view, tensor) for tensor in self.view.outputs])
+        self._judged = keras.Model(copy.input, [_judged(self.view, tensor) for tensor in self.view.outputs])
         self.layers = [one for one in self.view.layers if isinstance(one, QuantizedWeights)]
         weights = {one.name: _weights_of(one) for one in self.layers}
         self._state = State(weights, weights, "minmax", {})
@@ -98,6 +99,11 @@ class Bench:
     def state(self) -> State:
         """What the copy is now."""
         return self._state
+
+    @property
+    def free_ranges(self) -> int:
+        """How many ranges the caller has chosen no estimator for."""
+        return len(self._state.seen.keys() - self._fixed.keys())
 
     def restore(self, state: State) -> None:
         """Make the copy what it was."""
@@ -139,12 +145,13 @@ class Bench:
 
     def agreement(self) -> float | None:
         """Return the share of held examples whose largest output is the same; `None` if outputs have a single entry."""
-        pairs = [pair for pair in zip(self.outputs(), self._expected, strict=True) if pair[0].shape[-1] > 1]
+        outputs = zip(self.outputs(), self._expected, strict=True)
+        pairs = [pair for pair in outputs if pair[0].ndim > 1 and pair[0].shape[-1] > 1]
         same = [np.mean(np.argmax(a, axis=-1) == np.argmax(b, axis=-1)) for a, b in pairs]
         return float(np.mean(same)) if same else None
 
     def outputs(self) -> Arrays:
-        """Return the outputs of the copy on the held examples, before their softmax or sigmoid, flattened."""
+        """Return the outputs of the copy on the held examples, as they are judged, flattened."""
         pack = keras.tree.pack_sequence_as
         parts = [
             keras.tree.flatten(self._judged(pack(self._judged.input, batch), training=False))
@@ -257,6 +264,10 @@ class Bench:
             ends = ESTIMATORS[self._fixed.get(quantizer.name, self._state.estimator)](seen, highest - lowest + 1)
             quantizer.ranges.assign(np.tile(np.asarray(ends, np.float32), (quantizer.sites, 1)))
             quantizer.seen.assign(np.full(quantizer.sites, len(seen.lows)))
+
+
+def _judged(view: GraphView, tensor: Any) -> Any:
+    return _before_its_grid(view, before_choice(view, tensor))
 
 
 def _before_its_grid(view: GraphView, tensor: Any) -> Any:

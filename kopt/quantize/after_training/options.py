@@ -49,9 +49,11 @@ class Option:
 
 
 def _estimate(estimator: str, bench: Bench, settings: Settings) -> Done:
+    if not bench.free_ranges:
+        return Done(0, "`ranges` fixes all ranges")
     before = bench.state.estimator
     bench.estimate(estimator)
-    return Done(len(bench.state.seen), f"ranges by {estimator} instead of {before}")
+    return Done(bench.free_ranges, f"ranges by {estimator} instead of {before}")
 
 
 OPTIONS: dict[str, Option] = {

@@ -15,12 +15,12 @@ from kopt.core.records.changes.aware_training import RangeRule
 from kopt.core.records.changes.post_training import PostTrainingQuantization
 from kopt.core.settings import choice, number, whole
 from kopt.data import calibration as sample
-from kopt.graph import signature
+from kopt.graph import from_tf_keras, signature
 from kopt.profile import model as costs_of
 from kopt.quantize.after_training.bench import Arrays, Bench
 from kopt.quantize.after_training.choosing import SMALL_MACS, apply_all, choose
 from kopt.quantize.after_training.fixed_ranges import AUTO, fixed_ranges
-from kopt.quantize.after_training.options import OPTIONS, Settings
+from kopt.quantize.after_training.options import OPTIONS, RANGES, Settings
 from kopt.quantize.after_training.raw_inputs import scaling_layers
 from kopt.quantize.copying import Skip, require_fit, rounded_copy
 from kopt.quantize.few_examples import warn_of_few
@@ -81,7 +81,8 @@ def post_training(
     - `"analytic"`, `"empirical"`: the mean error of every layer is taken out of its bias.
 
     Args:
-        model: Functional or Sequential, built; not changed. Nested models come out flat.
+        model: Functional or Sequential, built; not changed. Nested models come out flat. A model of tf_keras becomes
+            one of Keras 3 first.
         calibration: real inputs, without labels or with; see `kopt.data.calibration`. Of every four examples one judges
             and is not learned from.
         scheme: `"int8"` or `"int16x8"`.
@@ -103,8 +104,8 @@ def post_training(
     Raises:
         InputError: a setting, the model or the calibration data cannot be used.
         NonFiniteError: a weight, an example or an output is NaN or infinite.
-        UnsupportedModelError: a subclassed model, one that is quantized already, or one without a layer that has an
-            integer operator.
+        UnsupportedModelError: a subclassed model, one that is quantized already, one of tf_keras that Keras 3 does not
+            have, or one without a layer that has an integer operator.
 
     Warns:
         UserWarning: there are fewer than 20 examples.
@@ -120,11 +121,13 @@ def post_training(
     """
     settings = Settings(number("alpha", alpha, least=0.0, most=1.0), whole("iterations", iterations))
     names = _chosen(options)
+    _require_free_ranges(names, ranges)
     if calibration is None:
         raise ConfigError(
             "Post-training quantization needs `calibration`: a hundred real inputs, as arrays or a tf.data.Dataset, "
             "e.g. `calibration=x_train`. Received: None. Labels are not used."
         )
+    model = from_tf_keras(model)
     require_fit(model)
     arrays = list(sample(calibration, samples=samples, seed=seed, inputs=signature(model)[0]).values())
     raw = scaling_layers(model, arrays) if scheme == "int8" else {}
@@ -136,8 +139,7 @@ def post_training(
     progress = progress or Silent()
     try:
         if names is None:
-            passed_over = _passed_over(model, all_fixed=isinstance(ranges, str) and ranges != AUTO)
-            tried = choose(bench, settings, passed_over, progress)
+            tried = choose(bench, settings, _passed_over(model), progress)
         else:
             tried = apply_all(bench, settings, names, progress)
     finally:
@@ -177,6 +179,20 @@ def _chosen(options: str | Sequence[str]) -> tuple[str, ...] | None:
     return chosen
 
 
+def _require_free_ranges(options: Sequence[str] | None, ranges: str | Mapping[str, str]) -> None:
+    """Refuse options that find ranges where `ranges` says how all are found.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    chosen = next((name for name in options or () if OPTIONS[name].group == RANGES), None)
+    if chosen is not None and isinstance(ranges, str) and ranges != AUTO:
+        raise ConfigError(
+            f"The option {chosen!r} would change nothing: `ranges={ranges!r}` says how all ranges are found. Leave one "
+            f"of the two out, or give `ranges` by layer, which leaves the others to the option."
+        )
+
+
 def _split(arrays: Arrays) -> tuple[Arrays, Arrays]:
     """Return the examples that teach and those that judge; of fewer than four all do both."""
     judges = np.arange(len(arrays[0])) % _HELD == _HELD - 1
@@ -185,13 +201,10 @@ def _split(arrays: Arrays) -> tuple[Arrays, Arrays]:
     return [array[~judges] for array in arrays], [array[judges] for array in arrays]
 
 
-def _passed_over(model: keras.Model, *, all_fixed: bool) -> dict[str, str]:
+def _passed_over(model: keras.Model) -> dict[str, str]:
     """Return the options that `"auto"` does not try, with the reason."""
-    found = {}
-    if all_fixed:
-        found.update({name: "`ranges` fixes all ranges" for name, one in OPTIONS.items() if one.group == "ranges"})
     macs = costs_of(model).macs
-    if macs > SMALL_MACS:
-        reason = f"slow: the model has {macs:,} products for an example, more than {SMALL_MACS:,}. Ask for it by name"
-        found.update({name: reason for name, one in OPTIONS.items() if one.slow})
-    return found
+    if macs <= SMALL_MACS:
+        return {}
+    reason = f"slow: the model has {macs:,} products for an example, more than {SMALL_MACS:,}. Ask for it by name"
+    return {name: reason for name, one in OPTIONS.items() if one.slow}

@@ -76,7 +76,8 @@ def diagnose(
 
     Use it when an int8 file of a model answers worse than the model. The rounding is that of `kopt.quantize.aware`,
     which agrees with the integers of LiteRT; ranges are the smallest and largest values, as the converter finds them.
-    For each layer the error that it injects is told apart from the error that has accumulated before it.
+    For each layer the error that it injects is told apart from the error that has accumulated before it. An output that
+    is an argmax is judged by what it is taken of.
 
     The examples are passed through the model twice without rounding (once for the ranges), once with all of it, and
     for each layer alone through what comes after it.

@@ -25,7 +25,7 @@ class Answers:
     """The outputs of the float model and of the rounded model, example by example.
 
     Attributes:
-        exact, rounded: largest entry of the first output; empty for outputs with a single entry.
+        exact, rounded: largest entry of the first output that has several; empty if none has.
         noise: squared error of all outputs together.
         signal: squares of the float outputs.
     """
@@ -38,9 +38,10 @@ class Answers:
         pairs = list(zip(exact, rounded, strict=True))
         self._parts["noise"].append(np.sum([_squares(other - one) for one, other in pairs], axis=0))
         self._parts["signal"].append(np.sum([_squares(one) for one in exact], axis=0))
-        if exact[0].ndim > 1 and exact[0].shape[-1] > 1:
-            self._parts["exact"].append(exact[0].reshape(len(exact[0]), -1).argmax(1))
-            self._parts["rounded"].append(rounded[0].reshape(len(exact[0]), -1).argmax(1))
+        answers = next(((a, b) for a, b in pairs if a.ndim > 1 and a.shape[-1] > 1), None)
+        if answers is not None:
+            self._parts["exact"].append(answers[0].reshape(len(answers[0]), -1).argmax(1))
+            self._parts["rounded"].append(answers[1].reshape(len(answers[1]), -1).argmax(1))
 
     def __getattr__(self, name: str) -> np.ndarray:
         parts = self._parts[name]

@@ -13,6 +13,7 @@ from kopt.graph.running import run
 from kopt.profile.layer_sensitivity.cuts import Cuttable
 from kopt.quantize.activations import Composite
 from kopt.quantize.diagnosis.operators import Operator, OperatorFinder
+from kopt.quantize.judged import before_choice
 from kopt.quantize.ranges import FixedQuantizer, OutputRange, Quantizer
 from kopt.quantize.weights import QuantizedWeights
 from kopt.train.interception import replaced
@@ -59,12 +60,12 @@ class RoundedTrace(Cuttable):
 
     Attributes:
         operators: in order.
-        outputs: of the model, flat.
+        outputs: of the model, flat; of an argmax what it is taken of, if they are to be judged.
         behind: numbers of the operators that give the outputs.
         passed_on: numbers of those whose rounded outputs go through concatenation and the like to an output.
     """
 
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: keras.Model, *, judged: bool = True):
         """Trace `model`; it is not changed."""
         view = GraphView.of(model)
         self.operators: list[Switched] = []
@@ -73,10 +74,13 @@ class RoundedTrace(Cuttable):
         self._pending: list[tf.Tensor] = []
         inside: dict[int, list[tf.Tensor]] = {}
         finder = OperatorFinder()
+        wanted = {id(before_choice(view, tensor)) for tensor in view.outputs} if judged else set()
+        seen: dict[int, tf.Tensor] = {}
 
         def look(path: str, call: Call, taken: Sequence[Any], given: Sequence[Any]) -> None:
             switches, self._pending = self._pending, []
             inside[id(call)] = switches
+            seen.update({id(one): value for one, value in zip(call.outputs, given, strict=True) if id(one) in wanted})
             found = finder.follow(call)
             if found is not None:
                 inner = [switch for part in found.calls for switch in inside[id(part)]]
@@ -85,7 +89,9 @@ class RoundedTrace(Cuttable):
         def forward(*leaves: Any) -> None:
             self.inputs = list(leaves)
             with self._switching(view):
-                self.outputs = run(view, leaves, look)
+                outputs = run(view, leaves, look)
+            places = [id(before_choice(view, tensor)) for tensor in view.outputs]
+            self.outputs = [seen.get(place, output) for place, output in zip(places, outputs, strict=True)]
 
         specs = [tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype) for tensor in view.inputs]
         super().__init__(forward, specs)

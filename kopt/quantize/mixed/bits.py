@@ -1,7 +1,7 @@
 """The public function: how many bits the weights of each layer get."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -55,8 +55,10 @@ def bits(
 
     Use it before `kopt.quantize.aware(model, bits=plan)`, whose training makes up for most of what 4 bits cost. The
     error that each kernel alone makes at the outputs is measured with 4 and with 8 bits; which get 4 is an integer
-    program over these errors, solved exactly. That errors add up is an assumption: what all together do is measured
-    and reported. There is no budget of latency: LiteRT unpacks weights of 4 bits, so that they are not faster.
+    program over these errors, solved exactly. An output that is an argmax is judged by what it is taken of. That errors
+    add up is an assumption: what all together do is measured and reported, and where 4 bits for all are no worse, which
+    are smaller, all get them. There is no budget of latency: LiteRT unpacks weights of 4 bits, so that they are not
+    faster.
 
     Args:
         model: Functional or Sequential, built; not changed.
@@ -105,22 +107,28 @@ def bits(
             f"nothing to choose."
         )
     sizes = [[-(-one.weights * width // 8) for width in WEIGHT_BITS] for one in layers]
-    widest = sum(row[-1] for row in sizes)
-    budget = int(size * widest) if size <= 1.0 else int(size)
+    budget = int(size * sum(row[-1] for row in sizes)) if size <= 1.0 else int(size)
     chosen = allocate([one.noise for one in layers], sizes, budget)
-    layers = [dataclasses.replace(one, bits=WEIGHT_BITS[place]) for one, place in zip(layers, chosen, strict=True)]
 
-    def decibels(widths: Mapping[str, int]) -> float:
+    def decibels(choice: Sequence[int]) -> float:
+        widths = {one.layer: WEIGHT_BITS[place] for one, place in zip(layers, choice, strict=True)}
         return ratio(exact, mixed.outputs_of_bits(batches, widths))
 
+    widest, narrowest = [len(WEIGHT_BITS) - 1] * len(layers), [0] * len(layers)
+    # Errors of several layers can cancel each other.
+    output_db, narrowest_db = decibels(chosen), decibels(narrowest)
+    if narrowest_db >= output_db:
+        chosen, output_db = narrowest, narrowest_db
     return Bits(
         model=model.name,
         budget_bytes=budget,
         size_bytes=sum(row[place] for row, place in zip(sizes, chosen, strict=True)),
-        layers=tuple(layers),
-        output_db=decibels({one.layer: one.bits for one in layers}),
-        widest_db=decibels({}),
-        narrowest_db=decibels({one.layer: WEIGHT_BITS[0] for one in layers}),
+        layers=tuple(
+            dataclasses.replace(one, bits=WEIGHT_BITS[place]) for one, place in zip(layers, chosen, strict=True)
+        ),
+        output_db=output_db,
+        widest_db=decibels(widest),
+        narrowest_db=narrowest_db,
         examples=batches.examples,
     )
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
@@ -16,7 +17,9 @@ from kopt.core.records.changes.fallback import FallbackPlan, FallbackStep, fallb
 from kopt.core.settings import number, whole
 from kopt.export import tflite
 from kopt.export.manifest import check_target
-from kopt.graph import signature
+from kopt.export.source import open_model, trace
+from kopt.export.to_tflite import float_layers, free_layers
+from kopt.graph import GraphView, signature
 from kopt.measure import load
 from kopt.measure.accuracy import require_probabilities
 from kopt.quantize.copying import require_fit, rounded_copy
@@ -26,6 +29,7 @@ from kopt.quantize.diagnosis.examples import numbered
 from kopt.quantize.diagnosis.measuring import Passes
 from kopt.quantize.diagnosis.tracing import RoundedTrace
 from kopt.quantize.few_examples import warn_of_few
+from kopt.quantize.judged import before_choice
 from kopt.quantize.mixed.float_layers import MixedModel
 from kopt.quantize.mixed.judging import AccuracyJudge, Judge, RatioJudge, labelled_inputs
 from kopt.quantize.mixed.searching import search
@@ -91,7 +95,8 @@ def fallback(
 
     Raises:
         InputError: the model, a setting or the examples cannot be used.
-        UnsupportedModelError: as `kopt.quantize.aware`; a copy that it made is refused, too.
+        UnsupportedModelError: as `kopt.quantize.aware`; a copy that it made is refused, too, and an RNN that TFLite has
+            no integer operator for.
         ExportError: the converter failed.
         OutputError: `path` cannot be written or exists.
 
@@ -120,23 +125,27 @@ def fallback(
     require_fit(model)
     if evaluate is not None:
         require_probabilities(model)
+    source = trace(open_model(model))
+    free = free_layers(source)
     copy, record = rounded_copy(model, "int8", RangeRule(), ())
-    trace = RoundedTrace(copy)
-    batches = Batches(arrays, batch_size(trace))
-    extremes = find_extremes(trace, batches)
-    set_ranges(trace, extremes)
+    rounded = RoundedTrace(copy, judged=False)
+    batches = Batches(arrays, batch_size(rounded))
+    extremes = find_extremes(rounded, batches)
+    set_ranges(rounded, extremes)
     few = warn_of_few(batches.examples, growth(extremes))
-    mixed = MixedModel(copy, trace)
+    mixed = MixedModel(copy, rounded)
     decibels = RatioJudge(mixed, batches)
     judge: Judge = decibels
     if evaluate is not None:
         judge = AccuracyJudge(mixed, Batches(labelled_inputs(evaluate, inputs), batches.size), evaluate[1])
     least = least_db if evaluate is None else judge.reference - max_drop
-    limit = len(mixed.layers) if most is None else most
-    noise = mixed.noise(_errors_alone(trace, batches, progress or Silent()))
-    states = search(mixed.layers, noise, mixed.takers, judge.of_model, least, limit)
+    order = [name for name in mixed.layers if free is None or name in free]
+    limit = len(order) if most is None else most
+    noise = mixed.noise(_errors_alone(rounded, batches, progress or Silent()))
+    takers = {name: mixed.takers[name].intersection(order) for name in order}
+    states = search(order, {name: noise[name] for name in order}, takers, judge.of_model, least, limit)
     # What has no integer operator computes in float whatever the budget; of much the converter knows a way.
-    without = [one.layer for one in record.left]
+    without = _in_order(model, [one.layer for one in record.left])
     layers = tuple(name for name in mixed.layers if name in states[-1].layers)
     notes: tuple[str, ...] = ()
     with scratch_directory() as scratch:
@@ -144,13 +153,19 @@ def fallback(
         settings = {"scheme": "int8", "calibration": calibration, "samples": samples, "seed": seed}
         settings |= {"fallback_dtype": to, "overwrite": overwrite}
         try:
-            tflite(model, target, fallback=layers, **settings)
+            tflite(source, target, fallback=layers, **settings)
         except ExportError as error:
             if not without:
                 raise
-            layers = tuple(dict.fromkeys((*without, *layers)))
+            layers = _in_order(model, (*without, *layers))
             notes = (f"{', '.join(without)} went to {to} for the converter's sake, which refused before: {error}",)
-            tflite(model, target, fallback=layers, **settings)
+            tflite(source, target, fallback=layers, **settings)
+        else:
+            beside = [name for name in float_layers(source, target, without) if name not in layers]
+            if beside:
+                layers = _in_order(model, (*layers, *beside))
+                notes = (f"{', '.join(beside)} would be in {to} anyway: there is no integer operator for it.",)
+                tflite(source, target, fallback=layers, **{**settings, "overwrite": True})
         runner = load(target)
         measured, measured_db = judge.of_file(runner), decibels.of_file(runner)
     return Fallback(
@@ -167,13 +182,16 @@ def fallback(
         measured_db=measured_db,
         within_budget=measured >= least,
         examples=judge.batches.examples,
-        notes=(*few, *notes, *_notes(states[-1].score >= least, measured >= least, limit)),
+        notes=(
+            *(*few, *notes, *_note_of_choices(copy)),
+            *_notes(states[-1].score >= least, measured >= least, limit, order, mixed.layers),
+        ),
     )
 
 
-def _errors_alone(trace: RoundedTrace, batches: Batches, progress: Progress) -> list[float]:
+def _errors_alone(rounded: RoundedTrace, batches: Batches, progress: Progress) -> list[float]:
     """Return the error that each operator injects into the outputs."""
-    passes = Passes(trace)
+    passes = Passes(rounded)
     progress.start(-(-batches.examples // batches.size))
     try:
         passes.run(batches, progress)
@@ -182,9 +200,31 @@ def _errors_alone(trace: RoundedTrace, batches: Batches, progress: Progress) -> 
     return passes.alone
 
 
-def _notes(is_found: bool, is_met: bool, limit: int) -> tuple[str, ...]:
+def _in_order(model: keras.Model, layers: Collection[str]) -> tuple[str, ...]:
+    """Return paths of layers in the order of the model, each once."""
+    return tuple(path for path, _ in GraphView.of(model).walk() if path in layers)
+
+
+def _note_of_choices(copy: keras.Model) -> tuple[str, ...]:
+    view = GraphView.of(copy)
+    if all(before_choice(view, tensor) is tensor for tensor in view.outputs):
+        return ()
+    return (
+        "An output is an argmax, and its places were compared as if they were quantities: it counts only whether they "
+        "are the same. Plan with the model that ends before it.",
+    )
+
+
+def _notes(is_found: bool, is_met: bool, limit: int, tried: Sequence[str], layers: Sequence[str]) -> tuple[str, ...]:
     if not is_found:
-        return (f"No choice of up to {limit} layers was found that holds the budget; this is the best that was tried.",)
+        held = [name for name in layers if name not in tried]
+        note = f"No choice of up to {limit} layers was found that holds the budget; this is the best that was tried."
+        if held:
+            note += (
+                f" Beside an LSTM, which is one operator, {', '.join(held)} cannot stay in float so; "
+                f"`skip` of `kopt.quantize.post_training` and `aware` leaves any layer in float."
+            )
+        return (note,)
     if not is_met:
         return (
             "The rounded model holds the budget, its file does not: where a sum lies on a tie, LiteRT may round it to "

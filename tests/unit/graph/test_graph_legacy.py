@@ -9,11 +9,13 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from kopt.core.errors import LoadError, UnsafeModelError
+import kopt
+from kopt.core.errors import LoadError, UnsafeModelError, UnsupportedModelError
 from kopt.graph import GraphView, load_model
 from kopt.graph.legacy import example_inputs
 from kopt.graph.legacy_layers import hard_sigmoid, translate_layer
 from kopt.graph.legacy_ops import get_operation
+from kopt.graph.tfmot import load_tfmot
 
 K = tf_keras.layers
 Input, Model, Sequential = tf_keras.Input, tf_keras.Model, tf_keras.Sequential
@@ -406,3 +408,36 @@ def test_layers_that_augment_or_drop_while_training_do_nothing_else(tmp_path, su
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
     new = load_model(path)
     np.testing.assert_allclose(new(images, training=False), old(images, training=False), atol=1e-6)
+
+
+class QuantizeWrapperV2(K.Wrapper):
+    """By its name the layer that tfmot puts round others."""
+
+    def call(self, inputs):
+        return self.layer(inputs)
+
+
+QUANTIZED = r"was quantized by tfmot \(`quantize_model`\) already.* Pass the float model"
+
+
+def require_refused(model, tmp_path):
+    for refusing in (kopt.graph.from_tf_keras, kopt.graph.require_built, kopt.quantize.aware):
+        with pytest.raises(UnsupportedModelError, match=QUANTIZED):
+            refusing(model)
+    for name in ("m.h5", "m.keras"):
+        model.save(tmp_path / name)
+        with pytest.raises(LoadError, match=QUANTIZED):
+            kopt.load_model(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_a_model_of_the_layers_of_tfmots_quantization_is_refused_by_its_name(tmp_path):
+    inner = Sequential([Input((8,)), QuantizeWrapperV2(K.Dense(4))])
+    require_refused(Sequential([Input((8,)), inner]), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_a_model_that_tfmot_quantized_is_refused_by_its_name(tmp_path):
+    model = Sequential([Input((8,)), K.Dense(4, activation="relu"), K.Dense(3)])
+    require_refused(load_tfmot().quantization.keras.quantize_model(model), tmp_path)

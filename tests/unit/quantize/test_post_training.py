@@ -210,6 +210,15 @@ def test_ranges_by_layer():
     assert rows["percentile"].reason == "`ranges` fixes all ranges"
 
 
+def test_an_option_counts_only_the_ranges_that_it_finds():
+    i = keras.Input((8,), name="x")
+    model = keras.Model(i, L.Dense(4, name="last")(i))
+    for ranges, kept, count in (({"*": "minmax"}, False, 0), ({"x": "minmax"}, True, 1)):
+        _, report = post_training(model, examples(20, (8,)), options="mse", ranges=ranges)
+        row = next(one for one in report.options if one.name == "mse")
+        assert (row.kept, row.layers) == (kept, count)
+
+
 @pytest.mark.slow
 def test_the_given_model_stays_as_it_is_and_the_result_repeats():
     model, x = chain(), examples()
@@ -267,6 +276,7 @@ def quantized():
             "'mse' and 'entropy' one can be had: both set the ranges",
         ),
         (chain, {"options": ("auto", "mse")}, ConfigError, "stands alone"),
+        (chain, {"options": ("mse",), "ranges": "percentile"}, ConfigError, "'mse' would change nothing"),
         (chain, {"ranges": "mean"}, ConfigError, "Unknown `ranges`"),
         (chain, {"ranges": {"lost": "mse"}}, ConfigError, "names 'lost'"),
         (chain, {"scheme": "int7"}, ConfigError, "int8"),
@@ -341,3 +351,15 @@ def test_what_scales_pixels_is_rounded():
     model, x = scaled((4, 4, 3), 2.0)
     report = post_training(model, x, options=())[1]
     assert (report.quantization.left, report.warnings) == ((), ())
+
+
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_an_argmax_is_judged_by_what_it_is_taken_of(activation):
+    keras.utils.set_random_seed(0)
+    i, x = keras.Input((8,), name="x"), examples(40, (8,))
+    logits = L.Dense(4, activation=activation, name="last")(i)
+    _, plain = post_training(keras.Model(i, logits), x, options=())
+    _, chosen = post_training(keras.Model(i, keras.ops.argmax(logits, axis=-1)), x, options=())
+    assert chosen.error > 0
+    assert chosen.error == pytest.approx(plain.error)
+    assert chosen.agreement == plain.agreement

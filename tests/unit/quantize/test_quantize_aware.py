@@ -14,6 +14,7 @@ from kopt.core.errors import ConfigError, InputError, NonFiniteError, Unsupporte
 from kopt.core.records.changes.aware_training import Quantization, RangeRule
 from kopt.quantize import aware
 from kopt.quantize.modes import unrounded
+from kopt.quantize.quantized_model import QuantizedFunctional
 from kopt.quantize.ranges import FixedQuantizer, Quantizer
 from kopt.quantize.weights import QuantizedWeights
 
@@ -515,3 +516,30 @@ def test_a_layer_as_activation_is_copied_with_its_weights():
     (copied,) = (layer for layer in copy.layers if isinstance(layer, L.PReLU))
     assert copied is not slopes
     np.testing.assert_array_equal(copied.alpha, slopes.alpha)
+
+
+def with_its_input(structure):
+    i = keras.Input((8,), name="a")
+    return keras.Model(i, structure(L.Dense(4, name="dense")(i), i))
+
+
+@pytest.mark.parametrize("structure", [lambda y, a: [y, a], lambda y, a: {"p": a, "q": y}])
+def test_a_model_that_gives_its_input_back_keeps_the_names_of_its_outputs(structure):
+    model = with_its_input(structure)
+    copy, _ = aware(model)
+    again = QuantizedFunctional.from_config(copy.get_config())
+    assert again.output_names == copy.output_names == model.output_names
+    assert kopt.graph.signature(copy) == kopt.graph.signature(again) == kopt.graph.signature(model)
+    rewritten, _ = kopt.graph.rewrite(copy, lambda layer: None)
+    assert kopt.graph.signature(rewritten) == kopt.graph.signature(model)
+
+
+def test_a_model_of_tf_keras_is_quantized_as_the_one_of_keras_3():
+    model, x = net(), batch()[0]
+    old = kopt.graph.to_tf_keras(model)
+    copy, report = aware(old)
+    assert report == aware(kopt.graph.from_tf_keras(old))[1]
+    with unrounded():
+        np.testing.assert_allclose(copy(x), model(x), rtol=1e-5, atol=1e-6)
+    _, report = kopt.quantize.post_training(old, x, options=())
+    assert len(report.quantization.kernels) == 2

@@ -166,3 +166,24 @@ def test_a_model_without_kernels_that_can_be_narrow_is_refused():
     model = keras.Sequential([keras.Input((4, 4, 2)), L.Conv2DTranspose(3, 3)])
     with pytest.raises(UnsupportedModelError, match=r"No kernel of model .* can have 4 bits"):
         kopt.quantize.bits(model, RNG.random((24, 4, 4, 2), np.float32), size=0.6)
+
+
+@pytest.mark.slow
+def test_an_argmax_is_judged_by_what_it_is_taken_of(planned):
+    model, x, plan = planned
+    chosen = keras.Model(model.input, keras.ops.argmax(model.output, axis=-1))
+    assert kopt.quantize.bits(chosen, x, size=0.6).output_db == pytest.approx(plan.output_db)
+
+
+@pytest.mark.slow
+def test_four_bits_for_all_are_taken_where_their_errors_cancel_each_other():
+    """The kernel of `b` is 0.9 of that of `a`: of the error of both in 4 bits a tenth is left, of that of one all."""
+    keras.utils.set_random_seed(0)
+    i = keras.Input((8,), name="x")
+    a, b = L.Dense(6, name="a"), L.Dense(6, name="b")
+    model = keras.Model(i, L.Subtract()([a(i), b(i)]))
+    b.kernel.assign(0.9 * a.kernel)
+    plan = kopt.quantize.bits(model, RNG.normal(size=(40, 8)), size=0.75)
+    assert plan.bits == {"a": 4, "b": 4}
+    assert plan.output_db == plan.narrowest_db < plan.widest_db
+    assert plan.size_bytes == 48 < plan.budget_bytes

@@ -20,6 +20,7 @@ from kopt.core.records.changes.quantization_diagnosis import (
 from kopt.quantize.diagnosis.calibrating import growth
 from kopt.quantize.diagnosis.findings import findings_of
 from kopt.quantize.diagnosis.kernel_ranges import measured
+from kopt.quantize.diagnosis.measuring import Answers
 from kopt.quantize.diagnosis.signals import decibels, middle_share, outside, spread
 from kopt.quantize.grids import grid_of
 
@@ -289,3 +290,19 @@ def test_an_unknown_kind_of_finding_is_refused():
     with pytest.raises(ConfigError, match="Did you mean 'saturated'"):
         Finding("saturate", "a", 1.0, 0.5, "")
     assert ExampleError(0, 0.1, 1, 2).is_flipped
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [lambda y: y, lambda y: [keras.ops.cast(y, "float32")]])
+def test_an_argmax_is_judged_by_what_it_is_taken_of(end, dense):
+    model, x, plain = dense
+    found = kopt.quantize.diagnose(keras.Model(model.input, end(keras.ops.argmax(model.output, axis=-1))), x)
+    assert found.output_db == pytest.approx(plain.output_db)
+    assert (found.agreement, found.flips) == (plain.agreement, plain.flips)
+
+
+def test_answers_are_of_the_first_output_that_has_classes():
+    one, classes = np.zeros((3, 1)), np.eye(3)
+    answers = Answers()
+    answers.add([np.zeros(3), one, classes, one], [np.zeros(3), one, classes[::-1], one])
+    assert (answers.exact.tolist(), answers.rounded.tolist()) == ([0, 1, 2], [2, 1, 0])

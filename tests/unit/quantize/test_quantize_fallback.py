@@ -227,3 +227,56 @@ def test_what_stays_in_integers_behind_layers_in_float_is_foreseen(end, tmp_path
     assert len(plan.layers) == 3
     assert plan.steps[-1].output_db == pytest.approx(plan.measured_db, abs=0.1)
     assert plan.measured_db < 60
+
+
+def recurrent(layer):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((5, 4)), layer(6, name="cells"), L.Dense(3, name="last")])
+    return model, np.random.default_rng(0).normal(size=(40, 5, 4)).astype("float32")
+
+
+def test_an_rnn_without_an_integer_operator_is_refused_before_the_search(monkeypatch):
+    model, x = recurrent(L.GRU)
+    monkeypatch.setattr(kopt.quantize.mixed.fallback, "rounded_copy", None)
+    with pytest.raises(UnsupportedModelError, match=r"'cells' \(GRU\) cannot be quantized to int8"):
+        kopt.quantize.fallback(model, x)
+
+
+@pytest.mark.slow
+def test_beside_a_fused_lstm_layers_of_outputs_are_tried_and_no_others():
+    model, x = recurrent(L.LSTM)
+    plan = kopt.quantize.fallback(model, x, least_db=60.0)
+    assert (plan.layers, plan.within_budget) == (("last",), False)
+    assert "Beside an LSTM, which is one operator, cells cannot stay in float so; `skip` of" in plan.notes[0]
+
+
+@pytest.mark.slow
+def test_an_lstm_that_is_to_stay_in_float_is_refused_with_what_leaves_it_there(tmp_path):
+    model, x = recurrent(L.LSTM)
+    settings = {"scheme": "int8", "calibration": x}
+    with pytest.raises(UnsupportedModelError, match=r"cells of .* are those of the model \(last\).*skip=\['cells'\]"):
+        kopt.export.tflite(model, tmp_path / "m.tflite", fallback=["cells", "last"], **settings)
+    copy, _ = kopt.quantize.aware(model, calibration=x, skip=["cells"])
+    made = kopt.export.tflite(copy, tmp_path / "m.tflite", scheme="int8")
+    assert ("TANH", "float32") in {(one.name, one.dtype) for one in made.operators}
+
+
+@pytest.mark.slow
+def test_a_plan_for_an_argmax_says_that_places_were_compared():
+    i = keras.Input((8,))
+    model = keras.Model(i, keras.ops.argmax(L.Dense(3)(i), axis=-1))
+    plan = kopt.quantize.fallback(model, np.random.default_rng(0).normal(size=(24, 8)))
+    assert "An output is an argmax" in plan.notes[0]
+
+
+@pytest.mark.slow
+def test_a_plan_names_a_layer_that_computes_in_float_beside_those_that_were_chosen(tmp_path):
+    keras.utils.set_random_seed(0)
+    i = keras.Input((8,), name="x")
+    model = keras.Model(i, L.Dense(3, name="last")(L.ELU(name="elu")(L.Dense(16, name="first")(i))))
+    x = np.random.default_rng(0).normal(size=(40, 8)).astype("float32")
+    plan = kopt.quantize.fallback(model, x, tmp_path / "m.tflite", least_db=60.0, most=1)
+    assert plan.layers == ("elu", "last")
+    assert plan.notes[0].startswith("elu would be in float32 anyway")
+    kopt.export.tflite(model, tmp_path / "n.tflite", scheme="int8", calibration=x, fallback=plan)
+    assert (tmp_path / "n.tflite").read_bytes() == (tmp_path / "m.tflite").read_bytes()

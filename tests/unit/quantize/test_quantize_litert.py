@@ -220,3 +220,16 @@ def test_a_normalization_of_a_single_channel(shape, tmp_path):
     found, expected = kopt.measure.load(artifact.path).predict(x), copy.predict(x, verbose=0)
     step = np.diff(np.unique(expected)).min()  # where two roundings meet a tie, the last digit may differ
     np.testing.assert_allclose(found, expected, atol=1.01 * step)
+
+
+@pytest.mark.slow
+def test_an_input_that_is_given_back_is_rounded_as_in_the_file(tmp_path):
+    keras.utils.set_random_seed(0)
+    i = keras.Input((8,), name="a")
+    model = keras.Model(i, [L.Dense(4, name="dense")(i), i])
+    x = np.random.default_rng(0).normal(size=(COUNT, 8)).astype("float32")
+    copy, _ = kopt.quantize.aware(model, calibration=x)
+    kopt.export.tflite(copy, tmp_path / "m.tflite", scheme="int8")
+    found, expected = kopt.measure.load(tmp_path / "m.tflite").predict(x), copy.predict(x, verbose=0)
+    np.testing.assert_array_equal(found["dense"], expected[0])
+    np.testing.assert_array_equal(found["a"], expected[1])

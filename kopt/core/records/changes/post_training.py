@@ -33,8 +33,8 @@ class PostTrainingQuantization(Record):
     """What `kopt.quantize.post_training` did.
 
     Errors are root mean squares of the difference between outputs of the float model and of the rounded one, before
-    their softmax or sigmoid, as shares of the root mean square of the float outputs, on examples from which nothing was
-    learned.
+    their softmax, sigmoid or argmax, as shares of the root mean square of the float outputs, on examples from which
+    nothing was learned.
 
     Attributes:
         quantization: what is rounded.

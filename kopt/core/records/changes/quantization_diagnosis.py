@@ -141,7 +141,8 @@ class QuantizationDiagnosis(Record):
         scheme: numeric scheme.
         examples: that it was measured on.
         output_db: signal-to-quantization-noise ratio of the outputs, all layers rounded.
-        agreement: share of examples with the same answer; `None` for outputs with a single entry.
+        agreement: share of examples with the same answer, the largest entry of the first output that has several;
+            `None` if none has.
         flips: how many have another.
         layers: in order of execution, the inputs first.
         worst: examples with the largest errors, largest first.

@@ -81,8 +81,8 @@ def aware(
             `calibration`.
         momentum: of the moving average.
         percentile: of `"percentile"`.
-        start: batches that only set ranges, before activations are rounded.
-        freeze: batches after which ranges stay; `None`: never.
+        start: batches of training that only set ranges, before activations are rounded in training.
+        freeze: batches of training after which ranges stay; `None`: never.
         freeze_batch_norm: batches after which normalizations use moving statistics in training, as the file will;
             `None`: never.
         calibration: inputs from which ranges start, see `kopt.data.calibration`; without, the first batch of training

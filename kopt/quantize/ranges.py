@@ -37,7 +37,10 @@ class Quantizer(keras.layers.Layer):
         self.supports_masking = True
 
     def build(self, input_shape: Any = None) -> None:
-        """Create one range and one count of batches for each site."""
+        """Create one range and one count of batches for each site.
+
+        The count is of batches of training; below 0, of batches of calibration without training since.
+        """
         learned = self.rule.kind == "learned"
         self.ranges = self.add_weight(
             name="ranges",
@@ -60,7 +63,7 @@ class Quantizer(keras.layers.Layer):
     @property
     def is_ready(self) -> bool:
         """Whether anything has passed through."""
-        return bool((self.seen.numpy() > 0).any())
+        return bool(self.seen.numpy().any())
 
     @property
     def grid(self) -> grids.Grid:
@@ -134,8 +137,8 @@ class Quantizer(keras.layers.Layer):
         """Return whether tensors are rounded; `None` if they certainly are."""
         if training and self.rule.start == 0 and self.rule.kind != "learned":
             return None
-        least = max(self.rule.start, 0) if training else 0
-        return tf.reduce_max(tf.convert_to_tensor(self.seen.value)) > least
+        seen = tf.convert_to_tensor(self.seen.value)
+        return tf.reduce_max(seen) > self.rule.start if training else tf.reduce_any(seen != 0)
 
     def _observe(self, inputs: tf.Tensor, site: int, positive: bool) -> None:
         low, high = self._extremes(inputs, positive)
@@ -147,14 +150,14 @@ class Quantizer(keras.layers.Layer):
             new = tf.where(seen[site] >= self.rule.freeze, old[site], new)
         here = tf.range(self.sites) == site
         self.ranges.assign(tf.where(here[:, None], new[None], old))
-        self.seen.assign(seen + tf.cast(here, tf.int64))
+        self.seen.assign(tf.where(here, _counted(seen), seen))
 
     def _joined(self, old: tf.Tensor, found: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
         """Return the range after another batch: of calibration as much as of those before, in training a little."""
         if not modes.observes():
             return old + (found - old) * (1.0 - self.rule.momentum)
         if self.rule.kind == "percentile":
-            return old + (found - old) / tf.cast(seen + 1, tf.float32)
+            return old + (found - old) / tf.cast(tf.abs(seen) + 1, tf.float32)
         return tf.stack([tf.minimum(old[0], found[0]), tf.maximum(old[1], found[1])])
 
     def _extremes(self, inputs: tf.Tensor, positive: bool) -> tuple[tf.Tensor, tf.Tensor]:
@@ -166,6 +169,13 @@ class Quantizer(keras.layers.Layer):
         last = tf.cast(tf.size(ordered) - 1, tf.float32)
         outside = tf.cast(tf.floor(last * (1.0 - self.rule.percentile / 100.0)), tf.int32)
         return ordered[outside], ordered[tf.size(ordered) - 1 - outside]
+
+
+def _counted(seen: tf.Tensor) -> tf.Tensor:
+    """Return the counts of a quantizer after another batch, see `Quantizer.build`."""
+    if modes.observes():
+        return tf.where(seen > 0, seen, seen - 1)
+    return tf.maximum(seen, 0) + 1
 
 
 @keras.saving.register_keras_serializable("kopt")

@@ -120,6 +120,25 @@ def test_a_frozen_range_stays_and_a_delayed_start_rounds_nothing():
     assert float(np.max(third)) == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("ranges", ["ema", "percentile"])
+def test_calibration_sets_ranges_and_counts_as_no_batch_of_training(ranges):
+    x = np.linspace(0, 1, 8, dtype=np.float32)[None]
+    copy, _ = aware(
+        net(), ranges=ranges, percentile=100, momentum=0.5, start=1, freeze=2, calibration=x.repeat(40, 0), samples=40
+    )
+    quantizer = copy.get_layer("x_range")
+    np.testing.assert_allclose(quantizer.ranges.numpy(), [[0, 1.0]])
+    assert float(np.max(quantizer(3 * x, training=False)[0])) == pytest.approx(1.0), "rounded outside of training"
+    first, _ = quantizer(3 * x, site=0, training=True)
+    np.testing.assert_array_equal(first, 3 * x)
+    second, _ = quantizer(4 * x, site=0, training=True)
+    np.testing.assert_allclose(quantizer.ranges.numpy(), [[0, 3.0]])  # of 1 and 3, 2; of that and 4, 3
+    assert float(np.max(second)) == pytest.approx(3.0)
+    quantizer(9 * x, site=0, training=True)
+    np.testing.assert_allclose(quantizer.ranges.numpy(), [[0, 3.0]])
+    assert list(quantizer.seen.numpy()) == [3]
+
+
 def test_percentiles_leave_outliers_out():
     copy, _ = aware(net(), ranges="percentile", percentile=99.0)
     x = np.linspace(0.0, 1.0, 1000, dtype=np.float32)

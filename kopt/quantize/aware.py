@@ -78,7 +78,7 @@ def aware(
             `scheme="int8"`.
         ranges: how those of activations are found: `"ema"`, the moving average of the smallest and largest value of a
             batch; `"percentile"`, of percentiles; `"learned"`, trained with the weights (LSQ), which needs
-            `calibration`.
+            `calibration`; then `start` and `freeze` are batches before and after which they are not trained.
         momentum: of the moving average.
         percentile: of `"percentile"`.
         start: batches of training that only set ranges, before activations are rounded in training.

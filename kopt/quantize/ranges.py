@@ -34,6 +34,7 @@ class Quantizer(keras.layers.Layer):
         super().__init__(**{**settings, "dtype": "float32"})
         self.rule = RangeRule.from_json(rule) if isinstance(rule, str) else rule
         self.bits, self.sites = bits, sites
+        self.hold: _Hold | None = None
         self.supports_masking = True
 
     def build(self, input_shape: Any = None) -> None:
@@ -58,6 +59,8 @@ class Quantizer(keras.layers.Layer):
             trainable=False,
             aggregation="only_first_replica",
         )
+        if learned and self.rule.freeze is not None:
+            self.hold = self.ranges.constraint = _Hold(self.seen, self.rule.freeze)
         self.built = True
 
     @property
@@ -96,6 +99,8 @@ class Quantizer(keras.layers.Layer):
             return inputs, tf.ones(())
         if site >= 0 and (modes.observes() or (training and self.rule.kind != "learned")):
             self._observe(inputs, site, positive)
+        elif site >= 0 and training:
+            self._count(site)
         low, high = self._range()
         rounded = self._round(inputs, low, high, ties)
         active = self._active(bool(training))
@@ -131,6 +136,7 @@ class Quantizer(keras.layers.Layer):
 
     def _range(self) -> tuple[tf.Tensor, tf.Tensor]:
         ranges = tf.convert_to_tensor(self.ranges.value)
+        ranges = ranges if self.hold is None else self.hold.without_gradient(ranges)
         return tf.reduce_min(ranges[:, 0]), tf.reduce_max(ranges[:, 1])
 
     def _active(self, training: bool) -> tf.Tensor | None:
@@ -150,7 +156,13 @@ class Quantizer(keras.layers.Layer):
             new = tf.where(seen[site] >= self.rule.freeze, old[site], new)
         here = tf.range(self.sites) == site
         self.ranges.assign(tf.where(here[:, None], new[None], old))
-        self.seen.assign(tf.where(here, _counted(seen), seen))
+        self._count(site)
+
+    def _count(self, site: int) -> None:
+        seen = tf.convert_to_tensor(self.seen.value)
+        self.seen.assign(tf.where(tf.range(self.sites) == site, _counted(seen), seen))
+        if self.hold is not None:
+            self.hold.see(self.ranges)
 
     def _joined(self, old: tf.Tensor, found: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
         """Return the range after another batch: of calibration as much as of those before, in training a little."""
@@ -169,6 +181,40 @@ class Quantizer(keras.layers.Layer):
         last = tf.cast(tf.size(ordered) - 1, tf.float32)
         outside = tf.cast(tf.floor(last * (1.0 - self.rule.percentile / 100.0)), tf.int32)
         return ordered[outside], ordered[tf.size(ordered) - 1 - outside]
+
+
+class _Hold(keras.constraints.Constraint):
+    """Takes back what an optimizer does to learned ranges that are frozen: momentum moves them without a gradient.
+
+    It is no part of what is saved: every batch of training shows it the ranges before they can move.
+    """
+
+    def __init__(self, seen: Any, freeze: int):
+        """Take the counts of batches, a variable, and the batches after which ranges stay."""
+        self.seen, self.freeze = seen, freeze
+        self.held = keras.Variable(
+            "zeros",
+            shape=(*seen.shape, 2),
+            trainable=False,
+            dtype="float32",
+            autocast=False,
+            aggregation="only_first_replica",
+        )
+
+    def see(self, ranges: Any) -> None:
+        """Remember the ranges, a variable, as they are now."""
+        self.held.assign(tf.convert_to_tensor(ranges.value))
+
+    def without_gradient(self, ranges: tf.Tensor) -> tf.Tensor:
+        """Return the ranges, those that are frozen without a gradient."""
+        return tf.where(self._frozen(), tf.stop_gradient(ranges), ranges)
+
+    def __call__(self, value: Any) -> Any:
+        """Return the updated ranges, those that are frozen as they were."""
+        return tf.where(self._frozen(), tf.convert_to_tensor(self.held.value), tf.convert_to_tensor(value))
+
+    def _frozen(self) -> tf.Tensor:
+        return tf.convert_to_tensor(self.seen.value)[:, None] > self.freeze
 
 
 def _counted(seen: tf.Tensor) -> tf.Tensor:

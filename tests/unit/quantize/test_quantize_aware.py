@@ -161,6 +161,50 @@ def test_learned_ranges_begin_at_calibration_and_are_trained():
     assert not np.array_equal(before, quantizer.ranges.numpy())
 
 
+def learned_ranges(batches, **rule):
+    """Train a calibrated range with Adam, whose momentum goes on without a gradient; return it after every batch."""
+    quantizer = Quantizer(RangeRule("learned", **rule))
+    quantizer.build()
+    quantizer.ranges.assign([[0.0, 1.0]])
+    quantizer.seen.assign([-4])
+    optimizer, x, found = keras.optimizers.Adam(0.1), 2 * RNG.random((8, 4), np.float32), []
+    for _ in range(batches):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(quantizer(x, site=0, training=True)[0])
+        optimizer.apply(tape.gradient(loss, [quantizer.ranges.value]), [quantizer.ranges])
+        found.append(float(quantizer.ranges[0, 1]))
+    return found
+
+
+def test_learned_ranges_stay_when_they_are_frozen():
+    first, second, *others = learned_ranges(5, freeze=2)
+    assert 1.0 > first > second
+    assert others == [second] * 3
+
+
+def test_a_delayed_start_of_learned_ranges_ends():
+    first, second, third = learned_ranges(3, start=2)
+    assert (first, second) == (1.0, 1.0)
+    assert third < 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiled", [False, True])
+def test_learned_ranges_stay_in_fit_and_when_they_are_loaded(compiled, tmp_path):
+    x, y = batch(count=64)
+    copy, _ = aware(net(), ranges="learned", freeze=2, calibration=x / 2)
+    quantizer, found = copy.get_layer("x_range"), []
+    copy.compile(keras.optimizers.Adam(0.1), "mse", jit_compile=compiled, steps_per_execution=2)
+    note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: found.append(quantizer.ranges.numpy()))
+    copy.fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=[note])
+    np.testing.assert_array_equal(found[1:], [found[0]] * 3)
+    assert list(quantizer.seen.numpy()) == [8]
+    copy.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    loaded.fit(x, y, verbose=0)
+    np.testing.assert_array_equal(loaded.get_layer("x_range").ranges.numpy(), found[0])
+
+
 def test_frozen_normalizations_use_moving_statistics():
     copy, _ = aware(zoo.build("cnn"), freeze_batch_norm=1)
     layer = copy.get_layer("conv0")

@@ -1,5 +1,7 @@
 """What may be wrong with the integers of a `.tflite` file: warnings with numbers."""
 
+import contextlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,15 +31,43 @@ _NAMED = 3
 ENOUGH = 20
 
 
-def few_examples_note(calibration: Mapping[str, np.ndarray] | None) -> tuple[str, ...]:
-    """Return what to say of ranges that few examples have shown; nothing where there are enough, or none are needed."""
+class FewExamplesWarning(UserWarning):
+    """Ranges come from fewer examples than can be trusted."""
+
+
+def warn_of_few(calibration: Mapping[str, np.ndarray] | None) -> tuple[str, ...]:
+    """Warn of ranges that few examples have shown, and return what is said; nothing where there are enough, or none.
+
+    To be called by a public function itself, one that brings the random state back by a decorator.
+
+    Warns:
+        FewExamplesWarning: there are few.
+    """
     count = ENOUGH if calibration is None else len(next(iter(calibration.values())))
     if count >= ENOUGH:
         return ()
-    return (
-        f"Calibrated with {count} example(s): from {ENOUGH} on, better 100, ranges can be trusted. Values of other "
-        f"examples that lie outside are clipped.",
+    note = (
+        f"Calibrated with {count} example(s): from {ENOUGH} on, better 100, ranges can be trusted. Another example has "
+        f"values outside a range with a probability of up to {beyond(count):.0%}, and they are clipped."
     )
+    warnings.warn(note, FewExamplesWarning, stacklevel=4)
+    return (note,)
+
+
+def beyond(examples: int) -> float:
+    """Return the largest probability that one more example is beyond the range of the others, at either end.
+
+    Of examples in any order, each is as likely as any other to be the one with the largest value, or the smallest.
+    """
+    return 2 / (examples + 1)
+
+
+@contextlib.contextmanager
+def warned_already() -> Iterator[None]:
+    """Leave the warning of few examples out, for a caller who says it himself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FewExamplesWarning)
+        yield
 
 
 def integer_notes(path: Path, content: TFLiteContent, examples: Mapping[str, np.ndarray] | None) -> tuple[str, ...]:

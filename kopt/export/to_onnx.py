@@ -17,7 +17,7 @@ from kopt.core.schemes import Scheme, get_scheme
 from kopt.data import calibration as sample
 from kopt.export.assembly import Converted, assemble
 from kopt.export.inspection import inspect_onnx, onnx_float_weights, onnx_grids
-from kopt.export.integers import few_examples_note
+from kopt.export.integers import warn_of_few
 from kopt.export.manifest import check_target
 from kopt.export.process import converter
 from kopt.export.source import SIGNATURE, Source, prepare, save_arrays, trace
@@ -80,6 +80,9 @@ def onnx(
         ExportError: the converter failed, or the file does not compute what the model computes.
         OutputError: `path` cannot be written or exists.
 
+    Warns:
+        UserWarning: ranges come from fewer than 20 examples.
+
     Example:
         >>> made = kopt.export.onnx(model, "model.onnx", scheme="int8", calibration=x_train)
         >>> made.format, made.scheme, made.parity.argmax_agreement > 0.95
@@ -108,6 +111,7 @@ def onnx(
         notes = (FLOAT_WEIGHTS_NOTE.format(", ".join(in_float)),) if in_float else ()
         return Converted(inspect_onnx(staged), notes=notes, quantization=grids)
 
+    few = warn_of_few(ranges)
     options = {"opset": str(opset)}
     if scheme == "int8":
         options |= {"runtime": runtime}
@@ -123,7 +127,7 @@ def onnx(
         options=options,
         overwrite=overwrite,
         calibration=ranges,
-        notes=few_examples_note(ranges),
+        notes=few,
     )
 
 

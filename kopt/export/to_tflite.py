@@ -23,7 +23,7 @@ from kopt.data import calibration as sample
 from kopt.export.assembly import Converted, assemble
 from kopt.export.fused_rnn import fused_source
 from kopt.export.inspection import DenseOperator, TFLiteContent, dense_operators, inspect_tflite, output_named
-from kopt.export.integers import few_examples_note, integer_notes
+from kopt.export.integers import integer_notes, warn_of_few
 from kopt.export.manifest import check_target
 from kopt.export.process import converter
 from kopt.export.source import SIGNATURE, Source, prepare, save_arrays, trace
@@ -102,6 +102,9 @@ def tflite(
         ExportError: the converter failed, or the file does not compute what the model computes.
         OutputError: `path` cannot be written or exists.
 
+    Warns:
+        UserWarning: ranges come from fewer than 20 examples.
+
     Example:
         >>> made = kopt.export.tflite(model, "int8.tflite", scheme="int8", calibration=(x_train, y_train))
         >>> made.size_bytes < artifact.size_bytes, made.parity.argmax_agreement > 0.95
@@ -153,6 +156,7 @@ def tflite(
     }
     with scratch_directory() as scratch:
         used = ranges if kind.needs_calibration and trained is None else None
+        few = warn_of_few(used)
         saved = None if used is None else save_arrays(used, scratch)
         return assemble(
             source,
@@ -162,7 +166,7 @@ def tflite(
             convert=lambda staged: _convert(
                 source, staged, kind, {**job, "calibration": saved}, may_be_float, None if ranges is None else compared
             ),
-            notes=(*few_examples_note(used), *_notes_of_masks(masked)),
+            notes=(*few, *_notes_of_masks(masked)),
             examples=compared,
             options=_options(
                 config, fallback_dtype, block_size, batch_size, select_ops, used and len(next(iter(used.values())))

@@ -15,6 +15,7 @@ from kopt.core.records.changes.aware_training import RangeRule
 from kopt.core.records.changes.fallback import FallbackPlan, FallbackStep, fallback_type
 from kopt.core.settings import number, whole
 from kopt.export import tflite
+from kopt.export.integers import warned_already
 from kopt.export.manifest import check_target
 from kopt.graph import signature
 from kopt.measure import load
@@ -139,7 +140,7 @@ def fallback(
     without = [one.layer for one in record.left]
     layers = tuple(name for name in mixed.layers if name in states[-1].layers)
     notes: tuple[str, ...] = ()
-    with scratch_directory() as scratch:
+    with scratch_directory() as scratch, warned_already():
         target = scratch / "model.tflite" if path is None else path
         settings = {"scheme": "int8", "calibration": calibration, "samples": samples, "seed": seed}
         settings |= {"fallback_dtype": to, "overwrite": overwrite}

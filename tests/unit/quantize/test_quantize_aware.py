@@ -139,6 +139,12 @@ def test_calibration_sets_ranges_and_counts_as_no_batch_of_training(ranges):
     assert list(quantizer.seen.numpy()) == [3]
 
 
+def test_one_example_is_not_said_to_have_widened_nothing():
+    with pytest.warns(UserWarning, match=r"1 example\(s\).* cannot be told.* up to 100%") as caught:
+        aware(net(), calibration=batch(count=1)[0])
+    assert "widened by" not in str(caught[0].message)
+
+
 def test_percentiles_leave_outliers_out():
     copy, _ = aware(net(), ranges="percentile", percentile=99.0)
     x = np.linspace(0.0, 1.0, 1000, dtype=np.float32)

@@ -194,7 +194,9 @@ def test_sixteen_bits_are_finer(dense):
 
 def test_few_examples_are_said_with_their_effect(dense):
     model, x, _ = dense
-    found = kopt.quantize.diagnose(model, x[:4])
+    with pytest.warns(UserWarning, match=r"ranges widened by \d+%.* probability of up to 40%") as caught:
+        found = kopt.quantize.diagnose(model, x[:4])
+    assert [one.filename for one in caught if one.category is UserWarning] == [__file__]
     assert found.notes[0].startswith("Only 4 example(s): ranges are still growing.")
 
 

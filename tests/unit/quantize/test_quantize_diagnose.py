@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import kopt
-from kopt.core.errors import ConfigError, UnsupportedModelError
+from kopt.core.errors import ConfigError, NonFiniteError, UnsupportedModelError
 from kopt.core.records.changes.quantization_diagnosis import (
     FINDINGS,
     ExampleError,
@@ -198,6 +198,14 @@ def test_few_examples_are_said_with_their_effect(dense):
         found = kopt.quantize.diagnose(model, x[:4])
     assert [one.filename for one in caught if one.category is UserWarning] == [__file__]
     assert found.notes[0].startswith("Only 4 example(s): ranges are still growing.")
+
+
+def test_a_nan_is_named_by_its_row(dense):
+    model, x, _ = dense
+    broken = x.copy()
+    broken[17, 2] = np.nan
+    with pytest.raises(NonFiniteError, match=r"at index \(17, 2\) of the arrays that were given"):
+        kopt.quantize.diagnose(model, broken)
 
 
 def test_the_record_goes_through_json(hard):

@@ -20,6 +20,7 @@ _COMPUTING = frozenset(
     (*KERNELS, _OPERATORS.ADD, _OPERATORS.SUB, _OPERATORS.MUL, _OPERATORS.MEAN, _OPERATORS.BATCH_MATMUL)
 )
 _INTEGERS: dict[int, Any] = {schema.TensorType.INT8: np.int8, schema.TensorType.INT16: np.int16}
+_QUANTIZED = {**_INTEGERS, schema.TensorType.UINT8: np.uint8}
 _CUTTING = frozenset((schema.ActivationFunctionType.RELU6, schema.ActivationFunctionType.RELU_N1_TO_1))
 # The largest value of a calibrated tensor lies at its end; a share of all, and more than a few, are cut off.
 _SATURATED = 0.01
@@ -80,7 +81,9 @@ def integer_notes(path: Path, content: TFLiteContent, examples: Mapping[str, np.
     """
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     notes = [*_float_note(content), *_dead_note(model), *_bias_note(model)]
-    return (*notes, *(() if examples is None else _saturation_note(path, model, examples)))
+    if examples is None:
+        return tuple(notes)
+    return (*notes, *_clipped_note(model, examples), *_saturation_note(path, model, examples))
 
 
 def _float_note(content: TFLiteContent) -> Iterator[str]:
@@ -111,6 +114,45 @@ def _bias_note(model: Any) -> Iterator[str]:
             f"and the weights of these channels coarse. Keep the layers in float with `fallback`, or take the channels "
             f"out."
         )
+
+
+def _clipped_note(model: Any, examples: Mapping[str, np.ndarray]) -> Iterator[str]:
+    shares = clipped_shares(model, examples)
+    found = sorted(((share, name) for name, share in shares.items() if share > _SATURATED), reverse=True)
+    if found:
+        count = len(next(iter(examples.values())))
+        yield (
+            f"Clipped: of {count} examples more than {_SATURATED:.0%} of the values lie outside the range of their "
+            f"input, {_named([f'{name} ({share:.1%})' for share, name in found])}. Calibrate on more examples like "
+            f"these, or train with a larger `percentile`."
+        )
+
+
+def clipped_shares(model: Any, examples: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return for every input that is made integers the share of its values outside the range."""
+    graph, shares = model.subgraphs[0], {}
+    for one in model.signatureDefs[0].inputs:
+        name, grid = one.name.decode(), _grid_of_input(model, graph, one.tensorIndex)
+        if grid is not None and name in examples:
+            low, high = grid
+            array = examples[name]
+            shares[name] = float(((array < low) | (array > high)).mean())
+    return shares
+
+
+def _grid_of_input(model: Any, graph: Any, index: int) -> tuple[float, float] | None:
+    """Return what is rounded to the first and the last integer of an input; `None` if it is not made integers."""
+    tensor = graph.tensors[index]
+    if tensor.type == schema.TensorType.FLOAT32:
+        readers = [o for o in graph.operators if builtin_of(model, o) == _OPERATORS.QUANTIZE and index in o.inputs]
+        if not readers:
+            return None
+        tensor = graph.tensors[readers[0].outputs[0]]
+    grid, dtype = tensor.quantization, _QUANTIZED.get(tensor.type)
+    if dtype is None or grid is None or grid.scale is None:
+        return None
+    limits, scale, zero = np.iinfo(dtype), float(grid.scale[0]), int(grid.zeroPoint[0])
+    return (limits.min - zero - 0.5) * scale, (limits.max - zero + 0.5) * scale
 
 
 def _saturation_note(path: Path, model: Any, examples: Mapping[str, np.ndarray]) -> Iterator[str]:

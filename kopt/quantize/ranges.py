@@ -20,7 +20,13 @@ class Quantizer(keras.layers.Layer):
 
     It is called once for every tensor that has the range: tensors that are concatenated share one, and the range holds
     them all. Before it has seen anything it passes tensors on.
+
+    Attributes:
+        calibrates: it follows ranges outside training, too, as all do inside `modes.observing`; for an export that has
+            examples.
     """
+
+    calibrates = False
 
     def __init__(self, rule: RangeRule | str, bits: int = 8, sites: int = 1, **settings: Any):
         """Take the way in which ranges are found.
@@ -78,7 +84,8 @@ class Quantizer(keras.layers.Layer):
         if not self.is_ready:
             raise InputError(
                 f"The quantizer {self.name!r} has no range yet: nothing has passed through it in training. Train the "
-                f"model (one step of `fit` is enough), or give `kopt.quantize.aware` examples as `calibration`."
+                f"model (one step of `fit` is enough), or give examples as `calibration` to `kopt.quantize.aware` or "
+                f"`kopt.export.tflite`."
             )
         low, high = (float(value) for value in self._range())
         return grids.grid_of(low, high, self.bits)
@@ -97,7 +104,7 @@ class Quantizer(keras.layers.Layer):
         """
         if modes.floats():
             return inputs, tf.ones(())
-        if site >= 0 and (modes.observes() or (training and self.rule.kind != "learned")):
+        if site >= 0 and (self._is_calibrating or (training and self.rule.kind != "learned")):
             self._observe(inputs, site, positive)
         elif site >= 0 and training:
             self._count(site)
@@ -146,6 +153,10 @@ class Quantizer(keras.layers.Layer):
         seen = tf.convert_to_tensor(self.seen.value)
         return tf.reduce_max(seen) > self.rule.start if training else tf.reduce_any(seen != 0)
 
+    @property
+    def _is_calibrating(self) -> bool:
+        return self.calibrates or modes.observes()
+
     def _observe(self, inputs: tf.Tensor, site: int, positive: bool) -> None:
         low, high = self._extremes(inputs, positive)
         old = tf.convert_to_tensor(self.ranges.value)
@@ -160,13 +171,14 @@ class Quantizer(keras.layers.Layer):
 
     def _count(self, site: int) -> None:
         seen = tf.convert_to_tensor(self.seen.value)
-        self.seen.assign(tf.where(tf.range(self.sites) == site, _counted(seen), seen))
+        counted = _calibrated(seen) if self._is_calibrating else tf.maximum(seen, 0) + 1
+        self.seen.assign(tf.where(tf.range(self.sites) == site, counted, seen))
         if self.hold is not None:
             self.hold.see(self.ranges)
 
     def _joined(self, old: tf.Tensor, found: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
         """Return the range after another batch: of calibration as much as of those before, in training a little."""
-        if not modes.observes():
+        if not self._is_calibrating:
             return old + (found - old) * (1.0 - self.rule.momentum)
         if self.rule.kind == "percentile":
             return old + (found - old) / tf.cast(tf.abs(seen) + 1, tf.float32)
@@ -217,11 +229,9 @@ class _Hold(keras.constraints.Constraint):
         return tf.convert_to_tensor(self.seen.value)[:, None] > self.freeze
 
 
-def _counted(seen: tf.Tensor) -> tf.Tensor:
-    """Return the counts of a quantizer after another batch, see `Quantizer.build`."""
-    if modes.observes():
-        return tf.where(seen > 0, seen, seen - 1)
-    return tf.maximum(seen, 0) + 1
+def _calibrated(seen: tf.Tensor) -> tf.Tensor:
+    """Return the counts of a quantizer after a batch of calibration, see `Quantizer.build`."""
+    return tf.where(seen > 0, seen, seen - 1)
 
 
 @keras.saving.register_keras_serializable("kopt")

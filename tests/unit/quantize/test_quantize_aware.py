@@ -397,6 +397,40 @@ def test_export_before_training_says_what_to_do(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_quantizer_that_calibrates_follows_ranges_outside_training_and_counts_no_batch():
+    copy, _ = aware(net(), start=1)
+    quantizer, x = copy.get_layer("x_range"), np.linspace(0, 1, 8, dtype=np.float32)[None]
+    quantizer.calibrates = True
+    for scale in (1, 3, 2):
+        quantizer(scale * x, site=0, training=False)
+    quantizer.calibrates = False
+    np.testing.assert_allclose(quantizer.ranges.numpy(), [[0, 3.0]])
+    np.testing.assert_array_equal(quantizer(9 * x, site=0, training=True)[0], 9 * x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("io_dtype", ["float32", "int8"])
+def test_export_takes_ranges_that_training_has_not_seen_from_calibration(io_dtype, tmp_path):
+    x, _ = batch(count=64)
+    settings = {"scheme": "int8", "calibration": x, "io_dtype": io_dtype}
+    copy, _ = aware(net())
+    made = kopt.export.tflite(copy, tmp_path / "m.tflite", **settings)
+    assert any(note.startswith("3 range(s) come from `calibration`") for note in made.notes)
+    assert not copy.get_layer("x_range").is_ready, "the given model stays as it is"
+    calibrated, _ = aware(net(), calibration=x)
+    expected = kopt.export.tflite(calibrated, tmp_path / "n.tflite", **settings)
+    assert made.quantization == expected.quantization
+    assert made.calibration_sha256
+    assert not expected.calibration_sha256
+    with pytest.warns(UserWarning, match=r"Calibrated with 5 example\(s\)"):
+        kopt.export.tflite(copy, tmp_path / "f.tflite", scheme="int8", calibration=x[:5])
+
+
+def test_onnx_says_where_an_untrained_copy_takes_ranges_from(tmp_path):
+    with pytest.raises(ConfigError, match=r"has no ranges yet.*`kopt.quantize.aware` instead"):
+        kopt.export.onnx(aware(net())[0], tmp_path / "m.onnx", scheme="int8", calibration=batch()[0])
+
+
 def test_export_in_another_scheme_is_refused(tmp_path):
     copy, _ = aware(net())
     with pytest.raises(ConfigError, match="was trained for the scheme 'int8'"):

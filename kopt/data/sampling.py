@@ -67,8 +67,8 @@ def calibration(
     generator = np.random.default_rng(seed)
     reader = _Reader(f"`{name}`", inputs)
     read = reader.from_dataset if isinstance(source, tf.data.Dataset) else reader.from_arrays
-    chosen = read(source, samples, generator)
-    return chosen if inputs is None else as_model_inputs(chosen, inputs, name=reader.name)
+    chosen, rows = read(source, samples, generator)
+    return chosen if inputs is None else as_model_inputs(chosen, inputs, name=reader.name, rows=rows)
 
 
 def holds(dataset: tf.data.Dataset, examples: Mapping[str, Array], inputs: tuple[TensorInfo, ...]) -> bool:
@@ -149,7 +149,8 @@ class _Reader:
     name: str
     inputs: tuple[TensorInfo, ...] | None
 
-    def from_arrays(self, source: Any, samples: int, generator: np.random.Generator) -> Any:
+    def from_arrays(self, source: Any, samples: int, generator: np.random.Generator) -> tuple[Any, Array]:
+        """Return the chosen examples, and the row of each."""
         x, y = self._unpack(source)
         leaves = tf.nest.flatten(x)
         if not leaves or not all(isinstance(leaf, (np.ndarray, tf.Tensor)) and len(leaf.shape) for leaf in leaves):
@@ -167,9 +168,10 @@ class _Reader:
         if length == 0:
             raise DataError(f"{self.name} is empty: there must be at least one example.")
         rows = balanced_rows(_classes(y, length), samples, generator)
-        return tf.nest.map_structure(lambda leaf: np.asarray(leaf)[rows], x)
+        return tf.nest.map_structure(lambda leaf: np.asarray(leaf)[rows], x), rows
 
-    def from_dataset(self, dataset: tf.data.Dataset, samples: int, generator: np.random.Generator) -> Any:
+    def from_dataset(self, dataset: tf.data.Dataset, samples: int, generator: np.random.Generator) -> tuple[Any, Array]:
+        """Return the chosen examples, and no rows: of a data set that is shuffled they say nothing."""
         reservoir = Reservoir(samples, generator)
         limit = max(_READ_FACTOR * samples, _READ_AT_LEAST)
         # `take` keeps TensorFlow, which reads ahead, from producing examples that nobody looks at.
@@ -183,7 +185,7 @@ class _Reader:
         if not examples:
             raise DataError(f"{self.name} is empty: the data set yields no examples.")
         try:
-            return tf.nest.map_structure(lambda *rows: np.stack(rows), *examples)
+            return tf.nest.map_structure(lambda *rows: np.stack(rows), *examples), np.zeros(0, np.int64)
         except ValueError as error:
             raise DataError(
                 f"{self.name} yields examples of different shapes ({error}). Bring them to one shape."

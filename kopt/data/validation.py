@@ -58,11 +58,20 @@ def check(
     return arrays
 
 
-def as_model_inputs(x: Any, inputs: tuple[TensorInfo, ...], *, name: str = "data") -> dict[str, Array]:
+def as_model_inputs(
+    x: Any, inputs: tuple[TensorInfo, ...], *, name: str = "data", rows: Array | None = None
+) -> dict[str, Array]:
     """Return `x` as arrays by input name in the types the model needs.
 
     Floats of any width and whole numbers become the input's float type; whole numbers become the input's integer type
     when their values fit. Nothing is copied when the type is right already. See `check` for what it raises.
+
+    Args:
+        x: arrays, see `check`.
+        inputs: of the model.
+        name: how error messages call the data.
+        rows: of a choice of examples, the number of each in what they were chosen from, for error messages; empty where
+            that is not known.
     """
     arrays = {info.name: _fit(array, info, name) for info, array in _by_position(x, inputs, name)}
     lengths = {key: len(array) for key, array in arrays.items()}
@@ -71,7 +80,7 @@ def as_model_inputs(x: Any, inputs: tuple[TensorInfo, ...], *, name: str = "data
     if 0 in lengths.values():
         raise DataError(f"{name} is empty: there must be at least one example.")
     for key, array in arrays.items():
-        _check_finite(array, f"{name}, input {key!r},")
+        _check_finite(array, f"{name}, input {key!r},", rows)
     return arrays
 
 
@@ -188,13 +197,13 @@ def _mismatch(array: Array, info: TensorInfo, name: str, fix: str) -> str:
     )
 
 
-def _check_finite(array: Array, name: str) -> None:
+def _check_finite(array: Array, name: str, rows: Array | None = None) -> None:
     if array.dtype.kind != "f" or array.size == 0:
         return
-    rows = max(1, _CHUNK_BYTES // (array[0].nbytes or 1))
+    step = max(1, _CHUNK_BYTES // (array[0].nbytes or 1))
     count, first = 0, None
-    for start in range(0, len(array), rows):
-        bad = ~np.isfinite(array[start : start + rows])
+    for start in range(0, len(array), step):
+        bad = ~np.isfinite(array[start : start + step])
         if bad.any():
             if first is None:
                 position = np.argwhere(bad)[0]
@@ -202,9 +211,17 @@ def _check_finite(array: Array, name: str) -> None:
             count += int(bad.sum())
     if first is not None:
         raise NonFiniteError(
-            f"{name} has {count} value(s) that are NaN or infinite in {array.dtype.name}, the first at index {first}. "
+            f"{name} has {count} value(s) that are NaN or infinite in {array.dtype.name}, {_place(first, rows)}. "
             f"Remove those examples or replace the values, e.g. `np.nan_to_num(x)`."
         )
+
+
+def _place(first: tuple[int, ...], rows: Array | None) -> str:
+    if rows is None:
+        return f"the first at index {first}"
+    if not len(rows):
+        return f"the first at index {first} of the sample"
+    return f"the first in the sample at index {(int(rows[first[0]]), *first[1:])} of the arrays that were given"
 
 
 def _check_labels(y: Any, length: int, num_classes: int | None, name: str) -> None:

@@ -1,5 +1,7 @@
 """What may be wrong with the integers of a `.tflite` file: warnings with numbers."""
 
+import contextlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ _COMPUTING = frozenset(
     (*KERNELS, _OPERATORS.ADD, _OPERATORS.SUB, _OPERATORS.MUL, _OPERATORS.MEAN, _OPERATORS.BATCH_MATMUL)
 )
 _INTEGERS: dict[int, Any] = {schema.TensorType.INT8: np.int8, schema.TensorType.INT16: np.int16}
+_QUANTIZED = {**_INTEGERS, schema.TensorType.UINT8: np.uint8}
 _CUTTING = frozenset((schema.ActivationFunctionType.RELU6, schema.ActivationFunctionType.RELU_N1_TO_1))
 # The largest value of a calibrated tensor lies at its end; a share of all, and more than a few, are cut off.
 _SATURATED = 0.01
@@ -29,15 +32,43 @@ _NAMED = 3
 ENOUGH = 20
 
 
-def few_examples_note(calibration: Mapping[str, np.ndarray] | None) -> tuple[str, ...]:
-    """Return what to say of ranges that few examples have shown; nothing where there are enough, or none are needed."""
+class FewExamplesWarning(UserWarning):
+    """Ranges come from fewer examples than can be trusted."""
+
+
+def warn_of_few(calibration: Mapping[str, np.ndarray] | None) -> tuple[str, ...]:
+    """Warn of ranges that few examples have shown, and return what is said; nothing where there are enough, or none.
+
+    To be called by a public function itself, one that brings the random state back by a decorator.
+
+    Warns:
+        FewExamplesWarning: there are few.
+    """
     count = ENOUGH if calibration is None else len(next(iter(calibration.values())))
     if count >= ENOUGH:
         return ()
-    return (
-        f"Calibrated with {count} example(s): from {ENOUGH} on, better 100, ranges can be trusted. Values of other "
-        f"examples that lie outside are clipped.",
+    note = (
+        f"Calibrated with {count} example(s): from {ENOUGH} on, better 100, ranges can be trusted. Another example has "
+        f"values outside a range with a probability of up to {beyond(count):.0%}, and they are clipped."
     )
+    warnings.warn(note, FewExamplesWarning, stacklevel=4)
+    return (note,)
+
+
+def beyond(examples: int) -> float:
+    """Return the largest probability that one more example is beyond the range of the others, at either end.
+
+    Of examples in any order, each is as likely as any other to be the one with the largest value, or the smallest.
+    """
+    return 2 / (examples + 1)
+
+
+@contextlib.contextmanager
+def warned_already() -> Iterator[None]:
+    """Leave the warning of few examples out, for a caller who says it himself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FewExamplesWarning)
+        yield
 
 
 def integer_notes(path: Path, content: TFLiteContent, examples: Mapping[str, np.ndarray] | None) -> tuple[str, ...]:
@@ -50,7 +81,9 @@ def integer_notes(path: Path, content: TFLiteContent, examples: Mapping[str, np.
     """
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     notes = [*_float_note(content), *_dead_note(model), *_bias_note(model)]
-    return (*notes, *(() if examples is None else _saturation_note(path, model, examples)))
+    if examples is None:
+        return tuple(notes)
+    return (*notes, *_clipped_note(model, examples), *_saturation_note(path, model, examples))
 
 
 def _float_note(content: TFLiteContent) -> Iterator[str]:
@@ -81,6 +114,45 @@ def _bias_note(model: Any) -> Iterator[str]:
             f"and the weights of these channels coarse. Keep the layers in float with `fallback`, or take the channels "
             f"out."
         )
+
+
+def _clipped_note(model: Any, examples: Mapping[str, np.ndarray]) -> Iterator[str]:
+    shares = clipped_shares(model, examples)
+    found = sorted(((share, name) for name, share in shares.items() if share > _SATURATED), reverse=True)
+    if found:
+        count = len(next(iter(examples.values())))
+        yield (
+            f"Clipped: of {count} examples more than {_SATURATED:.0%} of the values lie outside the range of their "
+            f"input, {_named([f'{name} ({share:.1%})' for share, name in found])}. Calibrate on more examples like "
+            f"these, or train with a larger `percentile`."
+        )
+
+
+def clipped_shares(model: Any, examples: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return for every input that is made integers the share of its values outside the range."""
+    graph, shares = model.subgraphs[0], {}
+    for one in model.signatureDefs[0].inputs:
+        name, grid = one.name.decode(), _grid_of_input(model, graph, one.tensorIndex)
+        if grid is not None and name in examples:
+            low, high = grid
+            array = examples[name]
+            shares[name] = float(((array < low) | (array > high)).mean())
+    return shares
+
+
+def _grid_of_input(model: Any, graph: Any, index: int) -> tuple[float, float] | None:
+    """Return what is rounded to the first and the last integer of an input; `None` if it is not made integers."""
+    tensor = graph.tensors[index]
+    if tensor.type == schema.TensorType.FLOAT32:
+        readers = [o for o in graph.operators if builtin_of(model, o) == _OPERATORS.QUANTIZE and index in o.inputs]
+        if not readers:
+            return None
+        tensor = graph.tensors[readers[0].outputs[0]]
+    grid, dtype = tensor.quantization, _QUANTIZED.get(tensor.type)
+    if dtype is None or grid is None or grid.scale is None:
+        return None
+    limits, scale, zero = np.iinfo(dtype), float(grid.scale[0]), int(grid.zeroPoint[0])
+    return (limits.min - zero - 0.5) * scale, (limits.max - zero + 0.5) * scale
 
 
 def _saturation_note(path: Path, model: Any, examples: Mapping[str, np.ndarray]) -> Iterator[str]:

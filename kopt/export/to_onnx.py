@@ -17,11 +17,11 @@ from kopt.core.schemes import Scheme, get_scheme
 from kopt.data import calibration as sample
 from kopt.export.assembly import Converted, assemble
 from kopt.export.inspection import inspect_onnx, onnx_float_weights, onnx_grids
-from kopt.export.integers import few_examples_note
+from kopt.export.integers import warn_of_few
 from kopt.export.manifest import check_target
 from kopt.export.process import converter
 from kopt.export.source import SIGNATURE, Source, prepare, save_arrays, trace
-from kopt.export.trained import trained_for, with_function_of
+from kopt.export.trained import layers_without_range, trained_for, with_function_of
 from kopt.export.twins import trained_twin
 from kopt.export.verification import examples
 from kopt.graph.internals import flatten_layers
@@ -80,6 +80,9 @@ def onnx(
         ExportError: the converter failed, or the file does not compute what the model computes.
         OutputError: `path` cannot be written or exists.
 
+    Warns:
+        UserWarning: ranges come from fewer than 20 examples.
+
     Example:
         >>> made = kopt.export.onnx(model, "model.onnx", scheme="int8", calibration=x_train)
         >>> made.format, made.scheme, made.parity.argmax_agreement > 0.95
@@ -108,6 +111,7 @@ def onnx(
         notes = (FLOAT_WEIGHTS_NOTE.format(", ".join(in_float)),) if in_float else ()
         return Converted(inspect_onnx(staged), notes=notes, quantization=grids)
 
+    few = warn_of_few(ranges)
     options = {"opset": str(opset)}
     if scheme == "int8":
         options |= {"runtime": runtime}
@@ -123,7 +127,7 @@ def onnx(
         options=options,
         overwrite=overwrite,
         calibration=ranges,
-        notes=few_examples_note(ranges),
+        notes=few,
     )
 
 
@@ -170,8 +174,14 @@ def ranges_for(model: Any, scheme: Scheme, calibration: Any, samples: int, seed:
     Raises:
         ConfigError: there are none where they are needed, or some where they are not.
     """
-    trained = trained_for(model, scheme) is not None
-    if scheme.name != "int8" or trained:
+    trained = trained_for(model, scheme)
+    if scheme.name != "int8" or trained is not None:
+        if calibration is not None and trained is not None and layers_without_range(trained):
+            raise ConfigError(
+                f"Model {trained.name!r} has no ranges yet, and an ONNX file takes those of training. Received: "
+                f"`calibration`. Give it to `kopt.quantize.aware` instead, or train the model (one step of `fit` is "
+                f"enough)."
+            )
         if calibration is not None:
             reason = "the model has trained ranges" if trained else f"scheme {scheme.name!r} has no ranges to learn"
             raise ConfigError(f"`calibration` is of no use: {reason}. Leave it out; `data` is what is compared on.")

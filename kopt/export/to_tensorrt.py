@@ -16,6 +16,7 @@ from kopt.core.records.shipping.tensorrt import SCHEME_OF, SUFFIXES, EnginePlan,
 from kopt.core.schemes import get_scheme
 from kopt.export.assembly import Converted, assemble
 from kopt.export.inspection import inspect_onnx, inspect_saved_model
+from kopt.export.integers import warn_of_few
 from kopt.export.manifest import check_target
 from kopt.export.process import converter
 from kopt.export.source import SIGNATURE, Source, prepare, save_arrays, trace
@@ -40,6 +41,7 @@ class _Request:
     ranges: Arrays | None
     compared: Arrays
     overwrite: bool
+    notes: tuple[str, ...]
 
 
 @preserved_random_state()
@@ -119,7 +121,7 @@ def tensorrt(
     ranges = ranges_for(model, get_scheme(SCHEME_OF[precision]), calibration, samples, seed, inputs)
     compared = examples(ranges if data is None else data, inputs, seed)
     compared = {name: array[: batch_sizes[2]] for name, array in compared.items()}
-    request = _Request(precision, plan, tf_trt, opset, ranges, compared, overwrite)
+    request = _Request(precision, plan, tf_trt, opset, ranges, compared, overwrite, warn_of_few(ranges))
     return (_engine if way == "onnx" else _tf_trt)(model, Path(path), request)
 
 
@@ -189,6 +191,7 @@ def _assembled(
         examples=request.compared,
         options={**options, "precision": request.precision, "batch_sizes": sizes},
         overwrite=request.overwrite,
+        notes=request.notes,
     )
 
 

@@ -23,11 +23,11 @@ from kopt.data import calibration as sample
 from kopt.export.assembly import Converted, assemble
 from kopt.export.fused_rnn import fused_source
 from kopt.export.inspection import DenseOperator, TFLiteContent, dense_operators, inspect_tflite, output_named
-from kopt.export.integers import few_examples_note, integer_notes
+from kopt.export.integers import integer_notes, warn_of_few
 from kopt.export.manifest import check_target
 from kopt.export.process import converter
 from kopt.export.source import SIGNATURE, Source, prepare, save_arrays, trace
-from kopt.export.trained import integer_outputs, trained_for, with_function_of
+from kopt.export.trained import integer_outputs, ranges_from, trained_for, with_function_of
 from kopt.export.twins import has_normalization, integer_normalization, is_trained_for_integers, trained_twin
 from kopt.export.verification import examples
 from kopt.graph import GraphView, signature
@@ -81,7 +81,8 @@ def tflite(
             (integers throughout), `"int16x8"` (int8 weights, 16-bit activations), `"weight_only"` (int8 weights,
             float32 arithmetic) or `"int4"` (4-bit weights, likewise).
         calibration: real inputs from which `"int8"` and `"int16x8"` learn the ranges of activations: arrays,
-            `(x, y)` or a `tf.data.Dataset`; see `kopt.data.calibration`. A model of `kopt.quantize.aware` has ranges.
+            `(x, y)` or a `tf.data.Dataset`; see `kopt.data.calibration`. A model of `kopt.quantize.aware` has ranges,
+            and takes those that training has not seen from here.
         samples: how many examples of `calibration` are used, balanced over classes where there are labels.
         fallback: names of layers that stay in float (`"int8"`, `"int16x8"`, `"weight_only"`, `"int4"`), or a plan of
             `kopt.quantize.fallback`.
@@ -104,6 +105,9 @@ def tflite(
         InputError: a setting, the model or the calibration data cannot be used; nothing was written.
         ExportError: the converter failed, or the file does not compute what the model computes.
         OutputError: `path` cannot be written or exists.
+
+    Warns:
+        UserWarning: ranges come from fewer than 20 examples.
 
     Example:
         >>> made = kopt.export.tflite(model, "int8.tflite", scheme="int8", calibration=(x_train, y_train))
@@ -139,35 +143,34 @@ def tflite(
     converter.start()
     io_dtype = config.io_dtype or kind.io_dtypes[0]
     rounds_outputs = trained is not None and io_dtype != "float32"
-    with integer_outputs(trained) if rounds_outputs else contextlib.nullcontext():
-        source, fused = _convertible(trace(model, batch_size=batch_size), kind)
-    if fused:
-        _require_free(source, fallback)
-    job = {
-        "signature": SIGNATURE,
-        "io_dtype": io_dtype,
-        "keep_float": keep_float,
-        "float_outputs": float_outputs,
-        "half_weights": is_half,
-        "narrow_kernels": [] if trained is None else _patterns_of(trained, _narrow_layers(trained)),
-        "select_ops": select_ops,
-        "block_size": block_size,
-        "fused_rnn": fused,
-        "trained": trained is not None,
-        "batch_size": source.batch_size or 1,
-    }
-    with scratch_directory() as scratch:
-        used = ranges if kind.needs_calibration and trained is None else None
-        saved = None if used is None else save_arrays(used, scratch)
+    with scratch_directory() as scratch, ranges_from(trained, ranges) as borrowed:
+        with integer_outputs(trained) if rounds_outputs else contextlib.nullcontext():
+            source, fused = _convertible(trace(model, batch_size=batch_size), kind)
+        if fused:
+            _require_free(source, fallback)
+        used = ranges if kind.needs_calibration and (trained is None or borrowed) else None
+        few = warn_of_few(used)
+        job = {
+            "signature": SIGNATURE,
+            "io_dtype": io_dtype,
+            "keep_float": keep_float,
+            "float_outputs": float_outputs,
+            "half_weights": is_half,
+            "narrow_kernels": [] if trained is None else _patterns_of(trained, _narrow_layers(trained)),
+            "select_ops": select_ops,
+            "block_size": block_size,
+            "fused_rnn": fused,
+            "trained": trained is not None,
+            "batch_size": source.batch_size or 1,
+            "calibration": None if used is None or borrowed else save_arrays(used, scratch),
+        }
         return assemble(
             source,
             path,
             format="tflite",
             scheme=kind,
-            convert=lambda staged: _convert(
-                source, staged, kind, {**job, "calibration": saved}, may_be_float, None if ranges is None else compared
-            ),
-            notes=(*few_examples_note(used), *_notes_of_masks(masked)),
+            convert=lambda staged: _convert(source, staged, kind, job, may_be_float, ranges and compared),
+            notes=(*few, *_notes_of_ranges(borrowed), *_notes_of_masks(masked)),
             examples=compared,
             options=_options(
                 config, fallback_dtype, block_size, batch_size, select_ops, used and len(next(iter(used.values())))
@@ -175,6 +178,12 @@ def tflite(
             overwrite=overwrite,
             calibration=used,
         )
+
+
+def _notes_of_ranges(borrowed: Sequence[str]) -> tuple[str, ...]:
+    if not borrowed:
+        return ()
+    return (f"{len(borrowed)} range(s) come from `calibration`, as no training of the model has seen them.",)
 
 
 def _masked(model: Any, fallback: Sequence[str]) -> tuple[str, ...]:

@@ -2,15 +2,21 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import keras
+import numpy as np
 
 from kopt.core.errors import ConfigError
 from kopt.core.schemes import Scheme
 from kopt.export.source import Source, trace
 from kopt.export.twins import is_trained_for_integers
+from kopt.graph.checks import input_structure
 from kopt.graph.internals import flatten_layers
+
+_BATCH = 32
 
 
 def trained_for(model: Any, scheme: Scheme) -> Any:
@@ -57,6 +63,47 @@ def integer_outputs(model: Any) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.rounds_output = False
+
+
+def layers_without_range(model: Any) -> list[Any]:
+    """Return the layers of a model that was trained for integers whose range training has not seen."""
+    return [layer for layer in flatten_layers(model) if getattr(layer, "is_ready", True) is False]
+
+
+@contextlib.contextmanager
+def ranges_from(model: Any, arrays: Mapping[str, np.ndarray] | None) -> Iterator[tuple[str, ...]]:
+    """Give a model that was trained for integers those ranges that training has not seen, inside the block.
+
+    Args:
+        model: that was trained, or `None`.
+        arrays: examples by input name, in the model's order; `None`: ranges stay away.
+
+    Yields:
+        The names of the ranges that come from the examples.
+    """
+    missing = [] if model is None else layers_without_range(model)
+    if arrays is None or not missing:
+        yield ()
+        return
+    before = [layer.get_weights() for layer in missing]
+    try:
+        _calibrate(model, missing, arrays)
+        yield tuple(layer.name for layer in missing)
+    finally:
+        for layer, weights in zip(missing, before, strict=True):
+            layer.set_weights(weights)
+
+
+def _calibrate(model: Any, layers: Sequence[Any], arrays: Mapping[str, np.ndarray]) -> None:
+    for layer in layers:
+        layer.calibrates = True
+    try:
+        for begin in range(0, len(next(iter(arrays.values()))), _BATCH):
+            flat = [array[begin : begin + _BATCH] for array in arrays.values()]
+            model(keras.tree.pack_sequence_as(input_structure(model), flat), training=False)
+    finally:
+        for layer in layers:
+            layer.calibrates = False
 
 
 def with_function_of(source: Source, twin: Any) -> Source:

@@ -79,11 +79,11 @@ def aware(
             `scheme="int8"`.
         ranges: how those of activations are found: `"ema"`, the moving average of the smallest and largest value of a
             batch; `"percentile"`, of percentiles; `"learned"`, trained with the weights (LSQ), which needs
-            `calibration`.
+            `calibration`; then `start` and `freeze` are batches before and after which they are not trained.
         momentum: of the moving average.
         percentile: of `"percentile"`.
-        start: batches that only set ranges, before activations are rounded.
-        freeze: batches after which ranges stay; `None`: never.
+        start: batches of training that only set ranges, before activations are rounded in training.
+        freeze: batches of training after which ranges stay; `None`: never.
         freeze_batch_norm: batches after which normalizations use moving statistics in training, as the file will;
             `None`: never.
         calibration: inputs from which ranges start, see `kopt.data.calibration`; without, the first batch of training

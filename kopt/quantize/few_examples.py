@@ -4,13 +4,13 @@ import warnings
 
 import numpy as np
 
-from kopt.export.integers import ENOUGH
+from kopt.export.integers import ENOUGH, beyond
 
 
 def widened(first: np.ndarray, whole: np.ndarray) -> float:
     """Return by what share ranges are wider than those of the first half of the examples: the median of all.
 
-    So many examples more would still add about the same.
+    Of one example, which has no half, it is 0 and says nothing. So many examples more would still add about the same.
 
     Args:
         first: width of each range after the first half.
@@ -31,8 +31,21 @@ def warn_of_few(examples: int, growth: float) -> tuple[str, ...]:
         return ()
     note = (
         f"`calibration` has {examples} example(s); from {ENOUGH} on, better 100, ranges and choices can be trusted. "
-        f"From the first half of these to all, ranges widened by {growth:.0%} (median): new examples may be clipped."
+        f"{effect(examples, growth)}: new examples may be clipped."
     )
     # The caller of the public function, whose random state a decorator brings back.
     warnings.warn(note, UserWarning, stacklevel=4)
     return (note,)
+
+
+def effect(examples: int, growth: float) -> str:
+    """Return what few examples do to ranges, without a full stop.
+
+    Args:
+        examples: how many there are.
+        growth: see `widened`.
+    """
+    likely = f"another example has values outside a range with a probability of up to {beyond(examples):.0%}"
+    if examples < 2:
+        return f"How far others widen the ranges of one cannot be told, and {likely}"
+    return f"From the first half of these to all, ranges widened by {growth:.0%} (median), and {likely}"

@@ -20,7 +20,13 @@ class Quantizer(keras.layers.Layer):
 
     It is called once for every tensor that has the range: tensors that are concatenated share one, and the range holds
     them all. Before it has seen anything it passes tensors on.
+
+    Attributes:
+        calibrates: it follows ranges outside training, too, as all do inside `modes.observing`; for an export that has
+            examples.
     """
+
+    calibrates = False
 
     def __init__(self, rule: RangeRule | str, bits: int = 8, sites: int = 1, **settings: Any):
         """Take the way in which ranges are found.
@@ -34,10 +40,14 @@ class Quantizer(keras.layers.Layer):
         super().__init__(**{**settings, "dtype": "float32"})
         self.rule = RangeRule.from_json(rule) if isinstance(rule, str) else rule
         self.bits, self.sites = bits, sites
+        self.hold: _Hold | None = None
         self.supports_masking = True
 
     def build(self, input_shape: Any = None) -> None:
-        """Create one range and one count of batches for each site."""
+        """Create one range and one count of batches for each site.
+
+        The count is of batches of training; below 0, of batches of calibration without training since.
+        """
         learned = self.rule.kind == "learned"
         self.ranges = self.add_weight(
             name="ranges",
@@ -55,12 +65,14 @@ class Quantizer(keras.layers.Layer):
             trainable=False,
             aggregation="only_first_replica",
         )
+        if learned and self.rule.freeze is not None:
+            self.hold = self.ranges.constraint = _Hold(self.seen, self.rule.freeze)
         self.built = True
 
     @property
     def is_ready(self) -> bool:
         """Whether anything has passed through."""
-        return bool((self.seen.numpy() > 0).any())
+        return bool(self.seen.numpy().any())
 
     @property
     def grid(self) -> grids.Grid:
@@ -72,7 +84,8 @@ class Quantizer(keras.layers.Layer):
         if not self.is_ready:
             raise InputError(
                 f"The quantizer {self.name!r} has no range yet: nothing has passed through it in training. Train the "
-                f"model (one step of `fit` is enough), or give `kopt.quantize.aware` examples as `calibration`."
+                f"model (one step of `fit` is enough), or give examples as `calibration` to `kopt.quantize.aware` or "
+                f"`kopt.export.tflite`."
             )
         low, high = (float(value) for value in self._range())
         return grids.grid_of(low, high, self.bits)
@@ -91,8 +104,10 @@ class Quantizer(keras.layers.Layer):
         """
         if modes.floats():
             return inputs, tf.ones(())
-        if site >= 0 and (modes.observes() or (training and self.rule.kind != "learned")):
+        if site >= 0 and (self._is_calibrating or (training and self.rule.kind != "learned")):
             self._observe(inputs, site, positive)
+        elif site >= 0 and training:
+            self._count(site)
         low, high = self._range()
         rounded = self._round(inputs, low, high, ties)
         active = self._active(bool(training))
@@ -128,14 +143,19 @@ class Quantizer(keras.layers.Layer):
 
     def _range(self) -> tuple[tf.Tensor, tf.Tensor]:
         ranges = tf.convert_to_tensor(self.ranges.value)
+        ranges = ranges if self.hold is None else self.hold.without_gradient(ranges)
         return tf.reduce_min(ranges[:, 0]), tf.reduce_max(ranges[:, 1])
 
     def _active(self, training: bool) -> tf.Tensor | None:
         """Return whether tensors are rounded; `None` if they certainly are."""
         if training and self.rule.start == 0 and self.rule.kind != "learned":
             return None
-        least = max(self.rule.start, 0) if training else 0
-        return tf.reduce_max(tf.convert_to_tensor(self.seen.value)) > least
+        seen = tf.convert_to_tensor(self.seen.value)
+        return tf.reduce_max(seen) > self.rule.start if training else tf.reduce_any(seen != 0)
+
+    @property
+    def _is_calibrating(self) -> bool:
+        return self.calibrates or modes.observes()
 
     def _observe(self, inputs: tf.Tensor, site: int, positive: bool) -> None:
         low, high = self._extremes(inputs, positive)
@@ -147,14 +167,21 @@ class Quantizer(keras.layers.Layer):
             new = tf.where(seen[site] >= self.rule.freeze, old[site], new)
         here = tf.range(self.sites) == site
         self.ranges.assign(tf.where(here[:, None], new[None], old))
-        self.seen.assign(seen + tf.cast(here, tf.int64))
+        self._count(site)
+
+    def _count(self, site: int) -> None:
+        seen = tf.convert_to_tensor(self.seen.value)
+        counted = _calibrated(seen) if self._is_calibrating else tf.maximum(seen, 0) + 1
+        self.seen.assign(tf.where(tf.range(self.sites) == site, counted, seen))
+        if self.hold is not None:
+            self.hold.see(self.ranges)
 
     def _joined(self, old: tf.Tensor, found: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
         """Return the range after another batch: of calibration as much as of those before, in training a little."""
-        if not modes.observes():
+        if not self._is_calibrating:
             return old + (found - old) * (1.0 - self.rule.momentum)
         if self.rule.kind == "percentile":
-            return old + (found - old) / tf.cast(seen + 1, tf.float32)
+            return old + (found - old) / tf.cast(tf.abs(seen) + 1, tf.float32)
         return tf.stack([tf.minimum(old[0], found[0]), tf.maximum(old[1], found[1])])
 
     def _extremes(self, inputs: tf.Tensor, positive: bool) -> tuple[tf.Tensor, tf.Tensor]:
@@ -166,6 +193,45 @@ class Quantizer(keras.layers.Layer):
         last = tf.cast(tf.size(ordered) - 1, tf.float32)
         outside = tf.cast(tf.floor(last * (1.0 - self.rule.percentile / 100.0)), tf.int32)
         return ordered[outside], ordered[tf.size(ordered) - 1 - outside]
+
+
+class _Hold(keras.constraints.Constraint):
+    """Takes back what an optimizer does to learned ranges that are frozen: momentum moves them without a gradient.
+
+    It is no part of what is saved: every batch of training shows it the ranges before they can move.
+    """
+
+    def __init__(self, seen: Any, freeze: int):
+        """Take the counts of batches, a variable, and the batches after which ranges stay."""
+        self.seen, self.freeze = seen, freeze
+        self.held = keras.Variable(
+            "zeros",
+            shape=(*seen.shape, 2),
+            trainable=False,
+            dtype="float32",
+            autocast=False,
+            aggregation="only_first_replica",
+        )
+
+    def see(self, ranges: Any) -> None:
+        """Remember the ranges, a variable, as they are now."""
+        self.held.assign(tf.convert_to_tensor(ranges.value))
+
+    def without_gradient(self, ranges: tf.Tensor) -> tf.Tensor:
+        """Return the ranges, those that are frozen without a gradient."""
+        return tf.where(self._frozen(), tf.stop_gradient(ranges), ranges)
+
+    def __call__(self, value: Any) -> Any:
+        """Return the updated ranges, those that are frozen as they were."""
+        return tf.where(self._frozen(), tf.convert_to_tensor(self.held.value), tf.convert_to_tensor(value))
+
+    def _frozen(self) -> tf.Tensor:
+        return tf.convert_to_tensor(self.seen.value)[:, None] > self.freeze
+
+
+def _calibrated(seen: tf.Tensor) -> tf.Tensor:
+    """Return the counts of a quantizer after a batch of calibration, see `Quantizer.build`."""
+    return tf.where(seen > 0, seen, seen - 1)
 
 
 @keras.saving.register_keras_serializable("kopt")

@@ -77,7 +77,7 @@ def be_refused(path, out):
 
 
 def lstm_to_tflite(model, out):
-    export.tflite(model, out / "m.tflite", scheme="int8", calibration=zoo.inputs(model, 4))
+    export.tflite(model, out / "m.tflite", scheme="int8", calibration=zoo.inputs(model, 20))
 
 
 def scoped_precision(_, __):

@@ -231,9 +231,11 @@ def test_what_keras_has_quantized_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("write", [export.tflite, export.onnx])
-def test_few_examples_are_noted(cnn, tmp_path, write):
+def test_few_examples_are_warned_of_and_noted(cnn, tmp_path, write):
     model, x = cnn
-    made = write(model, tmp_path / f"m.{write.__name__}", scheme="int8", calibration=x[:3])
+    with pytest.warns(UserWarning, match="with a probability of up to 50%, and they are clipped") as caught:
+        made = write(model, tmp_path / f"m.{write.__name__}", scheme="int8", calibration=x[:3])
+    assert [one.filename for one in caught] == [__file__]
     assert made.notes[0].startswith("Calibrated with 3 example(s): from 20 on, better 100")
     enough = write(model, tmp_path / f"e.{write.__name__}", scheme="int8", calibration=x)
     assert not [note for note in enough.notes if "Calibrated" in note]

@@ -8,6 +8,7 @@ from kopt.advice.looks.subject import Subject
 from kopt.core.environment import machine
 from kopt.core.errors import KoptError
 from kopt.core.records.profiles.circumstances import DeployedFile, Deployment
+from kopt.export.integers import warned_already
 
 _SCHEMES = ("float32", "float16", "dynamic", "int8")
 _SECONDS = 0.5
@@ -23,7 +24,8 @@ def deployment(subject: Subject) -> Deployment:
         for scheme in _SCHEMES:
             path, name = Path(directory, f"{scheme}.tflite"), f"tflite-{scheme}"
             try:
-                export.tflite(source, path, scheme=scheme, calibration=x, samples=_SAMPLES)
+                with warned_already():  # only timed
+                    export.tflite(source, path, scheme=scheme, calibration=x, samples=_SAMPLES)
             except KoptError as error:
                 failed.append(DeployedFile(name, scheme, 1, None, None, reason=str(error)))
                 continue

@@ -263,7 +263,7 @@ class Bench:
             lowest, highest = grids.integers(quantizer.bits)
             ends = ESTIMATORS[self._fixed.get(quantizer.name, self._state.estimator)](seen, highest - lowest + 1)
             quantizer.ranges.assign(np.tile(np.asarray(ends, np.float32), (quantizer.sites, 1)))
-            quantizer.seen.assign(np.full(quantizer.sites, len(seen.lows)))
+            quantizer.seen.assign(np.full(quantizer.sites, -len(seen.lows)))
 
 
 def _judged(view: GraphView, tensor: Any) -> Any:

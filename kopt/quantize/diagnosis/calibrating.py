@@ -46,7 +46,7 @@ def set_ranges(trace: RoundedTrace, extremes: np.ndarray) -> None:
         quantizer, site = one.operator.quantizer, one.operator.site
         if isinstance(quantizer, Quantizer) and site >= 0:
             ranges, seen = np.array(quantizer.ranges), np.array(quantizer.seen)
-            ranges[site], seen[site] = (values[:, 0].min(), values[:, 1].max()), len(values)
+            ranges[site], seen[site] = (values[:, 0].min(), values[:, 1].max()), -len(values)
             quantizer.ranges.assign(ranges)
             quantizer.seen.assign(seen)
 

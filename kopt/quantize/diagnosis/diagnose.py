@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from kopt.quantize.diagnosis.measuring import Answers, Passes
 from kopt.quantize.diagnosis.operators import Operator
 from kopt.quantize.diagnosis.signals import Signal, decibels, middle_share
 from kopt.quantize.diagnosis.tracing import RoundedTrace, Switched
+from kopt.quantize.few_examples import effect
 from kopt.quantize.quantized_model import QuantizedFunctional, is_quantized
 from kopt.quantize.ranges import FixedQuantizer
 from kopt.report.changes.diagnosis import DIAGNOSIS, diagnosis_html
@@ -99,6 +101,9 @@ def diagnose(
     Raises:
         InputError: the model, a setting or the examples cannot be used.
         UnsupportedModelError: as `kopt.quantize.aware`.
+
+    Warns:
+        UserWarning: ranges come from fewer than 20 examples.
 
     Example:
         >>> found = kopt.quantize.diagnose(model, (x_train, y_train), samples=50)
@@ -242,7 +247,9 @@ def _worst(answers: Answers, rows: np.ndarray) -> tuple[ExampleError, ...]:
 def _notes(examples: int, extremes: np.ndarray, is_calibrated: bool) -> tuple[str, ...]:
     if examples >= ENOUGH or not is_calibrated:
         return ()
-    return (
-        f"Only {examples} example(s): ranges are still growing. The second half of them widened the ranges by "
-        f"{growth(extremes):.0%} in the median; take {ENOUGH} or more, 100 are usual.",
+    note = (
+        f"Only {examples} example(s): ranges are still growing. {effect(examples, growth(extremes))}. Take {ENOUGH} or "
+        f"more, 100 are usual."
     )
+    warnings.warn(note, UserWarning, stacklevel=4)
+    return (note,)

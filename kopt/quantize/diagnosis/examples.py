@@ -33,4 +33,5 @@ def numbered(
         return arrays, np.arange(len(arrays[0]))
     numbers = np.arange(len(leaves[0]))
     found = sample(({"x": x, "row": numbers}, *labels), samples=samples, seed=seed)
-    return list(as_model_inputs(found["x"], inputs, name="`calibration`").values()), found["row"]
+    chosen = as_model_inputs(found["x"], inputs, name="`calibration`", rows=found["row"])
+    return list(chosen.values()), found["row"]

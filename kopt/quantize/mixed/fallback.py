@@ -16,6 +16,7 @@ from kopt.core.records.changes.aware_training import RangeRule
 from kopt.core.records.changes.fallback import FallbackPlan, FallbackStep, fallback_type
 from kopt.core.settings import number, whole
 from kopt.export import tflite
+from kopt.export.integers import warned_already
 from kopt.export.manifest import check_target
 from kopt.export.source import open_model, trace
 from kopt.export.to_tflite import float_layers, free_layers
@@ -148,7 +149,7 @@ def fallback(
     without = _in_order(model, [one.layer for one in record.left])
     layers = tuple(name for name in mixed.layers if name in states[-1].layers)
     notes: tuple[str, ...] = ()
-    with scratch_directory() as scratch:
+    with scratch_directory() as scratch, warned_already():
         target = scratch / "model.tflite" if path is None else path
         settings = {"scheme": "int8", "calibration": calibration, "samples": samples, "seed": seed}
         settings |= {"fallback_dtype": to, "overwrite": overwrite}

@@ -16,6 +16,7 @@ from kopt.core.records.candidates import Candidate, ExportConfig
 from kopt.core.records.measurements import Evaluation, Measurement
 from kopt.core.records.search.budget import Budget
 from kopt.core.records.search.recipes import Recipe
+from kopt.export.integers import warned_already
 from kopt.graph import load_model
 from kopt.profile import model as profile_of
 from kopt.report.run.shortfalls import target_text
@@ -151,16 +152,17 @@ class Files:
             return export.saved_model(source, path, data=self.calibration, overwrite=True)
         if config.format == "onnx":
             return export.onnx(source, path, data=self.calibration, overwrite=True)
-        return export.tflite(
-            source,
-            path,
-            scheme=config.scheme,
-            calibration=self.calibration,
-            samples=len(next(iter(self.calibration.values()))),
-            fallback=(*config.fallback, *in_float),
-            io_dtype=config.io_dtype,
-            overwrite=True,
-        )
+        with warned_already():  # in the notes of every file
+            return export.tflite(
+                source,
+                path,
+                scheme=config.scheme,
+                calibration=self.calibration,
+                samples=len(next(iter(self.calibration.values()))),
+                fallback=(*config.fallback, *in_float),
+                io_dtype=config.io_dtype,
+                overwrite=True,
+            )
 
 
 def baseline_of(evaluation: Evaluation, measured: Mapping[str, Measurement]) -> Candidate:

@@ -180,6 +180,21 @@ def test_refusals():
         calibration(x, inputs=INPUT)
 
 
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_nan_is_named_by_the_row_that_the_user_has(labelled):
+    x = np.zeros((40, 2), np.float32)
+    x[31, 1] = np.nan
+    with pytest.raises(NonFiniteError, match=r"the first in the sample at index \(31, 1\) of the arrays"):
+        calibration((x, np.arange(40) % 4) if labelled else x, inputs=INPUT)
+
+
+def test_a_nan_of_a_data_set_is_said_to_be_counted_in_the_sample():
+    x = np.zeros((40, 2), np.float32)
+    x[31, 1] = np.nan
+    with pytest.raises(NonFiniteError, match=r"the first at index \(\d+, 1\) of the sample"):
+        calibration(tf.data.Dataset.from_tensor_slices(x), inputs=INPUT)
+
+
 def test_examples_of_different_shapes():
     def rows():
         yield np.zeros((2, 3), np.float32)

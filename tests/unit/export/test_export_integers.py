@@ -79,6 +79,21 @@ def test_ranges_that_are_too_narrow_for_the_examples_are_named_with_their_share(
     assert "conv" in note
 
 
+@pytest.mark.parametrize("io_dtype", ["float32", "int8", "uint8"])
+def test_an_input_whose_range_is_too_narrow_is_named_with_its_share(io_dtype, tmp_path):
+    """A third of the values lie at the low end, which clips none, and a sixth above the high one."""
+    values = np.tile(np.linspace(-2, 1, 256, dtype=np.float32), (64, 1))
+    model, x = network(), np.maximum(RNG.permuted(values, axis=1), -1).reshape(64, 8, 8, 4)
+    copy, _ = kopt.quantize.aware(model, calibration=x)
+    settings = {"scheme": "int8", "calibration": x, "io_dtype": io_dtype, "overwrite": True}
+    sound = kopt.export.tflite(copy, tmp_path / "m.tflite", **settings)
+    assert not [note for note in sound.notes if note.startswith("Clipped")]
+    copy.get_layer("x_range").ranges.assign([[-1.0, 0.5]])
+    [note] = [one for one in kopt.export.tflite(copy, tmp_path / "m.tflite", **settings).notes if "Clipped" in one]
+    assert note.startswith("Clipped: of 16 examples more than 1% of the values lie outside the range of their input, x")
+    assert float(note.split("(")[1].split("%")[0]) == pytest.approx(100 / 6, abs=0.5)
+
+
 def test_float_operators_are_named(exported):
     [note] = exported(network(), images(), fallback=["conv"]).notes
     assert note.startswith("1 operator(s) compute in float: CONV_2D ")

@@ -122,6 +122,31 @@ def test_a_frozen_range_stays_and_a_delayed_start_rounds_nothing():
     assert float(np.max(third)) == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("ranges", ["ema", "percentile"])
+def test_calibration_sets_ranges_and_counts_as_no_batch_of_training(ranges):
+    x = np.linspace(0, 1, 8, dtype=np.float32)[None]
+    copy, _ = aware(
+        net(), ranges=ranges, percentile=100, momentum=0.5, start=1, freeze=2, calibration=x.repeat(40, 0), samples=40
+    )
+    quantizer = copy.get_layer("x_range")
+    np.testing.assert_allclose(quantizer.ranges.numpy(), [[0, 1.0]])
+    assert float(np.max(quantizer(3 * x, training=False)[0])) == pytest.approx(1.0), "rounded outside of training"
+    first, _ = quantizer(3 * x, site=0, training=True)
+    np.testing.assert_array_equal(first, 3 * x)
+    second, _ = quantizer(4 * x, site=0, training=True)
+    np.testing.assert_allclose(quantizer.ranges.numpy(), [[0, 3.0]])  # of 1 and 3, 2; of that and 4, 3
+    assert float(np.max(second)) == pytest.approx(3.0)
+    quantizer(9 * x, site=0, training=True)
+    np.testing.assert_allclose(quantizer.ranges.numpy(), [[0, 3.0]])
+    assert list(quantizer.seen.numpy()) == [3]
+
+
+def test_one_example_is_not_said_to_have_widened_nothing():
+    with pytest.warns(UserWarning, match=r"1 example\(s\).* cannot be told.* up to 100%") as caught:
+        aware(net(), calibration=batch(count=1)[0])
+    assert "widened by" not in str(caught[0].message)
+
+
 def test_percentiles_leave_outliers_out():
     copy, _ = aware(net(), ranges="percentile", percentile=99.0)
     x = np.linspace(0.0, 1.0, 1000, dtype=np.float32)
@@ -142,6 +167,50 @@ def test_learned_ranges_begin_at_calibration_and_are_trained():
     assert any(variable is quantizer.ranges for variable in copy.trainable_variables)
     step_of(copy, "mse").fit(x, y, verbose=0)
     assert not np.array_equal(before, quantizer.ranges.numpy())
+
+
+def learned_ranges(batches, **rule):
+    """Train a calibrated range with Adam, whose momentum goes on without a gradient; return it after every batch."""
+    quantizer = Quantizer(RangeRule("learned", **rule))
+    quantizer.build()
+    quantizer.ranges.assign([[0.0, 1.0]])
+    quantizer.seen.assign([-4])
+    optimizer, x, found = keras.optimizers.Adam(0.1), 2 * RNG.random((8, 4), np.float32), []
+    for _ in range(batches):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(quantizer(x, site=0, training=True)[0])
+        optimizer.apply(tape.gradient(loss, [quantizer.ranges.value]), [quantizer.ranges])
+        found.append(float(quantizer.ranges[0, 1]))
+    return found
+
+
+def test_learned_ranges_stay_when_they_are_frozen():
+    first, second, *others = learned_ranges(5, freeze=2)
+    assert 1.0 > first > second
+    assert others == [second] * 3
+
+
+def test_a_delayed_start_of_learned_ranges_ends():
+    first, second, third = learned_ranges(3, start=2)
+    assert (first, second) == (1.0, 1.0)
+    assert third < 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiled", [False, True])
+def test_learned_ranges_stay_in_fit_and_when_they_are_loaded(compiled, tmp_path):
+    x, y = batch(count=64)
+    copy, _ = aware(net(), ranges="learned", freeze=2, calibration=x / 2)
+    quantizer, found = copy.get_layer("x_range"), []
+    copy.compile(keras.optimizers.Adam(0.1), "mse", jit_compile=compiled, steps_per_execution=2)
+    note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: found.append(quantizer.ranges.numpy()))
+    copy.fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=[note])
+    np.testing.assert_array_equal(found[1:], [found[0]] * 3)
+    assert list(quantizer.seen.numpy()) == [8]
+    copy.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    loaded.fit(x, y, verbose=0)
+    np.testing.assert_array_equal(loaded.get_layer("x_range").ranges.numpy(), found[0])
 
 
 def test_frozen_normalizations_use_moving_statistics():
@@ -328,6 +397,40 @@ def test_export_before_training_says_what_to_do(tmp_path):
     with pytest.raises(InputError, match=r"has no range yet.*one step of `fit`"):
         kopt.export.tflite(copy, tmp_path / "m.tflite", scheme="int8")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_quantizer_that_calibrates_follows_ranges_outside_training_and_counts_no_batch():
+    copy, _ = aware(net(), start=1)
+    quantizer, x = copy.get_layer("x_range"), np.linspace(0, 1, 8, dtype=np.float32)[None]
+    quantizer.calibrates = True
+    for scale in (1, 3, 2):
+        quantizer(scale * x, site=0, training=False)
+    quantizer.calibrates = False
+    np.testing.assert_allclose(quantizer.ranges.numpy(), [[0, 3.0]])
+    np.testing.assert_array_equal(quantizer(9 * x, site=0, training=True)[0], 9 * x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("io_dtype", ["float32", "int8"])
+def test_export_takes_ranges_that_training_has_not_seen_from_calibration(io_dtype, tmp_path):
+    x, _ = batch(count=64)
+    settings = {"scheme": "int8", "calibration": x, "io_dtype": io_dtype}
+    copy, _ = aware(net())
+    made = kopt.export.tflite(copy, tmp_path / "m.tflite", **settings)
+    assert any(note.startswith("3 range(s) come from `calibration`") for note in made.notes)
+    assert not copy.get_layer("x_range").is_ready, "the given model stays as it is"
+    calibrated, _ = aware(net(), calibration=x)
+    expected = kopt.export.tflite(calibrated, tmp_path / "n.tflite", **settings)
+    assert made.quantization == expected.quantization
+    assert made.calibration_sha256
+    assert not expected.calibration_sha256
+    with pytest.warns(UserWarning, match=r"Calibrated with 5 example\(s\)"):
+        kopt.export.tflite(copy, tmp_path / "f.tflite", scheme="int8", calibration=x[:5])
+
+
+def test_onnx_says_where_an_untrained_copy_takes_ranges_from(tmp_path):
+    with pytest.raises(ConfigError, match=r"has no ranges yet.*`kopt.quantize.aware` instead"):
+        kopt.export.onnx(aware(net())[0], tmp_path / "m.onnx", scheme="int8", calibration=batch()[0])
 
 
 def test_export_in_another_scheme_is_refused(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import kopt
-from kopt.core.errors import ConfigError, UnsupportedModelError
+from kopt.core.errors import ConfigError, NonFiniteError, UnsupportedModelError
 from kopt.core.records.changes.quantization_diagnosis import (
     FINDINGS,
     ExampleError,
@@ -195,8 +195,18 @@ def test_sixteen_bits_are_finer(dense):
 
 def test_few_examples_are_said_with_their_effect(dense):
     model, x, _ = dense
-    found = kopt.quantize.diagnose(model, x[:4])
+    with pytest.warns(UserWarning, match=r"ranges widened by \d+%.* probability of up to 40%") as caught:
+        found = kopt.quantize.diagnose(model, x[:4])
+    assert [one.filename for one in caught if one.category is UserWarning] == [__file__]
     assert found.notes[0].startswith("Only 4 example(s): ranges are still growing.")
+
+
+def test_a_nan_is_named_by_its_row(dense):
+    model, x, _ = dense
+    broken = x.copy()
+    broken[17, 2] = np.nan
+    with pytest.raises(NonFiniteError, match=r"at index \(17, 2\) of the arrays that were given"):
+        kopt.quantize.diagnose(model, broken)
 
 
 def test_the_record_goes_through_json(hard):

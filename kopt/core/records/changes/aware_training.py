@@ -18,8 +18,8 @@ class RangeRule(Record):
             percentiles; `"learned"`: trained with the weights (LSQ), from calibrated ranges on.
         momentum: of the moving average, in [0, 1): the share of the old value that stays.
         percentile: of `"percentile"`, in (50, 100].
-        start: batches that only set the range, before anything is rounded to it.
-        freeze: batches after which the range stays; `None`: never.
+        start: batches of training that only set the range, before anything is rounded to it in training.
+        freeze: batches of training after which the range stays; `None`: never.
     """
 
     kind: str = "ema"

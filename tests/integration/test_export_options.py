@@ -72,7 +72,7 @@ def test_fallback_tells_layers_with_numbered_names_apart(tmp_path):
     x = L.Conv2D(3, 3, name="conv2d")(i)
     x = L.Conv2D(4, 3, name="conv2d_1")(x)
     model = keras.Model(i, L.Flatten()(x))
-    data = np.random.default_rng(0).random((8, 6, 6, 2), np.float32)
+    data = np.random.default_rng(0).random((20, 6, 6, 2), np.float32)
     artifact = export.tflite(model, tmp_path / "m.tflite", scheme="int8", calibration=data, fallback=["conv2d_1"])
     assert operators(artifact)[("CONV_2D", "float32")] == 1
     tensors = Interpreter(artifact.path).get_tensor_details()

@@ -47,7 +47,7 @@ LAYOUTS = {
 
 
 def test_int8_weights_are_those_of_the_exported_file(model, tmp_path):
-    images = np.random.default_rng(0).normal(size=(8, 12, 12, 8)).astype(np.float32)
+    images = np.random.default_rng(0).normal(size=(20, 12, 12, 8)).astype(np.float32)
     artifact = kopt.export.tflite(model, tmp_path / "model.tflite", scheme="int8", calibration=images)
     exported = exported_kernels(artifact.path)
     for target in targets_of(model)[0]:

@@ -117,15 +117,20 @@ def _bias_note(model: Any) -> Iterator[str]:
 
 
 def _clipped_note(model: Any, examples: Mapping[str, np.ndarray]) -> Iterator[str]:
-    shares = clipped_shares(model, examples)
-    found = sorted(((share, name) for name, share in shares.items() if share > _SATURATED), reverse=True)
+    found = _large(clipped_shares(model, examples))
     if found:
         count = len(next(iter(examples.values())))
         yield (
             f"Clipped: of {count} examples more than {_SATURATED:.0%} of the values lie outside the range of their "
-            f"input, {_named([f'{name} ({share:.1%})' for share, name in found])}. Calibrate on more examples like "
+            f"input, {_named(found)}. Calibrate on more examples like "
             f"these, or train with a larger `percentile`."
         )
+
+
+def _large(shares: Mapping[str, float]) -> list[str]:
+    """Return names with their shares, those that are worth a word, the largest first."""
+    found = sorted(((share, name) for name, share in shares.items() if share > _SATURATED), reverse=True)
+    return [f"{name} ({share:.1%})" for share, name in found]
 
 
 def clipped_shares(model: Any, examples: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -156,13 +161,12 @@ def _grid_of_input(model: Any, graph: Any, index: int) -> tuple[float, float] | 
 
 
 def _saturation_note(path: Path, model: Any, examples: Mapping[str, np.ndarray]) -> Iterator[str]:
-    shares = saturated_shares(path, model, examples)
-    found = sorted(((share, name) for name, share in shares.items() if share > _SATURATED), reverse=True)
+    found = _large(saturated_shares(path, model, examples))
     if found:
         count = len(next(iter(examples.values())))
         yield (
             f"Saturated: on {count} examples more than {_SATURATED:.0%} of the values lie at an end of their range in "
-            f"{_named([f'{name} ({share:.1%})' for share, name in found])}. Calibrate on more examples like these."
+            f"{_named(found)}. Calibrate on more examples like these."
         )
 
 

@@ -3,14 +3,14 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from kopt.core.errors import ConfigError, ExportError, UnsupportedModelError, nearest
+from kopt.core.errors import ConfigError, ExportError, UnsupportedModelError
 from kopt.core.files import SCRATCH_REMEDY, scratch_directory, writing_to
 from kopt.core.optional import require
 from kopt.core.randomness import preserved_random_state
@@ -21,8 +21,17 @@ from kopt.core.schemes import Scheme, get_scheme
 from kopt.core.settings import whole
 from kopt.data import calibration as sample
 from kopt.export.assembly import Converted, assemble
+from kopt.export.float_layers import (
+    float_outputs_of,
+    has_float_operations,
+    patterns_of,
+    patterns_of_float_layers,
+    patterns_of_outputs,
+    require_free,
+    tensor_patterns,
+)
 from kopt.export.fused_rnn import fused_source
-from kopt.export.inspection import DenseOperator, TFLiteContent, dense_operators, inspect_tflite, output_named
+from kopt.export.inspection import DenseOperator, TFLiteContent, dense_operators, inspect_tflite
 from kopt.export.integers import integer_notes, warn_of_few
 from kopt.export.manifest import check_target
 from kopt.export.process import converter
@@ -30,7 +39,7 @@ from kopt.export.source import SIGNATURE, Source, prepare, save_arrays, trace
 from kopt.export.trained import integer_outputs, ranges_from, trained_for, with_function_of
 from kopt.export.twins import has_normalization, integer_normalization, is_trained_for_integers, trained_twin
 from kopt.export.verification import examples
-from kopt.graph import GraphView, signature
+from kopt.graph import GraphView
 from kopt.graph.checks import require_unquantized
 from kopt.graph.internals import graph_of
 from kopt.graph.masks import masked_attention
@@ -44,12 +53,6 @@ FLEX_NOTE = (
 _BLOCK_SIZES = (32, 64, 128, 256)
 # Schemes of which only weights are rounded, with their bits.
 _WEIGHT_BITS = {"weight_only": 8, "int4": 4}
-_PART_OF_OPERATOR = (
-    keras.layers.Activation,
-    keras.layers.ReLU,
-    keras.layers.BatchNormalization,
-    keras.layers.Identity,
-)
 
 
 @preserved_random_state()
@@ -132,12 +135,12 @@ def tflite(
     _check_blocks(block_size, kind)
     ranges = None if calibration is None else sample(calibration, samples=samples, seed=seed, inputs=inputs)
     compared = examples(ranges, inputs, seed, name="calibration")
-    keep_float = _tensor_patterns(model, fallback) if trained is None else _patterns_of_float_layers(trained)
+    keep_float = tensor_patterns(model, fallback) if trained is None else patterns_of_float_layers(trained)
     # The tensors of operations of `keras.ops` do not carry their names.
     in_float = (fallback, keep_float) if trained is None else (getattr(trained, "float_layers", ()),) * 2
-    float_outputs = _float_outputs(model if trained is None else trained, *in_float)
-    may_be_float = [*keep_float, *_patterns_of_outputs(float_outputs or {})]
-    if trained is not None and _has_float_operations(trained):
+    float_outputs = float_outputs_of(model if trained is None else trained, *in_float)
+    may_be_float = [*keep_float, *patterns_of_outputs(float_outputs or {})]
+    if trained is not None and has_float_operations(trained):
         may_be_float = [""]
     check_target(path, format="tflite", overwrite=overwrite)
     converter.start()
@@ -147,7 +150,7 @@ def tflite(
         with integer_outputs(trained) if rounds_outputs else contextlib.nullcontext():
             source, fused = _convertible(trace(model, batch_size=batch_size), kind)
         if fused:
-            _require_free(source, fallback)
+            require_free(source, fallback)
         used = ranges if kind.needs_calibration and (trained is None or borrowed) else None
         few = warn_of_few(used)
         job = {
@@ -156,7 +159,7 @@ def tflite(
             "keep_float": keep_float,
             "float_outputs": float_outputs,
             "half_weights": is_half,
-            "narrow_kernels": [] if trained is None else _patterns_of(trained, _narrow_layers(trained)),
+            "narrow_kernels": [] if trained is None else patterns_of(trained, _narrow_layers(trained)),
             "select_ops": select_ops,
             "block_size": block_size,
             "fused_rnn": fused,
@@ -228,30 +231,9 @@ def _is_half(fallback_dtype: str, scheme: Scheme) -> bool:
     return is_half
 
 
-def _patterns_of_float_layers(trained: Any) -> list[str]:
-    layers = {layer.name for layer in trained.layers}
-    return _patterns_of(trained, [name for name in getattr(trained, "float_layers", ()) if name in layers])
-
-
-def _patterns_of_outputs(float_outputs: Mapping[str, Sequence[str]]) -> list[str]:
-    return [f" {re.escape(output_named(name))}$" for names in float_outputs.values() for name in names]
-
-
-def _patterns_of(trained: Any, layers: Sequence[str]) -> list[str]:
-    """Return regular expressions for the tensors that layers of a trained copy write; see `_tensor_patterns`."""
-    model = re.escape(trained.name)
-    return [f"(^|[; ]){model}(_[0-9]+)?/{re.escape(name)}_[0-9]+(/|$)" for name in layers]
-
-
 def _narrow_layers(trained: Any) -> list[str]:
     """Return the names of layers whose kernels were trained on 4 bits."""
     return [layer.name for layer in trained.layers if getattr(layer, "kernel_bits", 8) == 4]
-
-
-def _has_float_operations(trained: Any) -> bool:
-    """Return whether operations of `keras.ops` compute in float, whose tensors do not carry their names."""
-    layers = {layer.name for layer in trained.layers}
-    return any(name not in layers for name in getattr(trained, "float_layers", ()))
 
 
 def _check_request(scheme: Scheme, calibration: Any, fallback: Sequence[str], trained: bool) -> None:
@@ -302,56 +284,6 @@ def _convertible(source: Source, scheme: Scheme) -> tuple[Source, bool]:
         with integer_normalization():
             return with_function_of(source, source.model), False
     return source, False
-
-
-def float_layers(source: Source, path: str | os.PathLike[str], layers: Sequence[str]) -> tuple[str, ...]:
-    """Return which of these layers compute in float in a file of `source`, as far as its tensors have their names."""
-    operators = inspect_tflite(Path(path)).float_operators
-    patterns = _tensor_patterns(source, layers)
-    outputs = _float_outputs(source, layers, patterns) or {}
-
-    def is_float(pattern: str) -> bool:
-        own = (pattern, *_patterns_of_outputs({pattern: outputs.get(pattern, ())}))
-        return any(re.search(one, operator) for one in own for operator in operators)
-
-    return tuple(layer for layer, pattern in zip(layers, patterns, strict=True) if is_float(pattern))
-
-
-def free_layers(source: Source) -> frozenset[str] | None:
-    """Return the layers that `fallback` can name in an int8 file, if an LSTM is fused in it; `None`: all.
-
-    Of the tensors of such a file only the outputs are known by their layers.
-
-    Raises:
-        UnsupportedModelError: the model has an RNN for which there is no integer operator.
-    """
-    if not source.has_loop:
-        return None
-    fused_source(source, get_scheme("int8"))
-    return _beside_fused(source)
-
-
-def _beside_fused(source: Source) -> frozenset[str]:
-    view = GraphView.of(source.model)
-    recurrent = {path for path, layer in view.walk() if isinstance(layer, keras.layers.RNN)}
-    return frozenset(path for one in view.outputs for path in _behind(view, one, "")) - recurrent
-
-
-def _require_free(source: Source, fallback: Sequence[str]) -> None:
-    """Raise if layers are to stay in float that cannot beside a fused LSTM.
-
-    Raises:
-        UnsupportedModelError: names them.
-    """
-    free = _beside_fused(source)
-    held = [name for name in fallback if name not in free]
-    if held:
-        raise UnsupportedModelError(
-            f"{', '.join(held)} of {source.name} cannot stay in float in this file, in which an LSTM is one integer "
-            f"operator: `fallback` takes layers there whose outputs are those of the model "
-            f"({', '.join(sorted(free)) or 'it has none'}). Make the file of a copy of "
-            f"`kopt.quantize.post_training` or `aware` with `skip={held!r}`."
-        )
 
 
 def _convert(
@@ -450,56 +382,6 @@ def _require_integers(content: TFLiteContent, may_be_float: Sequence[str], *, tr
             f"{len(floats)} operator(s) of the int8 file still compute in float: {shown}. Name their "
             f"layers in {where} if that is acceptable, or choose another scheme."
         )
-
-
-def _tensor_patterns(model: Any, layers: Sequence[str]) -> list[str]:
-    """Return a regular expression for the tensors that each layer writes.
-
-    Keras opens a layer's name scope twice, so that the operators of layer `conv` stand under `conv_1`.
-    """
-    model = model.model if isinstance(model, Source) else model
-    if model is not None and layers:
-        known = [path for path, _ in GraphView.of(model).walk()]
-        for layer in layers:
-            if layer not in known:
-                raise ConfigError(f"`fallback` names no layer {layer!r}.{nearest(layer, known)}")
-    # Of a SavedModel made elsewhere it is not known how its scopes came about.
-    suffix = "_[0-9]+" if model is not None else "(_[0-9]+)?"
-    scopes = ["/".join(re.escape(part) + suffix for part in layer.split("/")) for layer in layers]
-    # From the model on, so that a layer of a nested model is not taken for one of the same name outside.
-    start = "(^|/|;)" if model is None else f"(^|[; ]){re.escape(model.name)}(_[0-9]+)?/"
-    return [f"{start}{scope}(/|$)" for scope in scopes]
-
-
-def _float_outputs(model: Any, layers: Sequence[str], patterns: Sequence[str]) -> dict[str, list[str]] | None:
-    """Return, by the pattern of a layer, the outputs of the model that it gives, whose tensors have other names.
-
-    `None` for a SavedModel made elsewhere, whose layers are not known.
-    """
-    model = model.model if isinstance(model, Source) else model
-    if model is None or not layers:
-        return None
-    view, (_, infos) = GraphView.of(model), signature(model)
-    found: dict[str, list[str]] = {}
-    for layer, pattern in zip(layers, patterns, strict=True):
-        names = [i.name for i, one in zip(infos, view.outputs, strict=True) if layer in _behind(view, one, "")]
-        if names:
-            found[pattern] = names
-    return found
-
-
-def _behind(view: GraphView, tensor: Any, prefix: str) -> Iterator[str]:
-    """Yield the paths of the layers that may be part of the operator which writes a tensor, last one first."""
-    call = view.producer(tensor)
-    if call is None:
-        return
-    if call.nested is not None:
-        place = [id(one) for one in call.outputs].index(id(tensor))
-        yield from _behind(call.nested, call.nested.outputs[place], f"{prefix}{call.operation.name}/")
-        return
-    yield f"{prefix}{call.operation.name}"
-    if isinstance(call.operation, _PART_OF_OPERATOR) or hasattr(call.operation, "rounds_output"):
-        yield from _behind(view, call.inputs[0], prefix)
 
 
 def _options(

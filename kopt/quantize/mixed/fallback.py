@@ -16,10 +16,10 @@ from kopt.core.records.changes.aware_training import RangeRule
 from kopt.core.records.changes.fallback import FallbackPlan, FallbackStep, fallback_type
 from kopt.core.settings import number, whole
 from kopt.export import tflite
+from kopt.export.float_layers import free_layers, layers_in_float
 from kopt.export.integers import warned_already
 from kopt.export.manifest import check_target
 from kopt.export.source import open_model, trace
-from kopt.export.to_tflite import float_layers, free_layers
 from kopt.graph import GraphView, signature
 from kopt.measure import load
 from kopt.measure.accuracy import require_probabilities
@@ -162,7 +162,7 @@ def fallback(
             notes = (f"{', '.join(without)} went to {to} for the converter's sake, which refused before: {error}",)
             tflite(source, target, fallback=layers, **settings)
         else:
-            beside = [name for name in float_layers(source, target, without) if name not in layers]
+            beside = [name for name in layers_in_float(source, target, without) if name not in layers]
             if beside:
                 layers = _in_order(model, (*layers, *beside))
                 notes = (f"{', '.join(beside)} would be in {to} anyway: there is no integer operator for it.",)

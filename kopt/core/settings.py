@@ -8,7 +8,7 @@ import numpy as np
 
 from kopt.core.errors import ConfigError, nearest
 
-_NUMBERS = (int, float, np.integer, np.floating)
+REALS = (int, float, np.integer, np.floating)
 
 
 def number(
@@ -20,7 +20,7 @@ def number(
         ConfigError: it is not.
     """
     accepted = f"a finite number in {'(' if open_below else '['}{least:g}, {most:g}]"
-    if isinstance(value, bool) or not isinstance(value, _NUMBERS) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, REALS) or not math.isfinite(value):
         raise ConfigError(f"`{name}` must be {accepted}. Received: {value!r} ({type(value).__name__}).")
     if not least <= value <= most or (open_below and value == least):
         raise ConfigError(f"`{name}` must be {accepted}. Received: {value!r}.")

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from kopt.core.errors import ConfigError
-from kopt.core.settings import number, whole
+from kopt.core.settings import REALS, number, whole
 
 __all__ = ["Constant", "Cubic", "Iterative", "OneCycle", "Polynomial", "Schedule"]
 
@@ -282,7 +282,7 @@ def as_schedule(given: Any) -> Schedule:
     """
     if isinstance(given, Schedule):
         return given
-    if isinstance(given, (int, float, np.integer, np.floating)) and not isinstance(given, bool):
+    if isinstance(given, REALS) and not isinstance(given, bool):
         return Constant(float(given))
     if callable(given) and hasattr(given, "get_config") and not isinstance(given, type):
         config = given.get_config()

@@ -38,20 +38,16 @@ def divisor_of(units: int, channels_per_unit: int, round_to: int) -> int:
 
 def rounded(wanted: float, candidate: Candidate) -> int:
     """Return the allowed number of units that is nearest to `wanted`, the larger one of two."""
-    units, divisor, least = candidate.scores.size, candidate.divisor, least_of(candidate)
+    units, divisor = candidate.scores.size, candidate.divisor
+    least = least_units(units, divisor, candidate.least)
     if wanted >= units:
         return units
     nearest = divisor * math.floor(wanted / divisor + 0.5)
     return min(max(nearest, least), units)
 
 
-def least_of(candidate: Candidate) -> int:
-    """Return the units that are left of a group at the least, rounded up to what is allowed."""
-    return least_units(candidate.scores.size, candidate.divisor, candidate.least)
-
-
 def least_units(units: int, divisor: int, least: int) -> int:
-    """Return the same of so many units."""
+    """Return how many of so many units are left at the least, rounded up to what is allowed."""
     return min(units, divisor * math.ceil(max(least, 1) / divisor))
 
 
@@ -76,7 +72,7 @@ def by_rank(candidates: Sequence[Candidate], removed: int) -> list[int]:
 def _removable(candidate: Candidate) -> Scores:
     """Return the scores of a group, infinite of the best as many as are left at the least."""
     scores = candidate.scores.copy()
-    scores[best(scores, least_of(candidate))] = math.inf
+    scores[best(scores, least_units(scores.size, candidate.divisor, candidate.least))] = math.inf
     return scores
 
 

@@ -129,7 +129,7 @@ def magnitude(
     )
     if schedule.final_sparsity == 0.0:
         schedule = _of_layers_alone(schedule, chosen)
-    _require_units(pattern, schedule, chosen)
+    _require_units(pattern, chosen)
     if choice("backend", backend, ("keras", "tfmot")) == "tfmot":
         twin, origin, left = pruned_twin(model, chosen, left, pattern, schedule)
         return twin, record_of(model, pattern, schedule, rows_of(origin), left)
@@ -141,14 +141,13 @@ def magnitude(
     return copy, report_of(copy, left, _rests(masks))
 
 
-def _require_units(pattern: Pattern, schedule: Schedule, chosen: Sequence[tuple[OwnedVariable, float]]) -> None:
-    """Raise if the sparsity that the schedule leads to is less than half a unit of every variable."""
-    final = schedule.final_sparsity
-    shares = [target / final for _, target in chosen]
-    if not removed(pattern, [one for one, _ in chosen], shares, final):
+def _require_units(pattern: Pattern, chosen: Sequence[tuple[OwnedVariable, float]]) -> None:
+    """Raise if the final sparsity is less than half a unit of every variable."""
+    owned, targets = zip(*chosen, strict=True)
+    if not removed(pattern, owned, targets):
         unit = {"element": "weight", "block": "block", "channel": "channel"}[pattern.granularity]
         raise ConfigError(
-            f"A sparsity of {max(target for _, target in chosen):g} is less than half a {unit} of every kernel, so "
+            f"A sparsity of {max(targets):g} is less than half a {unit} of every kernel, so "
             f"that nothing would be pruned. Ask for more, or for smaller units with `granularity`."
         )
 

@@ -160,11 +160,10 @@ def _as_tfmot(tfmot: Any, schedule: Schedule, target: float) -> Any:
 def _length_check(origin: Origin, chosen: Chosen) -> Any:
     """Return a callback of tf_keras that does what `LengthCheck` does."""
     schedule, pattern = origin.method.schedule, origin.method.pattern
-    owned, final = [one for one, _ in chosen], schedule.final_sparsity
-    shares = [target / final for _, target in chosen] if final else []
+    owned, targets = zip(*chosen, strict=True)
 
     def removes_nothing(sparsity: float) -> bool:
-        return sparsity == 0.0 or not removed(pattern, owned, shares, sparsity)
+        return sparsity == 0.0 or not removed(pattern, owned, targets, sparsity / schedule.final_sparsity)
 
     def is_pruned() -> bool:
         pairs = (pair for one in origin.layers for pair in getattr(one.wrapper, "pruning_vars", ()))

@@ -89,7 +89,7 @@ class Masks(WeightConstraint):
 
     def removes_nothing(self, sparsity: float) -> bool:
         """Return whether all masks are ones at a sparsity, because it is less than half a unit of any variable."""
-        return not removed(self.pattern, self.owned, self._shares(), sparsity)
+        return not removed(self.pattern, self.owned, self.targets, sparsity / self.schedule.final_sparsity)
 
     def start(self) -> None:
         """Compute and apply the masks that come before any training, if it is the turn of the schedule."""
@@ -159,15 +159,12 @@ class Masks(WeightConstraint):
         if self.pattern.scope == "global":
             found = patterns.global_masks(weights, sparsity)
             return [mask if stays else new for mask, new, stays in zip(now, found, frozen, strict=True)]
+        final = self.schedule.final_sparsity
+        shares = [1.0 if target == final else target / final for target in self.targets]
         return [
             mask if stays else self._mask(one, value, sparsity if share == 1.0 else sparsity * share)
-            for one, value, share, mask, stays in zip(self.owned, weights, self._shares(), now, frozen, strict=True)
+            for one, value, share, mask, stays in zip(self.owned, weights, shares, now, frozen, strict=True)
         ]
-
-    def _shares(self) -> list[float]:
-        """Return what the sparsity of each variable is of that of the schedule."""
-        final = self.schedule.final_sparsity
-        return [1.0 if target == final else target / final for target in self.targets]
 
     def _mask(self, one: Any, weights: tf.Tensor, sparsity: tf.Tensor) -> tf.Tensor:
         pattern, rank = self.pattern, len(weights.shape)
@@ -180,14 +177,14 @@ class Masks(WeightConstraint):
         return patterns.element_mask(weights, sparsity)
 
 
-def removed(pattern: Pattern, owned: Sequence[Any], shares: Sequence[float], sparsity: float) -> int:
-    """Return how many units (weights, blocks or channels) masks remove of these variables at a sparsity."""
+def removed(pattern: Pattern, owned: Sequence[Any], targets: Sequence[float], share: float = 1.0) -> int:
+    """Return how many units (weights, blocks or channels) masks remove of variables at a share of their sparsity."""
     sizes = [_units(pattern, one) for one in owned]
     if pattern.granularity == "n:m":
         return sum(sizes)
     if pattern.scope == "global":
-        sizes, shares = [sum(sizes)], [1.0]
-    return sum(size - max(1, round(size * (1 - sparsity * share))) for size, share in zip(sizes, shares, strict=True))
+        sizes, targets = [sum(sizes)], targets[:1]
+    return sum(size - max(1, round(size * (1 - target * share))) for size, target in zip(sizes, targets, strict=True))
 
 
 def _units(pattern: Pattern, one: Any) -> int:

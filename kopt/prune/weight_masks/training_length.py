@@ -68,7 +68,7 @@ def check_length(
     """
     final = schedule.final_sparsity
     reached = highest_sparsity(schedule, first, first + total)
-    if removes_nothing(reached) and not is_pruned and final > 0:
+    if final > 0 and not is_pruned and removes_nothing(reached):
         raise ConfigError(
             f"The schedule {schedule!r} prunes nothing in this training, which takes {total} steps from step {first} "
             f"on. Let it begin earlier, with a smaller `frequency`, or train longer."
